@@ -1,0 +1,5 @@
+"""The selective scan of state-space models as one operator with several backends."""
+
+from model.scan.operator import Recap, selective_scan
+
+__all__ = ["Recap", "selective_scan"]

@@ -1,0 +1,85 @@
+"""The selective scan in plain, differentiable PyTorch: the oracle of the other backends, and what runs without a compiler."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+CHUNK = 64  # tokens whose states exist at the same time
+
+
+def selective_scan_reference(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    order: Tensor,
+    skip: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    decay: Tensor | None = None,
+    recap_state: Tensor | None = None,
+    period: int = 0,
+    initial_state: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Scan as `selective_scan` does, in the inputs' dtype; the backward pass recomputes the states chunk by chunk."""
+    batch, directions, length, channels = delta.shape
+    if delta_bias is not None:
+        delta = delta + delta_bias[:, None]
+    if delta_softplus:
+        delta = F.softplus(delta)
+    delta, B, C = (_follow(x, order) for x in (delta, B, C))  # (B, K, L, D or N)
+    drive = delta * u[:, order]  # (B, K, L, D)
+    state = initial_state
+    if state is None:
+        state = u.new_zeros(batch, directions, channels, A.shape[-1])
+
+    outputs = []
+    recomputed = torch.is_grad_enabled() and length > CHUNK
+    for start in range(0, length, CHUNK):
+        part = slice(start, min(start + CHUNK, length))
+        recaps = [period > 0 and t % period == 0 for t in range(part.start, part.stop)]
+        tokens = (delta[:, :, part], drive[:, :, part], A, B[:, :, part], C[:, :, part])
+        arguments = (state, *tokens, decay, recap_state, recaps)
+        if recomputed:
+            output, state = checkpoint(_scan_chunk, *arguments, use_reentrant=False, preserve_rng_state=False)
+        else:
+            output, state = _scan_chunk(*arguments)
+        outputs.append(output)
+
+    position = torch.empty_like(order).scatter_(1, order, torch.arange(length, device=order.device).expand_as(order))
+    y = _follow(torch.cat(outputs, 2), position).sum(1)  # (B, L, D)
+    if skip is not None:
+        y = y + u * skip.sum(0)
+    return y, state
+
+
+def _scan_chunk(
+    state: Tensor,
+    delta: Tensor,
+    drive: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    decay: Tensor | None,
+    recap_state: Tensor | None,
+    recaps: list[bool],
+) -> tuple[Tensor, Tensor]:
+    """Scan consecutive tokens of all directions: delta, drive (B, K, T, D) and B, C (B, K, T, N) in scan order."""
+    keep = torch.exp(delta[..., None] * A[:, None])  # (B, K, T, D, N)
+    gain = drive[..., None] * B[..., None, :]  # (B, K, T, D, N)
+    states = []
+    for keep_t, gain_t, recap in zip(keep.unbind(2), gain.unbind(2), recaps, strict=True):
+        if recap:
+            assert decay is not None and recap_state is not None
+            state = decay * state + recap_state
+        state = keep_t * state + gain_t  # (B, K, D, N)
+        states.append(state)
+    output = torch.matmul(torch.stack(states, 2), C[..., None]).squeeze(-1)  # (B, K, T, D)
+    return output, state
+
+
+def _follow(x: Tensor, order: Tensor) -> Tensor:
+    """Take the tokens of x (B, K, L, C) in the order (K, L) of each direction."""
+    return x.gather(2, order[None, :, :, None].expand(x.shape[0], -1, -1, x.shape[-1]))
