@@ -1,0 +1,97 @@
+"""Pixel counts of episodes and the figures computed from them."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+IGNORE = 255
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Result:
+    """Figures of one evaluation, all IoUs as fractions; what no episode can tell is None."""
+
+    miou: float  # mean over the classes that were drawn
+    fb_iou: float  # mean of foreground and background
+    piou: float  # the foreground part of fb_iou
+    class_iou: dict[int, float | None]  # by class number
+    class_episodes: dict[int, int]
+    mean_episode_iou: float
+    interval: tuple[float, float]  # 95 % bootstrap interval of mean_episode_iou
+    episode_iou: list[float | None]  # in episode order
+    seconds: float  # from the first to the last episode, loading included
+    seconds_per_episode: float  # in the network and the resize of its scores
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def count_pixels(prediction: Tensor, target: Tensor, ignore: int = IGNORE) -> Tensor:
+    """Intersection and union of background and foreground in one episode, over pixels that are not `ignore`.
+
+    Prediction (h, w) in {0, 1} and target (h, w) in {0, 1, ignore}; returns int64 (2, 2): rows background, foreground;
+    columns intersection, union.
+    """
+    valid = target != ignore
+    counts = []
+    for value in (0, 1):
+        predicted, true = (prediction == value) & valid, target == value
+        counts.append(torch.stack([(predicted & true).sum(), (predicted | true).sum()]))
+    return torch.stack(counts)  # (2, 2)
+
+
+def ratio(intersection: int, union: int) -> float | None:
+    """IoU, or None where nothing is there to be found and nothing was found."""
+    return intersection / union if union else None
+
+
+def bootstrap_interval(values: Sequence[float], level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean, the same for the same values."""
+    data, generator = np.asarray(values, dtype=np.float64), np.random.default_rng(seed)
+    means = [data[generator.integers(len(data), size=len(data))].mean() for _ in range(RESAMPLES)]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def summarize(
+    counts: Tensor, class_ids: Sequence[int], classes: Sequence[int], seconds: float = 0.0, compute_seconds: float = 0.0
+) -> Result:
+    """All figures from the pixel counts (E, 2, 2) of E episodes, the class of each, and the classes of the fold.
+
+    `seconds` and `compute_seconds` are totals. Raises ValueError when no episode has a pixel to be judged.
+    """
+    owner = torch.tensor(class_ids)
+    episode_iou = [ratio(*pair) for pair in counts[:, 1].tolist()]
+    known = [value for value in episode_iou if value is not None]
+    class_iou = {c: ratio(*counts[owner == c, 1].sum(0).tolist()) for c in classes}
+    drawn = [value for value in class_iou.values() if value is not None]
+    if not known or not drawn:
+        raise ValueError("no episode has a foreground pixel in its mask or in its prediction")
+    background, foreground = (ratio(*pair) for pair in counts.sum(0).tolist())
+    foreground = foreground or 0.0
+    return Result(
+        miou=fmean(drawn),
+        fb_iou=foreground if background is None else (background + foreground) / 2,
+        piou=foreground,
+        class_iou=class_iou,
+        class_episodes={c: int((owner == c).sum()) for c in classes},
+        mean_episode_iou=fmean(known),
+        interval=bootstrap_interval(known),
+        episode_iou=episode_iou,
+        seconds=seconds,
+        seconds_per_episode=compute_seconds / len(counts),
+    )
+
+
+def aggregate(results: Sequence[Result]) -> dict[str, dict[str, float | None]]:
+    """Mean and sample standard deviation (None for one result) of every scalar figure over several seeds."""
+    figures = ("miou", "fb_iou", "piou", "mean_episode_iou", "seconds_per_episode")
+    values = {name: [float(getattr(result, name)) for result in results] for name in figures}
+    return {name: {"mean": fmean(v), "std": stdev(v) if len(v) > 1 else None} for name, v in values.items()}
