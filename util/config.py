@@ -1,0 +1,142 @@
+"""Reading config files: YAML with `base:` inheritance, files written for BAM, and `--opts key value ...`."""
+
+import difflib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import ValidationError
+
+from util.errors import UserError
+from util.schema import NULLABLE_KEYS, RENAMED_KEYS, UNUSED_KEYS, Config, Loader, broken_relations
+
+__all__ = ["Config", "load_config"]
+
+BASE_DIR = Path(__file__).resolve().parent.parent / "config" / "base"
+SECTIONS = frozenset({"data", "train", "method", "test_finetune"})
+
+
+class Setting(NamedTuple):
+    """A value and where it was written: a file, or --opts."""
+
+    value: Any
+    source: str
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read an experiment: defaults, then the files it is based on, then the file itself, then the overrides.
+
+    `overrides` is the flat list key value key value that follows --opts. A file without `base:`, such as one written
+    for BAM, is based on config/base/coco.yaml where its data_set is coco, on config/base/pascal.yaml otherwise.
+    Raises UserError naming the file, the key, the value and what was expected.
+    """
+    given = _read_chain(Path(path), ()) | _read_overrides(overrides)
+    data_set = given["data_set"].value if "data_set" in given else "pascal"
+    defaults = _read_file(BASE_DIR / ("coco.yaml" if data_set == "coco" else "pascal.yaml"))
+    settings = defaults | _drop_unused(given)
+    cfg = _validate(settings)
+    for key, remedy in broken_relations(cfg):
+        raise _wrong_value(settings, key, getattr(cfg, key), remedy)
+    return cfg
+
+
+def _read_chain(path: Path, children: tuple[Path, ...]) -> dict[str, Setting]:
+    """The settings of a file and of all that it is based on."""
+    if path.resolve() in (child.resolve() for child in children):
+        raise UserError(f"{children[-1]}: base: {' -> '.join(map(str, (*children, path)))} is a cycle; remove one")
+    if children and not path.is_file():
+        raise UserError(f"{children[-1]}: base: there is no file {path}; the path is relative to the file's own folder")
+    settings = _read_file(path)
+    base = settings.pop("base", None)
+    if base is None or base.value is None:
+        return settings
+    if not isinstance(base.value, str):
+        raise UserError(f"{path}: base: {base.value!r} should be the path of a config file")
+    return _read_chain(path.parent / base.value, (*children, path)) | settings
+
+
+def _read_file(path: Path) -> dict[str, Setting]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot read this config file: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: this config file is not UTF-8 text: {error.reason}") from error
+    tree = _parse(text, str(path))
+    if not isinstance(tree, dict | None):
+        raise UserError(f"{path}: a config file should hold `key: value` lines, not a {type(tree).__name__}")
+    return _settings(_flatten(tree or {}), str(path))
+
+
+def _read_overrides(overrides: Sequence[str]) -> dict[str, Setting]:
+    if len(overrides) % 2:
+        raise UserError(f"--opts: should be pairs of key and value, but {overrides[-1]!r} has no partner")
+    pairs = zip(overrides[::2], overrides[1::2], strict=True)
+    return _settings({key: _parse(text, f"--opts {key}") for key, text in pairs}, "--opts")
+
+
+def _parse(text: str, source: str) -> Any:
+    try:
+        return yaml.load(text, Loader=Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{source}: line {mark.line + 1}" if mark else source
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"{where}: not valid YAML: {problem}") from error
+    except (ValueError, RecursionError) as error:  # a value such as the date 2024-13-45
+        raise UserError(f"{source}: not valid YAML: {error}") from error
+
+
+def _flatten(tree: dict[Any, Any]) -> dict[Any, Any]:
+    """Sections are only headings: their keys are global; an empty section says nothing."""
+    flat: dict[Any, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and key not in Config.model_fields:
+            flat |= value
+        elif value is not None or str(key).lower() not in SECTIONS:
+            flat[key] = value
+    return flat
+
+
+def _settings(values: dict[Any, Any], source: str) -> dict[str, Setting]:
+    """Known keys with their source; an empty value of a key that needs one leaves the default in place."""
+    known = [*Config.model_fields, *RENAMED_KEYS, *UNUSED_KEYS, "base"]
+    settings = {}
+    for key, value in values.items():
+        if key not in known or (key == "base" and source == "--opts"):
+            raise UserError(f"{source}: unknown key {key!r} (value {value!r}); the nearest known key is {_nearest(key)!r}")
+        key = RENAMED_KEYS.get(key, key)
+        if value == "None":  # as Python writes it, and so do files for BAM
+            value = "none" if key in ("srm", "qim") else None
+        if value is not None or key in NULLABLE_KEYS:
+            settings[key] = Setting(value, source)
+    return settings
+
+
+def _nearest(key: Any) -> str:
+    names = {name.lower(): name for name in sorted([*Config.model_fields, *UNUSED_KEYS])}
+    return names[difflib.get_close_matches(str(key).lower(), names, n=1, cutoff=0.0)[0]]
+
+
+def _drop_unused(settings: dict[str, Setting]) -> dict[str, Setting]:
+    unused = sorted(UNUSED_KEYS & settings.keys())
+    if unused:
+        sources = ", ".join(dict.fromkeys(settings[key].source for key in unused))
+        warnings.warn(f"{sources}: not used by HMNet and ignored: {', '.join(unused)}", stacklevel=3)
+    return {key: setting for key, setting in settings.items() if key not in UNUSED_KEYS}
+
+
+def _validate(settings: dict[str, Setting]) -> Config:
+    try:
+        return Config(**{key: setting.value for key, setting in settings.items()})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = str(first["loc"][0])
+        reason = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
+        raise _wrong_value(settings, key, first["input"], reason) from None
+
+
+def _wrong_value(settings: dict[str, Setting], key: str, value: Any, reason: str) -> UserError:
+    return UserError(f"{settings[key].source}: {key}: {value!r} {reason}")

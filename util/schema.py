@@ -1,0 +1,237 @@
+"""The config keys and their types; what each one means and its default stand in config/base/*.yaml."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+
+class Loader(yaml.SafeLoader):
+    """YAML as people write it: `1e-4` is a number, as it is in Python, not a string."""
+
+
+class Dumper(yaml.SafeDumper):
+    """The inverse of Loader: strings that it would read as numbers are quoted."""
+
+
+for _dialect in (Loader, Dumper):
+    _dialect.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    )
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("Input should be a number")
+    return value
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+Int = Annotated[int, BeforeValidator(_no_bool)]
+Float = Annotated[float, BeforeValidator(_no_bool)]
+Positive = Annotated[Int, Field(gt=0)]
+NotNegative = Annotated[Int, Field(ge=0)]
+PositiveFloat = Annotated[Float, Field(gt=0)]
+NotNegativeFloat = Annotated[Float, Field(ge=0)]
+
+# Keys of BAM's files for things that this network fixes (two output classes, label 255, frozen batch norm, zoom 8,
+# no auxiliary losses) or does not have.
+UNUSED_KEYS = frozenset(
+    "classes ignore_label padding_label warmup resized_val ori_resize fix_bn zoom_factor aux_weight1 aux_weight2 "
+    "low_fea merge merge_tau".split()
+)
+RENAMED_KEYS = {"seed_deterministic": "deterministic"}
+CLASS_COUNTS = {"pascal": 20, "coco": 80}
+
+
+class Config(BaseModel):
+    """One experiment: every key is an attribute; made by `util.config.load_config`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    # data
+    data_set: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+    data_root: str
+    train_list: str
+    val_list: str
+    num_classes: Positive
+    folds: Positive
+    split: NotNegative
+    use_split_coco: bool
+    class_file: str | None
+    area_threshold: NotNegative
+    released_lists: str | None
+
+    # pictures
+    train_h: Positive
+    train_w: Positive
+    val_size: Positive
+    scale_min: PositiveFloat
+    scale_max: PositiveFloat
+    rotate_min: Float
+    rotate_max: Float
+
+    # network
+    arch: Literal["HMNet", "HMNetAMP"]
+    layers: Int
+    vgg: bool
+    backbone: Literal["resnet50", "resnet101", "vgg", "tiny"] | None
+    stem: Literal["deep", "torchvision"]
+    feature_size: Positive
+    width: Positive
+    blocks: Positive
+    state_size: Positive
+    patch_ratio: Positive
+    self_blocks: bool
+    srm: Literal["none", "basic", "recap"]
+    qim: Literal["none", "basic", "share"]
+    fusion: Literal["hmnet", "concat", "cross_attention", "self_calibrated"]
+    ensemble: bool
+    qim_skip: Literal["scalar", "channel"]
+    qim_state_grad: bool
+    kshot_unsort: bool
+    kshot_trans_dim: NotNegative
+    scan: Literal["auto", "reference", "cpu", "triton", "mamba_ssm"]
+    initmodel: str
+    exp: str
+
+    # training
+    shot: Positive
+    batch_size: Positive
+    accumulate: Positive
+    epochs: Positive
+    start_epoch: NotNegative
+    stop_interval: Positive
+    base_lr: PositiveFloat
+    index_split: Annotated[Int, Field(ge=-1)]
+    power: NotNegativeFloat
+    momentum: NotNegativeFloat
+    weight_decay: NotNegativeFloat
+    trunk_lr: PositiveFloat
+    trunk_weight_decay: NotNegativeFloat
+    amp: Literal["off", "fp16", "bf16", "auto"]
+    checkpoint_blocks: bool
+    compile: bool
+    print_freq: Positive
+    save_freq: Positive
+    save_minutes: PositiveFloat
+    keep: Positive
+    resume: str | None
+    manual_seed: NotNegative
+    deterministic: bool
+    device: str
+    workers: Positive
+    loader_workers: NotNegative | None
+
+    # validation while training
+    evaluate: bool
+    SubEpoch_val: bool
+    fix_random_seed_val: bool
+    batch_size_val: Positive
+    val_start_epoch: NotNegative
+    val_episodes: Positive
+
+    # base learner
+    base_train_h: Positive
+    base_batch_size: Positive
+    base_epochs: Positive
+    base_lr_encoder: PositiveFloat
+    base_scale_min: PositiveFloat
+    base_scale_max: PositiveFloat
+    base_stop_interval: Positive
+
+    # testing
+    weight: str | None
+    ann_type: Literal["mask", "bbox"]
+    protocol: Literal["released", "seeded"]
+    test_episodes: Positive
+    seeds: Annotated[list[NotNegative], Field(min_length=1), BeforeValidator(_as_list)]
+    episodes_file: str | None
+    feature_cache_mb: NotNegative
+
+    @field_validator("feature_size", mode="before")
+    @classmethod
+    def _default_feature_size(cls, value: Any, info: ValidationInfo) -> Any:
+        return (64 if info.data.get("train_h", 0) <= 473 else 80) if value is None else value
+
+    @field_validator("base_train_h", mode="before")
+    @classmethod
+    def _default_base_train_h(cls, value: Any, info: ValidationInfo) -> Any:
+        return (473 if info.data.get("data_set") == "coco" else 417) if value is None else value
+
+    @field_validator("amp", mode="before")
+    @classmethod
+    def _default_amp(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is False:  # YAML reads a bare `off` as false
+            return "off"
+        return ("auto" if info.data.get("arch") == "HMNetAMP" else "off") if value is None else value
+
+    @property
+    def backbone_name(self) -> str:
+        """'resnet50', 'resnet101', 'vgg' or 'tiny': `backbone`, or what BAM's `vgg` and `layers` say."""
+        return self.backbone or ("vgg" if self.vgg else f"resnet{self.layers}")
+
+    @property
+    def novel_class_count(self) -> int:
+        """Classes of this fold; the first `num_classes % folds` folds have one more."""
+        return self.num_classes // self.folds + (self.split < self.num_classes % self.folds)
+
+    @property
+    def base_class_count(self) -> int:
+        """Classes outside this fold."""
+        return self.num_classes - self.novel_class_count
+
+    @property
+    def loader_worker_count(self) -> int:
+        """Worker processes of a data loader: `loader_workers`, or `workers` as far as there are processors."""
+        return min(self.workers, os.cpu_count() or 1) if self.loader_workers is None else self.loader_workers
+
+    @property
+    def experiment_dir(self) -> Path:
+        """Where a run writes: exp/{data_set}/{arch}/split{i}/{backbone}."""
+        return Path(self.exp, self.data_set, self.arch, f"split{self.split}", self.backbone_name)
+
+    @property
+    def base_learner_path(self) -> Path:
+        """Where stage 1 leaves its weights and stage 2 finds them."""
+        return Path(self.initmodel, "PSPNet", self.data_set, f"split{self.split}", self.backbone_name, "best.pth")
+
+    def to_yaml(self) -> str:
+        """A flat file that `load_config` reads back as an equal Config."""
+        return yaml.dump(self.model_dump(), Dumper=Dumper, sort_keys=False)
+
+
+# Keys whose empty value means something: None, or a value worked out from other keys.
+NULLABLE_KEYS = frozenset(
+    name for name, field in Config.model_fields.items() if type(None) in get_args(field.annotation)
+) | {"feature_size", "base_train_h", "amp"}
+
+
+def broken_relations(cfg: Config) -> Iterator[tuple[str, str]]:
+    """The keys whose values do not fit those of other keys, each with what it should be."""
+    if cfg.split >= cfg.folds:
+        yield "split", f"should be below folds ({cfg.folds})"
+    if cfg.num_classes != CLASS_COUNTS.get(cfg.data_set, cfg.num_classes):
+        yield "num_classes", f"should be {CLASS_COUNTS[cfg.data_set]} for data_set {cfg.data_set}"
+    if not 2 <= cfg.folds <= cfg.num_classes:
+        yield "folds", f"should be from 2 to num_classes ({cfg.num_classes})"
+    for key in ("train_h", "val_size", "base_train_h"):
+        if (size := getattr(cfg, key)) % 8 != 1 or size < 9:
+            below = max(size - (size - 1) % 8, 9)
+            yield key, f"should be a multiple of 8 plus 1, such as {below} or {below + 8}"
+    if cfg.train_w != cfg.train_h:
+        yield "train_w", f"should equal train_h ({cfg.train_h})"
+    for low, high in (("scale_min", "scale_max"), ("rotate_min", "rotate_max"), ("base_scale_min", "base_scale_max")):
+        if getattr(cfg, low) > getattr(cfg, high):
+            yield low, f"should be at most {high} ({getattr(cfg, high)})"
+    if cfg.layers not in (50, 101):
+        yield "layers", "should be 50 or 101"
+    if cfg.feature_size % cfg.patch_ratio:
+        yield "feature_size", f"should be a multiple of patch_ratio ({cfg.patch_ratio})"
