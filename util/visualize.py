@@ -1,0 +1,208 @@
+"""Drawing: masks over pictures, legends, and rows of pictures, in colours that colour-blind readers tell apart.
+
+Pictures are RGB uint8 (h, w, 3), masks are integers (h, w): 0 background, 1.. classes, 255 not to be judged.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from functools import cache
+from math import ceil, sqrt
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from util.files import write_aside
+
+Picture = NDArray[np.uint8]
+Color = tuple[int, int, int]
+
+# Okabe and Ito, "Color Universal Design" (2008), the most conspicuous on photographs first; class c takes (c - 1) mod 7
+PALETTE: tuple[Color, ...] = (
+    (230, 159, 0),  # orange
+    (86, 180, 233),  # sky blue
+    (213, 94, 0),  # vermillion
+    (0, 158, 115),  # bluish green
+    (204, 121, 167),  # reddish purple
+    (240, 228, 66),  # yellow
+    (0, 114, 178),  # blue
+)
+IGNORED: Color = (190, 190, 190)
+TRUTH: Color = (255, 255, 255)
+HALO: Color = (20, 20, 20)
+PAPER: Color = (255, 255, 255)
+GAP = 8
+
+
+class Tile(NamedTuple):
+    """One picture of a panel, its title, and what its colours mean."""
+
+    title: str
+    image: Picture
+    legend: Sequence[tuple[Color, str]] = ()
+
+
+def class_color(class_id: int) -> Color:
+    """Colour of class 1, 2, ..., repeating after seven; grey for 255."""
+    return IGNORED if class_id == 255 else PALETTE[(class_id - 1) % len(PALETTE)]
+
+
+def index_palette() -> list[int]:
+    """The 768 numbers of a PNG palette: black background, `class_color` for every other index."""
+    return [0, 0, 0, *(channel for index in range(1, 256) for channel in class_color(index))]
+
+
+def draw_contour(image: Picture, region: NDArray[Any], color: Color) -> None:
+    """Outline a boolean region in place: a line of its colour inside a dark one, so that it shows on any ground."""
+    width = max(1, round(max(image.shape[:2]) / 300))
+    contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(image, contours, -1, HALO, width + 2, cv2.LINE_AA)
+    cv2.drawContours(image, contours, -1, color, width, cv2.LINE_AA)
+
+
+def overlay(image: Picture, mask: NDArray[Any], truth: NDArray[Any] | None = None, alpha: float = 0.5) -> Picture:
+    """Fill every class of a mask translucently and outline it; with `truth` also outline that mask's classes in white."""
+    drawn = image.copy()
+    values = [int(value) for value in np.unique(mask) if value]
+    for value in values:
+        region = mask == value
+        drawn[region] = np.rint((1 - alpha) * image[region] + alpha * np.array(class_color(value)))
+    for value in values:
+        if value != 255:
+            draw_contour(drawn, mask == value, class_color(value))
+    for value in [] if truth is None else [int(value) for value in np.unique(truth) if value not in (0, 255)]:
+        draw_contour(drawn, truth == value, TRUTH)
+    return drawn
+
+
+@cache
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """A sans-serif font with most alphabets, which comes with matplotlib."""
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
+
+
+def fit(image: Picture, height: int, width: int) -> Picture:
+    """Scale to fit into height x width, keeping the aspect."""
+    scale = min(height / image.shape[0], width / image.shape[1])
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC))
+
+
+def fit_mask(mask: NDArray[Any], image: Picture) -> NDArray[np.uint8]:
+    """Scale a mask to a picture's size, the values kept."""
+    return np.asarray(cv2.resize(mask.astype(np.uint8), image.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT))
+
+
+def mosaic(images: Sequence[Picture], size: int) -> Picture:
+    """Pictures side by side in a near-square grid inside size x size; a single one only scaled to that height."""
+    if len(images) == 1:
+        return fit(images[0], size, 2 * size)
+    columns = ceil(sqrt(len(images)))
+    rows = ceil(len(images) / columns)
+    cell = (size - (rows - 1) * GAP) // rows
+    board = Image.new("RGB", (columns * (cell + GAP) - GAP, size), PAPER)
+    for number, image in enumerate(images):
+        small = Image.fromarray(fit(image, cell, cell))
+        left, top = number % columns * (cell + GAP), number // columns * (cell + GAP)
+        board.paste(small, (left + (cell - small.width) // 2, top + (cell - small.height) // 2))
+    return np.asarray(board)
+
+
+def wrap_legend(entries: Sequence[tuple[Color, str]], width: int, size: int) -> list[list[tuple[int, Color, str]]]:
+    """Break legend entries into lines of at most `width` pixels; each entry gets the position of its swatch."""
+    lines: list[list[tuple[int, Color, str]]] = []
+    left = width + 1
+    for color, text in entries:
+        needed = 2 * size + round(font(size).getlength(text))
+        if left + needed > width:
+            lines.append([])
+            left = 0
+        lines[-1].append((left, color, text))
+        left += needed + size
+    return lines
+
+
+def draw_tile(tile: Tile, text_size: int = 15) -> Image.Image:
+    """A tile as a picture of its own: title above, legend below, widened if the text needs it."""
+    line = text_size + 8
+    widest = [font(text_size).getlength(tile.title)]
+    widest += [2 * text_size + font(text_size).getlength(text) for _, text in tile.legend]
+    width = max(tile.image.shape[1], ceil(max(widest)))
+    lines = wrap_legend(tile.legend, width, text_size)
+    top = line if tile.title else 0
+    height = tile.image.shape[0]
+    board = Image.new("RGB", (width, top + height + line * len(lines)), PAPER)
+    board.paste(Image.fromarray(tile.image), ((width - tile.image.shape[1]) // 2, top))
+    draw = ImageDraw.Draw(board)
+    draw.text((width / 2, line / 2), tile.title, HALO, font(text_size), anchor="mm")
+    for row, entries in enumerate(lines):
+        middle = top + height + row * line + line / 2
+        for left, color, text in entries:
+            box = (left + 1, middle - text_size / 2, left + text_size, middle + text_size / 2)
+            draw.rectangle(box, fill=color, outline=HALO)
+            draw.text((left + 1.5 * text_size, middle), text, HALO, font(text_size), anchor="lm")
+    return board
+
+
+def panel(tiles: Sequence[Tile], height: int = 320) -> Picture:
+    """Tiles in a row, each picture scaled to the same height in pixels."""
+    drawn = [draw_tile(tile._replace(image=fit(tile.image, height, 2 * height))) for tile in tiles]
+    width = sum(tile.width for tile in drawn) + GAP * (len(drawn) + 1)
+    board = Image.new("RGB", (width, max(tile.height for tile in drawn) + 2 * GAP), PAPER)
+    left = GAP
+    for tile in drawn:
+        board.paste(tile, (left, GAP))
+        left += tile.width + GAP
+    return np.asarray(board)
+
+
+def episode_panel(
+    supports: Sequence[tuple[Picture, NDArray[Any]]],
+    query: Picture,
+    truth: NDArray[Any],
+    predictions: Mapping[str, tuple[NDArray[Any], float | None]],
+    class_name: str,
+    height: int = 320,
+) -> Picture:
+    """One episode: support(s) | query | truth | one prediction per named model, with its mask (h, w) and its IoU."""
+    color = class_color(1)
+    meaning = [(color, class_name), *([(IGNORED, "ignored")] if (truth == 255).any() else [])]
+    fitted = [(fit(image, height, 2 * height), mask) for image, mask in supports]
+    query = fit(query, height, 2 * height)
+    truth = fit_mask(truth, query)
+    shots = mosaic([overlay(image, fit_mask(mask, image)) for image, mask in fitted], height)
+    tiles = [
+        Tile("support" if len(supports) == 1 else f"{len(supports)} supports", shots, [(color, class_name)]),
+        Tile("query", query),
+        Tile("truth", overlay(query, truth), meaning),
+    ]
+    for name, (mask, iou) in predictions.items():
+        figure = "no pixel to judge" if iou is None else f"IoU {iou:.3f}"
+        legend = [(color, f"{class_name}, {figure}"), (TRUTH, "outline of the truth")]
+        tiles.append(Tile(name, overlay(query, fit_mask(mask, query), truth), legend))
+    return panel(tiles, height)
+
+
+def encode_image(image: Picture, suffix: str = ".png") -> bytes:
+    """A picture as the bytes of a PNG, JPEG or WebP file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, Image.registered_extensions()[suffix.lower()])
+    return buffer.getvalue()
+
+
+def save_image(path: Path, image: Picture) -> None:
+    """Write a picture in the format of its suffix, whole or not at all; missing folders are made."""
+    write_aside(path, encode_image(image, path.suffix))
+
+
+def save_index(path: Path, mask: NDArray[np.uint8]) -> None:
+    """Write a mask (h, w) as a palette PNG whose pixel values are the classes."""
+    picture = Image.fromarray(mask).convert("L")
+    picture.putpalette(index_palette())
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    write_aside(path, buffer.getvalue())
