@@ -1,0 +1,18 @@
+"""Training losses."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def dice_loss(logits: Tensor, target: Tensor, ignore: int = 255) -> Tensor:
+    """Dice loss over both channels of `logits (B, 2, H, W)`; `target (B, H, W)` in {0, 1, ignore} (Milletari et al., 2016).
+
+    Ignored pixels belong to neither channel's target but do count in the prediction. Summed over channels, mean over B.
+    """
+    probability = logits.sigmoid().flatten(2)
+    valid = target != ignore
+    one_hot = F.one_hot(target * valid, 2).permute(0, 3, 1, 2) * valid.unsqueeze(1)
+    wanted = one_hot.to(probability.dtype).flatten(2)
+    overlap = (wanted * probability).sum(2)
+    total = (probability**2).sum(2) + (wanted**2).sum(2)
+    return (1 - 2 * overlap / total.clamp(min=1e-8)).sum(1).mean()

@@ -1,0 +1,322 @@
+"""The trunk: self Mamba blocks and hybrid Mamba blocks in turn (paper, section 4).
+
+The support never sees the query: each block first turns the support into a memory for the query and into the next
+block's support (`encode_support`), then the query is scanned with that memory (`forward`). So the support's half can be
+computed once for many queries. Maps are channels last, `(B, f, f, C)`; scans run over `(B, L, D)` in image order.
+"""
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from model.order import patch_orders, plain_orders
+from model.resize import resize_last
+from model.scan import Recap, selective_scan
+
+Srm = Literal["none", "basic", "recap"]
+Qim = Literal["none", "basic", "share"]
+DIRECTIONS = 4
+
+
+class SupportMemory(NamedTuple):
+    """What scanning the whole downsampled support does to a state: `h <- decay * h + state`, per direction."""
+
+    decay: Tensor  # (B, 4, D, N)
+    state: Tensor  # (B, 4, D, N), also the hidden state right after the support
+
+    def expand(self, batch: int) -> "SupportMemory":
+        """Repeat one support's memory, B = 1, for `batch` queries without copying it."""
+        return SupportMemory(*(x.expand(batch, -1, -1, -1) for x in self))
+
+
+class Tokens(NamedTuple):
+    """Scan input with its projections, which are per position and therefore in image order."""
+
+    u: Tensor  # (B, L, D)
+    projected: Tensor  # (B, L, 4, R + 2N): low-rank time step, B and C of every direction
+
+
+class SelectiveScan(nn.Module):
+    """Selective scan in four directions, each with parameters of its own, summed in image order.
+
+    Args: inner channels D, state size N, rank R of the time-step projection, and the scan backend's name.
+    Source: paper, section 3.2; initialisation as in Mamba (time steps log-uniform in [1e-3, 1e-1], A = -(1..N)).
+    """
+
+    def __init__(self, inner: int, state_size: int, rank: int, backend: str = "auto") -> None:
+        super().__init__()
+        self.rank, self.state_size, self.backend = rank, state_size, backend
+        self.x_proj = nn.Parameter(torch.empty(DIRECTIONS, rank + 2 * state_size, inner))
+        self.dt_proj = nn.Parameter(torch.empty(DIRECTIONS, inner, rank))
+        self.dt_bias = nn.Parameter(torch.empty(DIRECTIONS, inner))
+        self.A_log = nn.Parameter(torch.arange(1.0, state_size + 1).log().repeat(DIRECTIONS, inner, 1))
+        self.skip = nn.Parameter(torch.ones(DIRECTIONS, inner))
+        nn.init.trunc_normal_(self.x_proj, std=0.02)
+        nn.init.uniform_(self.dt_proj, -(rank**-0.5), rank**-0.5)
+        step = torch.empty(DIRECTIONS, inner).uniform_(math.log(1e-3), math.log(1e-1)).exp().clamp(min=1e-4)
+        self.dt_bias.data.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
+
+    @property
+    def A(self) -> Tensor:
+        """The negative state matrix, `(4, D, N)` in float32."""
+        return -self.A_log.float().exp()
+
+    def project(self, u: Tensor) -> Tokens:
+        """Project `u (B, L, D)` for all four directions in one product."""
+        projected = F.linear(u, self.x_proj.flatten(0, 1))
+        return Tokens(u, projected.unflatten(-1, self.x_proj.shape[:2]))
+
+    def delta(self, tokens: Tokens) -> Tensor:
+        """Time steps before bias and softplus, `(B, 4, L, D)`."""
+        return tokens.projected[..., : self.rank].transpose(1, 2) @ self.dt_proj.transpose(1, 2)
+
+    def forward(
+        self, tokens: Tokens, order: Tensor, recap: Recap | None = None, initial_state: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Scan along `order (4, L)`: outputs `(B, L, D)` summed over directions, last states `(B, 4, D, N)`."""
+        B, C = tokens.projected[..., self.rank :].transpose(1, 2).split(self.state_size, dim=-1)  # (B, 4, L, N) each
+        return selective_scan(
+            tokens.u,
+            self.delta(tokens),
+            self.A,
+            B,
+            C,
+            order,
+            skip=self.skip,
+            delta_bias=self.dt_bias,
+            delta_softplus=True,
+            recap=recap,
+            initial_state=initial_state,
+            backend=self.backend,
+        )
+
+    def memory(self, tokens: Tokens, order: Tensor) -> tuple[Tensor, SupportMemory]:
+        """Scan the support once: its outputs and the affine map that the whole of it is to any state."""
+        y, state = self(tokens, order)
+        total = F.softplus(self.delta(tokens).float() + self.dt_bias[:, None]).sum(dim=2)  # (B, 4, D)
+        return y, SupportMemory((total.unsqueeze(-1) * self.A).exp(), state)
+
+    def intercept(self, tokens: Tokens, direction: int, state: Tensor, skip: Tensor) -> Tensor:
+        """One scan step from `state (B, D, N)` at every position at once: `(B, L, D)` (paper, equation of QIM)."""
+        u, projected = tokens.u.float(), tokens.projected[:, :, direction].float()
+        low, B, C = projected.split([self.rank, self.state_size, self.state_size], dim=-1)
+        delta = F.softplus(low @ self.dt_proj[direction].float().T + self.dt_bias[direction])  # (B, L, D)
+        h = (delta.unsqueeze(-1) * self.A[direction]).exp() * state.unsqueeze(1)
+        h = h + (delta * u).unsqueeze(-1) * B.unsqueeze(2)  # (B, L, D, N)
+        return ((h * C.unsqueeze(2)).sum(-1) + skip * u).to(tokens.u.dtype)
+
+
+class Branch(nn.Module):
+    """What query and support each have of their own in a block: projections, depthwise convolution and MLP."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        inner = 2 * width
+        self.in_proj = nn.Linear(width, 2 * inner, bias=False)
+        self.conv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
+        self.out_proj = nn.Linear(inner, width, bias=False)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+
+    def scan_input(self, x: Tensor) -> Tensor:
+        """`(B, f, f, C)` to the scan's input `(B, f, f, D)`."""
+        x = F.linear(x, self.in_proj.weight.chunk(2)[0])
+        return F.silu(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """`(B, f, f, C)` to the gate `(B, f, f, D)` of the scan's output."""
+        return F.silu(F.linear(x, self.in_proj.weight.chunk(2)[1]))
+
+
+class Block(nn.Module):
+    """One Mamba block over query and support; the branches share layer norms and scan (hmnet: section 4.1).
+
+    Subclasses say how the support is scanned and remembered, and how the query is scanned with that memory.
+    """
+
+    def __init__(self, width: int, state_size: int = 16, backend: str = "auto") -> None:
+        super().__init__()
+        inner = 2 * width
+        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.scan = SelectiveScan(inner, state_size, math.ceil(width / 16), backend)
+        self.out_norm = nn.LayerNorm(inner)
+        self.query, self.support = Branch(width), Branch(width)
+
+    def scan_support(self, u: Tensor) -> tuple[Tensor, SupportMemory | None]:
+        """Scan the support map `(B, f, f, D)`: output of the same shape and the memory for the query."""
+        raise TypeError(f"{type(self).__name__} does not say how it scans the support")
+
+    def scan_query(self, u: Tensor, memory: SupportMemory | None) -> Tensor:
+        """Scan the query map `(B, f, f, D)` with the support's memory: output of the same shape."""
+        raise TypeError(f"{type(self).__name__} does not say how it scans the query")
+
+    def forward(self, q: Tensor, memory: SupportMemory | None) -> Tensor:
+        """The query's way through the block, `(B, f, f, C)` to the same."""
+        x = self.ln_1(q)
+        y = self.scan_query(self.query.scan_input(x), memory)
+        return self._leave(self.query, q, x, y)
+
+    def encode_support(self, s: Tensor) -> tuple[Tensor, SupportMemory | None]:
+        """The support's way through the block: the next block's support and the memory for the query."""
+        x = self.ln_1(s)
+        y, memory = self.scan_support(self.support.scan_input(x))
+        return self._leave(self.support, s, x, y), memory
+
+    def remember(self, s: Tensor) -> SupportMemory | None:
+        """The memory alone, where nothing needs the block's support output."""
+        return self.scan_support(self.support.scan_input(self.ln_1(s)))[1]
+
+    def _leave(self, branch: Branch, residual: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        out = residual + branch.out_proj(self.out_norm(y) * branch.gate(x))
+        return out + branch.mlp(self.ln_2(out))
+
+
+class SelfBlock(Block):
+    """Query and support each scanned on its own in four directions (paper, section 4.2)."""
+
+    def scan_support(self, u: Tensor) -> tuple[Tensor, SupportMemory | None]:
+        return self.scan_query(u, None), None
+
+    def scan_query(self, u: Tensor, memory: SupportMemory | None) -> Tensor:
+        y, _ = self.scan(self.scan.project(u.flatten(1, 2)), plain_orders(u.shape[1], u.device))
+        return y.unflatten(1, u.shape[1:3])
+
+
+class HybridBlock(Block):
+    """Support recapped Mamba (SRM) plus query intercepted Mamba (QIM) (paper, sections 4.3 and 4.4).
+
+    Args beyond `Block`: `patches` a, the patches along a side; `srm`: `recap` replays the support in front of every
+    query patch, `basic` once in front of the whole query, `none` not at all; `qim`: `share` steps every query position
+    from the mean support state with direction 0's parameters, `basic` from each direction's state with its own, `none`
+    leaves QIM out; `qim_skip`: `scalar` takes channel 0's skip for all channels as the released weights expect,
+    `channel` is the paper's equation; `qim_state_grad`: whether gradients flow into QIM's state (released: no).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        state_size: int = 16,
+        backend: str = "auto",
+        *,
+        patches: int = 4,
+        srm: Srm = "recap",
+        qim: Qim = "share",
+        qim_skip: Literal["scalar", "channel"] = "scalar",
+        qim_state_grad: bool = False,
+    ) -> None:
+        super().__init__(width, state_size, backend)
+        self.patches, self.srm, self.qim = patches, srm, qim
+        self.qim_skip, self.qim_state_grad = qim_skip, qim_state_grad
+
+    def scan_support(self, u: Tensor) -> tuple[Tensor, SupportMemory | None]:
+        size = u.shape[1]
+        small = resize_last(u, size // self.patches)  # (B, p, p, D)
+        tokens = self.scan.project(small.flatten(1, 2))
+        y, memory = self.scan.memory(tokens, plain_orders(small.shape[1], u.device))
+        return resize_last(y.unflatten(1, small.shape[1:3]), size), memory
+
+    def scan_query(self, u: Tensor, memory: SupportMemory | None) -> Tensor:
+        assert memory is not None
+        tokens = self.scan.project(u.flatten(1, 2))
+        y = self._recapped(tokens, u.shape[1], memory).unflatten(1, u.shape[1:3])
+        return y if self.qim == "none" else y + self._intercepted(u, tokens, memory.state)
+
+    def _recapped(self, tokens: Tokens, size: int, memory: SupportMemory) -> Tensor:
+        """SRM: the support's affine map applied to the state in front of every patch stands for replaying it."""
+        device = tokens.u.device
+        if self.srm == "recap":
+            recap = Recap(memory.decay, memory.state, period=(size // self.patches) ** 2)
+            return self.scan(tokens, patch_orders(size, self.patches, device), recap=recap)[0]
+        initial = memory.state if self.srm == "basic" else None
+        return self.scan(tokens, plain_orders(size, device), initial_state=initial)[0]
+
+    def _intercepted(self, u: Tensor, tokens: Tokens, state: Tensor) -> Tensor:
+        """QIM on the downsampled query; its projections are linear, so SRM's are resized instead of made again."""
+        size = u.shape[1]
+        small = size // self.patches
+        state = state if self.qim_state_grad else state.detach()
+        projected = resize_last(tokens.projected.flatten(2).unflatten(1, (size, size)), small)
+        tokens = Tokens(
+            resize_last(u, small).flatten(1, 2),
+            projected.flatten(1, 2).unflatten(-1, tokens.projected.shape[2:]),
+        )
+        if self.qim == "share":
+            y = self.scan.intercept(tokens, 0, state.mean(1), self._skip(0))
+        else:
+            y = torch.stack(
+                [self.scan.intercept(tokens, k, state[:, k], self._skip(k)) for k in range(DIRECTIONS)]
+            ).sum(0)
+        return resize_last(y.unflatten(1, (small, small)), size)
+
+    def _skip(self, direction: int) -> Tensor:
+        skip = self.scan.skip[direction]
+        return skip[0] if self.qim_skip == "scalar" else skip
+
+
+class Trunk(nn.Module):
+    """Self and hybrid blocks in turn, and a layer norm on the query that leaves the last one.
+
+    Args: width C, number of blocks, state size N, scan backend, `self_blocks` (off: every block is hybrid),
+    `checkpoint_blocks` (recompute each block in the backward pass to save memory), and `HybridBlock`'s options. With
+    neither SRM nor QIM every block is a self block.
+    """
+
+    def __init__(
+        self,
+        width: int = 256,
+        blocks: int = 8,
+        state_size: int = 16,
+        backend: str = "auto",
+        *,
+        self_blocks: bool = True,
+        checkpoint_blocks: bool = False,
+        srm: Srm = "recap",
+        qim: Qim = "share",
+        **hybrid,
+    ) -> None:
+        super().__init__()
+        self.checkpoint_blocks = checkpoint_blocks
+        fuses = srm != "none" or qim != "none"
+        self.blocks = nn.ModuleList(
+            HybridBlock(width, state_size, backend, srm=srm, qim=qim, **hybrid)
+            if fuses and (i % 2 or not self_blocks)
+            else SelfBlock(width, state_size, backend)
+            for i in range(blocks)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.apply(_initialise_linear)
+
+    def encode_support(self, s: Tensor) -> list[SupportMemory | None]:
+        """Every block's memory of the support map `s (B, f, f, C)`.
+
+        Stops at the last hybrid block, whose support output nothing needs: the blocks' support goes no further.
+        """
+        hybrid = [isinstance(block, HybridBlock) for block in self.blocks]
+        last = max((i for i, is_hybrid in enumerate(hybrid) if is_hybrid), default=-1)
+        memories: list[SupportMemory | None] = [None] * len(self.blocks)
+        for i in range(last):
+            s, memories[i] = self._run(self.blocks[i].encode_support, s)
+        if last >= 0:
+            memories[last] = self._run(self.blocks[last].remember, s)
+        return memories
+
+    def forward(self, q: Tensor, memories: list[SupportMemory | None]) -> Tensor:
+        """The query map `q (B, f, f, C)` enhanced with the support's memories; same shape."""
+        for block, memory in zip(self.blocks, memories, strict=True):
+            q = self._run(block, q, memory)
+        return self.norm(q)
+
+    def _run(self, step, *inputs):
+        if self.checkpoint_blocks and torch.is_grad_enabled():
+            return checkpoint(step, *inputs, use_reentrant=False)
+        return step(*inputs)
+
+
+def _initialise_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,75 @@
+"""Prior masks without parameters (PFENet, TPAMI 2020; as HMNet uses them: paper, section 4.1)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.resize import resize
+
+
+class LevelPrior(NamedTuple):
+    """Priors from one feature level, per sample and shot, and the numbers by which levels are chosen."""
+
+    foreground: Tensor  # (B, K, f, f), in [0, 1]
+    background: Tensor  # (B, K, f, f), in [0, 1]
+    discriminative: Tensor  # (B, K, f, f), where foreground exceeds background
+    foreground_max: Tensor  # (B, K), largest foreground cosine
+    discriminative_max: Tensor  # (B, K)
+
+
+def masked_average(features: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `features (..., C, f, f)` under `mask (..., 1, f, f)`: prototypes `(..., C)`."""
+    return (features * mask).sum((-2, -1)) / (mask.sum((-2, -1)) + 5e-4)
+
+
+def prototypes(features: Tensor, mask: Tensor) -> Tensor:
+    """Foreground and background prototypes `(B, K, 2, C)` of support features `(B, K, C, h, w)`.
+
+    `mask (B, K, 1, f, f)`. The features count as resized to f x f; instead of that large map, the mask is taken to
+    the features' size by the resize's transpose, which gives the same sums.
+    """
+    size = features.shape[-2:]
+    total = mask.sum((-2, -1))  # (B, K, 1)
+    spread = _resize_transposed(mask.flatten(0, 1), size).unflatten(0, mask.shape[:2]).flatten(3)  # (B, K, 1, h * w)
+    everywhere = _resize_transposed(torch.ones_like(mask[:1, 0]), size).flatten(2)  # (1, 1, h * w)
+    weights = torch.cat([spread, everywhere - spread], dim=2)  # (B, K, 2, h * w)
+    counts = torch.cat([total, mask.shape[-2] * mask.shape[-1] - total], dim=2)  # (B, K, 2)
+    return weights @ features.flatten(3).transpose(-1, -2) / (counts.unsqueeze(-1) + 5e-4)
+
+
+def _resize_transposed(mask: Tensor, size: torch.Size) -> Tensor:
+    """The transpose of resizing `size` to the mask's size, applied to `mask (B, 1, f, f)`: `(B, 1, *size)`."""
+    rows = resize(torch.eye(size[0]).to(mask)[None, None], (mask.shape[-2], size[0]))[0, 0]  # (f, h)
+    columns = resize(torch.eye(size[1]).to(mask)[None, None], (mask.shape[-1], size[1]))[0, 0]  # (f, w)
+    return rows.T @ mask @ columns
+
+
+def level_prior(query: Tensor, support_prototypes: Tensor, size: int) -> LevelPrior:
+    """Priors of `query (B, C, h, w)` against `support_prototypes (B, K, 2, C)`, resized to `size`."""
+    cosine = torch.einsum("bchw,bknc->bknhw", query, support_prototypes)
+    norms = query.norm(dim=1)[:, None, None] * support_prototypes.norm(dim=-1)[..., None, None]
+    cosine = cosine / (norms + 1e-7)  # (B, K, 2, h, w)
+    low, high = cosine.amin((-2, -1), keepdim=True), cosine.amax((-2, -1), keepdim=True)
+    normalised = (cosine - low) / (high - low + 1e-7)
+    foreground, background = resize(normalised.flatten(0, 1), size).unflatten(0, normalised.shape[:2]).unbind(2)
+    discriminative = F.relu(foreground - background)
+    return LevelPrior(
+        foreground, background, discriminative, high[:, :, 0].flatten(2).squeeze(-1), discriminative.amax((-2, -1))
+    )
+
+
+def select_prior(levels: list[LevelPrior]) -> Tensor:
+    """Per sample and shot the better level's maps, averaged over shots: `(B, 2, f, f)`, foreground then discriminative.
+
+    `levels` holds one level, or stage 4 and the base learner's feature, in that order; ties go to the first.
+    """
+    best = levels[0]
+    foreground, discriminative = best.foreground, best.discriminative
+    for level in levels[1:]:
+        surer = (best.foreground_max < level.foreground_max)[..., None, None]
+        foreground = torch.where(surer, level.foreground, foreground)
+        clearer = (best.discriminative_max < level.discriminative_max)[..., None, None]
+        discriminative = torch.where(clearer, level.discriminative, discriminative)
+    return torch.stack([foreground, discriminative], dim=2).mean(1)
