@@ -1,0 +1,131 @@
+"""The processes of one run: torchrun starts them, gloo (CPU) or NCCL (GPU) connects them."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from util.errors import UserError
+
+# Long enough for one process to scan the masks of COCO while the others wait for the index.
+TIMEOUT = timedelta(minutes=30)
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all of the run; one process alone needs no connection, and every method still works."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """True in the one process that writes files and talks."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over processes, in place; exact for integers."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def any(self, *flags: bool) -> list[bool]:
+        """For each flag, whether it is set in any process."""
+        return (self.sum(torch.tensor(flags, dtype=torch.int64)) > 0).tolist()
+
+    def gather(self, value: Value) -> list[Value]:
+        """The values of all processes in rank order, in every process."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+    def share(self, value: Value) -> Value:
+        """The first process's value, in every process."""
+        box = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every process the first one's buffers, such as the running statistics of batch norms."""
+        if self.size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
+    def barrier(self) -> None:
+        """Wait for every process."""
+        self.any(False)
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """The first process runs the block alone, then the others do: for work that leaves a cache behind."""
+        if not self.is_main:
+            self.barrier()
+        yield
+        if self.is_main:
+            self.barrier()
+
+    def parallel(self, model: nn.Module) -> nn.Module:
+        """The model whose backward pass averages gradients over processes; batch norms on GPUs see all images."""
+        if self.size == 1:
+            return model
+        if self.device.type == "cuda":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        # Some parameters get no gradient: what only feeds the last block's support, the shot weights of one shot.
+        return DistributedDataParallel(model, find_unused_parameters=True, gradient_as_bucket_view=True)
+
+
+@contextmanager
+def connect(device: str = "auto") -> Iterator[World]:
+    """Join the processes that torchrun started, or be the only one; `device` is the config key.
+
+    Raises UserError when the device does not exist or the processes do not find each other.
+    """
+    rank, size, local = (int(os.environ.get(key, default)) for key, default in DEFAULTS.items())
+    world = World(pick_device(device, local, size), rank, size)
+    if world.device.type == "cuda":
+        torch.cuda.set_device(world.device)
+    if size == 1:
+        yield world
+        return
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        reason = str(error).splitlines()[0]
+        raise UserError(f"process {rank} cannot meet the others at {place}, try another port: {reason}") from error
+    yield world
+    dist.destroy_process_group()  # not after a failure: with a dead partner it could wait for ever
+
+
+DEFAULTS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+
+
+def pick_device(name: str, local_rank: int = 0, size: int = 1) -> torch.device:
+    """The device of a process: `auto` is its own GPU where there is one, else the CPU.
+
+    Raises UserError for a device that this machine does not have.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device: {name!r} should be auto, cpu, cuda or cuda:NUMBER") from error
+    if device.type != "cuda":
+        return device
+    count, index = torch.cuda.device_count(), local_rank if device.index is None or size > 1 else device.index
+    if index >= count:
+        raise UserError(f"device: {name!r} needs GPU {index}, but {count} are visible; start fewer processes or use cpu")
+    return torch.device("cuda", index)
