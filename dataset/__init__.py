@@ -1,0 +1,1 @@
+"""From list files to episodes to tensors."""

@@ -1,0 +1,129 @@
+"""Drawing episodes: a query image, one of its classes, and K support images of that class."""
+
+import json
+import os
+import random
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from dataset.index import ImageIndex
+from util.errors import UserError
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode by image names; support in drawing order."""
+
+    query: str
+    class_id: int
+    support: list[str]
+
+
+def draw_episodes(
+    index: ImageIndex, shot: int, count: int, seed: int = 321, protocol: str = "released", workers: int = 8
+) -> list[Episode]:
+    """Draw `count` episodes as the released evaluation does ("released"), or each from (seed, number) alone ("seeded").
+
+    `workers` is how many loader workers the released protocol simulates, whatever number really runs.
+    UserError when a class has too few images, for an unknown protocol, and for an image without a wanted class.
+    """
+    check_possible(index, shot)
+    if protocol == "released":
+        return _draw_released(index, shot, count, seed, workers)
+    if protocol == "seeded":
+        return [draw_seeded(index, shot, seed, number) for number in range(count)]
+    raise UserError(f"protocol: {protocol!r} is unknown; use released or seeded")
+
+
+def check_possible(index: ImageIndex, shot: int) -> None:
+    """UserError naming the first class that has fewer than shot + 1 images and so can never form an episode."""
+    if shot < 1:
+        raise UserError(f"shot: {shot}; an episode needs at least one support image")
+    if not index.images:
+        raise UserError("no image to draw a query from; check the list files, split and area_threshold")
+    for class_id, images in index.by_class.items():
+        if len(set(images)) <= shot:
+            raise UserError(
+                f"class {class_id}: {len(set(images))} images, but {shot}-shot episodes need at least {shot + 1}; "
+                "add images or lower shot or area_threshold"
+            )
+
+
+def draw_seeded(index: ImageIndex, shot: int, seed: int, number: int) -> Episode:
+    """Episode `number` of the seeded protocol: uniform, a function of (seed, number) alone."""
+    rng = random.Random(f"{seed}/{number}")
+    return draw_episode(index, index.images[rng.randrange(len(index.images))], shot, rng)
+
+
+def draw_episode(index: ImageIndex, query: str, shot: int, rng: random.Random) -> Episode:
+    """A class of the query, uniform among those wanted, and `shot` other images of it, uniform without replacement."""
+    classes = wanted_classes(index, query)
+    class_id = classes[rng.randrange(len(classes))]
+    images = index.by_class[class_id]
+    candidates = rng.sample(images, shot + 1)  # one to spare, in case the query is among them
+    return Episode(query, class_id, [image for image in candidates if image != query][:shot])
+
+
+def wanted_classes(index: ImageIndex, image: str) -> list[int]:
+    """The wanted classes in an image's mask, ascending, however small; UserError when there is none."""
+    classes = sorted(set(index.classes[image]) & index.by_class.keys())
+    if not classes:
+        raise UserError(f"{image}: no wanted class in its mask ({sorted(index.by_class)}); remove it from the index")
+    return classes
+
+
+def _draw_released(index: ImageIndex, shot: int, count: int, seed: int, workers: int) -> list[Episode]:
+    """The released evaluation's draws: passes over the list, query i of a pass drawn by worker i mod `workers`."""
+    episodes: list[Episode] = []
+    base_seeds = torch.Generator().manual_seed(seed)  # the stream of torch.manual_seed(seed), and nobody else's
+    while len(episodes) < count:
+        base_seed = int(torch.empty((), dtype=torch.int64).random_(generator=base_seeds).item())
+        streams = [random.Random(base_seed + worker) for worker in range(workers)]
+        for number, query in enumerate(index.images[: count - len(episodes)]):
+            episodes.append(_draw_as_released(index, query, shot, streams[number % workers]))
+    return episodes
+
+
+def _draw_as_released(index: ImageIndex, query: str, shot: int, rng: random.Random) -> Episode:
+    classes = wanted_classes(index, query)
+    class_id = classes[rng.randint(1, len(classes)) - 1]
+    images = index.by_class[class_id]
+    drawn: list[int] = []
+    for _ in range(shot):
+        rng.randint(1, len(images))  # the released code draws once before it starts looking
+        position = rng.randint(1, len(images)) - 1
+        while images[position] == query or position in drawn:
+            position = rng.randint(1, len(images)) - 1
+        drawn.append(position)
+    return Episode(query, class_id, [images[position] for position in drawn])
+
+
+def write_episodes(path: str | Path, episodes: Iterable[Episode]) -> None:
+    """Write one JSON object a line: query, class_id, support (in drawing order)."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    aside.write_text("".join(json.dumps(asdict(episode)) + "\n" for episode in episodes))
+    aside.replace(path)
+
+
+def read_episodes(path: str | Path) -> list[Episode]:
+    """Read what write_episodes wrote; UserError names the line that is no episode."""
+    episodes = []
+    try:
+        lines = Path(path).read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise UserError(f"{path}: no readable episodes file there; check episodes_file") from None
+    for number, line in enumerate(lines, 1):
+        try:
+            fields = json.loads(line)
+            episode = Episode(str(fields["query"]), int(fields["class_id"]), [str(name) for name in fields["support"]])
+        except (ValueError, KeyError, TypeError):
+            raise UserError(
+                f'{path}:{number}: not an episode {{"query": ..., "class_id": ..., "support": [...]}}'
+            ) from None
+        episodes.append(episode)
+    return episodes
