@@ -1,0 +1,83 @@
+"""Fetching archives over HTTP so that an interrupted transfer goes on where it stopped."""
+
+import hashlib
+import http.client
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from tqdm import tqdm
+
+from util.errors import UserError
+
+CHUNK = 1 << 20
+ATTEMPTS = 5
+
+
+def download(url: str, path: Path, pause: float = 2.0) -> None:
+    """Fetch `url` into `path`, through `path`.part, which a later call goes on with when this one is interrupted.
+
+    A broken connection is tried again after `pause` seconds, five times without progress at most. Raises UserError.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise UserError(f"{url} is no http address; give --mirror as http://HOST/FOLDER")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    failures = 0
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            _transfer(url, part, before)
+            break
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            refused = isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500
+            failures = 1 if part.exists() and part.stat().st_size > before else failures + 1
+            if refused or failures == ATTEMPTS:
+                raise UserError(f"{url} could not be fetched: {error}; run again to go on, or give --mirror") from None
+            time.sleep(pause)
+    part.replace(path)
+
+
+def _transfer(url: str, part: Path, start: int) -> None:
+    headers = {"User-Agent": "python-urllib"} | ({"Range": f"bytes={start}-"} if start else {})
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not start:
+            raise
+        if error.headers.get("Content-Range") == f"bytes */{start}":  # nothing is left to send
+            return
+        part.unlink()  # longer than the file on the server: not a part of it
+        response = urllib.request.urlopen(url, timeout=60)
+    with response:
+        goes_on = response.status == 206
+        start = start if goes_on and part.exists() else 0
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        with (
+            part.open("ab" if start else "wb") as file,
+            tqdm(desc=part.stem, initial=start, total=total, unit="B", unit_scale=True, mininterval=0.5) as progress,
+        ):
+            while block := response.read(CHUNK):
+                file.write(block)
+                progress.update(len(block))
+            if total is not None and file.tell() != total:
+                raise ConnectionError(f"the connection ended after {file.tell()} of {total} bytes")
+
+
+def verify_checksum(path: Path, md5: str) -> None:
+    """Raise UserError unless the file's MD5 sum (32 hex digits) is `md5`."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with (
+        path.open("rb") as file,
+        tqdm(desc=f"checksum {path.name}", total=path.stat().st_size, unit="B", unit_scale=True) as progress,
+    ):
+        while block := file.read(CHUNK):
+            digest.update(block)
+            progress.update(len(block))
+    if digest.hexdigest() != md5:
+        raise UserError(
+            f"{path} is damaged or not the official archive: MD5 {digest.hexdigest()}, not {md5}; "
+            "delete it and fetch it again, or give --no-checksum if it was packed anew"
+        )
