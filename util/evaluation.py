@@ -16,8 +16,11 @@ from dataset.dataset import collate, test_dataset
 from dataset.episode import Episode, draw_episodes, read_episodes
 from dataset.index import load_index
 from util.config import Config
+from util.distributed import World
 from util.errors import UserError
+from util.loader import Batch, outlive_signals
 from util.metric import Result, count_pixels, ratio, summarize
+from util.optim import amp_dtype
 
 Segment = Callable[[Tensor, Tensor, Tensor], Tensor]  # query, support, support_mask -> scores (B, 2, H, W)
 
@@ -34,10 +37,10 @@ class Outcome(NamedTuple):
     """What the network made of one episode, for those who draw it."""
 
     number: int  # in the episode list
-    support_mask: Tensor  # (K, H, W) as the network saw it
     names: Sequence[str]  # query, then supports in the network's order
-    prediction: Tensor  # (h, w) in {0, 1}, at the size of the query's own mask
-    truth: Tensor  # (h, w) in {0, 1, 255}
+    support_mask: Tensor  # (K, H, W) as the network saw it
+    truth: Tensor  # (h, w) in {0, 1, 255}, the query's own size
+    prediction: Tensor  # (h, w) in {0, 1}
     iou: float | None
 
 
@@ -45,28 +48,33 @@ def evaluate(model: nn.Module, cfg: Config, *, seed: int, count: int, progress: 
     """Figures of `count` episodes of the fold's novel classes, drawn with `seed`, at the original size of the masks.
 
     Leaves the model in the mode it was in, and every random state as it was. With torch.distributed initialised the
-    episodes are split over the ranks; every rank returns the same figures, whatever their number. Raises UserError
-    for a class that cannot form an episode, an unreadable image, or episodes that do not fit the fold.
+    episodes are split over the ranks, and every rank returns the same figures, the same for any number of ranks.
+    Raises UserError for a class that cannot form an episode and for a file that is missing, unreadable or does not fit.
     """
     return run_episodes(model, cfg, make_episodes(cfg, seed, count), progress=progress)
 
 
 def make_episodes(cfg: Config, seed: int, count: int) -> EpisodeSet:
-    """The whole episode list, drawn or read from `episodes_file`, before any image is read."""
-    index, files = load_index(cfg, "val")
+    """The whole episode list, before any image is read: drawn, or all that `episodes_file` holds.
+
+    Raises UserError as `evaluate`, and for an episode in the file that does not belong to the fold.
+    """
+    with current_world().main_first():  # the first one scans the masks, the others find its cache
+        index, files = load_index(cfg, "val")
     classes = sorted(index.by_class)
     if cfg.episodes_file is None:
         return EpisodeSet(draw_episodes(index, cfg.shot, count, seed, cfg.protocol, cfg.workers), files, classes)
-    episodes = read_episodes(Path(cfg.episodes_file))
+    episodes = read_episodes(cfg.episodes_file)
     for line, episode in enumerate(episodes, 1):
-        where = f"{cfg.episodes_file}: line {line}"
+        problem = None
         if episode.class_id not in classes:
-            raise UserError(f"{where}: class {episode.class_id} is not a novel class of split {cfg.split}: {classes}")
-        if len(episode.support) != cfg.shot:
-            raise UserError(f"{where}: {len(episode.support)} supports where shot is {cfg.shot}")
-        for name in (episode.query, *episode.support):
-            if name not in files:
-                raise UserError(f"{where}: {name} is not in val_list ({cfg.val_list})")
+            problem = f"class {episode.class_id} is not novel in split {cfg.split}, whose classes are {classes}"
+        elif len(episode.support) != cfg.shot:
+            problem = f"{len(episode.support)} supports, but shot is {cfg.shot}"
+        elif unknown := {episode.query, *episode.support} - files.keys():
+            problem = f"{min(unknown)} is not among the validation images of split {cfg.split}"
+        if problem:
+            raise UserError(f"{cfg.episodes_file}:{line}: {problem}; choose the file that was written for this config")
     return EpisodeSet(episodes, files, classes)
 
 
@@ -79,46 +87,51 @@ def run_episodes(
     observe: Callable[[Outcome], None] | None = None,
     progress: bool = True,
 ) -> Result:
-    """As `evaluate`, on episodes at hand; `segment` replaces the model's forward, `observe` sees the rank's own episodes."""
+    """As `evaluate`, on episodes at hand; `segment` replaces the model's forward, `observe` sees this rank's episodes."""
     episodes, _, classes = episode_set
-    rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
-    loader = episode_loader(cfg, episode_set, range(rank, len(episodes), world))
     device = next(model.parameters()).device
+    world = current_world(device)
+    loader = episode_loader(cfg, episode_set, range(world.rank, len(episodes), world.size))
     counts = torch.zeros(len(episodes), 2, 2, dtype=torch.int64, device=device)  # as count_pixels
     start, busy = perf_counter(), 0.0
-    with evaluating(model), tqdm(total=len(episodes), disable=not progress or rank > 0, unit="episode") as bar:
-        for batch in loader:
+    with evaluating(model), torch.autocast(device.type, amp_dtype(cfg.amp, device), enabled=cfg.amp != "off"):
+        for batch in tqdm(loader, "episodes", disable=not progress or not world.is_main, leave=False):
             before = perf_counter()
-            numbers, truths = batch["number"].tolist(), [truth.to(device) for truth in batch["query_mask"]]
+            truths = [truth.to(device) for truth in batch["query_mask"]]
             predictions = predict(segment or model, batch, truths)
+            numbers = batch["number"].tolist()
             for number, prediction, truth in zip(numbers, predictions, truths, strict=True):
                 counts[number] = count_pixels(prediction, truth)
             rows = counts[numbers].tolist()  # waits for the device
             busy += perf_counter() - before
-            for position, number in enumerate(numbers if observe else []):
-                support_mask, names = batch["support_mask"][position], batch["names"][position]
-                iou = ratio(*rows[position][1])
-                observe(Outcome(number, support_mask, names, predictions[position], truths[position], iou))
-            bar.update(min(len(numbers) * world, bar.total - bar.n))
-    seconds = torch.tensor([busy, (perf_counter() - start) / world], dtype=torch.float64, device=device)
-    if distributed.is_initialized():
-        distributed.all_reduce(counts)  # sums integers: a row is zero on every rank but its own
-        distributed.all_reduce(seconds)
-    return summarize(counts.cpu(), [e.class_id for e in episodes], classes, seconds[1].item(), seconds[0].item())
+            for position, number in enumerate(numbers if observe else ()):
+                of_batch = batch["names"][position], batch["support_mask"][position], truths[position]
+                observe(Outcome(number, *of_batch, predictions[position], ratio(*rows[position][1])))
+    world.sum(counts)  # integers: a row is zero on every rank but its own
+    seconds = torch.tensor([(perf_counter() - start) / world.size, busy], dtype=torch.float64, device=device)
+    return summarize(counts.cpu(), [e.class_id for e in episodes], classes, *world.sum(seconds).tolist())
 
 
-def episode_loader(cfg: Config, episode_set: EpisodeSet, numbers: Sequence[int]) -> DataLoader[dict[str, Any]]:
+def current_world(device: torch.device = torch.device("cpu")) -> World:
+    """This process among those that torch.distributed connects; alone if it does not."""
+    if not distributed.is_initialized():
+        return World(device)
+    return World(device, distributed.get_rank(), distributed.get_world_size())
+
+
+def episode_loader(cfg: Config, episode_set: EpisodeSet, numbers: Sequence[int]) -> DataLoader[Batch]:
     """Batches of the episodes of these numbers, in order."""
     return DataLoader(
         Subset(test_dataset(cfg, *episode_set), numbers),
         batch_size=cfg.batch_size_val,
-        num_workers=cfg.loader_worker_count,
+        num_workers=min(cfg.loader_worker_count, len(numbers)),
         collate_fn=collate,
+        worker_init_fn=outlive_signals,
         generator=torch.Generator(),  # its own: training draws the same numbers with and without validation
     )
 
 
-def predict(segment: Segment, batch: Mapping[str, Any], truths: Sequence[Tensor]) -> list[Tensor]:
+def predict(segment: Segment, batch: Batch, truths: Sequence[Tensor]) -> list[Tensor]:
     """Masks (h, w) in {0, 1} of a batch of queries, each at the size of its own truth."""
     device = truths[0].device
     scores = segment(*(batch[key].to(device, non_blocking=True) for key in ("query", "support", "support_mask")))
