@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, distributed, nn
@@ -18,7 +18,7 @@ from dataset.index import load_index
 from util.config import Config
 from util.distributed import World
 from util.errors import UserError
-from util.loader import Batch, outlive_signals
+from util.loader import Batch, leave_group
 from util.metric import Result, count_pixels, ratio, summarize
 from util.optim import amp_dtype
 
@@ -59,7 +59,7 @@ def make_episodes(cfg: Config, seed: int, count: int) -> EpisodeSet:
 
     Raises UserError as `evaluate`, and for an episode in the file that does not belong to the fold.
     """
-    with current_world().main_first():  # the first one scans the masks, the others find its cache
+    with current_world(torch.device("cpu")).main_first():  # the first one scans the masks, the others find its cache
         index, files = load_index(cfg, "val")
     classes = sorted(index.by_class)
     if cfg.episodes_file is None:
@@ -87,7 +87,7 @@ def run_episodes(
     observe: Callable[[Outcome], None] | None = None,
     progress: bool = True,
 ) -> Result:
-    """As `evaluate`, on episodes at hand; `segment` replaces the model's forward, `observe` sees this rank's episodes."""
+    """As `evaluate`, on episodes at hand; `segment` replaces the forward pass, `observe` sees this rank's episodes."""
     episodes, _, classes = episode_set
     device = next(model.parameters()).device
     world = current_world(device)
@@ -104,15 +104,18 @@ def run_episodes(
                 counts[number] = count_pixels(prediction, truth)
             rows = counts[numbers].tolist()  # waits for the device
             busy += perf_counter() - before
-            for position, number in enumerate(numbers if observe else ()):
-                of_batch = batch["names"][position], batch["support_mask"][position], truths[position]
-                observe(Outcome(number, *of_batch, predictions[position], ratio(*rows[position][1])))
+            if observe:
+                ious = [ratio(*row[1]) for row in rows]
+                for fields in zip(
+                    numbers, batch["names"], batch["support_mask"], truths, predictions, ious, strict=True
+                ):
+                    observe(Outcome(*fields))
     world.sum(counts)  # integers: a row is zero on every rank but its own
     seconds = torch.tensor([(perf_counter() - start) / world.size, busy], dtype=torch.float64, device=device)
     return summarize(counts.cpu(), [e.class_id for e in episodes], classes, *world.sum(seconds).tolist())
 
 
-def current_world(device: torch.device = torch.device("cpu")) -> World:
+def current_world(device: torch.device) -> World:
     """This process among those that torch.distributed connects; alone if it does not."""
     if not distributed.is_initialized():
         return World(device)
@@ -126,7 +129,7 @@ def episode_loader(cfg: Config, episode_set: EpisodeSet, numbers: Sequence[int])
         batch_size=cfg.batch_size_val,
         num_workers=min(cfg.loader_worker_count, len(numbers)),
         collate_fn=collate,
-        worker_init_fn=outlive_signals,
+        worker_init_fn=leave_group,
         generator=torch.Generator(),  # its own: training draws the same numbers with and without validation
     )
 

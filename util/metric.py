@@ -1,6 +1,6 @@
 """Pixel counts of episodes and the figures computed from them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -95,3 +95,34 @@ def aggregate(results: Sequence[Result]) -> dict[str, dict[str, float | None]]:
     figures = ("miou", "fb_iou", "piou", "mean_episode_iou", "seconds_per_episode")
     values = {name: [float(getattr(result, name)) for result in results] for name in figures}
     return {name: {"mean": fmean(v), "std": stdev(v) if len(v) > 1 else None} for name, v in values.items()}
+
+
+def format_table(results: Mapping[str, Result], names: Mapping[int, str]) -> str:
+    """A table for people, in per cent: a row per class and figure, a column per result (by its heading)."""
+    columns = list(results.values())
+    rows = [("", *results)]
+    for class_id in columns[0].class_iou:
+        rows.append((f"{class_id} {names[class_id]}", *(percent(r.class_iou[class_id], "not drawn") for r in columns)))
+    rows.append(("mIoU", *(percent(r.miou) for r in columns)))
+    rows.append(("FB-IoU", *(percent(r.fb_iou) for r in columns)))
+    rows.append(("pIoU", *(percent(r.piou) for r in columns)))
+    rows.append(("mean episode IoU", *(percent(r.mean_episode_iou) for r in columns)))
+    rows.append(("  95 % interval", *(" - ".join(percent(limit) for limit in r.interval) for r in columns)))
+    rows.append(("episodes", *(str(len(r.episode_iou)) for r in columns)))
+    rows.append(("seconds per episode", *(f"{r.seconds_per_episode:.3f}" for r in columns)))
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = [
+        row[0].ljust(widths[0]) + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        for row in rows
+    ]
+    if len(columns) > 1:
+        figures = aggregate(columns)
+        for name, label in (("miou", "mIoU"), ("fb_iou", "FB-IoU"), ("piou", "pIoU")):
+            mean, std = figures[name]["mean"], figures[name]["std"]
+            lines.append(f"{label} over {len(columns)} seeds: {percent(mean)} +- {percent(std)}")
+    return "\n".join(lines)
+
+
+def percent(value: float | None, otherwise: str = "-") -> str:
+    """A fraction as 12.34, or what stands for None."""
+    return otherwise if value is None else f"{100 * value:.2f}"

@@ -56,8 +56,8 @@ def index_palette() -> list[int]:
     return [0, 0, 0, *(channel for index in range(1, 256) for channel in class_color(index))]
 
 
-def draw_contour(image: Picture, region: NDArray[Any], color: Color) -> None:
-    """Outline a boolean region in place: a line of its colour inside a dark one, so that it shows on any ground."""
+def draw_contour(image: Picture, region: Any, color: Color) -> None:
+    """Outline a region (h, w) of booleans in place: a line of its colour inside a dark one, to show on any ground."""
     width = max(1, round(max(image.shape[:2]) / 300))
     contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(image, contours, -1, HALO, width + 2, cv2.LINE_AA)
@@ -65,7 +65,7 @@ def draw_contour(image: Picture, region: NDArray[Any], color: Color) -> None:
 
 
 def overlay(image: Picture, mask: NDArray[Any], truth: NDArray[Any] | None = None, alpha: float = 0.5) -> Picture:
-    """Fill every class of a mask translucently and outline it; with `truth` also outline that mask's classes in white."""
+    """Fill every class of a mask translucently and outline it; outline the classes of `truth` in white."""
     drawn = image.copy()
     values = [int(value) for value in np.unique(mask) if value]
     for value in values:

@@ -26,9 +26,13 @@ from util.visualize import (
 # severity 1, for linear RGB
 DEFICIENCIES = {
     "normal": np.eye(3),
-    "protanopia": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
-    "deuteranopia": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
-}  # fmt: skip
+    "protanopia": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    "deuteranopia": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    ),
+}
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -97,7 +101,7 @@ def test_episode_panel_of_any_shape(height: int, width: int, shots: int) -> None
 def test_panel_shows_legend_colours_and_widens_for_long_text() -> None:
     plain = panel([Tile("", np.zeros((50, 50, 3), np.uint8))], 50)
     assert plain.shape == (50 + 2 * GAP, 50 + 2 * GAP, 3)
-    entries = [(PALETTE[3], "a class with a name that is a good deal longer than its picture is wide"), (PALETTE[5], "b")]
+    entries = [(PALETTE[3], "a class whose name is a good deal longer than its picture is wide"), (PALETTE[5], "b")]
     drawn = panel([Tile("title", np.zeros((50, 50, 3), np.uint8), entries)], 50)
     assert drawn.shape[1] > 300 and drawn.shape[0] > 50 + 2 * GAP + 40
     for color, _ in entries:

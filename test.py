@@ -1,0 +1,136 @@
+"""Test a network on the novel classes of a fold: `python test.py --config FILE [--opts key value ...]`."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataset.episode import write_episodes
+from dataset.index import class_names
+from dataset.reading import read_image
+from model import build_model
+from model.hmnet import HMNet
+from util.checkpoint import load_weights
+from util.config import Config, load_config
+from util.distributed import World, connect
+from util.errors import UserError, run_main
+from util.evaluation import EpisodeSet, Outcome, Segment, make_episodes, run_episodes
+from util.failures import plain_failures
+from util.files import write_aside
+from util.logger import RunLog
+from util.metric import Result, aggregate, format_table
+from util.visualize import episode_panel, save_image
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Test a network on the novel classes of a fold.")
+    parser.add_argument("--config", required=True, help="YAML file of the experiment")
+    parser.add_argument("--method", choices=["hmnet", "prior"], default="hmnet", help="prior: needs no training")
+    parser.add_argument("--visualize", type=int, default=0, metavar="N", help="draw N episodes, spread over the list")
+    parser.add_argument("--episodes-out", type=Path, metavar="FILE", help="write the (first seed's) episodes")
+    parser.add_argument("--result", type=Path, metavar="FILE", help="JSON result; default: in the experiment's folder")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="key value ..., instead of the config's")
+    return parser.parse_args()
+
+
+def find_weights(cfg: Config) -> Path:
+    """The checkpoint to test; UserError says where it was looked for."""
+    snapshots = cfg.experiment_dir / "snapshot"
+    path = snapshots / (cfg.weight or f"best_{cfg.shot}shot.pth")
+    if path.is_file():
+        return path
+    if cfg.weight is None:
+        raise UserError(f"{path}: no such weights; train first, or name others by `--opts weight FILE`")
+    if not Path(cfg.weight).is_file():
+        raise UserError(f"weight: {cfg.weight!r} is neither a file in {snapshots} nor a path; put the checkpoint there")
+    return Path(cfg.weight)
+
+
+def prior_segment(model: HMNet) -> Segment:
+    """The training-free prior as scores of background and foreground: the larger is the prior thresholded at 0.5."""
+
+    def segment(query: Tensor, support: Tensor, support_mask: Tensor) -> Tensor:
+        foreground = model.prior_scores(query, support, support_mask)  # (B, H, W)
+        return torch.stack([1 - foreground, foreground], dim=1)
+
+    return segment
+
+
+def panel_drawer(episode_set: EpisodeSet, names: dict[int, str], folder: Path, count: int) -> Callable[[Outcome], None]:
+    """Draws `count` of the episodes as they come by: support | query | truth | prediction."""
+    episodes, files, _ = episode_set
+    chosen = {number * len(episodes) // count for number in range(count)}
+
+    def draw(outcome: Outcome) -> None:
+        if outcome.number not in chosen:
+            return
+        name = names[episodes[outcome.number].class_id]
+        query, *supports = (np.rint(read_image(files[image][0])).astype(np.uint8) for image in outcome.names)
+        shots = list(zip(supports, outcome.support_mask.numpy(), strict=True))
+        prediction = outcome.prediction.cpu().numpy(), outcome.iou
+        picture = episode_panel(shots, query, outcome.truth.cpu().numpy(), {"prediction": prediction}, name)
+        save_image(folder / f"{outcome.number:05d}_{name.replace('/', '_')}.png", picture)
+
+    return draw
+
+
+def write_result(path: Path, cfg: Config, method: str, weights: Path | None, results: dict[int, Result]) -> None:
+    """Everything that a report needs, as JSON."""
+    content = {
+        "kind": "test",
+        "method": method,
+        "weights": None if weights is None else str(weights),
+        "config": cfg.model_dump(),
+        "classes": class_names(cfg),
+        "results": [{"seed": seed, **result.to_dict()} for seed, result in results.items()],
+        "aggregate": aggregate(list(results.values())),
+    }
+    write_aside(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
+    """Evaluate every seed, then tell the figures."""
+    weights = find_weights(cfg) if arguments.method == "hmnet" else None
+    model = build_model(cfg, pretrained=weights is None)
+    if weights:
+        load_weights(model, weights)
+    model.to(world.device)
+    suffix = f"{cfg.shot}shot" + ("" if weights else "_prior") + ("_bbox" if cfg.ann_type == "bbox" else "")
+    path = arguments.result or cfg.experiment_dir / f"result_{suffix}.json"
+    log = RunLog(path.with_suffix(".log"), talks=world.is_main)
+    log.info(f"{cfg.data_set} split {cfg.split}, {cfg.shot} shot, weights: {weights or 'none, the prior alone'}")
+    names, draw = class_names(cfg), None
+    results: dict[int, Result] = {}
+    for seed in cfg.seeds[:1] if cfg.episodes_file else dict.fromkeys(cfg.seeds):
+        episode_set = make_episodes(cfg, seed, cfg.test_episodes)
+        if not results:
+            if arguments.episodes_out and world.is_main:
+                write_episodes(arguments.episodes_out, episode_set.episodes)
+            if arguments.visualize:
+                draw = panel_drawer(episode_set, names, path.parent / f"panels_{suffix}", arguments.visualize)
+        segment = None if weights else prior_segment(model)
+        results[seed] = run_episodes(model, cfg, episode_set, segment=segment, observe=draw)
+        log.info(f"seed {seed}: mIoU {results[seed].miou:.4f}, FB-IoU {results[seed].fb_iou:.4f}")
+        draw = None
+    if world.is_main:
+        write_result(path, cfg, arguments.method, weights, results)
+        log.info("\n" + format_table({f"seed {seed}": result for seed, result in results.items()}, names))
+        log.info(f"wrote {path}")
+    log.close()
+
+
+def main() -> None:
+    """The entry point."""
+    arguments = parse_arguments()
+    cfg = load_config(arguments.config, arguments.opts)
+    with plain_failures(), connect(cfg.device) as world:
+        test(cfg, arguments, world)
+
+
+if __name__ == "__main__":
+    run_main(main)
