@@ -106,7 +106,7 @@ def _settings(values: dict[Any, Any], source: str) -> dict[str, Setting]:
     settings = {}
     for key, value in values.items():
         if key not in known or (key == "base" and source == "--opts"):
-            raise UserError(f"{source}: unknown key {key!r} (value {value!r}); the nearest known key is {_nearest(key)!r}")
+            raise UserError(f"{source}: unknown key {key!r} (value {value!r}); nearest is {_nearest(key)!r}")
         key = RENAMED_KEYS.get(key, key)
         if value == "None":  # as Python writes it, and so do files for BAM
             value = "none" if key in ("srm", "qim") else None

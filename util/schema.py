@@ -43,10 +43,17 @@ NotNegativeFloat = Annotated[Float, Field(ge=0)]
 
 # Keys of BAM's files for things that this network fixes (two output classes, label 255, frozen batch norm, zoom 8,
 # no auxiliary losses) or does not have.
-UNUSED_KEYS = frozenset(
-    "classes ignore_label padding_label warmup resized_val ori_resize fix_bn zoom_factor aux_weight1 aux_weight2 "
-    "low_fea merge merge_tau".split()
-)
+UNUSED_KEYS = {
+    "classes",
+    "ignore_label",
+    "padding_label",
+    "warmup",
+    "resized_val",
+    "ori_resize",
+    "fix_bn",
+    "zoom_factor",
+}
+UNUSED_KEYS |= {"aux_weight1", "aux_weight2", "low_fea", "merge", "merge_tau"}
 RENAMED_KEYS = {"seed_deterministic": "deterministic"}
 CLASS_COUNTS = {"pascal": 20, "coco": 80}
 

@@ -1,0 +1,384 @@
+"""Config files: those of the repository, those of BAM's users, and every mistake told precisely."""
+
+import random
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from util.config import Config, load_config
+from util.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+BASES = ROOT / "config" / "base"
+EXPERIMENTS = [
+    (data_set, split, net, experiment)
+    for data_set in ("pascal", "coco")
+    for split in range(4)
+    for net in ("resnet50", "vgg")
+    for experiment in ("manet", "manet_5s")
+]
+BAM_FILE = """\
+Data:
+  data_root: ../data/VOCdevkit2012/VOC2012
+  train_list: ./lists/pascal/train_aug.txt
+  val_list: ./lists/pascal/val.txt
+  classes: 2
+
+Train:
+  # Aug
+  train_h: 225
+  train_w: 225
+  val_size: 241
+  scale_min: 0.8  # minimum random scale
+  scale_max: 1.25
+  rotate_min: -20
+  rotate_max: 15
+  ignore_label: 255
+  padding_label: 255
+  # Dataset & Mode
+  split: 2
+  shot: 5
+  data_set: 'pascal'
+  use_split_coco: False
+  # Optimizer
+  batch_size: 4
+  base_lr: 5e-2
+  epochs: 200
+  start_epoch: 0
+  stop_interval: 80
+  index_split: 1
+  power: .8
+  momentum: 0.95
+  weight_decay: 1e-4
+  warmup: False
+  # Viz & Save & Resume
+  print_freq: 7
+  save_freq: 20
+  resume:  # the path of a checkpoint
+  # Validate
+  evaluate: True
+  SubEpoch_val: 'False'
+  fix_random_seed_val: True
+  batch_size_val: 1
+  resized_val: True
+  ori_resize: True
+  # Else
+  workers: "6"
+  fix_bn: True
+  manual_seed: 123
+  seed_deterministic: True
+  zoom_factor: 8
+
+Method:
+  layers: 101
+  vgg: False
+  aux_weight1: 1.0
+  aux_weight2: 1.0
+  low_fea: 'layer2'
+  kshot_trans_dim: 0
+  merge: 'final'
+  merge_tau: 0.9
+
+Test_Finetune:
+  weight: train5_epoch_12_0.6789.pth
+  ann_type: 'bbox'  # mask/bbox
+"""
+BAM_VALUES = {
+    "data_root": "../data/VOCdevkit2012/VOC2012",
+    "train_list": "./lists/pascal/train_aug.txt",
+    "val_list": "./lists/pascal/val.txt",
+    "train_h": 225,
+    "train_w": 225,
+    "val_size": 241,
+    "scale_min": 0.8,
+    "scale_max": 1.25,
+    "rotate_min": -20.0,
+    "rotate_max": 15.0,
+    "split": 2,
+    "shot": 5,
+    "data_set": "pascal",
+    "use_split_coco": False,
+    "batch_size": 4,
+    "base_lr": 0.05,
+    "epochs": 200,
+    "stop_interval": 80,
+    "index_split": 1,
+    "power": 0.8,
+    "momentum": 0.95,
+    "weight_decay": 0.0001,
+    "print_freq": 7,
+    "save_freq": 20,
+    "resume": None,
+    "evaluate": True,
+    "SubEpoch_val": False,
+    "workers": 6,
+    "manual_seed": 123,
+    "deterministic": True,
+    "layers": 101,
+    "vgg": False,
+    "kshot_trans_dim": 0,
+    "weight": "train5_epoch_12_0.6789.pth",
+    "ann_type": "bbox",
+}
+BAM_UNUSED = (
+    "aux_weight1 aux_weight2 classes fix_bn ignore_label low_fea merge merge_tau ori_resize padding_label "
+    "resized_val warmup zoom_factor"
+)
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("data_set", "split", "net", "experiment"), EXPERIMENTS)
+def test_experiments(data_set: str, split: int, net: str, experiment: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cfg = load_config(ROOT / "config" / data_set / f"{data_set}_split{split}_{net}_{experiment}.yaml")
+    assert (cfg.data_set, cfg.split, cfg.backbone_name) == (data_set, split, net)
+    assert cfg.shot == (5 if experiment == "manet_5s" else 1)
+    assert (cfg.base_class_count, cfg.novel_class_count) == ((15, 5) if data_set == "pascal" else (60, 20))
+    arch = "HMNet" if data_set == "pascal" else "HMNetAMP"
+    assert cfg.experiment_dir == Path(f"exp/{data_set}/{arch}/split{split}/{net}")
+    assert cfg.base_learner_path == Path(f"initmodel/PSPNet/{data_set}/split{split}/{net}/best.pth")
+
+
+def test_no_other_experiments() -> None:
+    assert len(list(ROOT.glob("config/pascal/*"))) + len(list(ROOT.glob("config/coco/*"))) == len(EXPERIMENTS) == 32
+
+
+def test_recipe() -> None:
+    """The training table of the paper and of the released code."""
+    pascal, coco = load_config(BASES / "pascal.yaml"), load_config(BASES / "coco.yaml")
+    rows: dict[str, tuple[Any, Any]] = {
+        "train_h": (473, 633),
+        "feature_size": (64, 80),
+        "base_train_h": (417, 473),
+        "epochs": (300, 75),
+        "stop_interval": (100, 75),
+        "amp": ("off", "auto"),
+        "scale_min": (0.9, 0.8),
+        "scale_max": (1.1, 1.25),
+        "rotate_max": (10, 10),
+        "test_episodes": (1000, 4000),
+        "workers": (8, 32),
+        "base_epochs": (100, 20),
+        "num_classes": (20, 80),
+    }
+    for key, values in rows.items():
+        assert (getattr(pascal, key), getattr(coco, key)) == values, key
+    for cfg in (pascal, coco):
+        assert (cfg.base_lr, cfg.trunk_lr, cfg.weight_decay, cfg.index_split) == (5e-3, 6e-5, 1e-4, -1)
+
+
+@pytest.mark.parametrize("name", ["pascal", "coco"])
+def test_base_files_explain_every_key_once(name: str) -> None:
+    text = (BASES / f"{name}.yaml").read_text()
+    keys = re.findall(r"^ +(\w+):", text, re.MULTILINE)
+    assert sorted(keys) == sorted(Config.model_fields)
+
+
+@pytest.mark.parametrize("headings", [True, False])
+def test_bam_file(tmp_path: Path, headings: bool) -> None:
+    text = BAM_FILE if headings else re.sub(r"^(\w+:\n|  )", "", BAM_FILE, flags=re.MULTILINE)
+    path = write(tmp_path / "bam.yaml", text)
+    with pytest.warns(UserWarning) as caught:
+        cfg = load_config(path)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    assert str(caught[0].message).startswith(f"{path}: ")
+    assert str(caught[0].message).endswith(f": {BAM_UNUSED.replace(' ', ', ')}")
+    for key, value in BAM_VALUES.items():
+        assert getattr(cfg, key) == value and type(getattr(cfg, key)) is type(value), key
+    others = set(Config.model_fields) - set(BAM_VALUES)
+    assert cfg.model_dump(include=others) == load_config(BASES / "pascal.yaml").model_dump(include=others)
+
+
+def test_bam_file_has_every_documented_key() -> None:
+    documented = """data_root train_list val_list classes train_h train_w val_size scale_min scale_max rotate_min rotate_max
+        ignore_label padding_label split shot data_set use_split_coco batch_size base_lr epochs start_epoch stop_interval
+        index_split power momentum weight_decay warmup print_freq save_freq resume evaluate SubEpoch_val
+        fix_random_seed_val batch_size_val resized_val ori_resize workers fix_bn manual_seed seed_deterministic zoom_factor
+        layers vgg aux_weight1 aux_weight2 low_fea kshot_trans_dim merge merge_tau weight ann_type"""
+    assert set(re.findall(r"^ +(\w+):", BAM_FILE, re.MULTILINE)) == set(documented.split())
+
+
+def test_file_without_base_takes_the_defaults_of_its_data_set(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.yaml", "Data:\n  data_set: coco\nTrain:\nMethod:\n")
+    assert load_config(path) == load_config(BASES / "coco.yaml")
+    assert load_config(write(tmp_path / "empty.yaml", "# nothing\n")) == load_config(BASES / "pascal.yaml")
+    mine = load_config(path, ["data_set", "mine", "num_classes", "7", "folds", "3", "split", "1"])
+    assert (mine.data_set, mine.train_h, mine.novel_class_count) == ("mine", 473, 2)
+
+
+def test_class_counts_add_up_over_folds(make_config: Callable[..., Config]) -> None:
+    for _ in range(20):
+        classes = random.randint(2, 40)
+        folds = random.randint(2, classes)
+        fold = [
+            make_config(data_set="mine", num_classes=classes, folds=folds, split=split).novel_class_count
+            for split in range(folds)
+        ]
+        assert sum(fold) == classes and fold == sorted(fold, reverse=True) and fold[0] - fold[-1] <= 1
+
+
+def test_inheritance(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    write(tmp_path / "root.yaml", "epochs: 11\nshot: 3\nweight: old.pth\nblocks: 6\n")
+    write(tmp_path / "a" / "middle.yaml", "base: ../root.yaml\nTrain: {shot: 4, epochs: 12}\n")
+    leaf = write(tmp_path / "a" / "b" / "leaf.yaml", "base: ../middle.yaml\nshot: 5\nweight:\nwidth:\n")
+    cfg = load_config(leaf, ["batch_size", "6", "batch_size", "7"])
+    assert (cfg.blocks, cfg.epochs, cfg.shot, cfg.weight, cfg.width, cfg.batch_size) == (6, 12, 5, None, 256, 7)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("base_lr", "1e-4", 1e-4),
+        ("base_lr", "2.5E-4", 2.5e-4),
+        ("base_lr", "'1e-4'", 1e-4),
+        ("base_lr", ".5", 0.5),
+        ("base_lr", "1", 1.0),
+        ("epochs", "2e2", 200),
+        ("vgg", "'True'", True),
+        ("vgg", "true", True),
+        ("vgg", "no", False),
+        ("amp", "off", "off"),
+        ("amp", "bf16", "bf16"),
+        ("amp", "", "off"),
+        ("srm", "none", "none"),
+        ("qim", "None", "none"),
+        ("resume", "", None),
+        ("resume", "None", None),
+        ("resume", "auto", "auto"),
+        ("seeds", "[0, 1, 2, 3, 321]", [0, 1, 2, 3, 321]),
+        ("seeds", "7", [7]),
+        ("feature_size", "28", 28),
+        ("class_file", "a folder/classes.txt", "a folder/classes.txt"),
+    ],
+)
+def test_values_as_people_write_them(tmp_path: Path, key: str, text: str, value: object) -> None:
+    from_file = load_config(write(tmp_path / "file.yaml", f"Train:\n  {key}: {text}\n"))
+    for cfg in (from_file, load_config(BASES / "pascal.yaml", [key, text])):
+        assert getattr(cfg, key) == value and type(getattr(cfg, key)) is type(value)
+
+
+def test_derived_values(make_config: Callable[..., Config]) -> None:
+    assert make_config(train_h=481, train_w=481).feature_size == 80
+    assert make_config(arch="HMNetAMP").amp == "auto" and make_config(arch="HMNetAMP", amp="off").amp == "off"
+    assert make_config(layers=101).backbone_name == "resnet101"
+    assert make_config(vgg=True, backbone="tiny").backbone_name == "tiny"
+    assert make_config(loader_workers=0).loader_worker_count == 0
+    assert 1 <= make_config(workers=3).loader_worker_count <= 3
+
+
+def test_written_config_reads_back_equal(tmp_path: Path, make_config: Callable[..., Config]) -> None:
+    for changes in (
+        {},
+        {"data_set": "coco"},
+        {"amp": "off", "arch": "HMNetAMP", "srm": "none", "weight": "'1e5'", "base_lr": random.random() * 1e-5},
+        {"data_set": "mine", "num_classes": 9, "seeds": [random.randrange(9), 321], "class_file": "c: d.txt"}
+        | {"class_file": "'c: d # e.txt'"},
+    ):
+        cfg = make_config(**changes)
+        assert load_config(write(tmp_path / "written.yaml", cfg.to_yaml())) == cfg
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Train:\n  epoch: 3\n", "{file}: unknown key 'epoch' (value 3); nearest is 'epochs'"),
+        ("subepoch_val: True\n", "{file}: unknown key 'subepoch_val' (value True); nearest is 'SubEpoch_val'"),
+        ("Train:\n  more:\n    shot: 1\n", "{file}: unknown key 'more' (value {{'shot': 1}}); nearest is "),
+        ("3: 4\n", "{file}: unknown key 3 (value 4); nearest is "),
+        ("shot: many\n", "{file}: shot: 'many' should be a valid integer"),
+        ("shot: 1.5\n", "{file}: shot: 1.5 should be a valid integer"),
+        ("shot: True\n", "{file}: shot: True should be a number"),
+        ("shot: 0\n", "{file}: shot: 0 should be greater than 0"),
+        ("shot: [1]\n", "{file}: shot: [1] should be a valid integer"),
+        ("shot: {a: 1}\n", "{file}: shot: {{'a': 1}} should be a valid integer"),
+        ("base_lr: fast\n", "{file}: base_lr: 'fast' should be a valid number"),
+        ("base_lr: .inf\n", "{file}: base_lr: inf should be a finite number"),
+        ("vgg: 3\n", "{file}: vgg: 3 should be a valid boolean"),
+        ("weight: 12\n", "{file}: weight: 12 should be a valid string"),
+        ("ann_type: boxes\n", "{file}: ann_type: 'boxes' should be 'mask' or 'bbox'"),
+        ("seeds: [1, two]\n", "{file}: seeds: 'two' should be a valid integer"),
+        ("seeds: []\n", "{file}: seeds: [] "),
+        ("data_set: ../mine\n", "{file}: data_set: '../mine' "),
+        ("data_set: mine\nsplit: 4\n", "{file}: split: 4 should be below folds (4)"),
+        ("train_h: 472\ntrain_w: 472\n", "{file}: train_h: 472 should be a multiple of 8 plus 1, such as 465 or 473"),
+        ("train_h: 1\ntrain_w: 1\n", "{file}: train_h: 1 should be a multiple of 8 plus 1, such as 9 or 17"),
+        ("val_size: 500\n", "{file}: val_size: 500 should be a multiple of 8 plus 1, such as 497 or 505"),
+        ("base_train_h: 400\n", "{file}: base_train_h: 400 should be"),
+        ("train_w: 225\n", "{file}: train_w: 225 should equal train_h (473)"),
+        ("scale_min: 1.2\n", "{file}: scale_min: 1.2 should be at most scale_max (1.1)"),
+        ("layers: 18\n", "{file}: layers: 18 should be 50 or 101"),
+        ("feature_size: 30\n", "{file}: feature_size: 30 should be a multiple of patch_ratio (4)"),
+        ("num_classes: 21\n", "{file}: num_classes: 21 should be 20 for data_set pascal"),
+        ("folds: 1\n", "{file}: folds: 1 should be from 2 to num_classes (20)"),
+        ("base: [a]\n", "{file}: base: ['a'] should be the path of a config file"),
+        ("base: other.yaml\n", "{file}: base: there is no file {folder}/other.yaml"),
+        ("a list\n", "{file}: a config file should hold `key: value` lines, not a str"),
+        ("Train:\n  shot: 1\n   epochs: 2\n", "{file}: line 3: not valid YAML: "),
+        ("shot: 1\n\tepochs: 2\n", "{file}: line 2: not valid YAML: "),
+        ("shot: !!python/object/apply:os.getcwd []\n", "{file}: line 1: not valid YAML: "),
+        ("resume: 2024-13-45\n", "{file}: not valid YAML: "),
+    ],
+)
+def test_mistakes_in_a_file(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path / "mistaken.yaml", text)
+    with pytest.raises(UserError) as caught:
+        load_config(path)
+    told = str(caught.value)
+    assert told.startswith(message.format(file=path, folder=tmp_path)) and "\n" not in told
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["shot", "5", "epochs"], "--opts: should be pairs of key and value, but 'epochs' has no partner"),
+        (["shots", "5"], "--opts: unknown key 'shots' (value 5); nearest is 'shot'"),
+        (["base", "x.yaml"], "--opts: unknown key 'base'"),
+        (["shot", "x"], "--opts: shot: 'x' should be a valid integer"),
+        (["split", "9"], "--opts: split: 9 should be below folds (4)"),
+        (["weight", "["], "--opts weight: line 1: not valid YAML: "),
+    ],
+)
+def test_mistakes_in_overrides(words: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(BASES / "pascal.yaml", words)
+    assert str(caught.value).startswith(message)
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    for path, reason in ((tmp_path / "absent.yaml", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(UserError, match=f"^{re.escape(str(path))}: cannot read this config file: {reason}"):
+            load_config(path)
+    (tmp_path / "latin.yaml").write_bytes("weight: é\n".encode("latin-1"))
+    with pytest.raises(UserError, match="latin.yaml: this config file is not UTF-8 text"):
+        load_config(tmp_path / "latin.yaml")
+
+
+def test_cycle(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml", "base: b.yaml\n")
+    write(tmp_path / "b.yaml", "base: ./a.yaml\n")
+    with pytest.raises(UserError, match=r"b.yaml: base: .*a.yaml -> .*b.yaml -> .*a.yaml is a cycle"):
+        load_config(tmp_path / "a.yaml")
+
+
+def test_a_mistake_is_told_of_the_file_that_holds_it(tmp_path: Path) -> None:
+    root = write(tmp_path / "root.yaml", "epochs: few\n")
+    leaf = write(tmp_path / "leaf.yaml", "base: root.yaml\nshot: 5\n")
+    with pytest.raises(UserError, match=f"^{re.escape(str(root))}: epochs: 'few'"):
+        load_config(leaf)
+    assert load_config(leaf, ["epochs", "2"]).epochs == 2
+
+
+def test_written_yaml_is_plain(make_config: Callable[..., Config]) -> None:
+    """Other YAML readers see the same values."""
+    assert yaml.safe_load(make_config().to_yaml()) == make_config().model_dump()

@@ -1,0 +1,27 @@
+"""How entry points end."""
+
+import pytest
+
+from util.errors import UserError, run_main
+
+
+def test_user_errors_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise UserError("a.yaml: shot: 0 should be greater than 0")
+
+    with pytest.raises(SystemExit) as ended:
+        run_main(main)
+    assert ended.value.code == 2
+    assert capsys.readouterr() == ("", "error: a.yaml: shot: 0 should be greater than 0\n")
+
+
+@pytest.mark.parametrize("code", [None, 0, 1, 75])
+def test_exit_code(code: int | None) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_main(lambda: code)
+    assert (ended.value.code or 0) == (code or 0)
+
+
+def test_other_errors_keep_their_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_main(lambda: 1 // 0)
