@@ -1,0 +1,384 @@
+"""The selective scan on a GPU: Triton kernels, forward and backward.
+
+The sequence is cut into chunks of at most 32 tokens that never straddle a recap boundary, and all chunks of all
+directions, batch entries and channel blocks run at the same time, in three steps. Each chunk is an affine map of the
+state, `h <- exp(A * sum dt) * h + end`, so (1) every chunk's `end` is found from a zero state, (2) a short loop over
+chunks composes the maps, with the recap's in front of every patch, into the true state before each chunk, (3) every
+chunk is scanned again from its true state. Scanning again costs no more than correcting the outputs would (one product
+with the decays of all tokens, states and channels) and leaves one way to compute an output. The backward pass does the
+same on the states' gradients with the maps transposed, from the last chunk to the first; states inside a chunk are
+recomputed from the saved state before it. Directions are summed by PyTorch in a fixed order and no atomics are used, so
+results are deterministic.
+
+These kernels have run in Triton's interpreter (TRITON_INTERPRET=1) on a CPU, and were compiled to PTX and machine code
+for sm_80 and sm_90. They have not been run on a GPU.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from util.errors import UserError
+
+MAX_CHUNK = 32  # tokens; a chunk's states stay in registers
+TILE = 128  # channels x states of one program, one of each per thread
+WARPS = 4
+
+
+@triton.jit
+def _compose(decay, gain, next_decay, next_gain):
+    """The affine map x -> decay * x + gain followed by the next."""
+    return decay * next_decay, next_decay * gain + next_gain
+
+
+@triton.jit
+def _tokens(order, k, chunk, length, period, patch_chunks, ahead, CHUNK: tl.constexpr):
+    """Image positions of the chunk's tokens, each moved on by `ahead`, and which of them are inside the chunk."""
+    patch = chunk // patch_chunks
+    first = patch * period + (chunk % patch_chunks) * CHUNK
+    end = tl.minimum(tl.minimum(first + CHUNK, (patch + 1) * period), length)
+    token = first + ahead + tl.arange(0, CHUNK)
+    return tl.load(order + k * length + token, mask=token < end, other=0), token < end
+
+
+@triton.jit
+def _rows(base, position, inside, stride, column, width):
+    """A tile (tokens, columns) of the rows at `position`, zero outside."""
+    mask = inside[:, None] & (column < width)[None, :]
+    return tl.load(base + position[:, None] * stride + column[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def _steps(base, position, inside, stride, bias, channel, D, SOFTPLUS: tl.constexpr):
+    """Time steps (tokens, channels), zero outside the chunk, and what goes into the softplus."""
+    raw = _rows(base, position, inside, stride, channel, D) + tl.load(bias + channel, mask=channel < D, other=0.0)
+    step = raw
+    if SOFTPLUS:
+        e = tl.exp(raw)
+        e_plus_1 = 1.0 + e
+        log1p = tl.where(e_plus_1 == 1.0, e, tl.log(e_plus_1) * (e / (e_plus_1 - 1.0)))
+        step = tl.where(raw > 20.0, raw, log1p)
+    return tl.where(inside[:, None], step, 0.0), raw
+
+
+@triton.jit
+def _per_state(base, channel, state, D, N):
+    """A tile (channels, states) and its mask."""
+    mask = (channel < D)[:, None] & (state < N)[None, :]
+    return base + channel[:, None] * N + state[None, :], mask
+
+
+@triton.jit
+def _chunk_maps(
+    source, delta, bias, A, weight, order, gains, totals,
+    delta_b, delta_k, delta_l, weight_b, weight_k, weight_l,
+    L, D, N, K, period, patch_chunks,
+    SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr, CHUNK: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Step 1: what a chunk adds to the state behind it (source u, weight B), and its summed time steps.
+
+    REVERSE: what it adds to the gradient of the state before it (source grad_y, weight C).
+    """
+    chunk, bk = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    b, k = bk // K, bk % K
+    channel = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    state = tl.arange(0, BLOCK_N)
+    delta += b * delta_b + k * delta_k
+    position, inside = _tokens(order, k, chunk, L, period, patch_chunks, 0, CHUNK)
+    step, _ = _steps(delta, position, inside, delta_l, bias + k * D, channel, D, SOFTPLUS)
+    value = _rows(source + b * L * D, position, inside, D, channel, D)
+    if REVERSE:
+        elapsed = tl.cumsum(step, 0)
+    else:
+        position_next, inside_next = _tokens(order, k, chunk, L, period, patch_chunks, 1, CHUNK)
+        step_next, _ = _steps(delta, position_next, inside_next, delta_l, bias + k * D, channel, D, SOFTPLUS)
+        elapsed = tl.cumsum(step_next, 0, reverse=True)
+        value *= step
+
+    A_at, mask = _per_state(A + k * D * N, channel, state, D, N)
+    weights = _rows(weight + b * weight_b + k * weight_k, position, inside, weight_l, state, N)
+    decay = tl.exp(elapsed[:, :, None] * tl.load(A_at, mask=mask, other=0.0)[None])  # (T, D, N)
+    gain = tl.sum(decay * value[:, :, None] * weights[:, None, :], 0)
+    row = bk * tl.num_programs(0) + chunk
+    at, _ = _per_state(gains + row * D * N, channel, state, D, N)
+    tl.store(at, gain, mask=mask)
+    tl.store(totals + row * D + channel, tl.sum(step, 0), mask=channel < D)
+
+
+@triton.jit
+def _compose_chunks(
+    states, totals, A, decay, recap, initial, final, D, N, K, chunks, patch_chunks,
+    RECAP: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Step 2: replace every chunk's gain by the state before the chunk and before its recap."""
+    bk = tl.program_id(1).to(tl.int64)
+    channel = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
+    offset, mask = _per_state(0, channel, tl.arange(0, BLOCK_N), D, N)
+    A_tile = tl.load(A + bk % K * D * N + offset, mask=mask, other=0.0)
+    h = tl.load(initial + bk * D * N + offset, mask=mask, other=0.0)
+    if RECAP:
+        recap_decay = tl.load(decay + bk * D * N + offset, mask=mask, other=0.0)
+        recap_state = tl.load(recap + bk * D * N + offset, mask=mask, other=0.0)
+    for chunk in range(chunks):
+        row = bk * chunks + chunk
+        at = states + row * D * N + offset
+        gain = tl.load(at, mask=mask, other=0.0)
+        tl.store(at, h, mask=mask)
+        if RECAP:
+            if chunk % patch_chunks == 0:
+                h = recap_decay * h + recap_state
+        total = tl.load(totals + row * D + channel, mask=channel < D, other=0.0)
+        h = tl.exp(total[:, None] * A_tile) * h + gain
+    tl.store(final + bk * D * N + offset, h, mask=mask)
+
+
+@triton.jit
+def _compose_chunks_backward(
+    grads, totals, A, decay, states, grad_final, grad_decay, grad_recap, grad_initial, D, N, K, chunks, patch_chunks,
+    RECAP: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Step 2 of the gradients: replace every chunk's gain by the gradient of the state behind the chunk."""
+    bk = tl.program_id(1).to(tl.int64)
+    channel = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
+    offset, mask = _per_state(0, channel, tl.arange(0, BLOCK_N), D, N)
+    A_tile = tl.load(A + bk % K * D * N + offset, mask=mask, other=0.0)
+    g = tl.load(grad_final + bk * D * N + offset, mask=mask, other=0.0)
+    if RECAP:
+        recap_decay = tl.load(decay + bk * D * N + offset, mask=mask, other=0.0)
+        grad_decay_sum = tl.zeros([BLOCK_D, BLOCK_N], tl.float32)
+        grad_recap_sum = tl.zeros([BLOCK_D, BLOCK_N], tl.float32)
+    for i in range(chunks):
+        chunk = chunks - 1 - i
+        row = bk * chunks + chunk
+        at = grads + row * D * N + offset
+        gain = tl.load(at, mask=mask, other=0.0)
+        tl.store(at, g, mask=mask)
+        total = tl.load(totals + row * D + channel, mask=channel < D, other=0.0)
+        g = tl.exp(total[:, None] * A_tile) * g + gain
+        if RECAP:
+            if chunk % patch_chunks == 0:
+                grad_decay_sum += g * tl.load(states + row * D * N + offset, mask=mask, other=0.0)
+                grad_recap_sum += g
+                g = recap_decay * g
+    tl.store(grad_initial + bk * D * N + offset, g, mask=mask)
+    if RECAP:
+        tl.store(grad_decay + bk * D * N + offset, grad_decay_sum, mask=mask)
+        tl.store(grad_recap + bk * D * N + offset, grad_recap_sum, mask=mask)
+
+
+@triton.jit
+def _scan_chunk(
+    u, step, B, A, states, decay, recap, bk, chunk, chunks, patch_chunks, channel, state, D, N,
+    RECAP: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """The states (T, D, N) after the chunk's tokens, from the saved state before it, and the tokens' gains."""
+    at, mask = _per_state(states + (bk * chunks + chunk) * D * N, channel, state, D, N)
+    before = tl.load(at, mask=mask, other=0.0)
+    if RECAP:
+        if chunk % patch_chunks == 0:
+            decay_at, _ = _per_state(decay + bk * D * N, channel, state, D, N)
+            recap_at, _ = _per_state(recap + bk * D * N, channel, state, D, N)
+            before = tl.load(decay_at, mask=mask, other=0.0) * before + tl.load(recap_at, mask=mask, other=0.0)
+    keep = tl.exp(step[:, :, None] * A[None])
+    gain = (step * u)[:, :, None] * B[:, None, :]
+    is_first = (tl.arange(0, CHUNK) == 0)[:, None, None]
+    _, h = tl.associative_scan((keep, gain + tl.where(is_first, keep * before[None], 0.0)), 0, _compose)
+    return h, gain
+
+
+@triton.jit
+def _outputs(
+    u, delta, bias, A, B, C, order, states, decay, recap, y,
+    delta_b, delta_k, delta_l, B_b, B_k, B_l, C_b, C_k, C_l,
+    L, D, N, K, period, patch_chunks,
+    SOFTPLUS: tl.constexpr, RECAP: tl.constexpr, CHUNK: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Step 3: the outputs of one chunk, one direction and one block of channels."""
+    chunk, bk = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    b, k = bk // K, bk % K
+    channel = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    state = tl.arange(0, BLOCK_N)
+    position, inside = _tokens(order, k, chunk, L, period, patch_chunks, 0, CHUNK)
+    step, _ = _steps(
+        delta + b * delta_b + k * delta_k, position, inside, delta_l, bias + k * D, channel, D, SOFTPLUS
+    )
+    u_tile = _rows(u + b * L * D, position, inside, D, channel, D)
+    B_tile = _rows(B + b * B_b + k * B_k, position, inside, B_l, state, N)
+    C_tile = _rows(C + b * C_b + k * C_k, position, inside, C_l, state, N)
+    A_at, mask = _per_state(A + k * D * N, channel, state, D, N)
+    h, _ = _scan_chunk(
+        u_tile, step, B_tile, tl.load(A_at, mask=mask, other=0.0), states, decay, recap,
+        bk, chunk, tl.num_programs(0), patch_chunks, channel, state, D, N, RECAP, CHUNK,
+    )  # fmt: skip
+    at = y + bk * L * D + position[:, None] * D + channel[None, :]
+    tl.store(at, tl.sum(h * C_tile[:, None, :], 2), mask=inside[:, None] & (channel < D)[None, :])
+
+
+@triton.jit
+def _gradients(
+    grad_y, u, delta, bias, A, B, C, order, states, decay, recap, grads, du, ddelta, dB, dC,
+    delta_b, delta_k, delta_l, B_b, B_k, B_l, C_b, C_k, C_l,
+    L, D, N, K, period, patch_chunks,
+    SOFTPLUS: tl.constexpr, RECAP: tl.constexpr, CHUNK: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Step 3 of the gradients of one chunk and direction; the chunk's part of dA replaces the gradient in `grads`.
+
+    One program takes all channels, block after block, because dB and dC are sums over channels.
+    """
+    chunk, bk = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    chunks = tl.num_programs(0)
+    b, k = bk // K, bk % K
+    state = tl.arange(0, BLOCK_N)
+    delta += b * delta_b + k * delta_k
+    position, inside = _tokens(order, k, chunk, L, period, patch_chunks, 0, CHUNK)
+    position_next, inside_next = _tokens(order, k, chunk, L, period, patch_chunks, 1, CHUNK)
+    B_tile = _rows(B + b * B_b + k * B_k, position, inside, B_l, state, N)
+    C_tile = _rows(C + b * C_b + k * C_k, position, inside, C_l, state, N)
+    is_last = (tl.arange(0, CHUNK) == CHUNK - 1)[:, None, None]
+    dB_tile = tl.zeros([CHUNK, BLOCK_N], tl.float32)
+    dC_tile = tl.zeros([CHUNK, BLOCK_N], tl.float32)
+    for start in range(0, D, BLOCK_D):
+        channel = start + tl.arange(0, BLOCK_D)
+        step, raw = _steps(delta, position, inside, delta_l, bias + k * D, channel, D, SOFTPLUS)
+        step_next, _ = _steps(delta, position_next, inside_next, delta_l, bias + k * D, channel, D, SOFTPLUS)
+        u_tile = _rows(u + b * L * D, position, inside, D, channel, D)
+        grad_tile = _rows(grad_y + b * L * D, position, inside, D, channel, D)
+        A_at, mask = _per_state(A + k * D * N, channel, state, D, N)
+        A_tile = tl.load(A_at, mask=mask, other=0.0)
+        h, gain = _scan_chunk(
+            u_tile, step, B_tile, A_tile, states, decay, recap,
+            bk, chunk, chunks, patch_chunks, channel, state, D, N, RECAP, CHUNK,
+        )  # fmt: skip
+        dC_tile += tl.sum(h * grad_tile[:, :, None], 1)
+        carried = h - gain  # exp(dt * A) * the state before the token
+        behind_at, _ = _per_state(grads + (bk * chunks + chunk) * D * N, channel, state, D, N)
+        behind = tl.load(behind_at, mask=mask, other=0.0)
+        keep_next = tl.exp(step_next[:, :, None] * A_tile[None])
+        direct = grad_tile[:, :, None] * C_tile[:, None, :] + tl.where(is_last, behind[None], 0.0)
+        _, g = tl.associative_scan((keep_next, direct), 0, _compose, reverse=True)  # gradient of h
+
+        dB_tile += tl.sum(g * (step * u_tile)[:, :, None], 1)
+        tl.store(behind_at, tl.sum(g * carried * step[:, :, None], 0), mask=mask)
+        g_B = tl.sum(g * B_tile[:, None, :], 2)
+        dstep = tl.sum(g * carried * A_tile[None], 2) + u_tile * g_B
+        if SOFTPLUS:
+            dstep = tl.where(raw > 20.0, dstep, dstep * tl.sigmoid(raw))
+        at = bk * L * D + position[:, None] * D + channel[None, :]
+        written = inside[:, None] & (channel < D)[None, :]
+        tl.store(du + at, step * g_B, mask=written)
+        tl.store(ddelta + at, dstep, mask=written)
+    at = bk * L * N + position[:, None] * N + state[None, :]
+    written = inside[:, None] & (state < N)[None, :]
+    tl.store(dB + at, dB_tile, mask=written)
+    tl.store(dC + at, dC_tile, mask=written)
+
+
+class _Launch:
+    """How one scan is cut up, and the first two steps of both passes."""
+
+    def __init__(
+        self, u: Tensor, delta: Tensor, A: Tensor, delta_bias: Tensor | None, softplus: bool, period: int
+    ) -> None:
+        if u.device.type == "cpu" and isinstance(_outputs, triton.JITFunction):
+            raise UserError("scan backend 'triton' needs tensors on a GPU: on a CPU use scan: cpu or scan: auto")
+        self.delta, self.A = _rows_contiguous(delta), A.contiguous()
+        self.batch, self.directions, length, channels = delta.shape
+        states = A.shape[-1]
+        self.bias = A.new_zeros(self.directions, channels) if delta_bias is None else delta_bias.contiguous()
+        patch = period or length
+        chunk = max(2, min(MAX_CHUNK, triton.next_power_of_2(min(patch, length))))
+        patch_chunks = triton.cdiv(patch, chunk)
+        self.chunks = length // patch * patch_chunks + triton.cdiv(length % patch, chunk)
+        block_n = triton.next_power_of_2(states)
+        block_d = min(max(1, TILE // block_n), triton.next_power_of_2(channels))
+        self.blocks = triton.cdiv(channels, block_d)
+        self.sequences = self.batch * self.directions
+        self.state_shape = (self.batch, self.directions, channels, states)
+        self.sizes = (length, channels, states, self.directions, patch, patch_chunks)
+        self.step_2 = (channels, states, self.directions, self.chunks, patch_chunks)
+        self.tile = dict(BLOCK_D=block_d, BLOCK_N=block_n, num_warps=WARPS)
+        self.tokens = dict(SOFTPLUS=softplus, CHUNK=chunk, **self.tile)
+
+    def chunk_maps(self, source: Tensor, weight: Tensor, order: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
+        """Step 1: gains (B, K, S, D, N) and summed time steps (B, K, S, D) of the S chunks."""
+        batch, directions, channels, states = self.state_shape
+        gains = source.new_empty(batch, directions, self.chunks, channels, states)
+        totals = source.new_empty(gains.shape[:-1])
+        _chunk_maps[(self.chunks, self.blocks, self.sequences)](
+            source, self.delta, self.bias, self.A, weight, order, gains, totals,
+            *self.delta.stride()[:3], *weight.stride()[:3], *self.sizes, REVERSE=reverse, **self.tokens,
+        )  # fmt: skip
+        return gains, totals
+
+
+def _rows_contiguous(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def forward(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, order: Tensor, skip: Tensor | None,
+    delta_bias: Tensor | None, delta_softplus: bool, decay: Tensor | None, recap_state: Tensor | None, period: int,
+    initial_state: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Scan float32 tensors as `selective_scan` does.
+
+    Returns the outputs (B, L, D), the final states (B, K, D, N) and, for `backward`, the states before every chunk
+    (B, K, S, D, N). Raises UserError for tensors on a CPU outside Triton's interpreter.
+    """
+    launch = _Launch(u, delta, A, delta_bias, delta_softplus, period if decay is not None else 0)
+    u, B, C, order = u.contiguous(), _rows_contiguous(B), _rows_contiguous(C), order.contiguous()
+    recaps = decay is not None
+    initial = u.new_zeros(launch.state_shape) if initial_state is None else initial_state.contiguous()
+    decay, recap_state = (initial if x is None else x.contiguous() for x in (decay, recap_state))
+    final = torch.empty_like(initial)
+    outputs = torch.empty_like(launch.delta, memory_format=torch.contiguous_format)  # (B, K, L, D)
+    with torch.cuda.device_of(u):
+        states, totals = launch.chunk_maps(u, B, order, reverse=False)
+        _compose_chunks[(launch.blocks, launch.sequences)](
+            states, totals, launch.A, decay, recap_state, initial, final, *launch.step_2, RECAP=recaps, **launch.tile
+        )
+        _outputs[(launch.chunks, launch.blocks, launch.sequences)](
+            u, launch.delta, launch.bias, launch.A, B, C, order, states, decay, recap_state, outputs,
+            *launch.delta.stride()[:3], *B.stride()[:3], *C.stride()[:3], *launch.sizes,
+            RECAP=recaps, **launch.tokens,
+        )  # fmt: skip
+    y = outputs.sum(1)
+    return (y if skip is None else y + u * skip.sum(0)), final, states
+
+
+def backward(
+    grad_y: Tensor, grad_final: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, order: Tensor,
+    skip: Tensor | None, delta_bias: Tensor | None, delta_softplus: bool, decay: Tensor | None,
+    recap_state: Tensor | None, period: int, initial_state: Tensor | None, saved: Tensor,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """Gradients for u, delta, A, B, C, skip, delta_bias, decay, recap_state and initial_state; None where absent."""
+    launch = _Launch(u, delta, A, delta_bias, delta_softplus, period if decay is not None else 0)
+    u, grad_y, order, grad_final = u.contiguous(), grad_y.contiguous(), order.contiguous(), grad_final.contiguous()
+    B, C = _rows_contiguous(B), _rows_contiguous(C)
+    recaps = decay is not None
+    grad_initial, grad_decay, grad_recap = (torch.empty_like(grad_final) for _ in range(3))
+    decay, recap_state = (grad_final if x is None else x.contiguous() for x in (decay, recap_state))
+    du, ddelta = (torch.empty_like(launch.delta, memory_format=torch.contiguous_format) for _ in range(2))
+    dB, dC = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (B, C))
+    with torch.cuda.device_of(u):
+        grads, totals = launch.chunk_maps(grad_y, C, order, reverse=True)
+        _compose_chunks_backward[(launch.blocks, launch.sequences)](
+            grads, totals, launch.A, decay, saved, grad_final, grad_decay, grad_recap, grad_initial,
+            *launch.step_2, RECAP=recaps, **launch.tile,
+        )  # fmt: skip
+        _gradients[(launch.chunks, launch.sequences)](
+            grad_y, u, launch.delta, launch.bias, launch.A, B, C, order, saved, decay, recap_state, grads,
+            du, ddelta, dB, dC, *launch.delta.stride()[:3], *B.stride()[:3], *C.stride()[:3], *launch.sizes,
+            RECAP=recaps, **launch.tokens,
+        )  # fmt: skip
+    du = du.sum(1)
+    dskip = None
+    if skip is not None:
+        du = du + grad_y * skip.sum(0)
+        dskip = (grad_y * u).sum((0, 1)).repeat(len(skip), 1)  # every direction visits every token once
+    return (
+        du, ddelta, grads.sum((0, 2)), dB, dC, dskip, None if delta_bias is None else ddelta.sum((0, 2)),
+        grad_decay if recaps else None, grad_recap if recaps else None,
+        None if initial_state is None else grad_initial,
+    )  # fmt: skip
