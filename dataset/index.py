@@ -51,9 +51,7 @@ def fold_classes(
     UserError for a fold that does not exist.
     """
     if not 0 <= split < folds <= num_classes:
-        raise UserError(
-            f"split: {split} with {folds} folds of {num_classes} classes; choose a split from 0 to {folds - 1}"
-        )
+        raise UserError(f"split: {split}, with {folds} folds of {num_classes} classes; choose 0 to {folds - 1}")
     if data_set == "coco" and use_split_coco:
         novel = list(range(split + 1, num_classes + 1, folds))
     else:
@@ -78,9 +76,8 @@ def class_names(cfg: Config) -> dict[int, str]:
         path = locate(Path(cfg.data_root), cfg.class_file or "classes.txt")
         names, source = _read_class_file(path), str(path)
     if list(names) != list(range(1, cfg.num_classes + 1)):
-        raise UserError(
-            f"num_classes: {cfg.num_classes}, but {source} has classes {_span(list(names))}; make them agree"
-        )
+        listed = _span(list(names))
+        raise UserError(f"num_classes: {cfg.num_classes}, but {source} has classes {listed}; make them agree")
     return names
 
 
@@ -167,7 +164,7 @@ def _scan(root: Path, pairs: Sequence[Pair], path: Path, names: dict[int, str]) 
     for mask, present in counts.items():
         if unknown := set(present) - set(names):
             raise UserError(
-                f"{root / mask}: holds class {min(unknown)}, but num_classes is {len(names)}; correct one of them"
+                f"{root / mask}: holds class {min(unknown)}, but num_classes is {len(names)}; correct either"
             )
     return counts
 
@@ -198,14 +195,9 @@ def _read_released(
     pairs = read_list(list_path)
     try:
         content = ast.literal_eval(_read_text(class_path, "class list"))
-        listed = {
-            int(class_id): [(str(image), str(mask)) for image, mask in content[class_id]]
-            for class_id in sorted(content)
-        }
+        listed = {int(key): [(str(image), str(mask)) for image, mask in content[key]] for key in sorted(content)}
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        raise UserError(
-            f"{class_path}: not a printed dict {{class: [(image, mask), ...]}}; fetch the file again"
-        ) from None
+        raise UserError(f"{class_path}: not a dict {{class: [(image, mask), ...]}}; fetch the file again") from None
     if list(listed) != wanted:
         theirs, ours = _span(list(listed)), _span(wanted)
         raise UserError(f"{class_path}: has classes {theirs}, this fold {ours}; check split and use_split_coco")
@@ -215,17 +207,15 @@ def _read_released(
     by_class = {class_id: [_reroot(pair, prefix, class_path)[0] for pair in listed[class_id]] for class_id in wanted}
     for class_id, images in by_class.items():
         if unknown := [image for image in images if image not in known]:
-            raise UserError(
-                f"{class_path}: class {class_id} lists {unknown[0]}, which {list_path} lacks; fetch both files again"
-            )
+            raise UserError(f"{class_path}: class {class_id} has {unknown[0]}, {list_path} does not; fetch both again")
     return pairs, by_class
 
 
 def _foreign_prefix(root: Path, pair: Pair, path: Path) -> str:
     """The leading folders of a released path that stand for the data root: the fewest whose removal finds the files."""
-    parts = Path(pair[0]).parts
-    for drop in range(len(parts)):
-        prefix = "".join(f"{part}/" for part in parts[:drop])
+    folders = pair[0].split("/")[:-1]
+    for drop in range(len(folders) + 1):
+        prefix = "".join(f"{folder}/" for folder in folders[:drop])
         if pair[1].startswith(prefix) and all((root / name.removeprefix(prefix)).exists() for name in pair):
             return prefix
     raise UserError(f"{path}: {pair[0]} or its mask {pair[1]} is not under data_root {root}; check data_root")
@@ -233,9 +223,7 @@ def _foreign_prefix(root: Path, pair: Pair, path: Path) -> str:
 
 def _reroot(pair: Pair, prefix: str, path: Path) -> Pair:
     if not all(name.startswith(prefix) for name in pair):
-        raise UserError(
-            f"{path}: {pair[0]} does not begin with {prefix} as other paths of the list; fetch the file again"
-        )
+        raise UserError(f"{path}: {' '.join(pair)}: do not begin with {prefix} as others do; fetch the file again")
     return pair[0].removeprefix(prefix), pair[1].removeprefix(prefix)
 
 
@@ -246,9 +234,7 @@ def _read_class_file(path: Path) -> dict[int, str]:
         if not line.strip():
             continue
         if not index.isdecimal() or not name.strip() or int(index) in names:
-            raise UserError(
-                f"{path}:{number}: {line.strip()!r} is not `index name` with an index of its own, such as `1 bird`"
-            )
+            raise UserError(f"{path}:{number}: not `index name`, each index once, as in `1 bird`: {line.strip()!r}")
         names[int(index)] = name.strip()
     return dict(sorted(names.items()))
 

@@ -48,7 +48,8 @@ class NaiveEpisodes(torch.utils.data.Dataset):
         query = self.index.images[item]
         classes = [c for c in self.index.by_class if c in self.index.classes[query]]
         class_id = classes[random.randint(1, len(classes)) - 1]
-        images, support = self.index.by_class[class_id], []
+        images = self.index.by_class[class_id]
+        support: list[str] = []
         for _ in range(self.shot):
             random.randint(1, len(images))
             while (name := images[random.randint(1, len(images)) - 1]) in (query, *support):

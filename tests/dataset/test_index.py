@@ -1,0 +1,254 @@
+"""The index: folds, class files, lists, which images count, the scan's cache, released lists, mistakes."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+import dataset.scan
+from dataset.index import (
+    COCO_CLASSES,
+    PASCAL_CLASSES,
+    ImageIndex,
+    Mode,
+    class_names,
+    fold_classes,
+    list_files,
+    load_index,
+)
+from dataset.scan import CACHE_FOLDER, scan_masks
+from util.config import Config
+from util.errors import UserError
+
+MakeConfig = Callable[..., Config]
+
+
+def brute_force(root: Path, mode: str, wanted: list[int], threshold: int) -> ImageIndex:
+    """The rules of the index applied mask by mask."""
+    index = ImageIndex([], {}, {class_id: [] for class_id in wanted})
+    for line in (root / "ImageSets" / f"{mode}.txt").read_text().splitlines():
+        image, mask_name = line.split()
+        mask = np.array(Image.open(root / mask_name))
+        present = sorted(set(np.unique(mask).tolist()) - {0, 255})
+        counting = [c for c in present if c in wanted and (mask == c).sum() >= threshold]
+        if counting and (mode == "val" or set(present) <= set(wanted)):
+            index.images.append(image)
+            index.classes[image] = present
+            for class_id in counting:
+                index.by_class[class_id].append(image)
+    return index
+
+
+@pytest.fixture
+def scanned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The masks that have been read, as they are read."""
+    read: list[str] = []
+    original = dataset.scan.count_classes
+
+    def recorded(path: Path) -> dict[int, int]:
+        read.append(path.name)
+        return original(path)
+
+    monkeypatch.setattr(dataset.scan, "count_classes", recorded)
+    return read
+
+
+def test_folds_of_pascal_and_coco() -> None:
+    for split in range(4):
+        base, novel = fold_classes("pascal", split, 20, 4, True)
+        assert novel == [5 * split + i for i in range(1, 6)] and sorted(base + novel) == list(range(1, 21))
+        base, novel = fold_classes("coco", split, 80, 4, True)
+        assert novel == list(range(split + 1, split + 78, 4)) and len(novel) == 20 and base == sorted(base)
+        assert not set(base) & set(novel) and len(base) == 60
+        assert fold_classes("coco", split, 80, 4, False)[1] == list(range(20 * split + 1, 20 * split + 21))
+
+
+@pytest.mark.parametrize(("classes", "folds"), [(8, 2), (10, 4), (11, 3), (5, 5)])
+def test_custom_folds_are_contiguous_and_partition_the_classes(classes: int, folds: int) -> None:
+    groups = [fold_classes("mine", split, classes, folds, True)[1] for split in range(folds)]
+    assert [c for group in groups for c in group] == list(range(1, classes + 1))
+    sizes = [len(group) for group in groups]
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] - sizes[-1] <= 1
+    with pytest.raises(UserError, match="split: "):
+        fold_classes("mine", folds, classes, folds, True)
+
+
+def test_class_names(toy_root: Path, toy_config: MakeConfig) -> None:
+    assert (len(PASCAL_CLASSES), len(COCO_CLASSES), len(set(COCO_CLASSES))) == (20, 80, 80)
+    assert (PASCAL_CLASSES[14], COCO_CLASSES[0], COCO_CLASSES[79]) == ("person", "person", "toothbrush")
+    assert class_names(toy_config(toy_root))[3] == "thing 3"
+    assert class_names(toy_config(toy_root, data_set="pascal", num_classes=20))[20] == "tvmonitor"
+    with pytest.raises(UserError, match=r"num_classes: 7, but .*classes\.txt has classes 1\.\.8"):
+        class_names(toy_config(toy_root, num_classes=7))
+    (toy_root / "classes.txt").write_text("1 cat\nsecond dog\n")
+    with pytest.raises(UserError, match=r"classes\.txt:2: "):
+        class_names(toy_config(toy_root, num_classes=2, folds=2))
+    (toy_root / "classes.txt").unlink()
+    with pytest.raises(UserError, match=r"classes\.txt: no readable class file"):
+        class_names(toy_config(toy_root))
+
+
+@pytest.mark.parametrize("mode", ["train", "val"])
+@pytest.mark.parametrize("split", [0, 3])
+def test_index_follows_the_rules(toy_root: Path, toy_config: MakeConfig, mode: Mode, split: int) -> None:
+    base, novel = fold_classes("toy", split, 8, 4, False)
+    for threshold in (100, 1, 300):
+        index, files = load_index(toy_config(toy_root, split=split, area_threshold=threshold), mode)
+        assert index == brute_force(toy_root, mode, base if mode == "train" else novel, threshold)
+        assert list(files) == index.images and all(image.is_file() and mask.is_file() for image, mask in files.values())
+
+
+def test_base_learner_sees_the_whole_list(toy_root: Path, toy_config: MakeConfig) -> None:
+    lines = (toy_root / "ImageSets" / "train.txt").read_text().splitlines()
+    files = list_files(toy_config(toy_root), "train")
+    assert [f"{image.relative_to(toy_root)} {mask.relative_to(toy_root)}" for image, mask in files.values()] == lines
+
+
+def test_masks_are_read_once_for_all_folds_and_thresholds(
+    toy_root: Path, toy_config: MakeConfig, scanned: list[str]
+) -> None:
+    load_index(toy_config(toy_root), "val")
+    assert len(scanned) == 60 and [path.name[:4] for path in (toy_root / CACHE_FOLDER).iterdir()] == ["val-"]
+    load_index(toy_config(toy_root, split=2, area_threshold=7), "val")
+    assert len(scanned) == 60
+
+
+def test_changed_masks_and_lists_are_noticed(toy_root: Path, toy_config: MakeConfig, scanned: list[str]) -> None:
+    cfg = toy_config(toy_root)
+    load_index(cfg, "val")
+    scanned.clear()
+    mask = toy_root / "SegmentationClassAug" / "val007.png"
+    cv2.imwrite(str(mask), np.full((40, 40), 2, np.uint8))
+    list_file = toy_root / "ImageSets" / "val.txt"
+    list_file.write_text("JPEGImages/train000.jpg SegmentationClassAug/train000.png\n" + list_file.read_text())
+    index, _ = load_index(cfg, "val")
+    assert sorted(scanned) == ["train000.png", "val007.png"]
+    assert index == brute_force(toy_root, "val", [1, 2], 100) and index.classes["JPEGImages/val007.jpg"] == [2]
+    stamp = mask.stat()
+    os.utime(mask, ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))
+    scanned.clear()
+    load_index(cfg, "val")
+    assert scanned == ["val007.png"]
+
+
+def test_broken_cache_is_scanned_anew(toy_root: Path, toy_config: MakeConfig) -> None:
+    cfg = toy_config(toy_root)
+    expected = load_index(cfg, "val")
+    (cache,) = (toy_root / CACHE_FOLDER).iterdir()
+    for content in ("", "{", '{"version": 0, "masks": {}}', "[]", '{"version": 1, "masks": {"a": 3}}', "\udcff"):
+        cache.write_text(content, errors="surrogateescape")
+        assert load_index(cfg, "val") == expected
+
+
+def test_read_only_data_is_remembered_with_the_user(
+    toy_root: Path, tmp_path: Path, toy_config: MakeConfig, scanned: list[str]
+) -> None:
+    (toy_root / CACHE_FOLDER).write_text("no folder can be made here")
+    cfg = toy_config(toy_root)
+    load_index(cfg, "val")
+    assert len(scanned) == 60 and len(list((tmp_path / "cache" / "hmnet").rglob("val-*.json"))) == 1
+    load_index(cfg, "val")
+    assert len(scanned) == 60
+    shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "cache").write_text("nor here")
+    load_index(cfg, "val")
+    assert len(scanned) == 120
+
+
+def test_pool_of_processes_counts_the_same(toy_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = [f"SegmentationClassAug/train{number:03d}.png" for number in range(90)]
+    alone = scan_masks(toy_root, masks, Path("alone.txt"))
+    monkeypatch.setattr(dataset.scan, "POOL_FROM", 10)
+    assert scan_masks(toy_root, masks, Path("pooled.txt")) == alone
+    (toy_root / masks[50]).write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"train050\.png: not a readable mask"):
+        scan_masks(toy_root, masks, Path("broken.txt"))
+
+
+@pytest.mark.parametrize("prefix", ["../data/VOCdevkit2012/VOC2012/", "", "./data/", "/home/somebody/VOC2012/"])
+def test_released_lists_are_rerooted(toy_root: Path, toy_config: MakeConfig, prefix: str) -> None:
+    cfg = toy_config(toy_root, split=1, released_lists="lists")
+    expected, files = load_index(toy_config(toy_root, split=1), "val")
+    write_released(toy_root, expected, prefix)
+    assert load_index(cfg, "val") == (expected, files)
+
+
+def write_released(root: Path, index: ImageIndex, prefix: str) -> Path:
+    folder = root / "lists" / "val"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def pair(image: str) -> tuple[str, str]:
+        return prefix + image, prefix + image.replace("JPEGImages", "SegmentationClassAug").replace("jpg", "png")
+
+    (folder / "data_list_1.txt").write_text("".join("{} {}\n".format(*pair(image)) for image in index.images))
+    classes = {class_id: [pair(image) for image in images] for class_id, images in index.by_class.items()}
+    (folder / "sub_class_file_list_1.txt").write_text(str(classes))
+    return folder / "sub_class_file_list_1.txt"
+
+
+def test_broken_released_lists_are_errors_and_never_run(toy_root: Path, tmp_path: Path, toy_config: MakeConfig) -> None:
+    index, _ = load_index(toy_config(toy_root, split=1), "val")
+    class_list = write_released(toy_root, index, "../data/")
+    cfg = toy_config(toy_root, split=1, released_lists="lists")
+    trap = tmp_path / "trap"
+    good = class_list.read_text()
+    for text, message in [
+        (f"open({str(trap)!r}, 'w')", "not a dict"),
+        ("{3: 5}", "not a dict"),
+        (good[:-3], "not a dict"),
+        ("{1: [], 2: []}", r"has classes 1\.\.2, this fold 3\.\.4"),
+        (good.replace("../data/", "elsewhere/", 1), "do not begin with"),
+        (good.replace("val", "other", 1), "does not; fetch both"),
+    ]:
+        class_list.write_text(text)
+        with pytest.raises(UserError, match=message) as error:
+            load_index(cfg, "val")
+        assert str(class_list) in str(error.value)
+    assert not trap.exists()
+    with pytest.raises(UserError, match=r"data_list_0\.txt: no readable list file"):
+        load_index(toy_config(toy_root, released_lists="lists"), "val")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("JPEGImages/val000.jpg", r"val\.txt:61: not `image mask`"),
+        ("a b c", r"val\.txt:61: not `image mask`"),
+        (
+            "JPEGImages/val003.jpg SegmentationClassAug/val004.png",
+            r"val\.txt:61: JPEGImages/val003\.jpg is listed twice",
+        ),
+        (
+            "JPEGImages/no.jpg SegmentationClassAug/val004.png",
+            r"JPEGImages/no\.jpg: no such image, named in .*val\.txt",
+        ),
+        ("No/no.jpg SegmentationClassAug/val004.png", r"No/no\.jpg: no such image"),
+        ("JPEGImages/train000.jpg no.png", r"no\.png: no such mask, named in .*val\.txt"),
+        ("JPEGImages/train000.jpg JPEGImages/train000.jpg", r"train000\.jpg: mask holds RGB pixels"),
+    ],
+)
+def test_mistakes_in_lists_are_named(toy_root: Path, toy_config: MakeConfig, line: str, message: str) -> None:
+    with (toy_root / "ImageSets" / "val.txt").open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(UserError, match=message):
+        load_index(toy_config(toy_root, area_threshold=1), "val")
+
+
+def test_other_mistakes_are_named(toy_root: Path, toy_config: MakeConfig) -> None:
+    with pytest.raises(UserError, match=r"data_root: .*absent is no folder"):
+        load_index(toy_config(toy_root / "absent"), "val")
+    with pytest.raises(UserError, match=r"absent\.txt: no readable list file"):
+        load_index(toy_config(toy_root, val_list="absent.txt"), "val")
+    with pytest.raises(UserError, match=r"no image for classes 1\.\.2; check"):
+        load_index(toy_config(toy_root, area_threshold=10**6), "val")
+    cv2.imwrite(str(toy_root / "SegmentationClassAug" / "val001.png"), np.full((9, 9), 9, np.uint8))
+    with pytest.raises(UserError, match=r"val001\.png: holds class 9, but num_classes is 8"):
+        load_index(toy_config(toy_root), "val")
+    (toy_root / "ImageSets" / "val.txt").write_text("\n\n")
+    with pytest.raises(UserError, match=r"val\.txt: the list file is empty"):
+        load_index(toy_config(toy_root), "val")
