@@ -89,5 +89,5 @@ def _vgg() -> Backbone:
         if isinstance(layer, nn.MaxPool2d):
             layer.ceil_mode = True
     starts = (0, *(end + 1 for end in VGG_STAGE_ENDS))
-    stages = [features[a : end + 1] for a, end in zip(starts, VGG_STAGE_ENDS, strict=False)]
+    stages = [nn.Sequential(*features[a : end + 1]) for a, end in zip(starts, VGG_STAGE_ENDS, strict=False)]
     return Backbone(stages, (64, 128, 256, 512, 512))

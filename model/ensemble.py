@@ -38,7 +38,7 @@ class ShotWeights(nn.Module):
 
     def __init__(self, shot: int, hidden: int = 2, unsort: bool = False) -> None:
         super().__init__()
-        self.unsort = unsort
+        self.shot, self.unsort = shot, unsort
         if hidden:
             self.transform: nn.Module = nn.Sequential(nn.Conv2d(shot, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, shot, 1))
         else:
@@ -46,7 +46,9 @@ class ShotWeights(nn.Module):
             nn.init.constant_(self.transform.weight, 1 / shot)
 
     def forward(self, difference: Tensor) -> Tensor:
-        """Scene differences `(B, K)` to weights `(B, K)` that sum to 1."""
+        """Scene differences `(B, K)` to weights `(B, K)` that sum to 1; ValueError for another number of shots."""
+        if difference.shape[1] != self.shot:
+            raise ValueError(f"the ensemble was built for {self.shot} shots and was given {difference.shape[1]}")
         ordered, position = difference.sort(dim=1)
         weights = self.transform(ordered[..., None, None]).flatten(1).softmax(1)
         return torch.zeros_like(weights).scatter(1, position, weights) if self.unsort else weights
@@ -55,7 +57,7 @@ class ShotWeights(nn.Module):
 class Ensemble(nn.Module):
     """Adjusts the meta probabilities by the scene difference, and the background by the base classes.
 
-    Args: K, and `ShotWeights`' hidden size and `unsort`.
+    Args: K, and `ShotWeights`' hidden size and `unsort`. Built for one shot, it takes the mean over any number of them.
     """
 
     def __init__(self, shot: int, hidden: int = 2, unsort: bool = False) -> None:
@@ -66,8 +68,11 @@ class Ensemble(nn.Module):
 
     def forward(self, meta_logits: Tensor, base: Tensor, difference: Tensor) -> Tensor:
         """Meta logits `(B, 2, f, f)`, base map `(B, 1, f, f)`, scene differences `(B, K)` to scores `(B, 2, f, f)`."""
-        weights = self.shot_weights(difference) if self.shot_weights else 1.0
-        difference = (weights * difference).sum(1).view(-1, 1, 1, 1).expand_as(base)
+        if self.shot_weights is None:
+            difference = difference.mean(1)
+        else:
+            difference = (self.shot_weights(difference) * difference).sum(1)
+        difference = difference.view(-1, 1, 1, 1).expand_as(base)
         background, foreground = meta_logits.softmax(1).split(1, dim=1)
         background = self.gram_merge(torch.cat([background, difference], dim=1))
         foreground = self.gram_merge(torch.cat([foreground, difference], dim=1))

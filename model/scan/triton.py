@@ -236,8 +236,8 @@ def _gradients(
     B_tile = _rows(B + b * B_b + k * B_k, position, inside, B_l, state, N)
     C_tile = _rows(C + b * C_b + k * C_k, position, inside, C_l, state, N)
     is_last = (tl.arange(0, CHUNK) == CHUNK - 1)[:, None, None]
-    dB_tile = tl.zeros([CHUNK, BLOCK_N], tl.float32)
-    dC_tile = tl.zeros([CHUNK, BLOCK_N], tl.float32)
+    dB_tile = tl.zeros([CHUNK, BLOCK_D, BLOCK_N], tl.float32)  # summed over channels at the end: a sum meets other threads
+    dC_tile = tl.zeros([CHUNK, BLOCK_D, BLOCK_N], tl.float32)
     for start in range(0, D, BLOCK_D):
         channel = start + tl.arange(0, BLOCK_D)
         step, raw = _steps(delta, position, inside, delta_l, bias + k * D, channel, D, SOFTPLUS)
@@ -250,7 +250,7 @@ def _gradients(
             u_tile, step, B_tile, A_tile, states, decay, recap,
             bk, chunk, chunks, patch_chunks, channel, state, D, N, RECAP, CHUNK,
         )  # fmt: skip
-        dC_tile += tl.sum(h * grad_tile[:, :, None], 1)
+        dC_tile += h * grad_tile[:, :, None]
         carried = h - gain  # exp(dt * A) * the state before the token
         behind_at, _ = _per_state(grads + (bk * chunks + chunk) * D * N, channel, state, D, N)
         behind = tl.load(behind_at, mask=mask, other=0.0)
@@ -258,7 +258,7 @@ def _gradients(
         direct = grad_tile[:, :, None] * C_tile[:, None, :] + tl.where(is_last, behind[None], 0.0)
         _, g = tl.associative_scan((keep_next, direct), 0, _compose, reverse=True)  # gradient of h
 
-        dB_tile += tl.sum(g * (step * u_tile)[:, :, None], 1)
+        dB_tile += g * (step * u_tile)[:, :, None]
         tl.store(behind_at, tl.sum(g * carried * step[:, :, None], 0), mask=mask)
         g_B = tl.sum(g * B_tile[:, None, :], 2)
         dstep = tl.sum(g * carried * A_tile[None], 2) + u_tile * g_B
@@ -270,8 +270,8 @@ def _gradients(
         tl.store(ddelta + at, dstep, mask=written)
     at = bk * L * N + position[:, None] * N + state[None, :]
     written = inside[:, None] & (state < N)[None, :]
-    tl.store(dB + at, dB_tile, mask=written)
-    tl.store(dC + at, dC_tile, mask=written)
+    tl.store(dB + at, tl.sum(dB_tile, 1), mask=written)
+    tl.store(dC + at, tl.sum(dC_tile, 1), mask=written)
 
 
 class _Launch:

@@ -1,0 +1,41 @@
+"""Stage sizes of every backbone."""
+
+import pytest
+import torch
+from torchvision.models import resnet50
+
+from model.backbone import build_backbone
+from util.checkpoint import load_backbone
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "sizes"),
+    [
+        ("resnet50", (512, 1024, 2048), (9, 9, 9)),
+        ("resnet101", (512, 1024, 2048), (9, 9, 9)),
+        ("vgg", (256, 512, 512), (9, 5, 5)),
+        ("tiny", (128, 256, 512), (9, 9, 9)),
+    ],
+)
+@torch.inference_mode()
+def test_stages_have_the_published_strides(name: str, channels: tuple[int, ...], sizes: tuple[int, ...]) -> None:
+    outputs = build_backbone(name).eval()(torch.randn(1, 3, 65, 65))
+    assert [(x.shape[1], x.shape[2]) for x in outputs] == list(zip(channels, sizes, strict=True))
+
+
+def test_unknown_name_is_refused_with_the_choices() -> None:
+    with pytest.raises(ValueError, match="resnet50"):
+        build_backbone("resnet34")
+
+
+@torch.inference_mode()
+def test_torchvision_weights_give_torchvision_features_before_dilation() -> None:
+    theirs = resnet50(weights=None).eval()
+    for buffer in theirs.buffers():
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 1.5)
+    ours = build_backbone("resnet50", stem="torchvision").eval()
+    load_backbone(ours, theirs.state_dict())
+    images = torch.randn(1, 3, 65, 65)
+    stem = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(images))))
+    torch.testing.assert_close(ours(images)[0], theirs.layer2(theirs.layer1(stem)))

@@ -1,0 +1,28 @@
+"""Dice loss against the original network's array and a loop over the formula."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model.loss import dice_loss
+
+FIXTURE = np.load(Path(__file__).parents[1] / "data" / "blocks.npz")
+
+
+def test_dice_reproduces_the_original() -> None:
+    loss = dice_loss(torch.from_numpy(FIXTURE["dice/logits"]), torch.from_numpy(FIXTURE["dice/target"]))
+    torch.testing.assert_close(loss, torch.from_numpy(FIXTURE["dice/loss"]))
+
+
+def test_dice_equals_its_formula_and_counts_ignored_pixels_only_as_predictions() -> None:
+    logits = torch.randn(3, 2, 5, 7, dtype=torch.float64, requires_grad=True)
+    target = torch.randint(0, 3, (3, 5, 7))
+    target[target == 2] = 255
+    expected = 0.0
+    for b in range(3):
+        for channel in range(2):
+            p, t = logits[b, channel].sigmoid(), (target[b] == channel).double()
+            expected = expected + 1 - 2 * (p * t).sum() / (p.square().sum() + t.sum())
+    torch.testing.assert_close(dice_loss(logits, target), expected / 3)
+    assert torch.autograd.gradcheck(lambda x: dice_loss(x, target), logits)

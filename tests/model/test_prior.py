@@ -1,0 +1,42 @@
+"""Prior masks and prototypes against the original network's arrays and against the plain formula."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.prior import LevelPrior, level_prior, masked_average, prototypes, select_prior
+from model.resize import resize
+
+FIXTURE = np.load(Path(__file__).parents[1] / "data" / "blocks.npz")
+
+
+def test_level_prior_reproduces_the_original() -> None:
+    query, support, mask = (torch.from_numpy(FIXTURE[f"prior/{name}"]) for name in ("query", "support", "mask"))
+    prior = level_prior(query, prototypes(support, mask), mask.shape[-1])
+    names = ("fg", "bg", "discriminative", "fg_max", "discriminative_max")
+    for actual, name in zip(prior, names, strict=True):
+        torch.testing.assert_close(actual, torch.from_numpy(FIXTURE[f"prior/{name}"]), atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(5, 5), (12, 7), (1, 1)])
+def test_prototypes_equal_averages_over_resized_features(size: tuple[int, int]) -> None:
+    features = torch.randn(2, 3, 6, *size, dtype=torch.float64)
+    mask = torch.rand(2, 3, 1, 8, 8, dtype=torch.float64)
+    large = resize(features.flatten(0, 1), 8).unflatten(0, (2, 3))
+    expected = torch.stack([masked_average(large, mask), masked_average(large, 1 - mask)], dim=2)
+    torch.testing.assert_close(prototypes(features, mask), expected)
+
+
+def test_each_map_is_chosen_per_sample_and_shot_by_its_own_maximum() -> None:
+    fourth = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
+    fifth = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
+    numbers = torch.rand(4, 2, 3)
+    numbers[2, 0, 0] = numbers[0, 0, 0]  # a tie goes to the fourth stage
+    chosen = select_prior([LevelPrior(*fourth, numbers[0], numbers[1]), LevelPrior(*fifth, numbers[2], numbers[3])])
+    for b in range(2):
+        foreground = [(fifth if numbers[0, b, k] < numbers[2, b, k] else fourth)[0][b, k] for k in range(3)]
+        discriminative = [(fifth if numbers[1, b, k] < numbers[3, b, k] else fourth)[2][b, k] for k in range(3)]
+        torch.testing.assert_close(chosen[b, 0], sum(foreground) / 3)
+        torch.testing.assert_close(chosen[b, 1], sum(discriminative) / 3)
