@@ -1,0 +1,71 @@
+"""Pictures of any kind as RGB arrays: files, PIL images, arrays and tensors; grey, palette, alpha, 16-bit, EXIF-turned."""
+
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from util.errors import UserError
+
+ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Tensor"
+
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for damaged files
+
+
+def read_image(source: ImageSource) -> NDArray[np.uint8]:
+    """RGB (h, w, 3) of a file or PIL image, upright as EXIF says, an array (h, w[, 1|3|4]) or a tensor ([1|3|4,] h, w).
+
+    16-bit values keep their upper 8 bits, floating point values are in [0, 1], and what is transparent becomes white.
+    Raises UserError naming the file that is missing, damaged or truncated, or the array's shape.
+    """
+    if isinstance(source, Tensor):
+        source = source.detach().cpu().numpy()
+        source = np.moveaxis(source, 0, -1) if source.ndim == 3 else source
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        return _from_pillow(source)
+    try:
+        with Image.open(source) as image:
+            return _from_pillow(image)
+    except FileNotFoundError:
+        raise UserError(f"{source}: no such picture") from None
+    except UNREADABLE as error:
+        raise UserError(f"{source}: not a readable picture ({error}); export it again") from None
+
+
+def _from_pillow(image: Image.Image) -> NDArray[np.uint8]:
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or image.mode.startswith("I"):  # float; 16 bits, in some files given as 32
+        values = np.asarray(image)
+        return _from_array(values if image.mode == "F" else values.clip(0, 65535).astype(np.uint16))
+    if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+        return _over_white(np.asarray(image.convert("RGBA")))
+    return np.asarray(image.convert("RGB"))
+
+
+def _from_array(values: NDArray[Any]) -> NDArray[np.uint8]:
+    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (1, 3, 4)) or not values.size:
+        raise UserError(f"a picture of shape {values.shape}: should be (h, w) or (h, w, 1, 3 or 4 channels)")
+    if values.dtype.kind == "f":
+        if not (values.min() >= 0 and values.max() <= 1):
+            raise UserError(f"a picture of {values.dtype} from {values.min()} to {values.max()}: should be in [0, 1]")
+        values = np.rint(values * 255)
+    elif values.dtype == np.bool_:
+        values = values * np.uint8(255)
+    elif values.dtype == np.uint16:
+        values = values >> 8
+    elif values.min() < 0 or values.max() > 255:
+        raise UserError(f"a picture of {values.dtype} from {values.min()} to {values.max()}: should be uint8 or uint16")
+    pixels = values.astype(np.uint8)
+    if pixels.ndim == 3 and pixels.shape[2] == 4:
+        return _over_white(pixels)
+    return np.ascontiguousarray(np.broadcast_to(pixels.reshape(*pixels.shape[:2], -1), (*pixels.shape[:2], 3)))
+
+
+def _over_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    alpha = rgba[..., 3:] / 255
+    return np.rint(rgba[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
