@@ -9,4 +9,4 @@ fi
 cd "$(dirname "$0")"
 config=config/pascal/pascal_split$1_$2_$3.yaml
 shift 3
-exec sh tools/launch.sh 1 0 "$config" test.py "$@"
+exec sh tools/launch.sh 1 free "$config" test.py "$@"

@@ -38,8 +38,8 @@ def test_train(data_set: str, interpreter: Path, tmp_path: Path) -> None:
     words = [f"train_{data_set}.sh", "1234", "2", "vgg", "manet_5s"]
     script = ["train.py", "--config", f"config/{data_set}/{data_set}_split2_vgg_manet_5s.yaml", "--viz"]
     python = str(interpreter)
-    assert arguments(*words, PYTHON=python) == [*LAUNCH, "3", "--master_port", "1234", *script]
-    assert arguments(*words, PYTHON=python, NPROC="2") == [*LAUNCH, "2", "--master_port", "1234", *script]
+    assert arguments(*words, PYTHON=python) == [*LAUNCH, "3", "--master_port=1234", *script]
+    assert arguments(*words, PYTHON=python, NPROC="2") == [*LAUNCH, "2", "--master_port=1234", *script]
     assert arguments(*words, "--opts", "weight", "a b", PYTHON=python, NPROC="1", folder=tmp_path) == [
         *script,
         *("--opts", "weight", "a b"),
@@ -52,7 +52,7 @@ def test_test(data_set: str, interpreter: Path) -> None:
     script = ["test.py", "--config", f"config/{data_set}/{data_set}_split0_resnet50_manet.yaml", "--opts", "shot", "5"]
     assert arguments(*words, PYTHON=str(interpreter)) == script
     several = arguments(*words, PYTHON=str(interpreter), NPROC="4")
-    assert several == [*LAUNCH, "4", "--master_port", "0", *script]
+    assert several == [*LAUNCH, "4", "--standalone", *script]
 
 
 def test_train_base(interpreter: Path) -> None:

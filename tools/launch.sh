@@ -2,7 +2,7 @@
 # Runs an entry point on one or more processes of this machine; the train_*.sh and test_*.sh beside the README use it.
 #   sh tools/launch.sh PROCESSES PORT CONFIG SCRIPT [arguments of the script]
 # PROCESSES is a number, or `gpus`: one for each visible GPU, one without any. NPROC in the environment overrides it.
-# PORT is that of the rendezvous, 0 for a free one. PYTHON names the interpreter (.venv/bin/python, else python3).
+# PORT is that of the rendezvous, or `free` for any. PYTHON names the interpreter (.venv/bin/python, else python3).
 set -eu
 processes=${NPROC:-$1} port=$2 config=$3 script=$4
 shift 4
@@ -20,5 +20,9 @@ fi
 if [ "$processes" = 1 ]; then
     exec "$PYTHON" "$script" --config "$config" "$@"
 fi
-exec "$PYTHON" -m torch.distributed.run --nproc_per_node "$processes" --master_port "$port" \
-    "$script" --config "$config" "$@"
+if [ "$port" = free ]; then
+    rendezvous=--standalone
+else
+    rendezvous=--master_port=$port
+fi
+exec "$PYTHON" -m torch.distributed.run --nproc_per_node "$processes" "$rendezvous" "$script" --config "$config" "$@"

@@ -200,11 +200,14 @@ def test_bam_file(tmp_path: Path, headings: bool) -> None:
 
 
 def test_bam_file_has_every_documented_key() -> None:
-    documented = """data_root train_list val_list classes train_h train_w val_size scale_min scale_max rotate_min rotate_max
-        ignore_label padding_label split shot data_set use_split_coco batch_size base_lr epochs start_epoch stop_interval
-        index_split power momentum weight_decay warmup print_freq save_freq resume evaluate SubEpoch_val
-        fix_random_seed_val batch_size_val resized_val ori_resize workers fix_bn manual_seed seed_deterministic zoom_factor
-        layers vgg aux_weight1 aux_weight2 low_fea kshot_trans_dim merge merge_tau weight ann_type"""
+    documented = """
+        data_root train_list val_list classes train_h train_w val_size scale_min scale_max rotate_min rotate_max
+        ignore_label padding_label split shot data_set use_split_coco batch_size base_lr epochs start_epoch
+        stop_interval index_split power momentum weight_decay warmup print_freq save_freq resume evaluate
+        SubEpoch_val fix_random_seed_val batch_size_val resized_val ori_resize workers fix_bn manual_seed
+        seed_deterministic zoom_factor layers vgg aux_weight1 aux_weight2 low_fea kshot_trans_dim merge
+        merge_tau weight ann_type
+    """
     assert set(re.findall(r"^ +(\w+):", BAM_FILE, re.MULTILINE)) == set(documented.split())
 
 
