@@ -8,7 +8,7 @@ from typing import Any
 
 from dataset.index import COCO_CLASSES, read_list
 from dataset.prepare.archive import Source, unpack
-from dataset.prepare.files import Pair, image_size, in_parallel, is_intact_png, refuse, write_label, write_pairs
+from dataset.prepare.files import Pair, check_image, in_parallel, is_intact_png, refuse, write_label, write_pairs
 from dataset.prepare.known import coco_archives
 from dataset.prepare.labels import decode_segmentation, paint
 from util.errors import UserError
@@ -110,10 +110,10 @@ def make_mask(instances: Instances) -> bool:
     UserError when the image is missing, damaged or not of the annotated size, or a segmentation cannot be decoded.
     """
     height, width = instances.height, instances.width
-    if (size := image_size(instances.image)) != (width, height):
-        raise UserError(f"{instances.image} is {size[0]}x{size[1]}, annotated as {width}x{height}")
-    if is_intact_png(instances.mask):
+    if is_intact_png(instances.mask) and instances.image.is_file():
         return False
+    if (size := check_image(instances.image)) != (width, height):
+        raise UserError(f"{instances.image} is {size[0]}x{size[1]}, annotated as {width}x{height}")
     try:
         shapes = [(value, decode_segmentation(shape, height, width)) for value, shape in instances.segmentations]
     except Exception as error:  # whatever pycocotools makes of malformed run lengths or polygons

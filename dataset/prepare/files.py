@@ -65,12 +65,6 @@ def is_intact_png(path: Path) -> bool:
     return True
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Read an image's (width, height), as it is shown, from its header; UserError when it is missing or no image."""
-    with opened_image(path) as image:
-        return _upright_size(image)
-
-
 def check_image(path: Path) -> tuple[int, int]:
     """Decode an image at its coarsest scale and return its (width, height); UserError when it is missing or damaged."""
     with opened_image(path) as image:
@@ -81,7 +75,7 @@ def check_image(path: Path) -> tuple[int, int]:
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    lies_on_its_side = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    lies_on_its_side = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
     return (image.height, image.width) if lies_on_its_side else image.size
 
 

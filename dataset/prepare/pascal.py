@@ -7,7 +7,7 @@ from dataset.prepare.archive import Source, unpack
 from dataset.prepare.files import (
     Label,
     Pair,
-    image_size,
+    check_image,
     in_parallel,
     is_intact_png,
     read_lines,
@@ -74,9 +74,9 @@ def make_mask(annotation: Annotation) -> bool:
 
     UserError when the annotation or its image is missing or damaged, or they differ in size.
     """
-    size = image_size(annotation.image)
-    if is_intact_png(annotation.mask):
+    if is_intact_png(annotation.mask) and annotation.image.is_file():
         return False
+    size = check_image(annotation.image)
     label: Label = read_sbd(annotation.source) if annotation.source.suffix == ".mat" else read_label(annotation.source)
     if label.shape != size[::-1]:
         mask_size = f"{label.shape[1]}x{label.shape[0]}"

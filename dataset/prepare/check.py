@@ -1,0 +1,106 @@
+"""Verification of a data set on disk: its lists, every file in them, and the known sizes of the official ones."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from dataset.index import Files, Mode, class_names, list_files, load_index
+from dataset.prepare.files import check_image, in_parallel, is_intact_png
+from dataset.prepare.known import AREA_THRESHOLD, CLASS_SIZES, FOLD_SIZES, LIST_SIZES
+from dataset.reading import IGNORE, read_mask
+from util.config import Config
+from util.errors import UserError
+
+MODES: tuple[Mode, ...] = get_args(Mode)
+MODE_NAMES = {"train": "training", "val": "validation"}
+SHOWN = 20  # complaints of one list that are printed
+LEAST = 2  # images of a class that an episode needs: the query and one support
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report, and whether all is well with what it tells of."""
+
+    good: bool
+    text: str
+
+
+def check(cfg: Config, workers: int) -> list[Finding]:
+    """Verify the data set of a config and return what was found, for every fold.
+
+    Lists must exist and name images and masks that are whole, equal in size and of known classes; an official data set
+    must have the known sizes; every class must have images enough for an episode.
+    """
+    findings = [finding for mode in MODES for finding in _check_files(cfg, mode, workers)]
+    if all(finding.good for finding in findings):
+        splits = [cfg.model_copy(update={"split": split}) for split in range(cfg.folds)]
+        findings += [finding for mode in MODES for fold in splits for finding in _check_fold(fold, mode)]
+    else:
+        findings.append(Finding(False, "classes and folds: not looked at, mend the above first"))
+    return findings
+
+
+def _check_files(cfg: Config, mode: Mode, workers: int) -> Iterator[Finding]:
+    name = MODE_NAMES[mode]
+    try:
+        files = _files(cfg, mode)
+    except UserError as error:
+        yield Finding(False, f"{name} list: {error}")
+        return
+    if cfg.released_lists is None:
+        yield _compare(f"{name} list, images", len(files), LIST_SIZES.get(cfg.data_set, {}).get(mode))
+    tasks = [(image, mask, cfg.num_classes) for image, mask in files.values()]
+    complaints = in_parallel(_check_pair, tasks, f"check {name} files", workers).complaints
+    yield Finding(not complaints, f"{name} files: {len(tasks) - len(complaints)} of {len(tasks)} pairs are whole")
+    yield from (Finding(False, complaint) for complaint in complaints[:SHOWN])
+    if len(complaints) > SHOWN:
+        yield Finding(False, f"... and {len(complaints) - SHOWN} more")
+
+
+def _files(cfg: Config, mode: Mode) -> Files:
+    """The files of a mode's list, or of all folds of the released lists."""
+    if cfg.released_lists is None:
+        return list_files(cfg, mode)
+    folds = (cfg.model_copy(update={"split": split}) for split in range(cfg.folds))
+    return {name: pair for fold in folds for name, pair in load_index(fold, mode)[1].items()}
+
+
+def _check_pair(task: tuple[Path, Path, int]) -> None:
+    image, mask, num_classes = task
+    size = check_image(image)
+    label = read_mask(mask)  # (H, W)
+    if mask.suffix.lower() == ".png" and not is_intact_png(mask):
+        raise UserError(f"{mask} is damaged: a checksum in it is wrong")
+    if label.shape != size[::-1]:
+        raise UserError(f"{mask} is {label.shape[1]}x{label.shape[0]}, its image {image} {size[0]}x{size[1]}")
+    highest = int(label.max(where=label != IGNORE, initial=0))
+    if highest > num_classes:
+        raise UserError(f"{mask} holds class {highest}, of {num_classes}")
+
+
+def _check_fold(cfg: Config, mode: Mode) -> Iterator[Finding]:
+    fold = f"fold {cfg.split}, {MODE_NAMES[mode]} images"
+    try:
+        index, _ = load_index(cfg, mode)
+        names = class_names(cfg)
+    except UserError as error:
+        yield Finding(False, f"{fold}: {error}")
+        return
+    official = cfg.area_threshold == AREA_THRESHOLD and cfg.use_split_coco | (cfg.data_set != "coco")
+    sizes = FOLD_SIZES.get(cfg.data_set, {}).get(mode) if official else None
+    yield _compare(fold, len(index.images), sizes[cfg.split] if sizes else None)
+    class_sizes = CLASS_SIZES.get(cfg.data_set) if official and mode == "val" else None
+    for position, (value, images) in enumerate(index.by_class.items()):
+        count = len(images)
+        title = f"{fold} of class {value} {names[value]}"
+        if class_sizes:
+            yield _compare(title, count, class_sizes[cfg.split][position])
+        elif count < LEAST:
+            yield Finding(False, f"{title}: {count}, an episode needs {LEAST} at least")
+
+
+def _compare(title: str, found: int, known: int | None) -> Finding:
+    if known is None or found == known:
+        return Finding(True, f"{title}: {found}")
+    return Finding(False, f"{title}: {found}, should be {known}")

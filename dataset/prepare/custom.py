@@ -1,0 +1,187 @@
+"""A data set of one's own from annotated pictures: classes, masks, lists, folds and the config that uses it."""
+
+import hashlib
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from dataset.index import fold_classes
+from dataset.prepare.files import Label, Pair, in_parallel, is_intact_png, refuse, write_label, write_pairs, write_text
+from dataset.prepare.known import AREA_THRESHOLD, FOLD_SIZES, LIST_SIZES
+from dataset.prepare.picture import Collection, Picture, upright_label
+from dataset.prepare.sources import read_source
+from dataset.reading import IGNORE, read_mask
+from util.config import load_config
+from util.errors import UserError
+
+VOC_AREA = 500 * 375  # pixels of the pictures for which the area threshold was chosen
+LEAST = 2  # images of a class that an episode needs: the query and one support
+FOLDS = 4
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """One picture, and where its image and its class map go."""
+
+    picture: Picture
+    image: Path
+    mask: Path
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a converted picture holds: pixels in all, and pixels of each class."""
+
+    area: int
+    classes: dict[int, int]
+
+
+def prepare_custom(
+    source: Path, out: Path, *, name: str, folds: int | None, val_share: float, images: Path | None, workers: int
+) -> Path:
+    """Make a data set in `out` from annotated pictures and return the config file that uses it.
+
+    `folds`: the largest up to 4 that the classes allow if None. `val_share`: part of the images that becomes the
+    validation list where the source has no lists of its own. UserError names what is missing, damaged or too little.
+    """
+    if out.resolve() == source.resolve():
+        raise UserError(f"--out {out} is the source itself; give another folder")
+    if name in LIST_SIZES.keys() | FOLD_SIZES.keys():
+        raise UserError(f"--name {name} is that of an official data set; give another name")
+    collection = read_source(source, images, workers)
+    folds = _fold_count(source, len(collection.classes), folds)
+    conversions = plan(collection, out)
+    outcome = in_parallel(convert, conversions, "pictures", workers)
+    refuse(outcome.complaints, "pictures")
+    present = {item.picture.name: set(made.classes) for item, made in zip(conversions, outcome.results, strict=True)}
+    val = choose_val(present, val_share) if not collection.parts else collection.parts["val"] & present.keys()
+    train = present.keys() - val if not collection.parts else collection.parts["train"] & present.keys()
+    for part, names in (("train", train), ("val", val)):
+        pairs = [_pair(item, out) for item in conversions if item.picture.name in names]
+        write_pairs(out / "ImageSets" / f"{part}.txt", pairs)
+    write_text(out / "classes.txt", "".join(f"{i} {label}\n" for i, label in enumerate(collection.classes, start=1)))
+    threshold = _area_threshold(outcome.results)
+    config = out / "config.yaml"
+    write_text(config, _config_text(name, out, len(collection.classes), folds, threshold))
+    load_config(config)
+    counts = {item.picture.name: made.classes for item, made in zip(conversions, outcome.results, strict=True)}
+    print(_summary(collection.classes, folds, {"train": train, "val": val}, counts, threshold))
+    return config
+
+
+def _fold_count(source: Path, classes: int, folds: int | None) -> int:
+    if classes >= IGNORE:
+        raise UserError(f"{source} has {classes} classes; an 8-bit mask holds {IGNORE - 1} at most")
+    if classes < 2:
+        raise UserError(f"{source} has {classes} class; training needs two at least, one to learn on and one to test")
+    if folds is not None and not 2 <= folds <= classes:
+        raise UserError(f"--folds {folds}: from 2 to {classes}, the number of classes")
+    return folds or min(FOLDS, classes)
+
+
+def plan(collection: Collection, out: Path) -> list[Conversion]:
+    """Where each picture goes: spaces become underscores, since lists separate by them; UserError when two meet."""
+    conversions: dict[str, Conversion] = {}
+    for picture in sorted(collection.pictures, key=lambda picture: picture.name):
+        name = "_".join(picture.name.split())
+        if name in conversions:
+            raise UserError(
+                f"{picture.image} and {conversions[name].picture.image} would both become {name}; rename one"
+            )
+        image = out / "JPEGImages" / f"{name}{picture.image.suffix}"
+        conversions[name] = Conversion(picture, image, out / "SegmentationClassAug" / f"{name}.png")
+    return list(conversions.values())
+
+
+def convert(conversion: Conversion) -> Converted:
+    """Write a picture's image and class map unless they are there already; UserError when it cannot be read."""
+    label = upright_label(conversion.picture)
+    if not _holds(conversion.mask, label):
+        write_label(conversion.mask, label)
+    _copy(conversion.picture.image, conversion.image)
+    pixels = np.bincount(label.ravel(), minlength=IGNORE + 1)
+    return Converted(label.size, {value: int(pixels[value]) for value in range(1, IGNORE) if pixels[value]})
+
+
+def _holds(mask: Path, label: Label) -> bool:
+    return is_intact_png(mask) and np.array_equal(read_mask(mask), label)
+
+
+def _copy(source: Path, target: Path) -> None:
+    before = source.stat()
+    if target.is_file() and (target.stat().st_size, target.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
+    shutil.copy2(source, aside)
+    aside.replace(target)
+
+
+def choose_val(present: Mapping[str, AbstractSet[int]], share: float) -> set[str]:
+    """Choose the validation images: about `share` of the images of every class, two at least where it has four or more.
+
+    `present` gives the classes in each image. The choice depends on names and classes alone: images go by the hash of
+    their names, and the rarest classes choose first.
+    """
+    order = sorted(present, key=lambda name: hashlib.sha256(name.encode()).digest())
+    images = {value: [name for name in order if value in present[name]] for value in set().union(*present.values())}
+    val: set[str] = set()
+    for _, members in sorted(images.items(), key=lambda item: (len(item[1]), item[0])):
+        wanted = max(round(share * len(members)), LEAST if len(members) >= 2 * LEAST else 0)
+        chosen = sum(name in val for name in members)
+        val.update([name for name in members if name not in val][: max(0, wanted - chosen)])
+    return val
+
+
+def _area_threshold(converted: Sequence[Converted]) -> int:
+    """PASCAL's threshold in proportion to the pictures' median area, where they are smaller than PASCAL's."""
+    median = float(np.median([made.area for made in converted]))
+    return max(1, round(AREA_THRESHOLD * min(1.0, median / VOC_AREA)))
+
+
+def _config_text(name: str, out: Path, classes: int, folds: int, threshold: int) -> str:
+    keys = {
+        "data_set": name,
+        "data_root": str(out.resolve()),
+        "num_classes": classes,
+        "folds": folds,
+        "split": 0,
+        "area_threshold": threshold,
+    }
+    return (
+        f"# split: the fold whose classes are novel, 0 to {folds - 1}. area_threshold: pixels below which a class does not\n"
+        "# count in an image. Every other key has the default of config/base/pascal.yaml.\n"
+        f"{yaml.safe_dump(keys, sort_keys=False, allow_unicode=True, width=1000)}"
+    )
+
+
+def _summary(
+    classes: Sequence[str],
+    folds: int,
+    parts: Mapping[str, AbstractSet[str]],
+    counts: Mapping[str, Mapping[int, int]],
+    threshold: int,
+) -> str:
+    """A table of folds, classes and the images that count for each; classes with too few for an episode are marked."""
+    images: Counter[tuple[str, int]] = Counter()
+    for part, names in parts.items():
+        images.update((part, value) for name in names for value, area in counts[name].items() if area >= threshold)
+    lines = [f"{len(parts['train'])} training and {len(parts['val'])} validation images", "fold class train val"]
+    for split in range(folds):
+        for value in fold_classes("", split, len(classes), folds, use_split_coco=False)[1]:
+            train, val = images["train", value], images["val", value]
+            lack = [part for part, count in (("training", train), ("validation", val)) if count < LEAST]
+            note = f"   too few {' and '.join(lack)} images for an episode" if lack else ""
+            lines.append(f"{split:4} {value:>3} {classes[value - 1]:24} {train:5} {val:5}{note}")
+    return "\n".join(lines)
+
+
+def _pair(conversion: Conversion, out: Path) -> Pair:
+    return str(conversion.image.relative_to(out)), str(conversion.mask.relative_to(out))

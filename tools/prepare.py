@@ -1,0 +1,145 @@
+"""Prepare data sets and look at weights: `python -m tools.prepare {pascal,coco,custom,check,check-weights} --help`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from dataset.prepare.archive import Source
+from dataset.prepare.check import Finding, check
+from dataset.prepare.coco import prepare_coco
+from dataset.prepare.custom import prepare_custom
+from dataset.prepare.files import default_workers
+from dataset.prepare.known import LIST_SIZES
+from dataset.prepare.pascal import prepare_pascal
+from util.config import Config, load_config
+from util.errors import UserError, run_main
+
+CONFIGS = Path(__file__).resolve().parent.parent / "config"
+
+
+def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line (`words`, or the process's own)."""
+    parser = argparse.ArgumentParser(prog="python -m tools.prepare", description="Prepare data sets, look at weights.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, what in (("pascal", "PASCAL-5i from VOC 2012 and SBD"), ("coco", "COCO-20i from MS COCO 2014")):
+        build = commands.add_parser(name, help=f"build {what}; can be run again, does only what is left")
+        build.add_argument("--root", type=Path, help="folder to build in; default: the config's data_root")
+        build.add_argument("--archives", type=Path, help="folder of the official archives; default: ROOT/archives")
+        build.add_argument("--download", action="store_true", help="fetch archives that are missing")
+        build.add_argument("--mirror", metavar="URL", help="folder to fetch from instead of the official hosts")
+        build.add_argument("--no-checksum", action="store_true", help="accept archives that were packed anew")
+        _add_workers(build)
+    custom = commands.add_parser("custom", help="a data set of your own: VOC layout, COCO JSON or LabelMe JSON")
+    custom.add_argument("source", type=Path, metavar="SRC", help="folder, or JSON file, with pictures and annotations")
+    custom.add_argument("--out", type=Path, required=True, help="folder to build in")
+    custom.add_argument("--name", help="name of the data set; default: that of the folder")
+    custom.add_argument("--folds", type=int, help="number of folds; default: 4, or the number of classes if smaller")
+    custom.add_argument("--val", type=float, default=0.2, metavar="SHARE", help="of the images for validation (0.2)")
+    custom.add_argument("--images", type=Path, metavar="DIR", help="the pictures, where they are not beside the JSON")
+    _add_workers(custom)
+    checking = commands.add_parser(
+        "check", help="verify lists, files and known sizes; exit code 1 if anything is amiss"
+    )
+    checking.add_argument("name", nargs="?", choices=["pascal", "coco"], help="an official data set, without a config")
+    checking.add_argument("--root", type=Path, help="its folder; default: the config's data_root")
+    checking.add_argument("--config", type=Path, help="the config of the data set")
+    _add_workers(checking)
+    _add_overrides(checking)
+    weights = commands.add_parser(
+        "check-weights", help="which weights are present and fit; exit code 1 if one does not"
+    )
+    weights.add_argument("--config", type=Path, help="look at this experiment's only")
+    _add_overrides(weights)
+    return parser.parse_args(words)
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, default=default_workers(), help="processes; default: one per core")
+
+
+def _add_overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="key value ..., instead of the config's")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run a command; return 1 when a check found something amiss. Raises UserError."""
+    arguments = parse_arguments(words)
+    commands = {"pascal": build, "coco": build, "custom": build_custom, "check": run_check}
+    return commands.get(arguments.command, check_weights)(arguments)
+
+
+def build(arguments: argparse.Namespace) -> int:
+    """Build PASCAL-5i or COCO-20i."""
+    root = Path(_config(CONFIGS / "base" / f"{arguments.command}.yaml", arguments.root).data_root)
+    source = Source(
+        archives=arguments.archives or root / "archives",
+        download=arguments.download or arguments.mirror is not None,
+        mirror=arguments.mirror,
+        checksum=not arguments.no_checksum,
+    )
+    prepare = prepare_pascal if arguments.command == "pascal" else prepare_coco
+    for part, pairs in prepare(root, source, arguments.workers).items():
+        known = LIST_SIZES.get(arguments.command, {}).get(part, len(pairs))
+        note = "" if len(pairs) == known else f", should be {known}"
+        print(f"{root / 'ImageSets' / part}.txt: {len(pairs)} images{note}")
+    print(f"Verify it with: python -m tools.prepare check {arguments.command} --root {root}")
+    return 0
+
+
+def build_custom(arguments: argparse.Namespace) -> int:
+    """Build a data set of one's own and print the config that uses it."""
+    if not 0 < arguments.val < 1:
+        raise UserError(f"--val {arguments.val}: a share between 0 and 1")
+    config = prepare_custom(
+        arguments.source,
+        arguments.out,
+        name=arguments.name or arguments.out.resolve().name,
+        folds=arguments.folds,
+        val_share=arguments.val,
+        images=arguments.images,
+        workers=arguments.workers,
+    )
+    print(f"\n{config}:\n{config.read_text()}")
+    print(f"Verify it with: python -m tools.prepare check --config {config}")
+    return 0
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    """Verify a data set and print the report."""
+    if (arguments.name is None) == (arguments.config is None):
+        raise UserError("check: give either pascal or coco, or --config FILE")
+    file = arguments.config or CONFIGS / "base" / f"{arguments.name}.yaml"
+    cfg = _config(file, arguments.root, arguments.opts)
+    print(f"{cfg.data_set} in {cfg.data_root}")
+    findings = check(cfg, arguments.workers)
+    for finding in findings:
+        print(_line(finding))
+    amiss = sum(not finding.good for finding in findings)
+    print(f"{amiss} findings amiss" if amiss else "All is well.")
+    return 1 if amiss else 0
+
+
+def check_weights(arguments: argparse.Namespace) -> int:
+    """Print a table of weight files: present, absent, or why they do not fit."""
+    from tools.weights import find_weights  # needs PyTorch and the network, which preparing data does not
+
+    files = [arguments.config] if arguments.config else sorted(CONFIGS.glob("*/*_split*.yaml"))
+    rows = find_weights([load_config(file, arguments.opts) for file in files])
+    width = max(len(str(row.path)) for row in rows)
+    for row in rows:
+        print(f"{row.kind:12}  {row.path!s:{width}}  {row.state}  {row.reason}".rstrip())
+    counts = {state: sum(row.state == state for row in rows) for state in ("present", "absent", "misfit")}
+    print(", ".join(f"{count} {state}" for state, count in counts.items()))
+    return 1 if counts["misfit"] else 0
+
+
+def _config(file: Path, root: Path | None, overrides: Sequence[str] = ()) -> Config:
+    return load_config(file, [*(["data_root", str(root)] if root else []), *overrides])
+
+
+def _line(finding: Finding) -> str:
+    return f"{'ok   ' if finding.good else 'AMISS'}  {finding.text}"
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,61 @@
+"""Which weights are where the configs look for them, and whether they fit."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from model import IMAGENET_FILES, build_base_learner, build_model
+from model.backbone import build_backbone
+from util.checkpoint import load_backbone, load_weights
+from util.config import Config
+from util.errors import UserError
+
+KINDS = ("ImageNet", "base learner", "HMNet")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A weight file: what it is, where it belongs, and how it is; the reason where it does not fit."""
+
+    kind: str
+    path: Path
+    state: Literal["present", "absent", "misfit"]
+    reason: str = ""
+
+
+def find_weights(configs: Sequence[Config]) -> list[Weights]:
+    """Look at the ImageNet weights, base learners and meta-trained networks of the configs, each file once."""
+    rows: dict[Path, Weights] = {}
+    for cfg in configs:
+        for kind, path, build, load in _places(cfg):
+            if path not in rows:
+                rows[path] = _look(kind, path, build, load)
+    return sorted(rows.values(), key=lambda row: KINDS.index(row.kind))
+
+
+def _places(cfg: Config) -> Iterator[tuple[str, Path, Callable[[], nn.Module], Callable[[nn.Module, Path], None]]]:
+    """The files of a config: what each is, where it belongs, what builds its network, what loads it."""
+    name, (imagenet, base_learner, network) = cfg.backbone_name, KINDS
+    if name != "tiny":  # which has no ImageNet weights
+        file = "vgg16_bn.pth" if name == "vgg" else IMAGENET_FILES[name, cfg.stem]
+        yield imagenet, Path(cfg.initmodel, file), lambda: build_backbone(name, cfg.stem), load_backbone
+    if cfg.ensemble:
+        yield base_learner, cfg.base_learner_path, lambda: build_base_learner(cfg, pretrained=False), load_weights
+    snapshots = cfg.experiment_dir / "snapshot"
+    trained = sorted(snapshots.glob("train5_epoch_*.pth" if cfg.shot == 5 else "train_epoch_*.pth"))
+    chosen = snapshots / (cfg.weight or f"best_{cfg.shot}shot.pth")
+    for path in [*trained, chosen] if chosen.is_file() else trained or [chosen]:
+        yield network, path, lambda: build_model(cfg, pretrained=False), load_weights
+
+
+def _look(kind: str, path: Path, build: Callable[[], nn.Module], load: Callable[[nn.Module, Path], None]) -> Weights:
+    if not path.is_file():
+        return Weights(kind, path, "absent")
+    try:
+        load(build(), path)
+    except UserError as error:
+        return Weights(kind, path, "misfit", str(error).removeprefix(f"{path}: "))
+    return Weights(kind, path, "present")
