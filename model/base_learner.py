@@ -51,7 +51,7 @@ class BaseLearner(nn.Module):
         The convolution over cat(f4, upsampled pools) is a sum over both halves of its input channels.
         """
         channels = f4.shape[1]
-        own = F.conv2d(f4, self.conv.weight[:, :channels], padding=1)
+        own = F.conv2d(f4, self.conv.weight[:, :channels], self.conv.bias, padding=1)
         return self.bn(own + conv_upsampled(self.ppm(f4), self.conv.weight[:, channels:], own.shape[-2:]))
 
     def classify(self, f5: Tensor) -> Tensor:

@@ -131,7 +131,11 @@ class HMNet(nn.Module):
 
     def segment(self, query: Tensor, state: SupportState) -> Tensor:
         """Scores `(B, 2, H, W)` of queries `(B, 3, H, W)` for supports encoded before."""
-        return resize(self.score(self.as_query(self.extract(query)), state)[1], query.shape[-2:])
+        return self.score_images(self.as_query(self.extract(query)), state, query.shape[-2:])
+
+    def score_images(self, query: Features, state: SupportState, size: tuple[int, int]) -> Tensor:
+        """Scores `(B, 2, *size)` at the images' size of embedded queries."""
+        return resize(self.score(query, state)[1], size)
 
     @torch.no_grad()
     def extract(self, images: Tensor) -> Features:

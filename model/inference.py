@@ -1,0 +1,108 @@
+"""Doing less in evaluation, with the same results: folded batch norms and features kept per image."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from model.hmnet import Features, HMNet
+
+MEGABYTE = 2**20
+
+
+def prepare_inference(model: HMNet) -> HMNet:
+    """Put `model` in evaluation mode, fold the frozen batch norms in place and lay its weights out channels last.
+
+    A folded model cannot be trained or saved: its frozen layers have other names. Returns the model.
+    """
+    model.eval()
+    fold_batch_norms(model.backbone)
+    if model.base_learner is not None:
+        fold_batch_norms(model.base_learner)
+    return model.to(memory_format=torch.channels_last)
+
+
+def fold_batch_norms(module: nn.Module) -> None:
+    """Fold every batch norm that is registered right behind a convolution into it, in place, at any depth."""
+    names = list(module._modules)
+    for name, following in zip(names, names[1:], strict=False):
+        conv, norm = getattr(module, name), getattr(module, following)
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            setattr(module, name, fuse_conv_bn_eval(conv, norm))
+            setattr(module, following, nn.Identity())
+    for child in module.children():
+        fold_batch_norms(child)
+
+
+class ImageFeatures(NamedTuple):
+    """One image's features, B = 1, in both roles; the two share f4, f5 and the Gram matrix."""
+
+    query: Features
+    support: Features
+
+    def nbytes(self) -> int:
+        """Memory held, shared tensors counted once."""
+        tensors = [self.query.mid, self.support.mid, *self.query[1:]]
+        return sum(x.nbytes for x in tensors if x is not None)
+
+
+class FeatureCache:
+    """Scores episodes with each image's features computed once, as long as they fit in `megabytes`.
+
+    The least recently used image goes first. An image is known by its name, so all calls must use one image size.
+    """
+
+    def __init__(self, model: HMNet, megabytes: float) -> None:
+        self.model, self.budget = model, megabytes * MEGABYTE
+        self.held: OrderedDict[str, ImageFeatures] = OrderedDict()
+        self.nbytes = 0
+
+    @torch.inference_mode()
+    def scores(
+        self, query: Tensor, support: Tensor, support_mask: Tensor, names: Sequence[Sequence[str]]
+    ) -> Tensor:
+        """The network's scores `(B, 2, H, W)`, arguments as `HMNet.forward`; `names[b]` is the query, then the supports."""
+        images = torch.cat([query.unsqueeze(1), support], dim=1).flatten(0, 1)
+        found = self._features([name for episode in names for name in episode], images)
+        per_episode = 1 + support.shape[1]
+        queries = [x.query for i, x in enumerate(found) if i % per_episode == 0]
+        supports = [x.support for i, x in enumerate(found) if i % per_episode]
+        state = self.model.support_state(_stack(supports), support_mask)
+        return self.model.score_images(_stack(queries), state, query.shape[-2:])
+
+    def _features(self, names: list[str], images: Tensor) -> list[ImageFeatures]:
+        """Features of every image, from memory or from one backbone batch of those that are new."""
+        position = {name: i for i, name in enumerate(names)}
+        known = {name: self.held[name] for name in position if name in self.held}
+        new = [name for name in position if name not in known]
+        if new:
+            frozen = self.model.extract(images[[position[name] for name in new]])
+            query, support = self.model.as_query(frozen), self.model.as_support(frozen)
+            known |= {name: _one_image(query, support, i) for i, name in enumerate(new)}
+        for name in position:
+            self._hold(name, known[name])
+        return [known[name] for name in names]
+
+    def _hold(self, name: str, features: ImageFeatures) -> None:
+        if name not in self.held:
+            self.nbytes += features.nbytes()
+        self.held[name] = features
+        self.held.move_to_end(name)
+        while self.nbytes > self.budget:
+            self.nbytes -= self.held.popitem(last=False)[1].nbytes()
+
+
+def _one_image(query: Features, support: Features, index: int) -> ImageFeatures:
+    """Copies of one image's slices, so that the batch they come from can be freed."""
+    shared = [None if x is None else x[index : index + 1].clone() for x in query[1:]]
+    return ImageFeatures(
+        Features(query.mid[index : index + 1].clone(), *shared),
+        Features(support.mid[index : index + 1].clone(), *shared),
+    )
+
+
+def _stack(images: list[Features]) -> Features:
+    return Features(*(None if group[0] is None else torch.cat(group) for group in zip(*images, strict=True)))
