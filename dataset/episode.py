@@ -1,7 +1,6 @@
 """Drawing episodes: a query image, one of its classes, and K support images of that class."""
 
 import json
-import os
 import random
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ import torch
 
 from dataset.index import ImageIndex
 from util.errors import UserError
+from util.files import write_aside
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,7 @@ def _draw_as_released(index: ImageIndex, query: str, shot: int, rng: random.Rand
 
 def write_episodes(path: str | Path, episodes: Iterable[Episode]) -> None:
     """Write one JSON object a line: query, class_id, support (in drawing order)."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    aside.write_text("".join(json.dumps(asdict(episode)) + "\n" for episode in episodes))
-    aside.replace(path)
+    write_aside(Path(path), "".join(json.dumps(asdict(episode)) + "\n" for episode in episodes))
 
 
 def read_episodes(path: str | Path) -> list[Episode]:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from dataset.reading import count_classes
 from util.errors import UserError
+from util.files import write_aside
 
 Stamp = tuple[int, int]  # modification time in nanoseconds, size in bytes
 Counts = dict[int, int]  # class -> number of pixels
@@ -85,14 +86,11 @@ def _read_cache(file: Path) -> dict[str, tuple[Stamp, Counts]]:
 
 
 def _write_cache(files: Sequence[Path], stamps: dict[str, Stamp], counts: dict[str, Counts]) -> None:
-    """Write to the first place that takes it, aside and then renamed, so that nobody ever reads half a cache."""
+    """Write to the first place that takes it."""
     content = json.dumps({"version": CACHE_VERSION, "masks": {name: [*stamps[name], counts[name]] for name in stamps}})
     for file in files:
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            aside = file.with_suffix(f".{os.getpid()}.part")
-            aside.write_text(content)
-            aside.replace(file)
+            write_aside(file, content)
             return
         except OSError as error:
             logger.debug("no cache in %s: %s", file.parent, error)

@@ -1,0 +1,210 @@
+"""From episodes and lists to tensors: meta-training, testing, and the base learner's training and validation."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from dataset.episode import Episode, check_possible, draw_episode
+from dataset.index import Files, ImageIndex, config_classes, list_files
+from dataset.reading import IGNORE, read_pair
+from dataset.transform import Augmentation, Image, Mask, fill_boxes, normalise, resize_image, resize_mask
+from util.config import Config
+from util.errors import UserError
+
+Item = dict[str, Any]
+
+KEEP_OBJECT = 0.85  # of the object's pixels, in a crop for an episode
+
+
+class EvaluationEpisodes(Dataset[Item]):
+    """The given episodes at one size. Item:
+
+    query (3, size, size) and support (K, 3, size, size) float32 normalised, the supports in the network's order;
+    support_mask (K, size, size) and query_mask (h, w), of its own size, uint8: 1 object, 0 other, 255 ignore;
+    class_index, position in `classes`; class_id; names, query first, then the supports in the network's order; number.
+    UserError for files that cannot be read or do not hold the class.
+    """
+
+    def __init__(
+        self,
+        episodes: Sequence[Episode],
+        files: Files,
+        classes: Sequence[int],
+        size: int,
+        ann_type: str = "mask",
+        reverse_support: bool = True,
+    ) -> None:
+        self.episodes, self.files, self.classes = episodes, files, list(classes)
+        self.size, self.ann_type, self.reverse_support = size, ann_type, reverse_support
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    def __getitem__(self, number: int) -> Item:
+        episode = self.episodes[number]
+        support_names = episode.support[::-1] if self.reverse_support else episode.support
+        query, query_mask = _read_object(self.files, episode.query, episode.class_id)
+        support = [_read_support(self.files, name, episode.class_id, self.ann_type) for name in support_names]
+        return {
+            "query": normalise(resize_image(query, self.size, self.size)),
+            "support": torch.stack([normalise(resize_image(image, self.size, self.size)) for image, _ in support]),
+            "support_mask": torch.stack([_tensor(resize_mask(mask, self.size, self.size)) for _, mask in support]),
+            "query_mask": _tensor(query_mask),
+            "class_index": self.classes.index(episode.class_id),
+            "class_id": episode.class_id,
+            "names": [episode.query, *support_names],
+            "number": number,
+        }
+
+
+class TrainingEpisodes(Dataset[Item]):
+    """One episode for every training image, a function of (seed, epoch, item) alone. Item:
+
+    query (3, H, W) and support (K, 3, H, W) float32 normalised; masks (K, H, W) uint8 and (H, W) int64:
+    1 object, 0 other, 255 ignore; class_index, position in `classes`; class_id; names, query first.
+    UserError when a class has too few images, and for files that cannot be read or do not hold the class.
+    """
+
+    def __init__(
+        self,
+        index: ImageIndex,
+        files: Files,
+        classes: Sequence[int],
+        shot: int,
+        augmentation: Augmentation,
+        seed: int,
+        epoch: int,
+        ann_type: str = "mask",
+    ) -> None:
+        check_possible(index, shot)
+        self.index, self.files, self.classes, self.shot = index, files, list(classes), shot
+        self.augmentation, self.seed, self.epoch, self.ann_type = augmentation, seed, epoch, ann_type
+
+    def __len__(self) -> int:
+        return len(self.index.images)
+
+    def __getitem__(self, item: int) -> Item:
+        rng = _item_generator(self.seed, self.epoch, item)
+        episode = draw_episode(self.index, self.index.images[item], self.shot, rng)
+        query, query_mask = self.augmentation(*_read_object(self.files, episode.query, episode.class_id), rng)
+        support = [
+            self.augmentation(*_read_support(self.files, name, episode.class_id, self.ann_type), rng)
+            for name in episode.support
+        ]
+        return {
+            "query": normalise(query),
+            "support": torch.stack([normalise(image) for image, _ in support]),
+            "support_mask": torch.stack([_tensor(mask) for _, mask in support]),
+            "query_mask": _tensor(query_mask).long(),
+            "class_index": self.classes.index(episode.class_id),
+            "class_id": episode.class_id,
+            "names": [episode.query, *episode.support],
+        }
+
+
+class BaseTraining(Dataset[Item]):
+    """Images for the base learner, changed at random as a function of (seed, epoch, item) alone. Item:
+
+    image (3, H, W) float32 normalised; label (H, W) int64: i + 1 for classes[i], 255 ignore, 0 for all else.
+    UserError for files that cannot be read.
+    """
+
+    def __init__(self, files: Files, classes: Sequence[int], augmentation: Augmentation, seed: int, epoch: int) -> None:
+        self.pairs, self.label_of_value = list(files.values()), _label_table(classes)
+        self.augmentation, self.seed, self.epoch = augmentation, seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, item: int) -> Item:
+        image, mask = read_pair(*self.pairs[item])
+        rng = _item_generator(self.seed, self.epoch, item)
+        image, label = self.augmentation(image, self.label_of_value[mask], rng)
+        return {"image": normalise(image), "label": _tensor(label).long()}
+
+
+class BaseValidation(Dataset[Item]):
+    """Images for the base learner at one size; items as in BaseTraining, but label (h, w) of the image's own size."""
+
+    def __init__(self, files: Files, classes: Sequence[int], size: int) -> None:
+        self.pairs, self.label_of_value, self.size = list(files.values()), _label_table(classes), size
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, item: int) -> Item:
+        image, mask = read_pair(*self.pairs[item])
+        image = resize_image(image, self.size, self.size)
+        return {"image": normalise(image), "label": _tensor(self.label_of_value[mask]).long()}
+
+
+def test_dataset(cfg: Config, episodes: Sequence[Episode], files: Files, classes: Sequence[int]) -> EvaluationEpisodes:
+    """The test episodes of a config; the released protocol shows the network the support drawn last first."""
+    return EvaluationEpisodes(episodes, files, classes, cfg.val_size, cfg.ann_type, cfg.protocol == "released")
+
+
+def train_dataset(
+    cfg: Config, index: ImageIndex, files: Files, classes: Sequence[int], seed: int, epoch: int
+) -> TrainingEpisodes:
+    """The meta-training episodes of one epoch of a config."""
+    rotation = (cfg.rotate_min, cfg.rotate_max)
+    augmentation = Augmentation(cfg.train_h, cfg.train_w, (cfg.scale_min, cfg.scale_max), rotation, KEEP_OBJECT)
+    return TrainingEpisodes(index, files, classes, cfg.shot, augmentation, seed, epoch, cfg.ann_type)
+
+
+def base_train_dataset(cfg: Config, seed: int, epoch: int) -> BaseTraining:
+    """One epoch of the base learner's images: the whole training list, novel classes as background."""
+    scales, rotation = (cfg.base_scale_min, cfg.base_scale_max), (cfg.rotate_min, cfg.rotate_max)
+    augmentation = Augmentation(cfg.base_train_h, cfg.base_train_h, scales, rotation, keep_object=0)
+    return BaseTraining(list_files(cfg, "train"), config_classes(cfg, "train"), augmentation, seed, epoch)
+
+
+def base_val_dataset(cfg: Config) -> BaseValidation:
+    """The base learner's validation images: the whole validation list, novel classes as background."""
+    return BaseValidation(list_files(cfg, "val"), config_classes(cfg, "train"), cfg.base_train_h)
+
+
+def collate(items: Sequence[Item]) -> Item:
+    """A batch: tensors are stacked where their shapes agree, else listed; numbers become (B,) int64, names a list."""
+    return {key: _collate([item[key] for item in items]) for key in items[0]}
+
+
+def _collate(values: list[Any]) -> Any:
+    if isinstance(values[0], torch.Tensor):
+        return torch.stack(values) if len({value.shape for value in values}) == 1 else values
+    return torch.tensor(values) if isinstance(values[0], int) else values
+
+
+def _read_object(files: Files, name: str, class_id: int) -> tuple[Image, Mask]:
+    """An image and the mask of one class in it: 1 where that class is, 255 kept, else 0."""
+    image, mask = read_pair(*files[name])
+    of_class = np.where(mask == IGNORE, mask, (mask == class_id).astype(np.uint8))
+    if not (of_class == 1).any():
+        raise UserError(f"{files[name][1]}: no pixel of class {class_id}; draw the episodes from the masks as they are")
+    return image, of_class
+
+
+def _read_support(files: Files, name: str, class_id: int, ann_type: str) -> tuple[Image, Mask]:
+    image, mask = _read_object(files, name, class_id)
+    return image, fill_boxes(mask) if ann_type == "bbox" else mask
+
+
+def _label_table(classes: Sequence[int]) -> NDArray[np.uint8]:
+    """Label of the base learner for every value of a mask."""
+    table = np.zeros(256, np.uint8)
+    table[list(classes)] = np.arange(1, len(classes) + 1)
+    table[IGNORE] = IGNORE
+    return table
+
+
+def _item_generator(seed: int, epoch: int, item: int) -> random.Random:
+    return random.Random(f"{seed}/{epoch}/{item}")
+
+
+def _tensor(mask: Mask) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(mask))

@@ -1,0 +1,112 @@
+"""From images and masks to what the network takes: random changes for training, one resize for evaluation."""
+
+import random
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dataset.reading import IGNORE
+
+Image = NDArray[np.float32]  # (h, w, 3) RGB, 0 to 255
+Mask = NDArray[np.uint8]  # (h, w)
+
+MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255  # of ImageNet
+STD = np.array([0.229, 0.224, 0.225], np.float32) * 255
+FILL = [float(value) for value in MEAN]  # what lies outside an image; 0 after normalising
+CROP_TRIES = 31  # a first crop and up to 30 more
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random scale, rotation, blur, flip and crop of one image and its mask."""
+
+    height: int  # of the crop, pixels
+    width: int
+    scale: tuple[float, float]  # range of the factor
+    rotate: tuple[float, float]  # range of the angle, degrees
+    keep_object: float  # fraction of the mask's pixels of value 1 that a crop should keep
+
+    def __call__(self, image: Image, mask: Mask, rng: random.Random) -> tuple[Image, Mask]:
+        """Image (height, width, 3) and mask (height, width); fresh borders are the mean colour and 255."""
+        image, mask = scale(image, mask, rng.uniform(*self.scale))
+        if rng.random() < 0.5:
+            image, mask = rotate(image, mask, rng.uniform(*self.rotate))
+        if rng.random() < 0.5:
+            image = np.asarray(cv2.GaussianBlur(image, (5, 5), 0), np.float32)
+        if rng.random() < 0.5:
+            image, mask = image[:, ::-1], mask[:, ::-1]
+        total = int((mask == 1).sum())
+        image, mask = pad(image, mask, self.height, self.width)
+        top, left = self._crop_corner(mask == 1, total, rng)
+        window = slice(top, top + self.height), slice(left, left + self.width)
+        return image[window], mask[window]
+
+    def _crop_corner(self, is_object: NDArray[np.bool_], total: int, rng: random.Random) -> tuple[int, int]:
+        """The first of the random corners that keeps enough of the object, else the one that keeps most."""
+        best, corner = -1, (0, 0)
+        for _ in range(CROP_TRIES):
+            top = rng.randint(0, is_object.shape[0] - self.height)
+            left = rng.randint(0, is_object.shape[1] - self.width)
+            kept = int(is_object[top : top + self.height, left : left + self.width].sum())
+            if kept > best:
+                best, corner = kept, (top, left)
+            if kept >= self.keep_object * total:
+                break
+        return corner
+
+
+def scale(image: Image, mask: Mask, factor: float) -> tuple[Image, Mask]:
+    """Resize by a factor: bilinear image, nearest mask."""
+    h, w = mask.shape
+    height, width = max(round(h * factor), 1), max(round(w * factor), 1)
+    return resize_image(image, height, width), resize_mask(mask, height, width)
+
+
+def rotate(image: Image, mask: Mask, degrees: float) -> tuple[Image, Mask]:
+    """Turn counter-clockwise about the centre, sizes kept: bilinear image, nearest mask."""
+    h, w = mask.shape
+    turn = cv2.getRotationMatrix2D(((w - 1) / 2, (h - 1) / 2), degrees, 1)
+    turned = cv2.warpAffine(image, turn, (w, h), flags=cv2.INTER_LINEAR, borderValue=FILL)
+    turned_mask = cv2.warpAffine(mask, turn, (w, h), flags=cv2.INTER_NEAREST, borderValue=[IGNORE])
+    return np.asarray(turned, np.float32), np.asarray(turned_mask, np.uint8)
+
+
+def pad(image: Image, mask: Mask, height: int, width: int) -> tuple[Image, Mask]:
+    """Put into the centre of a frame of at least height x width: mean colour around the image, 255 around the mask."""
+    h, w = mask.shape
+    top, left = max(height - h, 0) // 2, max(width - w, 0) // 2
+    frame = np.empty((max(height, h), max(width, w), 3), np.float32)
+    frame[:] = MEAN
+    frame_mask = np.full(frame.shape[:2], IGNORE, np.uint8)
+    frame[top : top + h, left : left + w] = image
+    frame_mask[top : top + h, left : left + w] = mask
+    return frame, frame_mask
+
+
+def resize_image(image: Image, height: int, width: int) -> Image:
+    """Bilinear, half-pixel centres, no antialiasing."""
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def resize_mask(mask: Mask, height: int, width: int) -> Mask:
+    """Nearest neighbour as OpenCV takes it."""
+    return np.asarray(cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
+
+
+def fill_boxes(mask: Mask) -> Mask:
+    """Replace every connected component (8 neighbours) of value 1 by its filled bounding box; 255 stays on top."""
+    boxes = np.zeros_like(mask)
+    count, _, stats, _ = cv2.connectedComponentsWithStats((mask == 1).astype(np.uint8), connectivity=8)
+    for component in range(1, count):
+        left, top, width, height = stats[component, :4]
+        boxes[top : top + height, left : left + width] = 1
+    boxes[mask == IGNORE] = IGNORE
+    return boxes
+
+
+def normalise(image: Image) -> torch.Tensor:
+    """float32 tensor (3, h, w) of ImageNet's mean and deviation, as the backbones were trained."""
+    return torch.from_numpy(np.ascontiguousarray(((image - MEAN) / STD).transpose(2, 0, 1)))
