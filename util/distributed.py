@@ -17,6 +17,8 @@ from util.errors import UserError
 # Long enough for one process to scan the masks of COCO while the others wait for the index.
 TIMEOUT = timedelta(minutes=30)
 
+DEFAULTS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+
 Value = TypeVar("Value")
 
 
@@ -105,11 +107,12 @@ def connect(device: str = "auto") -> Iterator[World]:
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         reason = str(error).splitlines()[0]
         raise UserError(f"process {rank} cannot meet the others at {place}, try another port: {reason}") from error
-    yield world
-    dist.destroy_process_group()  # not after a failure: with a dead partner it could wait for ever
-
-
-DEFAULTS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    try:
+        yield world
+    except SystemExit:
+        dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()  # not after an error: with a dead partner it could wait for ever
 
 
 def pick_device(name: str, local_rank: int = 0, size: int = 1) -> torch.device:
@@ -127,5 +130,7 @@ def pick_device(name: str, local_rank: int = 0, size: int = 1) -> torch.device:
         return device
     count, index = torch.cuda.device_count(), local_rank if device.index is None or size > 1 else device.index
     if index >= count:
-        raise UserError(f"device: {name!r} needs GPU {index}, but {count} are visible; start fewer processes or use cpu")
+        raise UserError(
+            f"device: {name!r} needs GPU {index}, but {count} are visible; start fewer processes or use cpu"
+        )
     return torch.device("cuda", index)

@@ -31,10 +31,12 @@ class Plan(NamedTuple):
         """Steps of an epoch; items left over wait for the next epoch's order."""
         return self.items // self.items_per_step
 
-    def check(self) -> "Plan":
-        """UserError when the items do not fill one step."""
+    def check(self, key: str) -> "Plan":
+        """UserError that names the config key of the batch when the items do not fill one step."""
         if not self.steps:
-            raise UserError(f"batch_size: a step takes {self.items_per_step} items, but there are only {self.items}")
+            raise UserError(
+                f"{key}: a step takes {self.items_per_step} items, but there are only {self.items}; lower it"
+            )
         return self
 
     def batches(self, seed: int, first_step: int = 0) -> list[list[int]]:

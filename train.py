@@ -1,0 +1,105 @@
+"""Stage 2: meta-training of HMNet on the base classes of a fold.
+
+    python train.py --config config/pascal/pascal_split0_resnet50_manet.yaml [--viz] [--opts key value ...]
+    torchrun --nproc_per_node 4 train.py --config ...
+
+Exit code 0: finished; 2: an error, told in one line; 75: stopped by SIGTERM, SIGINT or SIGUSR1 with everything saved,
+`--opts resume auto` goes on.
+"""
+
+from math import ceil
+
+from torch import nn
+
+from dataset.dataset import collate, train_dataset
+from dataset.episode import check_possible
+from dataset.index import config_classes, load_index
+from model import build_model
+from util.arguments import training_arguments
+from util.checkpoint import released_state_dict
+from util.config import Config
+from util.distributed import World, connect
+from util.errors import run_main
+from util.evaluation import evaluate
+from util.failures import plain_failures
+from util.learner import Learner, Output, Tensors
+from util.loader import Plan
+from util.metric import count_pixels
+from util.optim import make_sgd, make_trunk_adamw, poly_rate, set_rates
+from util.rng import make_deterministic, seed_all
+from util.run import Paths, Run
+
+
+def main() -> None:
+    """Parse, connect, train."""
+    cfg, viz = training_arguments("Meta-train HMNet.")
+    with plain_failures(), connect(cfg.device) as world:
+        train(cfg, world, viz)
+
+
+def train(cfg: Config, world: World, viz: bool = False) -> None:
+    """Train until the last epoch, or until validation has stopped improving; config/base explains every key."""
+    make_deterministic(cfg.deterministic)
+    with world.main_first():  # one process scans the masks
+        index, files = load_index(cfg, "train")
+        novel_index, _ = load_index(cfg, "val")
+    for checked in (index, novel_index):
+        check_possible(checked, cfg.shot)
+    classes = config_classes(cfg, "train")
+    plan = Plan(len(index.images), cfg.batch_size, cfg.accumulate, world).check("batch_size")
+
+    seed_all(cfg.manual_seed)
+    model = build_model(cfg).to(world.device).train()
+    sgd = make_sgd(model.learnable_groups(), cfg.momentum, cfg.weight_decay)
+    adamw = make_trunk_adamw(model.trunk, cfg.trunk_lr, cfg.batch_size * cfg.accumulate, cfg.trunk_weight_decay)
+    learner = Learner(model, [sgd, adamw], world, cfg.amp, cfg.compile)
+    run = Run(
+        cfg, world, run_paths(cfg), plan, learner, lambda: released_state_dict(model), cfg.epochs, cfg.stop_interval
+    )
+
+    def measure() -> dict[str, float]:
+        seed = cfg.manual_seed + (0 if cfg.fix_random_seed_val else run.progress.epoch)
+        result = evaluate(model, cfg, seed=seed, count=cfg.val_episodes)
+        return {"miou": result.miou, "fb_iou": result.fb_iou, "piou": result.piou}
+
+    with run.started(viz):
+        for epoch in run.epochs():
+            dataset = train_dataset(cfg, index, files, classes, cfg.manual_seed, epoch)
+            for batches in run.batches(dataset, collate):
+                if 0 < run.progress.step == plan.steps // 2 and validates(cfg, epoch - 0.5):
+                    run.validate(epoch - 0.5, measure)
+                rate = poly_rate(cfg.base_lr, run.iteration, run.iterations, cfg.power)
+                set_rates(sgd, rate, cfg.index_split)
+                report = learner.accumulate(batches, forward, target="query_mask")
+                learner.step()
+                run.stepped(report, rate)
+            if validates(cfg, epoch):
+                run.validate(epoch, measure)
+
+
+def forward(network: nn.Module, batch: Tensors) -> Output:
+    """Losses of a batch of episodes, and intersection and union of the foreground."""
+    truth = batch["query_mask"].long()
+    images = batch["query"], batch["support"], batch["support_mask"]
+    out = network(*images, query_mask=truth, base_class=batch["class_index"])
+    return Output(out["cross_entropy"], out["dice"], count_pixels(out["prediction"], truth)[1])
+
+
+def validates(cfg: Config, position: float) -> bool:
+    """Whether to validate after `position` epochs; half an epoch is its middle. The last epoch is always validated."""
+    epoch, in_middle = ceil(position), position % 1 > 0
+    if in_middle:
+        often = cfg.SubEpoch_val and (cfg.epochs <= 100 or epoch > 100)
+        return cfg.evaluate and often and epoch >= cfg.val_start_epoch
+    return cfg.evaluate and epoch >= min(cfg.val_start_epoch, cfg.epochs)
+
+
+def run_paths(cfg: Config) -> Paths:
+    """The run's files; runs of more shots share the folder and so carry their shots in their names."""
+    name = "train" if cfg.shot == 1 else f"train{cfg.shot}"
+    best = cfg.experiment_dir / "snapshot" / f"best_{cfg.shot}shot.pth"
+    return Paths(cfg.experiment_dir, best, tag="" if cfg.shot == 1 else f"_{name}", numbered=name)
+
+
+if __name__ == "__main__":
+    run_main(main)

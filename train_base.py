@@ -1,0 +1,130 @@
+"""Stage 1: the base learner, ordinary semantic segmentation of a fold's base classes.
+
+    python train_base.py --config config/pascal/pascal_split0_resnet50_manet.yaml [--viz] [--opts key value ...]
+    torchrun --nproc_per_node 4 train_base.py --config ...
+
+The best weights go where stage 2 looks for them, initmodel/PSPNet/{data_set}/split{i}/{backbone}/best.pth.
+Exit codes as those of train.py.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dataset.dataset import base_train_dataset, base_val_dataset, collate
+from model import build_base_learner
+from model.base_learner import PSPNet
+from model.resize import resize
+from util.arguments import training_arguments
+from util.checkpoint import released_state_dict
+from util.config import Config
+from util.distributed import World, connect
+from util.errors import UserError, run_main
+from util.evaluation import evaluating
+from util.failures import plain_failures
+from util.learner import Learner, Output, Tensors
+from util.loader import Plan, load_steps
+from util.metric import IGNORE
+from util.optim import make_sgd, poly_rate, set_rates
+from util.rng import make_deterministic, seed_all
+from util.run import Paths, Run
+
+
+def main() -> None:
+    """Parse, connect, train."""
+    cfg, viz = training_arguments("Train the base learner.")
+    with plain_failures(), connect(cfg.device) as world:
+        train(cfg, world, viz)
+
+
+def train(cfg: Config, world: World, viz: bool = False) -> None:
+    """Train until the last epoch, or until validation has stopped improving; config/base explains every key."""
+    make_deterministic(cfg.deterministic)
+    images = len(base_train_dataset(cfg, cfg.manual_seed, epoch=1))
+    plan = Plan(images, process_batch(cfg, world), cfg.accumulate, world).check("base_batch_size")
+
+    seed_all(cfg.manual_seed)
+    model = build_base_learner(cfg).to(world.device).train()
+    sgd = make_sgd([model.backbone.parameters(), model.head.parameters()], cfg.momentum, cfg.weight_decay)
+    learner = Learner(model, [sgd], world, cfg.amp, cfg.compile)
+    run = Run(
+        cfg, world, run_paths(cfg), plan, learner, lambda: weights(model), cfg.base_epochs, cfg.base_stop_interval
+    )
+
+    with run.started(viz):
+        for epoch in run.epochs():
+            for batches in run.batches(base_train_dataset(cfg, cfg.manual_seed, epoch), collate):
+                rate = poly_rate(cfg.base_lr_encoder, run.iteration, run.iterations, cfg.power)
+                set_rates(sgd, rate, index_split=0)  # the head is new
+                report = learner.accumulate(batches, forward, target="label")
+                learner.step()
+                run.stepped(report, rate)
+            run.validate(epoch, lambda: measure(model, cfg, world))
+
+
+def process_batch(cfg: Config, world: World) -> int:
+    """Images of one batch in one process; UserError when base_batch_size does not allow for it."""
+    batch, rest = divmod(cfg.base_batch_size, cfg.accumulate * world.size)
+    if rest or batch < 2:
+        raise UserError(
+            f"base_batch_size: {cfg.base_batch_size} should be a multiple of processes * accumulate "
+            f"({world.size} * {cfg.accumulate}), at least two images for each, as batch norms need"
+        )
+    return batch
+
+
+def forward(network: nn.Module, batch: Tensors) -> Output:
+    """Cross-entropy of a batch of images, and how many of the pixels are right."""
+    logits, label = network(batch["image"]), batch["label"]  # (B, 1 + n, H, W), (B, H, W)
+    valid = label != IGNORE
+    hits = torch.stack([((logits.argmax(1) == label) & valid).sum(), valid.sum()])
+    loss = F.cross_entropy(logits, label, ignore_index=IGNORE)
+    return Output(loss, torch.zeros_like(loss), hits)
+
+
+def measure(model: PSPNet, cfg: Config, world: World) -> dict[str, float]:
+    """Mean IoU over the base classes on the validation list, at the labels' own sizes, and pixel accuracy."""
+    world.share_buffers(model)  # on CPUs every process has its own running statistics
+    dataset, size = base_val_dataset(cfg), 1 + cfg.base_class_count
+    numbers = range(world.rank, len(dataset), world.size)
+    batches = [list(numbers[start:][: cfg.batch_size_val]) for start in range(0, len(numbers), cfg.batch_size_val)]
+    confusion = torch.zeros(size, size, dtype=torch.int64, device=world.device)  # (label, prediction)
+    with evaluating(model):
+        for (batch,) in load_steps(dataset, batches, 1, cfg.loader_worker_count, collate):
+            logits = model(batch["image"].to(world.device))
+            for scores, label in zip(logits, batch["label"], strict=True):
+                confusion += count_pairs(resize(scores[None], label.shape).argmax(1)[0], label.to(world.device), size)
+    return figures(world.sum(confusion).cpu())
+
+
+def count_pairs(prediction: Tensor, label: Tensor, size: int) -> Tensor:
+    """How often each label (h, w) in {0 ... size - 1, 255} meets each prediction (h, w): int64 (size, size)."""
+    valid = label != IGNORE
+    return torch.bincount(label[valid] * size + prediction[valid], minlength=size**2).view(size, size)
+
+
+def figures(confusion: Tensor) -> dict[str, float]:
+    """Mean IoU over classes 1 ... n, as far as they occur, and pixel accuracy, from counts (1 + n, 1 + n)."""
+    right = confusion.diagonal().double()
+    union = confusion.sum(0) + confusion.sum(1) - right
+    iou = (right / union)[1:]
+    return {"miou": iou.nanmean().item(), "pixel_accuracy": (right.sum() / confusion.sum()).item()}
+
+
+def weights(model: PSPNet) -> dict[str, Tensor]:
+    """Weights as base-learner checkpoints carry them: released names, and the stages once more as encoder.0 ... 4."""
+    state = released_state_dict(model)
+    stages = {key.replace("layer", "encoder.", 1): value for key, value in state.items() if key.startswith("layer")}
+    return {**state, **stages}
+
+
+def run_paths(cfg: Config) -> Paths:
+    """The run's files, and the place of the base learner among the weights that stage 2 starts from."""
+    folder = Path(cfg.exp, cfg.data_set, "PSPNet", f"split{cfg.split}", cfg.backbone_name)
+    return Paths(folder, best=cfg.base_learner_path)
+
+
+if __name__ == "__main__":
+    run_main(main)

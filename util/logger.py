@@ -1,0 +1,82 @@
+"""What a run tells: lines on the console and in its log file, curves in TensorBoard."""
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tqdm import tqdm
+
+
+class ConsoleHandler(logging.Handler):
+    """Lines above the progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record))
+
+
+class RunLog:
+    """Console, `log` file (appended to) and, given a folder for it, TensorBoard; silent unless `talks`."""
+
+    def __init__(self, path: Path, board: Path | None = None, talks: bool = True) -> None:
+        self.logger = logging.Logger(path.name)  # its own, not one of the process: several runs may follow each other
+        self.board = None
+        if not talks:
+            self.logger.disabled = True
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for handler in (ConsoleHandler(), logging.FileHandler(path, encoding="utf-8")):
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+            self.logger.addHandler(handler)
+        if board:
+            from tensorboardX import SummaryWriter  # half a second that only --viz needs
+
+            self.board = SummaryWriter(str(board))
+
+    def info(self, line: str) -> None:
+        """A line of news."""
+        self.logger.info(line)
+
+    def warning(self, line: str) -> None:
+        """A line that deserves a look."""
+        self.logger.warning(line)
+
+    def curves(self, values: Mapping[str, float], step: int) -> None:
+        """One point on each TensorBoard curve."""
+        if self.board:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, step)
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Flush and close all files."""
+        for handler in self.logger.handlers:
+            handler.close()
+        if self.board:
+            self.board.close()
+
+
+class Clock:
+    """Rate and time left of a run, from what this process has done since it started."""
+
+    def __init__(self) -> None:
+        self.start, self.done = time.monotonic(), 0
+
+    def tick(self) -> None:
+        """One more step is done."""
+        self.done += 1
+
+    @property
+    def rate(self) -> float:
+        """Steps per second, validation included."""
+        return self.done / max(time.monotonic() - self.start, 1e-9)
+
+    def left(self, steps: int) -> str:
+        """Time that so many steps will take, as 1d 02:03:04."""
+        days, seconds = divmod(round(steps / self.rate) if self.done else 0, 86400)
+        return (f"{days}d " if days else "") + time.strftime("%H:%M:%S", time.gmtime(seconds))

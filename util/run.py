@@ -1,0 +1,308 @@
+"""A run: where it stands, what it writes, and how it goes on after an interruption; both training stages use it."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from util.checkpoint import save_checkpoint
+from util.config import Config
+from util.distributed import World
+from util.errors import UserError
+from util.files import write_aside
+from util.learner import Learner, NotFiniteError, Report
+from util.loader import Batch, Plan, load_steps
+from util.logger import Clock, RunLog
+from util.rng import restore_rng, rng_state, seed_all, undisturbed_rng
+from util.snapshot import (
+    SAVED_EXIT,
+    newest_intact,
+    noting_signals,
+    read_snapshot,
+    remove_leftovers,
+    snapshots,
+    write_snapshot,
+)
+
+RANK_STRIDE = 1_000_003  # between the seeds of two processes
+
+
+@dataclass
+class Progress:
+    """Where a run stands; plain data for its snapshots."""
+
+    epoch: int = 1  # the one being trained
+    step: int = 0  # steps done in it
+    validated: float = 0.0  # the last validated position, in epochs; mid-epoch 3 is 2.5
+    best: float | None = None
+    best_epoch: float = 0.0
+    best_file: str = ""
+    sums: list[float] = field(
+        default_factory=lambda: [0.0] * 4
+    )  # over the epoch's steps: both losses, hits, of so many
+    history: list[dict[str, float]] = field(default_factory=list)  # figures of every validation
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The files of one run; `tag` tells apart runs of different shots that share a folder."""
+
+    folder: Path
+    best: Path  # weights for whoever comes next
+    tag: str = ""
+    numbered: str = ""  # prefix of the best weights' second name, {prefix}_epoch_{e}_{mIoU}.pth; empty: none
+
+    @property
+    def snapshots(self) -> Path:
+        """Folder of snapshots and best weights."""
+        return self.folder / "snapshot"
+
+    def file(self, name: str) -> Path:
+        """A file of the run's own, such as result.json, result_5shot.json."""
+        stem, _, suffix = name.partition(".")
+        return self.folder / f"{stem}{self.tag}.{suffix}"
+
+
+class Run:
+    """Epochs and steps that survive signals, kills and full disks; train.py shows how it is used.
+
+    `weights()` is the state dict to publish when validation says that it is the best; the run ends after `last_epoch`,
+    or when the best validation is `patience` epochs old.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        world: World,
+        paths: Paths,
+        plan: Plan,
+        learner: Learner,
+        weights: Callable[[], Mapping[str, Tensor]],
+        last_epoch: int,
+        patience: int,
+    ) -> None:
+        self.cfg, self.world, self.paths, self.plan = cfg, world, paths, plan
+        self.learner, self.weights = learner, weights
+        self.last_epoch, self.patience = last_epoch, patience
+        self.progress = Progress(epoch=cfg.start_epoch + 1)
+        self.clock, self.saved_at, self.saved_time = Clock(), (0, 0), time.monotonic()
+        self.rng_before_step = rng_state()
+
+    @contextmanager
+    def started(self, viz: bool = False) -> Iterator[None]:
+        """Within the block the run stands where `resume` says and signals wait for the end of a step.
+
+        A loss that is not finite gets its state saved and becomes a UserError; the end of the block finishes the run.
+        """
+        board = self.paths.file("tensorboard") if viz else None
+        with ExitStack() as stack:
+            self.log = stack.enter_context(RunLog(self.paths.file("log.txt"), board, self.world.is_main))
+            self.stop = stack.enter_context(noting_signals())
+            if self.world.is_main:
+                remove_leftovers(self.paths.snapshots, self.snapshot_name)
+                write_aside(self.paths.file("config.yaml"), self.cfg.to_yaml())
+            self._resume()
+            hidden = None if self.world.is_main else True  # None: shown where someone looks
+            self.bar = stack.enter_context(tqdm(total=self.iterations, initial=self.iteration, disable=hidden))
+            try:
+                yield
+            except NotFiniteError as error:
+                path = self.save(self.rng_before_step)
+                raise UserError(f"{error}; the state before this step is saved in {path}") from error
+            self._finish()
+
+    @property
+    def iteration(self) -> int:
+        """Steps done since the beginning of the run, as the schedule counts."""
+        return (self.progress.epoch - 1) * self.plan.steps + self.progress.step
+
+    @property
+    def iterations(self) -> int:
+        """Steps of the whole run."""
+        return self.last_epoch * self.plan.steps
+
+    @property
+    def snapshot_name(self) -> str:
+        """What the names of snapshots begin with."""
+        return f"state{self.paths.tag}"
+
+    def _resume(self) -> None:
+        """Go on from the snapshot that the config names, or from the newest intact one; without any, begin."""
+        folder, path = self.paths.snapshots, Path(self.cfg.resume) if self.cfg.resume else None
+        if self.cfg.resume == "auto":
+            found = newest_intact(folder, self.snapshot_name, self.log.warning) if self.world.is_main else None
+            path = self.world.share(found)
+        if path is None:
+            if self.world.is_main and snapshots(folder, self.snapshot_name):
+                self.log.warning(f"{folder}: starting afresh, snapshots of the earlier run there will be replaced")
+            return
+        content = read_snapshot(path)
+        self._check_fit(path, content)
+        try:
+            self.learner.restore(content)
+        except ValueError as error:
+            raise UserError(f"{path}: does not fit this configuration: {error}") from error
+        self.progress = Progress(**content["progress"])
+        restore_rng(content["rng"][self.world.rank % len(content["rng"])])
+        self.saved_at = self.progress.epoch, self.progress.step
+        self.log.info(f"resumed from {path}: epoch {self.progress.epoch}, step {self.progress.step}")
+
+    def _check_fit(self, path: Path, content: Mapping[str, Any]) -> None:
+        """UserError when the snapshot's steps are not this run's steps; a warning for whatever else differs."""
+        then, now = content["world"], self._layout()
+        if (then["items"], then["items_per_step"]) != (now["items"], now["items_per_step"]):
+            raise UserError(
+                f"{path}: was written with {then['items_per_step']} of {then['items']} items a step, now it is "
+                f"{now['items_per_step']} of {now['items']}; keep batch_size * accumulate * processes and the data"
+            )
+        if then["size"] != now["size"]:
+            self.log.warning(f"{path}: written by {then['size']} processes, now {now['size']}: dropout will differ")
+        old = content["config"]
+        changed = [
+            f"{key} {old.get(key)!r} -> {value!r}" for key, value in self._settings().items() if value != old.get(key)
+        ]
+        if changed:
+            self.log.warning(f"{path}: resumed with other settings: {', '.join(changed)}")
+
+    def _layout(self) -> dict[str, int]:
+        plan = self.plan
+        return {"size": self.world.size, "items": plan.items, "items_per_step": plan.items_per_step}
+
+    def _settings(self) -> dict[str, Any]:
+        return {key: value for key, value in self.cfg.model_dump().items() if key != "resume"}
+
+    def save(self, rng: dict[str, Any] | None = None) -> Path:
+        """Write a snapshot of this moment; all processes take part, the first one writes."""
+        content = {
+            **self.learner.state(),
+            "rng": self.world.gather(rng or rng_state()),
+            "progress": asdict(self.progress),
+            "world": self._layout(),
+            "config": self._settings(),
+        }
+        self.saved_at, self.saved_time = (self.progress.epoch, self.progress.step), time.monotonic()
+        path = Path()
+        if self.world.is_main:
+            path = write_snapshot(self.paths.snapshots, self.snapshot_name, *self.saved_at, content, self.cfg.keep)
+        return self.world.share(path)
+
+    def epochs(self) -> Iterator[int]:
+        """The epochs that are left, each with its own seed; ends early when validation has stopped improving."""
+        while self.progress.epoch <= self.last_epoch and not self.is_stale():
+            epoch = self.progress.epoch
+            if self.progress.step == 0:
+                seed_all(self.cfg.manual_seed + epoch + RANK_STRIDE * self.world.rank)
+            yield epoch
+            self._end_epoch()
+
+    def is_stale(self) -> bool:
+        """Whether the best validation is `patience` epochs old."""
+        best = self.progress.best_epoch
+        return best > 0 and self.progress.epoch - 1 - best >= self.patience
+
+    def batches(
+        self, dataset: Dataset[Batch], collate: Callable[[list[Batch]], Batch] | None = None
+    ) -> Iterator[list[Batch]]:
+        """The batches of every step of this epoch that is left to do."""
+        numbers = self.plan.batches(self.cfg.manual_seed + self.progress.epoch, self.progress.step)
+        for batches in load_steps(dataset, numbers, self.plan.accumulate, self.cfg.loader_worker_count, collate):
+            self.rng_before_step = rng_state()
+            yield batches
+
+    def stepped(self, report: Report, rate: float) -> None:
+        """A step is done: count it, tell of it, save when it is time to, leave when a signal says so."""
+        self.progress.step += 1
+        self.progress.sums = [a + b for a, b in zip(self.progress.sums, report, strict=True)]
+        self.clock.tick()
+        self.bar.update()
+        epoch, step = self.progress.epoch, self.progress.step
+        if step % self.cfg.print_freq == 0 or step == self.plan.steps:
+            items, left = self.clock.rate * self.plan.items_per_step, self.clock.left(self.iterations - self.iteration)
+            figures = f"loss {report.loss:.4f} ({report.pixel_loss:.4f} + {report.item_loss:.4f})"
+            where = f"epoch {epoch}/{self.last_epoch} step {step}/{self.plan.steps}"
+            self.log.info(f"{where} {figures}, {items:.2f} items/s, {left} left")
+            self.log.curves({"train/loss": report.loss, "train/rate": rate}, self.iteration)
+        self.pause()
+
+    def pause(self) -> None:
+        """Where nothing is half-done: save when `save_minutes` are over; when a signal came, save and exit with 75."""
+        due = time.monotonic() - self.saved_time >= 60 * self.cfg.save_minutes
+        stop, due = self.world.any(self.stop.received is not None, due and self.world.is_main)
+        if stop or due:
+            path = self.save()
+        if stop:
+            self.log.warning(f"stopped by a signal; saved {path}, `--opts resume auto` goes on from there")
+            raise SystemExit(SAVED_EXIT)
+
+    def validate(self, position: float, measure: Callable[[], dict[str, float]]) -> None:
+        """Measure figures with `miou` among them, once per position, and publish the weights if they are the best."""
+        progress = self.progress
+        if progress.validated >= position:
+            return
+        if self.saved_at != (progress.epoch, progress.step):
+            self.save()  # a kill while validating costs the validation only
+        with undisturbed_rng():
+            figures = measure()
+        progress.validated = position
+        progress.history.append({"epoch": position, **figures})
+        self.log.info(f"epoch {position:g} validation " + " ".join(f"{k} {v:.4f}" for k, v in figures.items()))
+        self.log.curves({f"val/{key}": value for key, value in figures.items()}, self.iteration)
+        if progress.best is None or figures["miou"] > progress.best:
+            self._publish(position, figures["miou"])
+        self._write_result()
+        self.pause()
+
+    def _publish(self, position: float, miou: float) -> None:
+        """Write the best weights under their names, and remove the second name of those that they replace."""
+        old, self.progress.best_file = self.progress.best_file, ""
+        self.progress.best, self.progress.best_epoch = miou, position
+        name = f"{self.paths.numbered}_epoch_{position:g}_{miou:.4f}.pth" if self.paths.numbered else ""
+        self.progress.best_file = name
+        if not self.world.is_main:
+            return
+        content = {"epoch": position, "miou": miou, "state_dict": self.weights()}
+        for path in [self.paths.best, *([self.paths.snapshots / name] if name else [])]:
+            save_checkpoint(path, content)
+        if old and old != name:
+            (self.paths.snapshots / old).unlink(missing_ok=True)
+        self.log.info(f"best so far: mIoU {miou:.4f}, {self.paths.best}")
+
+    def _end_epoch(self) -> None:
+        progress, steps = self.progress, self.plan.steps
+        pixel_loss, item_loss, hits, of = progress.sums
+        self.log.info(
+            f"epoch {progress.epoch} mean loss {(pixel_loss + item_loss) / steps:.4f} hits {hits / max(of, 1):.4f}"
+        )
+        self.log.curves(
+            {"train/epoch_loss": (pixel_loss + item_loss) / steps, "train/hits": hits / max(of, 1)}, self.iteration
+        )
+        finished, progress.epoch, progress.step = progress.epoch, progress.epoch + 1, 0
+        progress.sums = [0.0] * 4
+        if finished % self.cfg.save_freq == 0:
+            self.save()
+
+    def _write_result(self, **more: Any) -> None:
+        if self.world.is_main:
+            progress = asdict(self.progress)
+            result = {key: progress[key] for key in ("best", "best_epoch", "best_file", "epoch", "history")}
+            write_aside(self.paths.file("result.json"), json.dumps({**result, **more}, indent=2) + "\n")
+
+    def _finish(self) -> None:
+        """The run has come to its end: save it for `resume`, and write result.json."""
+        if self.saved_at != (self.progress.epoch, self.progress.step):
+            self.save()
+        self._write_result()
+        progress = self.progress
+        best = (
+            "no validation"
+            if progress.best is None
+            else f"best mIoU {progress.best:.4f} of epoch {progress.best_epoch:g}"
+        )
+        self.log.info(f"finished after epoch {progress.epoch - 1}: {best}")

@@ -1,0 +1,86 @@
+"""Snapshots: the whole state of a run, to go on from; and the signals that ask a run to write one and leave."""
+
+import re
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from util.checkpoint import read_checkpoint, save_checkpoint
+from util.errors import UserError
+
+SAVED_EXIT = 75  # sysexits.h EX_TEMPFAIL: nothing is lost, run again
+PARTS = ("state_dict", "optimizers", "scaler", "rng", "progress", "world", "config")
+
+
+def snapshots(folder: Path, name: str) -> dict[tuple[int, int], Path]:
+    """The files `{name}_{epoch}_{step}.pth` of a folder by position, earliest first."""
+    pattern = re.compile(rf"{re.escape(name)}_(\d+)_(\d+)\.pth")
+    found = [(match, path) for path in folder.glob("*.pth") if (match := pattern.fullmatch(path.name))]
+    return dict(sorted(((int(match[1]), int(match[2])), path) for match, path in found))
+
+
+def write_snapshot(folder: Path, name: str, epoch: int, step: int, content: Mapping[str, Any], keep: int) -> Path:
+    """Write the snapshot of a position; of the others the `keep` - 1 before it stay, those of a later position go.
+
+    Later ones are from an earlier run, or damaged. UserError where the disk refuses.
+    """
+    path = folder / f"{name}_{epoch:04d}_{step:06d}.pth"
+    save_checkpoint(path, content)
+    known = snapshots(folder, name)
+    before = [old for position, old in known.items() if position <= (epoch, step)]
+    for old in known.values():
+        if old not in before[-keep:]:
+            old.unlink(missing_ok=True)
+    return path
+
+
+def read_snapshot(path: Path) -> dict[str, Any]:
+    """Read a snapshot; UserError when it is missing, damaged, or a checkpoint of weights alone."""
+    content = read_checkpoint(path)
+    if missing := [part for part in PARTS if part not in content]:
+        raise UserError(f"{path}: no snapshot of a run, it lacks {', '.join(missing)}; give a state_*.pth to resume")
+    return content
+
+
+def newest_intact(folder: Path, name: str, warn: Callable[[str], None]) -> Path | None:
+    """The newest snapshot of a folder that can be read, None where there is none; `warn` hears of damaged ones."""
+    for path in reversed(snapshots(folder, name).values()):
+        try:
+            read_snapshot(path)
+        except UserError as error:
+            warn(f"skipped {error}")
+        else:
+            return path
+    return None
+
+
+def remove_leftovers(folder: Path, name: str) -> None:
+    """Remove what a killed process had begun to write aside."""
+    for path in folder.glob(f".{name}_[0-9]*.pth.*"):
+        path.unlink(missing_ok=True)
+
+
+class StopRequest:
+    """Whether a signal has asked the run to stop; a second Ctrl-C does not wait."""
+
+    received: signal.Signals | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.received is signal.SIGINT is signal.Signals(number):
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
+
+
+@contextmanager
+def noting_signals() -> Iterator[StopRequest]:
+    """Within the block SIGTERM, SIGINT and SIGUSR1 (Slurm's early warning) are noted instead of obeyed."""
+    request = StopRequest()
+    previous = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
