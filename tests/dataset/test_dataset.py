@@ -1,0 +1,203 @@
+"""Data sets: episodes as tensors, reproducible training draws, the base learner's labels, files that are wrong."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from dataset.dataset import Item, base_train_dataset, base_val_dataset, collate, test_dataset, train_dataset
+from dataset.episode import Episode, draw_episodes
+from dataset.index import load_index
+from dataset.reading import read_pair
+from util.config import Config
+from util.errors import UserError
+
+test_dataset.__test__ = False  # type: ignore[attr-defined]  # a factory, not a test
+
+MakeConfig = Callable[..., Config]
+MEAN = np.array([123.675, 116.28, 103.53], np.float32)
+STD = np.array([58.395, 57.12, 57.375], np.float32)
+
+
+def expected_image(path: Path, size: int) -> torch.Tensor:
+    image = np.asarray(cv2.imread(str(path)), np.float32)[..., ::-1]
+    return torch.from_numpy((cv2.resize(image, (size, size)) - MEAN) / STD).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("protocol", ["released", "seeded"])
+@pytest.mark.parametrize("ann_type", ["mask", "bbox"])
+def test_test_items_hold_the_episode(toy_root: Path, toy_config: MakeConfig, protocol: str, ann_type: str) -> None:
+    cfg = toy_config(toy_root, split=1, shot=3, val_size=41, protocol=protocol, ann_type=ann_type)
+    index, files = load_index(cfg, "val")
+    episodes = draw_episodes(index, 3, 70, protocol=protocol)
+    items = test_dataset(cfg, episodes, files, list(index.by_class))
+    assert len(items) == 70
+    for number, episode in enumerate(episodes):
+        item = items[number]
+        order = episode.support[::-1] if protocol == "released" else episode.support
+        assert (item["names"], item["number"]) == ([episode.query, *order], number)
+        assert (item["class_id"], item["class_index"]) == (episode.class_id, episode.class_id - 3)
+        torch.testing.assert_close(item["query"], expected_image(files[episode.query][0], 41))
+        truth = np.array(Image.open(files[episode.query][1]))
+        np.testing.assert_array_equal(item["query_mask"] == 1, truth == episode.class_id)
+        np.testing.assert_array_equal(item["query_mask"] == 255, truth == 255)
+        assert item["query_mask"].dtype == item["support_mask"].dtype == torch.uint8
+        for image, mask, name in zip(item["support"], item["support_mask"], order, strict=True):
+            torch.testing.assert_close(image, expected_image(files[name][0], 41))
+            truth = cv2.resize(np.array(Image.open(files[name][1])), (41, 41), interpolation=cv2.INTER_NEAREST)
+            assert ((mask == 255).numpy() == (truth == 255)).all() and (mask <= 1)[mask != 255].all()
+            of_class = truth == episode.class_id
+            assert (mask.numpy()[of_class] == 1).all()
+            if ann_type == "mask":
+                assert (mask == 1).sum() == of_class.sum()
+
+
+def test_training_items_depend_on_seed_epoch_and_item_alone(toy_root: Path, toy_config: MakeConfig) -> None:
+    cfg = toy_config(toy_root, shot=2, train_h=41, train_w=41)
+    index, files = load_index(cfg, "train")
+    classes = list(index.by_class)
+
+    def load(seed: int, epoch: int, **loader: Any) -> list[Item]:
+        dataset = train_dataset(cfg, index, files, classes, seed, epoch)
+        return [item for batch in DataLoader(dataset, collate_fn=lambda batch: batch, **loader) for item in batch]
+
+    first = load(3, 1)
+    assert [item["names"][0] for item in first] == index.images
+    for item in first:
+        query, *support = item["names"]
+        assert len({query, *support}) == 3 and set(support) <= set(index.by_class[item["class_id"]])
+        assert item["class_id"] in index.classes[query] and classes[item["class_index"]] == item["class_id"]
+        assert item["query"].shape == (3, 41, 41) and item["support"].shape == (2, 3, 41, 41)
+        assert item["query_mask"].shape == (41, 41) and item["query_mask"].dtype == torch.int64
+        assert item["support_mask"].shape == (2, 41, 41) and item["support_mask"].dtype == torch.uint8
+        assert set(item["query_mask"].unique().tolist()) <= {0, 1, 255}
+    again = load(3, 1, num_workers=2, batch_size=5)
+    assert all(same(a, b) for a, b in zip(first, again, strict=True))
+    for other in (load(4, 1), load(3, 2)):
+        assert sum(same(a, b) for a, b in zip(first, other, strict=True)) == 0
+
+
+def same(a: Item, b: Item) -> bool:
+    return all(torch.equal(a[key], b[key]) if torch.is_tensor(a[key]) else a[key] == b[key] for key in a)
+
+
+def test_training_tells_impossible_classes(toy_root: Path, toy_config: MakeConfig) -> None:
+    cfg = toy_config(toy_root, shot=2)
+    index, files = load_index(cfg, "train")
+    index.by_class[5] = index.by_class[5][:2]
+    with pytest.raises(UserError, match="class 5: 2 images, but 2-shot"):
+        train_dataset(cfg, index, files, list(index.by_class), 0, 0)
+
+
+def test_base_learner_labels(toy_root: Path, toy_config: MakeConfig) -> None:
+    cfg = toy_config(toy_root, split=1, base_train_h=65)  # novel: 3, 4
+    values = {0: 0, 1: 1, 2: 2, 3: 0, 4: 0, 5: 3, 6: 4, 7: 5, 8: 6, 255: 255}
+    validation = base_val_dataset(cfg)
+    lines = (toy_root / "ImageSets" / "val.txt").read_text().splitlines()
+    assert len(validation) == len(lines)
+    for item, line in zip((validation[i] for i in range(len(lines))), lines, strict=True):
+        image, mask = line.split()
+        torch.testing.assert_close(item["image"], expected_image(toy_root / image, 65))
+        expected = np.vectorize(values.get)(np.array(Image.open(toy_root / mask)))
+        np.testing.assert_array_equal(item["label"], expected)
+    training = [base_train_dataset(cfg, 1, epoch) for epoch in (0, 0, 1)]
+    assert len(training[0]) == 90
+    items = [dataset[7] for dataset in training]
+    assert same(items[0], items[1]) and not same(items[0], items[2])
+    assert items[0]["image"].shape == (3, 65, 65) and items[0]["label"].dtype == torch.int64
+    seen = set().union(*(training[0][i]["label"].unique().tolist() for i in range(90)))
+    assert seen == {*range(7), 255}
+
+
+def test_collate() -> None:
+    masks = [torch.zeros(4, 5), torch.ones(5, 4)]
+    images = torch.rand(2, 3, 7, 7)
+    items = [{"query": images[i], "query_mask": masks[i], "number": i, "names": [f"q{i}", "s"]} for i in range(2)]
+    batch = collate(items)
+    assert torch.equal(batch["query"], images) and batch["query_mask"] == masks
+    assert batch["number"].tolist() == [0, 1] and batch["names"] == [["q0", "s"], ["q1", "s"]]
+    assert collate(items[:1])["query_mask"].shape == (1, 4, 5)
+
+
+class Pairs(Dataset[tuple[np.ndarray, np.ndarray]]):
+    """One pair of files, read in a loader's worker."""
+
+    def __init__(self, image: Path, mask: Path) -> None:
+        self.image, self.mask = image, mask
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, item: int) -> tuple[np.ndarray, np.ndarray]:
+        return read_pair(self.image, self.mask)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "RGB", "1", "LA"])
+def test_images_of_any_mode_become_rgb(tmp_path: Path, mode: str, generator: np.random.Generator) -> None:
+    colours = Image.fromarray(generator.integers(0, 256, (12, 9, 3), dtype=np.uint8))
+    image = colours.quantize(32) if mode == "P" else colours.convert(mode)
+    image.save(tmp_path / "image.png")
+    Image.fromarray(np.zeros((12, 9), np.uint8)).save(tmp_path / "mask.png")
+    read, _ = read_pair(tmp_path / "image.png", tmp_path / "mask.png")
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, np.array(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1"])
+def test_masks_are_class_numbers_whatever_their_palette(
+    tmp_path: Path, mode: str, generator: np.random.Generator
+) -> None:
+    values = generator.integers(0, 2 if mode == "1" else 256, (12, 9), dtype=np.uint8)
+    mask = Image.fromarray(values.astype(bool)) if mode == "1" else Image.fromarray(values)
+    if mode == "P":
+        mask.putpalette(generator.integers(0, 256, 768, dtype=np.uint8).tobytes())
+    assert mask.mode == mode
+    mask.save(tmp_path / "mask.png")
+    Image.new("RGB", (9, 12)).save(tmp_path / "image.png")
+    np.testing.assert_array_equal(read_pair(tmp_path / "image.png", tmp_path / "mask.png")[1], values)
+
+
+def test_wrong_files_are_named(toy_root: Path, toy_config: MakeConfig) -> None:
+    cfg = toy_config(toy_root)
+    index, files = load_index(cfg, "val")
+    query, support = index.by_class[2][:2]
+    items = test_dataset(cfg, [Episode(query, 2, [support])], files, [1, 2])
+    image, mask = files[support]
+    good = mask.read_bytes()
+    h, w = np.array(Image.open(mask)).shape
+
+    def message() -> str:
+        with pytest.raises(UserError) as error:
+            items[0]
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    cv2.imwrite(str(mask), np.full((h, w), 1, np.uint8))
+    assert message().startswith(f"{mask}: no pixel of class 2")
+    cv2.imwrite(str(mask), np.full((h + 1, w), 2, np.uint8))
+    assert message().startswith(f"{mask}: mask is {w}x{h + 1}, its image {image} is {w}x{h}")
+    cv2.imwrite(str(mask), np.full((h, w, 3), 2, np.uint8))
+    assert message().startswith(f"{mask}: mask holds RGB pixels")
+    mask.write_bytes(good[: len(good) // 2])
+    assert message().startswith(f"{mask}: not a readable mask")
+    mask.unlink()
+    assert message().startswith(f"{mask}: no such mask")
+    mask.write_bytes(good)
+    items[0]
+    image.write_bytes(image.read_bytes()[:99])
+    assert message().startswith(f"{image}: not a readable")
+    image.unlink()
+    assert message().startswith(f"{image}: no such")
+
+
+def test_user_errors_survive_a_loader_worker(toy_root: Path) -> None:
+    mask = toy_root / "absent.png"
+    loader = DataLoader(Pairs(toy_root / "JPEGImages" / "val000.jpg", mask), num_workers=1)
+    with pytest.raises(UserError, match=r"absent\.png: no such mask"):
+        next(iter(loader))

@@ -1,0 +1,145 @@
+"""Transforms: resize against OpenCV and plain formulas, augmentation, boxes, normalisation."""
+
+import random
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from dataset.transform import Augmentation, fill_boxes, normalise, pad, resize_image, resize_mask, rotate, scale
+
+Picture = tuple[NDArray[np.float32], NDArray[np.uint8]]
+
+MEAN = torch.tensor([123.675, 116.28, 103.53])
+STD = torch.tensor([58.395, 57.12, 57.375])
+
+
+@pytest.fixture
+def picture(generator: np.random.Generator) -> Picture:
+    h, w = generator.integers(40, 90, 2)
+    mask = np.zeros((h, w), np.uint8)
+    mask[h // 4 : h // 2, w // 3 : w // 2] = 1
+    mask[:3] = 255
+    return generator.uniform(0, 255, (h, w, 3)).astype(np.float32), mask
+
+
+@pytest.mark.parametrize("size", [(33, 33), (121, 65), (40, 200)])
+def test_resize_is_opencvs_and_has_half_pixel_centres(picture: Picture, size: tuple[int, int]) -> None:
+    image, mask = picture
+    h, w = size
+    resized = resize_image(image, h, w)
+    np.testing.assert_array_equal(resized, cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR))
+    planes = torch.from_numpy(image).permute(2, 0, 1)[None]
+    plain = torch.nn.functional.interpolate(planes, size, mode="bilinear", align_corners=False, antialias=False)[0]
+    np.testing.assert_allclose(resized, plain.permute(1, 2, 0), atol=2e-2)
+    resized_mask = resize_mask(mask, h, w)
+    rows = np.minimum(np.arange(h) * mask.shape[0] // h, mask.shape[0] - 1)
+    columns = np.minimum(np.arange(w) * mask.shape[1] // w, mask.shape[1] - 1)
+    np.testing.assert_array_equal(resized_mask, mask[rows][:, columns])
+    np.testing.assert_array_equal(resized_mask, cv2.resize(mask, (w, h), interpolation=cv2.INTER_NEAREST))
+
+
+def test_normalise(picture: Picture) -> None:
+    image, _ = picture
+    expected = (torch.from_numpy(image) - MEAN) / STD
+    torch.testing.assert_close(normalise(image), expected.permute(2, 0, 1))
+    assert normalise(image).is_contiguous() and normalise(image).dtype == torch.float32
+
+
+def test_scale_and_rotate_move_image_and_mask_together(generator: np.random.Generator) -> None:
+    mask = np.zeros((80, 61), np.uint8)
+    mask[10:50, 20:45] = 1
+    image = np.repeat(mask[..., None] * np.float32(200), 3, axis=2)
+    for changed, changed_mask in [
+        scale(image, mask, generator.uniform(0.5, 2)),
+        rotate(image, mask, generator.uniform(-30, 30)),
+    ]:
+        inside = changed_mask != 255
+        agree = (changed[..., 0] > 100) == (changed_mask == 1)
+        assert agree[inside].mean() > 0.98 and (changed_mask == 1).any()
+
+
+def test_rotation_turns_about_the_centre_and_fills(picture: Picture) -> None:
+    image, mask = picture
+    turned, turned_mask = rotate(image, mask, 180)
+    np.testing.assert_array_equal(turned_mask, mask[::-1, ::-1])
+    np.testing.assert_allclose(turned, image[::-1, ::-1], atol=0.1)
+    turned, turned_mask = rotate(image[:40, :40], np.zeros((40, 40), np.uint8), 45)
+    assert turned_mask[0, 0] == turned_mask[-1, -1] == 255 and turned_mask[20, 20] == 0
+    np.testing.assert_allclose(turned[0, 0], MEAN, rtol=1e-6)
+    stripe = np.zeros((41, 41), np.uint8)
+    stripe[20, 30:] = 1  # to the right of the centre, so after a quarter turn counter-clockwise above it
+    assert rotate(np.zeros((41, 41, 3), np.float32), stripe, 90)[1][:11, 20].all()
+
+
+def test_pad_centres(picture: Picture) -> None:
+    image, mask = picture
+    h, w = mask.shape
+    padded, padded_mask = pad(image, mask, h + 7, w - 5)
+    assert padded_mask.shape == (h + 7, w)
+    np.testing.assert_array_equal(padded[3 : 3 + h], image)
+    np.testing.assert_array_equal(padded_mask[3 : 3 + h], mask)
+    assert (padded_mask[:3] == 255).all() and (padded_mask[3 + h :] == 255).all()
+    np.testing.assert_allclose(padded[:3].reshape(-1, 3), MEAN.expand(3 * w, 3), rtol=1e-6)
+
+
+def test_augmentation_is_a_function_of_its_generator(picture: Picture) -> None:
+    augment = Augmentation(57, 49, (0.5, 2), (-10, 10), 0.85)
+    results = [augment(*picture, random.Random(seed)) for seed in (5, 5, 6)]
+    for image, mask in results:
+        assert image.shape == (57, 49, 3) and mask.shape == (57, 49) and image.dtype == np.float32
+        assert set(np.unique(mask)) <= {0, 1, 255}
+    np.testing.assert_array_equal(results[0][0], results[1][0])
+    np.testing.assert_array_equal(results[0][1], results[1][1])
+    assert not np.array_equal(results[0][0], results[2][0])
+
+
+def test_augmentation_draws_what_it_says(picture: Picture) -> None:
+    """Flips, blurs and rotations come half of the time, scales spread evenly over their range."""
+    image, mask = picture
+    rng = random.Random()
+    ramp = np.repeat(np.linspace(0, 255, 64, dtype=np.float32)[None].repeat(64, 0)[..., None], 3, axis=2)
+    plain = Augmentation(64, 64, (1, 1), (0, 0), 0)
+    flipped = sum(plain(ramp, np.zeros((64, 64), np.uint8), rng)[0][32, 10, 0] > 128 for _ in range(400))
+    assert 150 < flipped < 250
+    noise = image[:40, :40]
+    still = Augmentation(40, 40, (1, 1), (0, 0), 0)
+    blurred = sum(still(noise, mask[:40, :40], rng)[0].std() < 0.8 * noise.std() for _ in range(400))
+    assert 150 < blurred < 250
+    turning = Augmentation(40, 40, (1, 1), (9, 10), 0)
+    turned = sum((turning(noise, np.zeros((40, 40), np.uint8), rng)[1] == 255).any() for _ in range(400))
+    assert 150 < turned < 250
+    small, growing = np.ones((20, 20), np.uint8), Augmentation(81, 81, (1, 4), (0, 0), 0)
+    factors = [(growing(noise[:20, :20], small, rng)[1] == 1).sum() ** 0.5 / 20 for _ in range(400)]
+    assert min(factors) < 1.2 and max(factors) > 3.8 and 2.3 < np.mean(factors) < 2.7
+
+
+def test_crop_keeps_the_object(generator: np.random.Generator) -> None:
+    augment = Augmentation(50, 50, (1, 1), (0, 0), 0.85)
+    image, mask = np.zeros((100, 100, 3), np.float32), np.zeros((100, 100), np.uint8)
+    top, left = generator.integers(0, 80, 2)
+    mask[top : top + 20, left : left + 20] = 1
+    rng = random.Random()
+    kept = np.array([(augment(image, mask, rng)[1] == 1).sum() / 400 for _ in range(200)])
+    assert (kept >= 0.85).mean() > 0.6 and (kept > 0).mean() > 0.9  # a corner object is met by few crops
+    corners = {tuple(np.argwhere(augment(image, mask, rng)[1] == 1).min(0)) for _ in range(50)}
+    assert len(corners) > 10
+    mask[:] = 1  # cannot be kept: any crop will do, at once
+    assert (augment(image, mask, rng)[1] == 1).all()
+
+
+def test_boxes_of_components_with_ignored_pixels_on_top(generator: np.random.Generator) -> None:
+    mask = np.zeros((60, 60), np.uint8)
+    cv2.circle(mask, (15, 15), int(generator.integers(3, 9)), 1, -1)
+    cv2.line(mask, (35, 30), (50, 50), 1, 1)
+    mask[14:17, 40:45] = 255
+    mask[15, 15] = 255
+    expected = np.zeros_like(mask)
+    for part in (slice(0, 30), slice(30, 60)):
+        rows, columns = np.nonzero(mask[part, part] == 1)
+        expected[part, part][rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = 1
+    expected[mask == 255] = 255
+    np.testing.assert_array_equal(fill_boxes(mask), expected)
+    np.testing.assert_array_equal(fill_boxes(np.zeros((5, 5), np.uint8)), 0)
