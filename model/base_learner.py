@@ -1,5 +1,7 @@
 """The base learner: a PSPNet that knows the base classes (Zhao et al., CVPR 2017; used as in BAM, CVPR 2022)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -76,11 +78,12 @@ class PSPNet(nn.Module):
         return resize(self.head(self.backbone(images)[2]), images.shape[-2:])
 
 
-def conv_upsampled(pools: list[Tensor], weight: Tensor, size: tuple[int, int]) -> Tensor:
+def conv_upsampled(pools: list[Tensor], weight: Tensor, size: Sequence[int]) -> Tensor:
     """3x3 convolution, padding 1, over cat(resize(pool, size) for pool in pools), without making that map.
 
     Resizing is linear, so the nine taps are applied to the few cells of each pool and their results spread with the
-    shifted interpolation weights. `pools`: `(B, c_i, bin_i, bin_i)`; `weight`: `(O, sum c_i, 3, 3)`; returns `(B, O, *size)`.
+    shifted interpolation weights. `pools`: `(B, c_i, bin_i, bin_i)`; `weight`: `(O, sum c_i, 3, 3)`; returns
+    `(B, O, *size)`.
     """
     taps, spread = [], []
     for pool, kernel in zip(pools, weight.split([p.shape[1] for p in pools], dim=1), strict=True):
@@ -89,7 +92,7 @@ def conv_upsampled(pools: list[Tensor], weight: Tensor, size: tuple[int, int]) -
     return (torch.cat(taps, dim=2) @ torch.cat(spread)).unflatten(-1, size)
 
 
-def _shifted_interpolation(cells: int, size: tuple[int, int], like: Tensor) -> Tensor:
+def _shifted_interpolation(cells: int, size: Sequence[int], like: Tensor) -> Tensor:
     """How much of each cell every tap (dy, dx) sees at every position: `(3, 3, cells * cells, h * w)`."""
     eye = torch.eye(cells * cells, dtype=like.dtype, device=like.device).view(1, -1, cells, cells)
     padded = F.pad(resize(eye, size), (1, 1, 1, 1))[0]  # (cells * cells, h + 2, w + 2)

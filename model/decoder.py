@@ -14,9 +14,9 @@ class ASPP(nn.Module):
         super().__init__()
         pointwise = [nn.Conv2d(width, width, 1) for _ in range(2)]
         dilated = [nn.Conv2d(width, width, 3, padding=d, dilation=d) for d in DILATIONS]
-        self.branches = nn.ModuleList(pointwise + dilated)
-        for conv in self.branches:
+        for conv in pointwise + dilated:
             nn.init.kaiming_normal_(conv.weight)
+        self.branches = nn.ModuleList(pointwise + dilated)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, f, f)` to `(B, 5C, f, f)`."""

@@ -3,6 +3,7 @@
 Source: "Hybrid Mamba for Few-Shot Segmentation", NeurIPS 2024 (arXiv 2409.19613).
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -29,6 +30,11 @@ class Features(NamedTuple):
     f4: Tensor  # (B, C4, h4, w4)
     f5: Tensor | None  # (B, 512, h4, w4)
     gram: Tensor | None  # (B, C2, C2)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Features":
+        """The features with every tensor changed alike."""
+        f5, gram = (None if x is None else change(x) for x in (self.f5, self.gram))
+        return Features(change(self.mid), change(self.f4), f5, gram)
 
 
 class SupportState(NamedTuple):
@@ -105,9 +111,9 @@ class HMNet(nn.Module):
     ) -> Tensor | dict[str, Tensor]:
         """Scores of a query, or, given its mask, the training losses.
 
-        Args: query `(B, 3, H, W)`, normalised; support `(B, K, 3, H, W)`; support_mask `(B, K, H, W)`, of which only the
-        value 1 is foreground; for training query_mask `(B, H, W)` in {0, 1, 255} and base_class `(B,)`, the 0-based
-        position of the episode's class among the base classes.
+        Args: query `(B, 3, H, W)`, normalised; support `(B, K, 3, H, W)`; support_mask `(B, K, H, W)`, of which only
+        the value 1 is foreground; for training query_mask `(B, H, W)` in {0, 1, 255} and base_class `(B,)`, the
+        0-based position of the episode's class among the base classes.
         Returns: scores `(B, 2, H, W)`, channel 1 foreground; in training a dict of prediction `(B, H, W)` and the
         scalars cross_entropy and dice, whose sum is the loss.
         """
@@ -133,7 +139,7 @@ class HMNet(nn.Module):
         """Scores `(B, 2, H, W)` of queries `(B, 3, H, W)` for supports encoded before."""
         return self.score_images(self.as_query(self.extract(query)), state, query.shape[-2:])
 
-    def score_images(self, query: Features, state: SupportState, size: tuple[int, int]) -> Tensor:
+    def score_images(self, query: Features, state: SupportState, size: Sequence[int]) -> Tensor:
         """Scores `(B, 2, *size)` at the images' size of embedded queries."""
         return resize(self.score(query, state)[1], size)
 
@@ -185,6 +191,7 @@ class HMNet(nn.Module):
         meta = self.decoder(q)
         if self.base_learner is None or self.ensemble is None:
             return meta, meta
+        assert query.f5 is not None and query.gram is not None and state.gram is not None
         with torch.no_grad():
             base = base_map(self.base_learner.classify(resize(query.f5, self.feature_size)), left_out)
             difference = scene_difference(query.gram, state.gram)
@@ -218,10 +225,8 @@ def _levels(features: Features) -> list[Tensor]:
 
 def _split_roles(frozen: Features, images: int) -> tuple[Features, Features]:
     """Cut features of `(B * (1 + K))` images into those of B queries and of B * K supports."""
-    grouped = [None if x is None else x.unflatten(0, (-1, images)) for x in frozen]
-    query = Features(*(None if x is None else x[:, 0] for x in grouped))
-    support = Features(*(None if x is None else x[:, 1:].flatten(0, 1) for x in grouped))
-    return query, support
+    grouped = frozen.map(lambda x: x.unflatten(0, (-1, images)))
+    return grouped.map(lambda x: x[:, 0]), grouped.map(lambda x: x[:, 1:].flatten(0, 1))
 
 
 def _reduction(channels: int, width: int) -> nn.Sequential:

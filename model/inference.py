@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -28,7 +29,7 @@ def prepare_inference(model: HMNet) -> HMNet:
 def fold_batch_norms(module: nn.Module) -> None:
     """Fold every batch norm that is registered right behind a convolution into it, in place, at any depth."""
     names = list(module._modules)
-    for name, following in zip(names, names[1:], strict=False):
+    for name, following in pairwise(names):
         conv, norm = getattr(module, name), getattr(module, following)
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             setattr(module, name, fuse_conv_bn_eval(conv, norm))
@@ -61,10 +62,8 @@ class FeatureCache:
         self.nbytes = 0
 
     @torch.inference_mode()
-    def scores(
-        self, query: Tensor, support: Tensor, support_mask: Tensor, names: Sequence[Sequence[str]]
-    ) -> Tensor:
-        """The network's scores `(B, 2, H, W)`, arguments as `HMNet.forward`; `names[b]` is the query, then the supports."""
+    def scores(self, query: Tensor, support: Tensor, support_mask: Tensor, names: Sequence[Sequence[str]]) -> Tensor:
+        """The network's scores `(B, 2, H, W)`; arguments as `HMNet.forward`, and `names[b]`: query, then supports."""
         images = torch.cat([query.unsqueeze(1), support], dim=1).flatten(0, 1)
         found = self._features([name for episode in names for name in episode], images)
         per_episode = 1 + support.shape[1]
@@ -97,12 +96,19 @@ class FeatureCache:
 
 def _one_image(query: Features, support: Features, index: int) -> ImageFeatures:
     """Copies of one image's slices, so that the batch they come from can be freed."""
-    shared = [None if x is None else x[index : index + 1].clone() for x in query[1:]]
-    return ImageFeatures(
-        Features(query.mid[index : index + 1].clone(), *shared),
-        Features(support.mid[index : index + 1].clone(), *shared),
-    )
+    as_query = query.map(lambda x: x[index : index + 1].clone())
+    return ImageFeatures(as_query, as_query._replace(mid=support.mid[index : index + 1].clone()))
 
 
 def _stack(images: list[Features]) -> Features:
-    return Features(*(None if group[0] is None else torch.cat(group) for group in zip(*images, strict=True)))
+    return Features(
+        torch.cat([x.mid for x in images]),
+        torch.cat([x.f4 for x in images]),
+        _cat_or_none([x.f5 for x in images]),
+        _cat_or_none([x.gram for x in images]),
+    )
+
+
+def _cat_or_none(parts: Sequence[Tensor | None]) -> Tensor | None:
+    present = [x for x in parts if x is not None]
+    return torch.cat(present) if present else None

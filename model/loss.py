@@ -5,9 +5,10 @@ from torch.nn import functional as F
 
 
 def dice_loss(logits: Tensor, target: Tensor, ignore: int = 255) -> Tensor:
-    """Dice loss over both channels of `logits (B, 2, H, W)`; `target (B, H, W)` in {0, 1, ignore} (Milletari et al., 2016).
+    """Dice loss (Milletari et al., 2016) over both channels of `logits (B, 2, H, W)`.
 
-    Ignored pixels belong to neither channel's target but do count in the prediction. Summed over channels, mean over B.
+    `target (B, H, W)` in {0, 1, ignore}. Ignored pixels belong to neither channel's target but do count in the
+    prediction. Summed over channels, mean over B.
     """
     probability = logits.sigmoid().flatten(2)
     valid = target != ignore

@@ -1,13 +1,15 @@
 """The one resize of the network: bilinear with aligned corners."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def resize(x: Tensor, size: int | tuple[int, int]) -> Tensor:
+def resize(x: Tensor, size: int | Sequence[int]) -> Tensor:
     """Resize `(B, C, h, w)` to `(B, C, *size)`; a map that has the size already is returned as it is."""
-    size = (size, size) if isinstance(size, int) else size
-    if x.shape[-2:] == size:
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    if tuple(x.shape[-2:]) == size:
         return x
     return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
 

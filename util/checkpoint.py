@@ -7,7 +7,6 @@ same tensors, and both directions are derived from it.
 import os
 import pickle
 import re
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,16 +64,14 @@ def released_name(own: str) -> str:
 def released_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The model's weights under their released names and shapes."""
     state = model.state_dict()
-    return {
-        released_name(key): value.flatten(0, 1) if key.endswith(STACKED) else value for key, value in state.items()
-    }
+    return {released_name(key): value.flatten(0, 1) if key.endswith(STACKED) else value for key, value in state.items()}
 
 
 def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any]) -> None:
     """Load all weights of `model` from a checkpoint file or a state dict, under released or own names.
 
-    Prefixes `module.` and a surrounding `state_dict` entry are understood. UserError, with nothing loaded, when the file
-    cannot be read or when keys are missing, unexpected or misshapen; the message lists them.
+    Prefixes `module.` and a surrounding `state_dict` entry are understood. UserError, with nothing loaded, when the
+    file cannot be read or when keys are missing, unexpected or misshapen; the message lists them.
     """
     _load(model, *_open(source))
 
@@ -95,13 +92,13 @@ def load_backbone(backbone: nn.Module, source: str | Path | Mapping[str, Any]) -
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint as data, never as code, on the CPU; UserError if it is missing or not a plain tensor archive."""
+    """Read a checkpoint as data, never as code, to the CPU; UserError if it is missing or no plain tensor archive."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{path}: not a plain tensor archive, or damaged; it was not loaded ({reason[0]})") from error
     if not isinstance(content, dict):
@@ -115,19 +112,20 @@ def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
     UserError if the disk is full or the folder cannot be written.
     """
     path = Path(path)
-    aside = None
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            aside = Path(file.name)
+        with aside.open("wb") as file:
             torch.save(dict(content), file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
     except (OSError, RuntimeError) as error:
-        if aside:
-            aside.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot write the checkpoint ({error}); free some space or choose another folder") from error
+        raise UserError(
+            f"{path}: cannot write the checkpoint ({error}); free some space or choose another folder"
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _open(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:

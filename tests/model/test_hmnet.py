@@ -63,6 +63,86 @@ def test_full_network_reproduces_the_original() -> None:
 def test_released_keys_load_and_segment(config: str, keys: str) -> None:
     model = released(config, keys, "feature_size", "16")
     shot = 5 if config.endswith("5s") else 1
-    scores = model(golden_rule.images(1, 65, 3), golden_rule.images(shot, 65, 4)[None], golden_rule.masks(shot, 65)[None])
+    scores = model(
+        golden_rule.images(1, 65, 3), golden_rule.images(shot, 65, 4)[None], golden_rule.masks(shot, 65)[None]
+    )
     assert scores.shape == (1, 2, 65, 65)
     assert scores.isfinite().all()
+
+
+def test_training_gives_losses_and_gradients_to_what_learns_only() -> None:
+    model = small("kshot_trans_dim", "2", "shot", "2").train()
+    inputs = episode(shot=2)
+    query_mask = torch.randint(0, 3, (2, 65, 65))
+    query_mask[query_mask == 2] = 255
+    out = model(**inputs, query_mask=query_mask, base_class=torch.tensor([0, 14]))
+    assert out["prediction"].shape == (2, 65, 65)
+    (out["cross_entropy"] + out["dice"]).backward()
+    learnable = {id(p) for group in model.learnable_groups() for p in group} | {id(p) for p in model.trunk.parameters()}
+    assert {id(p) for p in model.parameters() if p.requires_grad} == learnable
+    unused = {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
+    assert unused == {
+        f"trunk.blocks.1.support.{name}"
+        for name in ("out_proj.weight", "mlp.0.weight", "mlp.0.bias", "mlp.2.weight", "mlp.2.bias")
+    }
+    assert not any(module.training for part in (model.backbone, model.base_learner) for module in part.modules())
+
+
+@torch.inference_mode()
+def test_supports_encoded_once_serve_many_queries() -> None:
+    model, inputs = small(), episode(batch=3)
+    state = model.encode_support(inputs["support"][:1], inputs["support_mask"][:1])
+    together = model.segment(inputs["query"], state.expand(3))
+    for i in range(3):
+        alone = model(inputs["query"][i : i + 1], inputs["support"][:1], inputs["support_mask"][:1])
+        torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_only_the_value_one_of_a_support_mask_is_foreground() -> None:
+    model, inputs = small(), episode()
+    scores = model(**inputs)
+    inputs["support_mask"][inputs["support_mask"] == 0] = 255
+    assert torch.equal(model(**inputs), scores)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("ensemble", "false"),
+        ("shot", "3", "kshot_trans_dim", "0"),
+        ("shot", "3", "kshot_unsort", "true"),
+        ("qim_skip", "channel"),
+        ("blocks", "3", "state_size", "8", "width", "32"),
+        ("self_blocks", "false", "blocks", "1"),
+        ("srm", "none", "qim", "none"),
+        ("srm", "basic", "qim", "none"),
+        ("srm", "none", "qim", "basic"),
+        ("stem", "torchvision"),
+        ("checkpoint_blocks", "true"),
+    ],
+)
+def test_every_switch_builds_and_trains(overrides: tuple[str, ...]) -> None:
+    model = small(*overrides).train()
+    shot = int(dict(zip(overrides[::2], overrides[1::2], strict=True)).get("shot", 1))
+    out = model(**episode(shot), query_mask=torch.randint(0, 2, (2, 65, 65)), base_class=torch.tensor([1, 2]))
+    (out["cross_entropy"] + out["dice"]).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_the_released_switches_change_what_they_say() -> None:
+    inputs = episode(shot=1)
+    for key, value in (("qim_skip", "channel"), ("srm", "basic"), ("qim", "basic")):
+        default, changed = small(), small(key, value)
+        for parameter in default.trunk.blocks[1].scan.parameters():
+            torch.nn.init.normal_(parameter)
+        changed.load_state_dict(default.state_dict())
+        assert (default(**inputs) - changed(**inputs)).abs().max() > 1e-5, key
+
+
+@torch.inference_mode()
+def test_the_prior_baseline_is_a_map_between_zero_and_one() -> None:
+    prior = small().prior_scores(**episode())
+    assert prior.shape == (2, 65, 65)
+    assert prior.min() >= 0
+    assert prior.max() <= 1 + 1e-6
