@@ -14,11 +14,12 @@ from dataset.index import class_names
 from dataset.reading import read_image
 from model import build_model
 from model.hmnet import HMNet
+from model.inference import FeatureCache, prepare_inference
 from util.checkpoint import load_weights
 from util.config import Config, load_config
 from util.distributed import World, connect
 from util.errors import UserError, run_main
-from util.evaluation import EpisodeSet, Outcome, Segment, make_episodes, run_episodes
+from util.evaluation import EpisodeSet, Names, Outcome, Segment, make_episodes, run_episodes
 from util.failures import plain_failures
 from util.files import write_aside
 from util.logger import RunLog
@@ -33,7 +34,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--method", choices=["hmnet", "prior"], default="hmnet", help="prior: needs no training")
     parser.add_argument("--visualize", type=int, default=0, metavar="N", help="draw N episodes, spread over the list")
     parser.add_argument("--episodes-out", type=Path, metavar="FILE", help="write the (first seed's) episodes")
-    parser.add_argument("--result", type=Path, metavar="FILE", help="JSON result; default: in the experiment's folder")
+    parser.add_argument("--result", type=Path, metavar="FILE", help="default: result_test_*.json of the experiment")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="key value ..., instead of the config's")
     return parser.parse_args()
 
@@ -54,7 +55,7 @@ def find_weights(cfg: Config) -> Path:
 def prior_segment(model: HMNet) -> Segment:
     """The training-free prior as scores of background and foreground: the larger is the prior thresholded at 0.5."""
 
-    def segment(query: Tensor, support: Tensor, support_mask: Tensor) -> Tensor:
+    def segment(query: Tensor, support: Tensor, support_mask: Tensor, names: Names) -> Tensor:
         foreground = model.prior_scores(query, support, support_mask)  # (B, H, W)
         return torch.stack([1 - foreground, foreground], dim=1)
 
@@ -99,8 +100,9 @@ def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
     model = build_model(cfg, pretrained=weights is None)
     if weights:
         load_weights(model, weights)
-    model.to(world.device)
-    suffix = f"{cfg.shot}shot" + ("" if weights else "_prior") + ("_bbox" if cfg.ann_type == "bbox" else "")
+    prepare_inference(model.to(world.device))
+    segment = FeatureCache(model, cfg.feature_cache_mb).scores if weights else prior_segment(model)
+    suffix = f"test_{cfg.shot}shot" + ("" if weights else "_prior") + ("_bbox" if cfg.ann_type == "bbox" else "")
     path = arguments.result or cfg.experiment_dir / f"result_{suffix}.json"
     log = RunLog(path.with_suffix(".log"), talks=world.is_main)
     log.info(f"{cfg.data_set} split {cfg.split}, {cfg.shot} shot, weights: {weights or 'none, the prior alone'}")
@@ -113,7 +115,6 @@ def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
                 write_episodes(arguments.episodes_out, episode_set.episodes)
             if arguments.visualize:
                 draw = panel_drawer(episode_set, names, path.parent / f"panels_{suffix}", arguments.visualize)
-        segment = None if weights else prior_segment(model)
         results[seed] = run_episodes(model, cfg, episode_set, segment=segment, observe=draw)
         log.info(f"seed {seed}: mIoU {results[seed].miou:.4f}, FB-IoU {results[seed].fb_iou:.4f}")
         draw = None

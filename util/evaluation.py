@@ -1,8 +1,7 @@
 """Evaluation, the same code for test.py and for validation while training: episodes in, figures out."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
@@ -14,7 +13,9 @@ from tqdm import tqdm
 
 from dataset.dataset import collate, test_dataset
 from dataset.episode import Episode, draw_episodes, read_episodes
-from dataset.index import load_index
+from dataset.index import Files, load_index
+from model.hmnet import HMNet
+from model.inference import FeatureCache
 from util.config import Config
 from util.distributed import World
 from util.errors import UserError
@@ -22,14 +23,17 @@ from util.loader import Batch, leave_group
 from util.metric import Result, count_pixels, ratio, summarize
 from util.optim import amp_dtype
 
-Segment = Callable[[Tensor, Tensor, Tensor], Tensor]  # query, support, support_mask -> scores (B, 2, H, W)
+Names = Sequence[Sequence[str]]  # of the images of every episode, query first
+Segment = Callable[
+    [Tensor, Tensor, Tensor, Names], Tensor
+]  # query, support, support_mask, names -> scores (B, 2, H, W)
 
 
 class EpisodeSet(NamedTuple):
     """What is evaluated on: episodes, image and mask file of every name, and the novel classes."""
 
     episodes: Sequence[Episode]
-    files: Mapping[str, tuple[Path, Path]]
+    files: Files
     classes: Sequence[int]
 
 
@@ -44,7 +48,7 @@ class Outcome(NamedTuple):
     iou: float | None
 
 
-def evaluate(model: nn.Module, cfg: Config, *, seed: int, count: int, progress: bool = True) -> Result:
+def evaluate(model: HMNet, cfg: Config, *, seed: int, count: int, progress: bool = True) -> Result:
     """Figures of `count` episodes of the fold's novel classes, drawn with `seed`, at the original size of the masks.
 
     Leaves the model in the mode it was in, and every random state as it was. With torch.distributed initialised the
@@ -57,7 +61,7 @@ def evaluate(model: nn.Module, cfg: Config, *, seed: int, count: int, progress: 
 def make_episodes(cfg: Config, seed: int, count: int) -> EpisodeSet:
     """The whole episode list, before any image is read: drawn, or all that `episodes_file` holds.
 
-    Raises UserError as `evaluate`, and for an episode in the file that does not belong to the fold.
+    Raises UserError as `evaluate`, and where the file's episodes have another number of supports.
     """
     with current_world(torch.device("cpu")).main_first():  # the first one scans the masks, the others find its cache
         index, files = load_index(cfg, "val")
@@ -65,21 +69,13 @@ def make_episodes(cfg: Config, seed: int, count: int) -> EpisodeSet:
     if cfg.episodes_file is None:
         return EpisodeSet(draw_episodes(index, cfg.shot, count, seed, cfg.protocol, cfg.workers), files, classes)
     episodes = read_episodes(cfg.episodes_file)
-    for line, episode in enumerate(episodes, 1):
-        problem = None
-        if episode.class_id not in classes:
-            problem = f"class {episode.class_id} is not novel in split {cfg.split}, whose classes are {classes}"
-        elif len(episode.support) != cfg.shot:
-            problem = f"{len(episode.support)} supports, but shot is {cfg.shot}"
-        elif unknown := {episode.query, *episode.support} - files.keys():
-            problem = f"{min(unknown)} is not among the validation images of split {cfg.split}"
-        if problem:
-            raise UserError(f"{cfg.episodes_file}:{line}: {problem}; choose the file that was written for this config")
+    if wrong := [episode for episode in episodes if len(episode.support) != cfg.shot]:
+        raise UserError(f"{cfg.episodes_file}: an episode has {len(wrong[0].support)} supports, but shot is {cfg.shot}")
     return EpisodeSet(episodes, files, classes)
 
 
 def run_episodes(
-    model: nn.Module,
+    model: HMNet,
     cfg: Config,
     episode_set: EpisodeSet,
     *,
@@ -87,18 +83,22 @@ def run_episodes(
     observe: Callable[[Outcome], None] | None = None,
     progress: bool = True,
 ) -> Result:
-    """As `evaluate`, on episodes at hand; `segment` replaces the forward pass, `observe` sees this rank's episodes."""
+    """As `evaluate`, on episodes at hand; `observe` sees those of this rank.
+
+    `segment` replaces the forward pass, which by default keeps the features of images within `feature_cache_mb`.
+    """
     episodes, _, classes = episode_set
     device = next(model.parameters()).device
     world = current_world(device)
     loader = episode_loader(cfg, episode_set, range(world.rank, len(episodes), world.size))
     counts = torch.zeros(len(episodes), 2, 2, dtype=torch.int64, device=device)  # as count_pixels
+    segment = segment or FeatureCache(model, cfg.feature_cache_mb).scores
     start, busy = perf_counter(), 0.0
     with evaluating(model), torch.autocast(device.type, amp_dtype(cfg.amp, device), enabled=cfg.amp != "off"):
         for batch in tqdm(loader, "episodes", disable=not progress or not world.is_main, leave=False):
             before = perf_counter()
             truths = [truth.to(device) for truth in batch["query_mask"]]
-            predictions = predict(segment or model, batch, truths)
+            predictions = predict(segment, batch, truths)
             numbers = batch["number"].tolist()
             for number, prediction, truth in zip(numbers, predictions, truths, strict=True):
                 counts[number] = count_pixels(prediction, truth)
@@ -137,7 +137,8 @@ def episode_loader(cfg: Config, episode_set: EpisodeSet, numbers: Sequence[int])
 def predict(segment: Segment, batch: Batch, truths: Sequence[Tensor]) -> list[Tensor]:
     """Masks (h, w) in {0, 1} of a batch of queries, each at the size of its own truth."""
     device = truths[0].device
-    scores = segment(*(batch[key].to(device, non_blocking=True) for key in ("query", "support", "support_mask")))
+    query, support, mask = (batch[key].to(device, non_blocking=True) for key in ("query", "support", "support_mask"))
+    scores = segment(query, support, mask, batch["names"])
     return [
         interpolate(score[None].float(), truth.shape, mode="bilinear", align_corners=True)[0].argmax(0)
         for score, truth in zip(scores, truths, strict=True)
