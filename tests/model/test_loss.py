@@ -19,7 +19,7 @@ def test_dice_equals_its_formula_and_counts_ignored_pixels_only_as_predictions()
     logits = torch.randn(3, 2, 5, 7, dtype=torch.float64, requires_grad=True)
     target = torch.randint(0, 3, (3, 5, 7))
     target[target == 2] = 255
-    expected = 0.0
+    expected = torch.zeros((), dtype=torch.float64)
     for b in range(3):
         for channel in range(2):
             p, t = logits[b, channel].sigmoid(), (target[b] == channel).double()
