@@ -4,6 +4,7 @@ from pathlib import Path
 
 from model.backbone import build_backbone
 from model.base_learner import BaseLearner, PSPNet
+from model.fusion import fusion_trunk
 from model.hmnet import HMNet
 from model.mamba import Trunk
 from util.checkpoint import load_backbone, load_base_learner
@@ -26,23 +27,10 @@ def build_model(cfg: Config, pretrained: bool = True) -> HMNet:
     """
     backbone = build_backbone(cfg.backbone_name, cfg.stem)
     base_learner = BaseLearner(backbone.channels[4], cfg.base_class_count) if cfg.ensemble else None
-    trunk = Trunk(
-        cfg.width,
-        cfg.blocks,
-        cfg.state_size,
-        cfg.scan,
-        self_blocks=cfg.self_blocks,
-        checkpoint_blocks=cfg.checkpoint_blocks,
-        patches=cfg.patch_ratio,
-        srm=cfg.srm,
-        qim=cfg.qim,
-        qim_skip=cfg.qim_skip,
-        qim_state_grad=cfg.qim_state_grad,
-    )
     model = HMNet(
         backbone,
         base_learner,
-        trunk,
+        build_trunk(cfg),
         width=cfg.width,
         feature_size=cfg.feature_size,
         shot=cfg.shot,
@@ -67,6 +55,27 @@ def build_base_learner(cfg: Config, pretrained: bool = True) -> PSPNet:
     if pretrained and cfg.backbone_name != "tiny":
         load_backbone(network.backbone, _imagenet_file(cfg))
     return network
+
+
+def build_trunk(cfg: Config) -> Trunk:
+    """The trunk that `fusion` names; HMNet's with every component off is the concatenation alone (paper, Table 3)."""
+    nothing = not cfg.self_blocks and cfg.srm == cfg.qim == "none"
+    fusion = "concat" if cfg.fusion == "hmnet" and nothing else cfg.fusion
+    if fusion != "hmnet":
+        return fusion_trunk(fusion, cfg.width, cfg.blocks, cfg.patch_ratio, cfg.checkpoint_blocks)
+    return Trunk(
+        cfg.width,
+        cfg.blocks,
+        cfg.state_size,
+        cfg.scan,
+        self_blocks=cfg.self_blocks,
+        checkpoint_blocks=cfg.checkpoint_blocks,
+        patches=cfg.patch_ratio,
+        srm=cfg.srm,
+        qim=cfg.qim,
+        qim_skip=cfg.qim_skip,
+        qim_state_grad=cfg.qim_state_grad,
+    )
 
 
 def _imagenet_file(cfg: Config) -> Path:

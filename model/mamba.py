@@ -6,7 +6,8 @@ computed once for many queries. Maps are channels last, `(B, f, f, C)`; scans ru
 """
 
 import math
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -137,6 +138,8 @@ class Block(nn.Module):
     Subclasses say how the support is scanned and remembered, and how the query is scanned with that memory.
     """
 
+    fuses = False  # whether the query needs a memory of the support
+
     def __init__(self, width: int, state_size: int = 16, backend: str = "auto") -> None:
         super().__init__()
         inner = 2 * width
@@ -194,6 +197,8 @@ class HybridBlock(Block):
     leaves QIM out; `qim_skip`: `scalar` takes channel 0's skip for all channels as the released weights expect,
     `channel` is the paper's equation; `qim_state_grad`: whether gradients flow into QIM's state (released: no).
     """
+
+    fuses = True
 
     def __init__(
         self,
@@ -275,7 +280,7 @@ class Trunk(nn.Module):
         checkpoint_blocks: bool = False,
         srm: Srm = "recap",
         qim: Qim = "share",
-        **hybrid,
+        **hybrid: Any,
     ) -> None:
         super().__init__()
         self.checkpoint_blocks = checkpoint_blocks
@@ -287,15 +292,14 @@ class Trunk(nn.Module):
             for i in range(blocks)
         )
         self.norm = nn.LayerNorm(width)
-        self.apply(_initialise_linear)
+        self.apply(initialise_linear)
 
     def encode_support(self, s: Tensor) -> list[SupportMemory | None]:
         """Every block's memory of the support map `s (B, f, f, C)`.
 
-        Stops at the last hybrid block, whose support output nothing needs: the blocks' support goes no further.
+        Stops at the last block that fuses, whose support output nothing needs: the blocks' support goes no further.
         """
-        hybrid = [isinstance(block, HybridBlock) for block in self.blocks]
-        last = max((i for i, is_hybrid in enumerate(hybrid) if is_hybrid), default=-1)
+        last = max((i for i, block in enumerate(self.blocks) if block.fuses), default=-1)
         memories: list[SupportMemory | None] = [None] * len(self.blocks)
         for i in range(last):
             s, memories[i] = self._run(self.blocks[i].encode_support, s)
@@ -309,13 +313,14 @@ class Trunk(nn.Module):
             q = self._run(block, q, memory)
         return self.norm(q)
 
-    def _run(self, step, *inputs):
+    def _run(self, step: Callable[..., Any], *inputs: Tensor | SupportMemory | None) -> Any:
         if self.checkpoint_blocks and torch.is_grad_enabled():
             return checkpoint(step, *inputs, use_reentrant=False)
         return step(*inputs)
 
 
-def _initialise_linear(module: nn.Module) -> None:
+def initialise_linear(module: nn.Module) -> None:
+    """Truncated normal weights, no bias; other modules are left alone."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -1,0 +1,219 @@
+"""Other ways for the query to meet the support, to compare Mamba with (paper, section 5.3 and Table 8).
+
+Each has the width, the number of blocks, the MLPs and the interface of `model.mamba.Trunk`. None is the cited network
+itself: it is that network's way of mixing query and support, put into the same surroundings.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.mamba import Trunk, initialise_linear
+from model.order import patch_orders
+
+Fusion = Literal["concat", "cross_attention", "self_calibrated"]
+HEADS = 8
+
+
+class AttentionMemory(NamedTuple):
+    """A support's keys and values."""
+
+    key: Tensor  # (B, f, f, heads, C / heads)
+    value: Tensor  # the same
+
+    def expand(self, batch: int) -> "AttentionMemory":
+        """Repeat one support's memory, B = 1, for `batch` queries without copying it."""
+        return AttentionMemory(*(x.expand(batch, *x.shape[1:]) for x in self))
+
+
+class PatchMemory(NamedTuple):
+    """A support's keys and values by patch, and what each patch looks like."""
+
+    key: Tensor  # (B, P, f * f / P, heads, C / heads)
+    value: Tensor  # the same
+    look: Tensor  # (B, P, C), unit vectors
+
+    def expand(self, batch: int) -> "PatchMemory":
+        """Repeat one support's memory, B = 1, for `batch` queries without copying it."""
+        return PatchMemory(*(x.expand(batch, *x.shape[1:]) for x in self))
+
+
+class Branch(nn.Module):
+    """What query and support each have of their own: position, `parts` projections, output projection, MLP.
+
+    Args: width C; how many of query, key and value are projected; `mixes`: whether anything is to be projected back.
+    """
+
+    def __init__(self, width: int, parts: int, mixes: bool = True) -> None:
+        super().__init__()
+        self.parts = parts
+        self.conv = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.in_proj = nn.Linear(width, parts * width, bias=False)
+        self.out_proj = nn.Linear(width, width, bias=False) if mixes else None
+        self.mlp = _mlp(width)
+
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """`(B, f, f, C)` to its projections `(B, f, f, heads, C / heads)`; neighbours tell where a position lies."""
+        x = x + self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.in_proj(x).unflatten(-1, (self.parts, HEADS, -1)).unbind(3)
+
+
+class MlpBlock(nn.Module):
+    """The trunk's block without any mixing of positions: query and support only meet in the embedding (as in BAM)."""
+
+    fuses = False
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.ln_2, self.mlp = nn.LayerNorm(width), _mlp(width)
+
+    def forward(self, q: Tensor, memory: None) -> Tensor:
+        """The query's way through the block, `(B, f, f, C)` to the same."""
+        return q + self.mlp(self.ln_2(q))
+
+
+class AttentionBlock(nn.Module):
+    """Layer norms, which the branches share, around an attention that subclasses define."""
+
+    def __init__(self, width: int, query: Branch, support: Branch) -> None:
+        super().__init__()
+        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.support = query, support
+
+    def leave(self, branch: Branch, residual: Tensor, mixed: Tensor | None) -> Tensor:
+        """Add what attention gathered, `(B, f, f, C)`, if anything, then the MLP's output."""
+        out = residual if mixed is None or branch.out_proj is None else residual + branch.out_proj(mixed)
+        return out + branch.mlp(self.ln_2(out))
+
+
+class SelfAttentionBlock(AttentionBlock):
+    """Query and support each attend to themselves."""
+
+    fuses = False
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, Branch(width, parts=3), Branch(width, parts=3))
+
+    def forward(self, q: Tensor, memory: None) -> Tensor:
+        """The query's way through the block, `(B, f, f, C)` to the same."""
+        return self._attend_to_self(self.query, q)
+
+    def encode_support(self, s: Tensor) -> tuple[Tensor, None]:
+        """The support's way through the block; it leaves no memory."""
+        return self._attend_to_self(self.support, s), None
+
+    def _attend_to_self(self, branch: Branch, x: Tensor) -> Tensor:
+        parts = (part.flatten(1, 2) for part in branch.project(self.ln_1(x)))
+        return self.leave(branch, x, attend(*parts).unflatten(1, x.shape[1:3]))
+
+
+class CrossAttentionBlock(AttentionBlock):
+    """The query attends to the whole support (as in CyCTR, NeurIPS 2021, without its cycle consistency)."""
+
+    fuses = True
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, Branch(width, parts=1), Branch(width, parts=2, mixes=False))
+
+    def forward(self, q: Tensor, memory: AttentionMemory) -> Tensor:
+        """The query's way through the block, `(B, f, f, C)` to the same."""
+        (query,) = self.query.project(self.ln_1(q))
+        mixed = attend(*(x.flatten(1, 2) for x in (query, *memory)))
+        return self.leave(self.query, q, mixed.unflatten(1, q.shape[1:3]))
+
+    def encode_support(self, s: Tensor) -> tuple[Tensor, AttentionMemory]:
+        """The support's way through the block: its MLP alone; and the memory for the query."""
+        return self.leave(self.support, s, None), self.remember(s)
+
+    def remember(self, s: Tensor) -> AttentionMemory:
+        """The memory alone."""
+        return AttentionMemory(*self.support.project(self.ln_1(s)))
+
+
+class SelfCalibratedBlock(AttentionBlock):
+    """Every query patch attends to itself and to the support patch most like it, in one softmax.
+
+    So a background pixel that finds nothing of its kind in the support can turn to its own patch (SCCAN, ICCV 2023).
+    Patches are alike by the cosine of their mean features. Args: width C; `patches` along a side.
+    """
+
+    fuses = True
+
+    def __init__(self, width: int, patches: int) -> None:
+        super().__init__(width, Branch(width, parts=3), Branch(width, parts=2, mixes=False))
+        self.patches = patches
+
+    def forward(self, q: Tensor, memory: PatchMemory) -> Tensor:
+        """The query's way through the block, `(B, f, f, C)` to the same."""
+        order = patch_orders(q.shape[1], self.patches, q.device)[0]
+        x = self.ln_1(q)
+        query, key, value = (self._cut(part, order) for part in self.query.project(x))  # (B, P, t, heads, d)
+        nearest = (self._look(x, order) @ memory.look.transpose(1, 2)).argmax(2)  # (B, P)
+        sample = torch.arange(len(q), device=q.device)[:, None]
+        key = torch.cat([key, memory.key[sample, nearest]], dim=2)  # (B, P, 2t, heads, d)
+        value = torch.cat([value, memory.value[sample, nearest]], dim=2)
+        mixed = attend(*(part.flatten(0, 1) for part in (query, key, value)))  # (B * P, t, C)
+        mixed = mixed.view(len(q), -1, mixed.shape[-1])[:, order.argsort()]
+        return self.leave(self.query, q, mixed.unflatten(1, q.shape[1:3]))
+
+    def encode_support(self, s: Tensor) -> tuple[Tensor, PatchMemory]:
+        """The support's way through the block: its MLP alone; and the memory for the query."""
+        return self.leave(self.support, s, None), self.remember(s)
+
+    def remember(self, s: Tensor) -> PatchMemory:
+        """The memory alone."""
+        order = patch_orders(s.shape[1], self.patches, s.device)[0]
+        x = self.ln_1(s)
+        key, value = (self._cut(part, order) for part in self.support.project(x))
+        return PatchMemory(key, value, self._look(x, order))
+
+    def _cut(self, x: Tensor, order: Tensor) -> Tensor:
+        """`(B, f, f, ...)` to its patches `(B, P, t, ...)`."""
+        return x.flatten(1, 2)[:, order].unflatten(1, (self.patches**2, -1))
+
+    @torch.no_grad()
+    def _look(self, x: Tensor, order: Tensor) -> Tensor:
+        return F.normalize(self._cut(x, order).mean(2), dim=-1)
+
+
+class FusionTrunk(Trunk):
+    """The same number of blocks of other kinds, in turn, in the trunk's frame.
+
+    Args: one maker of a block for even places and one for odd ones, width C, number of blocks, `checkpoint_blocks`.
+    """
+
+    def __init__(
+        self,
+        makers: tuple[Callable[[], nn.Module], Callable[[], nn.Module]],
+        width: int = 256,
+        blocks: int = 8,
+        checkpoint_blocks: bool = False,
+    ) -> None:
+        super().__init__(width, blocks=0, checkpoint_blocks=checkpoint_blocks)
+        self.blocks.extend(makers[i % 2]() for i in range(blocks))
+        self.apply(initialise_linear)
+
+
+def fusion_trunk(
+    fusion: Fusion, width: int = 256, blocks: int = 8, patches: int = 4, checkpoint_blocks: bool = False
+) -> FusionTrunk:
+    """The trunk that compares with HMNet's: `patches` a of `self_calibrated`, the rest as in `Trunk`."""
+    makers: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
+        "concat": (lambda: MlpBlock(width), lambda: MlpBlock(width)),
+        "cross_attention": (lambda: SelfAttentionBlock(width), lambda: CrossAttentionBlock(width)),
+        "self_calibrated": (lambda: SelfAttentionBlock(width), lambda: SelfCalibratedBlock(width, patches)),
+    }
+    return FusionTrunk(makers[fusion], width, blocks, checkpoint_blocks)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention: `(B, L, heads, d)` and twice `(B, S, heads, d)` to `(B, L, heads * d)`."""
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))  # heads first
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+
+
+def _mlp(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
