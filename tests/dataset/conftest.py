@@ -32,18 +32,21 @@ def toy_root(tmp_path: Path, generator: np.random.Generator) -> Path:
         lines = []
         for number in range(count):
             name = f"{mode}{number:03d}"
-            write_image(root, name, generator)
+            write_image(root, name, number % 8 + 1, generator)
             lines.append(f"JPEGImages/{name}.jpg SegmentationClassAug/{name}.png\n")
         (root / "ImageSets" / f"{mode}.txt").write_text("".join(lines))
     return root
 
 
-def write_image(root: Path, name: str, generator: np.random.Generator) -> None:
+def write_image(root: Path, name: str, class_id: int, generator: np.random.Generator) -> None:
+    """One class for certain, up to two others, or ignored pixels, beneath it."""
     h, w = generator.integers(35, 60, 2)
     mask = np.zeros((h, w), np.uint8)
-    for class_id in generator.choice([*range(1, 9), 255], generator.integers(1, 4), replace=False):
+    for value in generator.choice([*range(1, 9), 255], generator.integers(0, 3), replace=False):
         top, left, height, width = generator.integers(0, 25, 4)
-        mask[top : top + height + 1, left : left + width + 1] = class_id
+        mask[top : top + height + 1, left : left + width + 1] = value
+    top, left, height, width = generator.integers(12, 22, 4)
+    mask[top : top + height, left : left + width] = class_id
     palette = Image.fromarray(mask).convert("P")
     palette.putpalette(generator.integers(0, 256, 768).astype(np.uint8).tobytes())
     palette.save(root / "SegmentationClassAug" / f"{name}.png")
