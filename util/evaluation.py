@@ -24,9 +24,8 @@ from util.metric import Result, count_pixels, ratio, summarize
 from util.optim import amp_dtype
 
 Names = Sequence[Sequence[str]]  # of the images of every episode, query first
-Segment = Callable[
-    [Tensor, Tensor, Tensor, Names], Tensor
-]  # query, support, support_mask, names -> scores (B, 2, H, W)
+# query (B, 3, H, W), support (B, K, 3, H, W), support_mask (B, K, H, W), names -> scores (B, 2, H, W)
+Segment = Callable[[Tensor, Tensor, Tensor, Names], Tensor]
 
 
 class EpisodeSet(NamedTuple):
@@ -61,7 +60,7 @@ def evaluate(model: HMNet, cfg: Config, *, seed: int, count: int, progress: bool
 def make_episodes(cfg: Config, seed: int, count: int) -> EpisodeSet:
     """The whole episode list, before any image is read: drawn, or all that `episodes_file` holds.
 
-    Raises UserError as `evaluate`, and where the file's episodes have another number of supports.
+    Raises UserError as `evaluate`, and for a line of the file that does not belong to this data set, split and shot.
     """
     with current_world(torch.device("cpu")).main_first():  # the first one scans the masks, the others find its cache
         index, files = load_index(cfg, "val")
@@ -69,8 +68,16 @@ def make_episodes(cfg: Config, seed: int, count: int) -> EpisodeSet:
     if cfg.episodes_file is None:
         return EpisodeSet(draw_episodes(index, cfg.shot, count, seed, cfg.protocol, cfg.workers), files, classes)
     episodes = read_episodes(cfg.episodes_file)
-    if wrong := [episode for episode in episodes if len(episode.support) != cfg.shot]:
-        raise UserError(f"{cfg.episodes_file}: an episode has {len(wrong[0].support)} supports, but shot is {cfg.shot}")
+    for line, episode in enumerate(episodes, 1):
+        problem = None
+        if len(episode.support) != cfg.shot:
+            problem = f"{len(episode.support)} supports, but shot is {cfg.shot}"
+        elif unknown := {episode.query, *episode.support} - files.keys():
+            problem = f"{min(unknown)} is not among the validation images of split {cfg.split}"
+        elif episode.class_id not in classes:
+            problem = f"class {episode.class_id} is not novel in split {cfg.split}, whose classes are {classes}"
+        if problem:
+            raise UserError(f"{cfg.episodes_file}:{line}: {problem}; give the episodes_file of this data set and split")
     return EpisodeSet(episodes, files, classes)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of any kind as RGB arrays: files, PIL images, arrays and tensors; grey, palette, alpha, 16-bit, EXIF-turned."""
+"""Pictures of any kind as RGB arrays: files, PIL images, arrays, tensors; grey, palette, alpha, 16-bit, EXIF-turned."""
 
 from pathlib import Path
 from typing import Any, TypeAlias

@@ -1,0 +1,167 @@
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from dataset.dataset import test_dataset as episodes_dataset
+from dataset.episode import write_episodes
+from model import build_model
+from model.hmnet import HMNet
+from tests.toy import toy_config, write_toy, write_weights
+from util.checkpoint import load_weights
+from util.config import Config
+from util.errors import UserError
+from util.evaluation import Outcome, Segment, evaluate, make_episodes, run_episodes
+from util.metric import Result
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A toy data set; whatever scanning it leaves in the user's cache goes there too."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_toy(tmp_path / "toy")
+    return tmp_path
+
+
+def random_network(cfg: Config) -> HMNet:
+    """A network whose masks are neither empty nor full."""
+    model = build_model(cfg, pretrained=False)
+    for buffer in model.decoder.parameters():
+        buffer.data.mul_(3)
+    return model
+
+
+def plain(model: HMNet) -> Segment:
+    return lambda query, support, mask, names: model(query, support, mask)
+
+
+def without_times(result: Result) -> Result:
+    return replace(result, seconds=0, seconds_per_episode=0)
+
+
+def jaccard(pairs: list[tuple[Tensor, Tensor]]) -> list[float]:
+    """IoU of background and foreground over all pairs of prediction and target."""
+    from torchmetrics import JaccardIndex  # slow to import, and spawned processes do not need it
+
+    metric = JaccardIndex(task="multiclass", num_classes=2, ignore_index=255, average="none")
+    for prediction, target in pairs:
+        metric.update(prediction.flatten(), target.long().flatten())
+    return metric.compute().tolist()
+
+
+@pytest.mark.parametrize("shot", [1, 3])
+def test_figures_are_those_of_a_plain_loop(folder: Path, shot: int) -> None:
+    cfg = toy_config(folder, shot=shot, test_episodes=9)
+    model = random_network(cfg).eval()
+    episodes, files, classes = make_episodes(cfg, seed=5, count=9)
+    dataset = episodes_dataset(cfg, episodes, files, classes)
+    pairs = []
+    for number in range(len(episodes)):
+        item = dataset[number]
+        with torch.no_grad():
+            scores = model(item["query"][None], item["support"][None], item["support_mask"][None])
+        target = item["query_mask"]
+        scores = interpolate(scores, target.shape, mode="bilinear", align_corners=True)
+        pairs.append((scores[0].argmax(0), target))
+    by_class = {c: [pair for e, pair in zip(episodes, pairs, strict=True) if e.class_id == c] for c in classes}
+    assert set(classes) == {1, 2} and all(by_class.values())
+
+    result = run_episodes(model, cfg, make_episodes(cfg, seed=5, count=9), segment=plain(model), progress=False)
+    background, foreground = jaccard(pairs)
+    assert result.fb_iou == pytest.approx((background + foreground) / 2, abs=1e-6)
+    assert result.class_iou == pytest.approx({c: jaccard(by_class[c])[1] for c in classes}, abs=1e-6)
+    assert result.episode_iou == pytest.approx([jaccard([pair])[1] for pair in pairs], abs=1e-6)
+    assert 0 < result.seconds_per_episode * 9 <= result.seconds
+
+    kept = evaluate(model, cfg, seed=5, count=9, progress=False)  # features of images kept, other batches
+    assert kept.episode_iou == pytest.approx(result.episode_iou, abs=0.02)
+
+
+def test_batches_and_loader_workers_change_nothing(folder: Path) -> None:
+    cfg = toy_config(folder)
+    model = random_network(cfg)
+    alone = evaluate(model, cfg, seed=1, count=7, progress=False)
+    together = evaluate(model, toy_config(folder, batch_size_val=3, loader_workers=2), seed=1, count=7, progress=False)
+    assert together.episode_iou == pytest.approx(alone.episode_iou, abs=0.02)
+
+
+def test_training_goes_on_as_if_nothing_had_been_evaluated(folder: Path) -> None:
+    cfg = toy_config(folder)
+    model = random_network(cfg).train()
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    evaluate(model, cfg, seed=1, count=3, progress=False)
+    assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
+    assert np.array_equal(np.random.get_state()[1], before[2])
+    assert model.training and model.trunk.training and not model.backbone.training
+
+    images, masks = torch.randn(2, 2, 3, 33, 33), torch.randint(0, 2, (2, 2, 33, 33))
+    classes = torch.zeros(2, dtype=torch.long)
+    losses = model(images[0], images[1][:, None], masks[1][:, None], query_mask=masks[0], base_class=classes)
+    (losses["cross_entropy"] + losses["dice"]).backward()
+    assert all(parameter.grad is not None for parameter in model.decoder.parameters())
+
+
+def test_observer_sees_every_episode(folder: Path) -> None:
+    cfg = toy_config(folder, shot=2, batch_size_val=2)
+    model = random_network(cfg)
+    seen: list[Outcome] = []
+    episode_set = make_episodes(cfg, seed=2, count=5)
+    result = run_episodes(model, cfg, episode_set, observe=seen.append, progress=False)
+    assert [outcome.number for outcome in seen] == list(range(5))
+    assert [outcome.iou for outcome in seen] == result.episode_iou
+    for outcome, episode in zip(seen, episode_set.episodes, strict=True):
+        assert list(outcome.names) == [episode.query, *episode.support[::-1]]
+        assert outcome.prediction.shape == outcome.truth.shape and outcome.support_mask.shape == (2, 33, 33)
+
+
+def test_episodes_from_a_file(folder: Path) -> None:
+    cfg = toy_config(folder)
+    model = random_network(cfg)
+    path = folder / "episodes.jsonl"
+    write_episodes(path, make_episodes(cfg, seed=3, count=6).episodes)
+    drawn = evaluate(model, cfg, seed=3, count=6, progress=False)
+    read = evaluate(model, toy_config(folder, episodes_file=path), seed=99, count=1, progress=False)
+    assert without_times(read) == without_times(drawn)
+    with pytest.raises(UserError, match=r"episodes\.jsonl:1: 1 supports.*shot is 2"):
+        evaluate(model, toy_config(folder, episodes_file=path, shot=2), seed=3, count=6, progress=False)
+    with pytest.raises(UserError, match=r"episodes\.jsonl:\d: .*split 1"):
+        evaluate(model, toy_config(folder, episodes_file=path, split=1), seed=3, count=6, progress=False)
+
+
+def test_a_class_with_too_few_pictures_is_named(folder: Path) -> None:
+    cfg = toy_config(folder, shot=50)
+    with pytest.raises(UserError, match=r"class 1: \d+ images"):
+        evaluate(random_network(cfg), cfg, seed=3, count=6, progress=False)
+
+
+def evaluate_as_rank(rank: int, size: int, folder: Path, outcome: Path) -> None:
+    """One of `size` processes; the first one leaves its result."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting{size}", rank=rank, world_size=size)
+    result = evaluate_saved(folder)
+    torch.save(result.to_dict(), outcome / f"{size}_{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def evaluate_saved(folder: Path) -> Result:
+    cfg = toy_config(folder)
+    model = build_model(cfg, pretrained=False)
+    load_weights(model, cfg.experiment_dir / "snapshot" / "best_1shot.pth")
+    return run_episodes(model, cfg, make_episodes(cfg, 4, 7), segment=plain(model), progress=False)
+
+
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)])
+def test_any_number_of_processes_gives_the_same_figures(folder: Path, size: int) -> None:
+    write_weights(toy_config(folder))
+    expected = without_times(evaluate_saved(folder)).to_dict()
+    mp.spawn(evaluate_as_rank, (size, folder, folder), nprocs=size)
+    for rank in range(size):
+        result = torch.load(folder / f"{size}_{rank}.pt", weights_only=True)
+        assert result["seconds"] > 0
+        assert {**result, "seconds": 0, "seconds_per_episode": 0} == expected
