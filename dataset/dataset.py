@@ -110,12 +110,12 @@ class TrainingEpisodes(Dataset[Item]):
 class BaseTraining(Dataset[Item]):
     """Images for the base learner, changed at random as a function of (seed, epoch, item) alone. Item:
 
-    image (3, H, W) float32 normalised; label (H, W) int64: i + 1 for classes[i], 255 ignore, 0 for all else.
-    UserError for files that cannot be read.
+    image (3, H, W) float32 normalised; label (H, W) int64: i + 1 for classes[i], 255 ignore, 0 for all else; names, of the
+    image alone. UserError for files that cannot be read.
     """
 
     def __init__(self, files: Files, classes: Sequence[int], augmentation: Augmentation, seed: int, epoch: int) -> None:
-        self.pairs, self.label_of_value = list(files.values()), _label_table(classes)
+        self.names, self.pairs, self.label_of_value = list(files), list(files.values()), _label_table(classes)
         self.augmentation, self.seed, self.epoch = augmentation, seed, epoch
 
     def __len__(self) -> int:
@@ -125,7 +125,7 @@ class BaseTraining(Dataset[Item]):
         image, mask = read_pair(*self.pairs[item])
         rng = _item_generator(self.seed, self.epoch, item)
         image, label = self.augmentation(image, self.label_of_value[mask], rng)
-        return {"image": normalise(image), "label": _tensor(label).long()}
+        return {"image": normalise(image), "label": _tensor(label).long(), "names": [self.names[item]]}
 
 
 class BaseValidation(Dataset[Item]):
