@@ -11,6 +11,7 @@ from dataset.prepare.custom import prepare_custom
 from dataset.prepare.files import default_workers
 from dataset.prepare.known import LIST_SIZES
 from dataset.prepare.pascal import prepare_pascal
+from dataset.scan import scan_masks
 from util.config import Config, load_config
 from util.errors import UserError, run_main
 
@@ -79,9 +80,11 @@ def build(arguments: argparse.Namespace) -> int:
     )
     prepare = prepare_pascal if arguments.command == "pascal" else prepare_coco
     for part, pairs in prepare(root, source, arguments.workers).items():
+        list_file = root / "ImageSets" / f"{part}.txt"
+        scan_masks(root, [mask for _, mask in pairs], list_file)  # remembered for training and testing
         known = LIST_SIZES.get(arguments.command, {}).get(part, len(pairs))
         note = "" if len(pairs) == known else f", should be {known}"
-        print(f"{root / 'ImageSets' / part}.txt: {len(pairs)} images{note}")
+        print(f"{list_file}: {len(pairs)} images{note}")
     print(f"Verify it with: python -m tools.prepare check {arguments.command} --root {root}")
     return 0
 

@@ -91,8 +91,12 @@ def _is_complete(path: Path, size: int) -> bool:
 
 
 def _extract_all(path: Path, archive: Archive, target: Path) -> dict[str, int]:
-    """Extract the wanted files that `target` lacks, each aside and renamed; return the sizes of all wanted ones."""
+    """Extract the wanted files that `target` lacks, each aside and renamed; return the sizes of all wanted ones.
+
+    Of an archive that turns out to be damaged nothing is kept.
+    """
     sizes: dict[str, int] = {}
+    written: list[Path] = []
     aside = target / ".unpack"
     try:
         with tqdm(desc=f"unpack {archive.name}", unit="file", mininterval=0.5) as progress:
@@ -103,18 +107,21 @@ def _extract_all(path: Path, archive: Archive, target: Path) -> dict[str, int]:
                 destination = target / name
                 if not _is_complete(destination, size):
                     destination.parent.mkdir(parents=True, exist_ok=True)
-                    extract(aside).replace(destination)
+                    written.append(extract(aside).replace(destination))
                 sizes[name] = size
                 progress.update()
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # a full disk, say: not the archive's fault
             raise UserError(f"{error.filename or target}: {error.strerror}") from None
+        for file in written:
+            file.unlink()
         raise UserError(f"{path} is damaged or unsafe: {error}; delete it and fetch it again") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     for wanted in archive.wanted:
         if not any(PurePosixPath(name).is_relative_to(wanted) for name in sizes):
-            raise UserError(f"{path} has no {archive.inside}{wanted}: not the official archive, or cut short")
+            lacking = PurePosixPath(archive.inside, wanted)
+            raise UserError(f"{path} has no {lacking}: not the official archive, or cut short")
     return sizes
 
 
@@ -140,6 +147,8 @@ def _members(path: Path) -> Iterator[tuple[str, int, Extract]]:
             for member in archive:
                 if member.isfile():
                     yield member.name, member.size, partial(_extract_member, archive, member)
+            while archive.fileobj and archive.fileobj.read(1 << 20):  # to the end, where gzip compares its checksum
+                pass
 
 
 @contextmanager

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import get_args
 
 from dataset.index import Files, Mode, class_names, list_files, load_index
-from dataset.prepare.files import check_image, in_parallel, is_intact_png
+from dataset.prepare.files import check_image, in_parallel, is_intact_png, opened_image
 from dataset.prepare.known import AREA_THRESHOLD, CLASS_SIZES, FOLD_SIZES, LIST_SIZES
-from dataset.reading import IGNORE, read_mask
+from dataset.reading import count_classes
 from util.config import Config
 from util.errors import UserError
 
@@ -69,13 +69,14 @@ def _files(cfg: Config, mode: Mode) -> Files:
 def _check_pair(task: tuple[Path, Path, int]) -> None:
     image, mask, num_classes = task
     size = check_image(image)
-    label = read_mask(mask)  # (H, W)
+    classes = count_classes(mask)
+    with opened_image(mask) as label:
+        label_size = label.size
     if mask.suffix.lower() == ".png" and not is_intact_png(mask):
         raise UserError(f"{mask} is damaged: a checksum in it is wrong")
-    if label.shape != size[::-1]:
-        raise UserError(f"{mask} is {label.shape[1]}x{label.shape[0]}, its image {image} {size[0]}x{size[1]}")
-    highest = int(label.max(where=label != IGNORE, initial=0))
-    if highest > num_classes:
+    if label_size != size:
+        raise UserError(f"{mask} is {label_size[0]}x{label_size[1]}, its image {image} {size[0]}x{size[1]}")
+    if (highest := max(classes, default=0)) > num_classes:
         raise UserError(f"{mask} holds class {highest}, of {num_classes}")
 
 
@@ -96,7 +97,7 @@ def _check_fold(cfg: Config, mode: Mode) -> Iterator[Finding]:
         title = f"{fold} of class {value} {names[value]}"
         if class_sizes:
             yield _compare(title, count, class_sizes[cfg.split][position])
-        elif count < LEAST:
+        if count < LEAST:
             yield Finding(False, f"{title}: {count}, an episode needs {LEAST} at least")
 
 

@@ -15,9 +15,10 @@ import yaml
 from dataset.index import fold_classes
 from dataset.prepare.files import Label, Pair, in_parallel, is_intact_png, refuse, write_label, write_pairs, write_text
 from dataset.prepare.known import AREA_THRESHOLD, FOLD_SIZES, LIST_SIZES
+from dataset.prepare.labels import read_label
 from dataset.prepare.picture import Collection, Picture, upright_label
 from dataset.prepare.sources import read_source
-from dataset.reading import IGNORE, read_mask
+from dataset.reading import IGNORE
 from util.config import load_config
 from util.errors import UserError
 
@@ -111,7 +112,7 @@ def convert(conversion: Conversion) -> Converted:
 
 
 def _holds(mask: Path, label: Label) -> bool:
-    return is_intact_png(mask) and np.array_equal(read_mask(mask), label)
+    return is_intact_png(mask) and np.array_equal(read_label(mask), label)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -156,8 +157,9 @@ def _config_text(name: str, out: Path, classes: int, folds: int, threshold: int)
         "area_threshold": threshold,
     }
     return (
-        f"# split: the fold whose classes are novel, 0 to {folds - 1}. area_threshold: pixels below which a class does not\n"
-        "# count in an image. Every other key has the default of config/base/pascal.yaml.\n"
+        f"# split: the fold whose classes are novel, 0 to {folds - 1}.\n"
+        "# area_threshold: pixels below which a class does not count in an image.\n"
+        "# Every other key has the default of config/base/pascal.yaml.\n"
         f"{yaml.safe_dump(keys, sort_keys=False, allow_unicode=True, width=1000)}"
     )
 

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from util.errors import UserError
 from util.files import write_aside
+from util.image import UNREADABLE
 
 Label = NDArray[np.uint8]
 Pair = tuple[str, str]
@@ -60,7 +61,7 @@ def is_intact_png(path: Path) -> bool:
     try:
         with Image.open(path, formats=["PNG"]) as image:
             image.verify()
-    except (OSError, SyntaxError, ValueError):
+    except UNREADABLE:
         return False
     return True
 
@@ -91,7 +92,7 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
         raise UserError(f"{path} is missing") from None
     except UserError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         reason = "it is no image" if "cannot identify" in str(error) else error
         raise UserError(f"{path} is damaged: {reason}") from None
 

@@ -6,7 +6,7 @@ COCO_URL = "http://images.cocodataset.org"
 
 # Sizes of PASCAL-5i and COCO-20i with the area threshold of 2048 pixels; COCO's folds are those of FWB.
 LIST_SIZES = {"pascal": {"train": 5953, "val": 1449}}
-FOLD_SIZES = {
+FOLD_SIZES: dict[str, dict[str, tuple[int | None, ...]]] = {
     "pascal": {"train": (4208, 3726, 2752, 4510), "val": (364, 445, 592, 336)},
     "coco": {"train": (21917, None, None, None), "val": (26052, 15305, 13138, 12640)},
 }

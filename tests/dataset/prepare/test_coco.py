@@ -1,0 +1,100 @@
+"""COCO-20i from raw archives, with masks compared pixel for pixel with what was drawn."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.dataset.prepare.conftest import Server
+from tests.dataset.prepare.test_pascal import stamps
+from tests.dataset.prepare.trees import Raw
+from tools.prepare import main
+from util.errors import UserError
+
+
+def prepare(tmp_path: Path, workers: int = 1) -> None:
+    root, archives = str(tmp_path / "root"), str(tmp_path / "archives")
+    assert main(["coco", "--root", root, "--archives", archives, "--workers", str(workers)]) == 0
+
+
+def unpack_by_hand(raw: Raw, tmp_path: Path) -> None:
+    for archive in raw.archives:
+        shutil.unpack_archive(archive, tmp_path / "root")
+        archive.unlink()
+
+
+def assert_built(root: Path, raw: Raw) -> None:
+    for part, names in (("train", raw.train), ("val", raw.val)):
+        lines = (root / f"ImageSets/{part}.txt").read_text().splitlines()
+        folder = f"{part}2014"
+        assert lines == [f"{folder}/{name}.jpg annotations/{folder}/{name}.png" for name in names]
+        for name in names:
+            mask = Image.open(root / f"annotations/{folder}/{name}.png")
+            assert mask.mode == "L"
+            np.testing.assert_array_equal(np.array(mask), raw.masks[name])
+
+
+def test_from_archives_on_disk(raw_coco: Raw, tmp_path: Path) -> None:
+    prepare(tmp_path, workers=2)
+    assert_built(tmp_path / "root", raw_coco)
+    assert not (tmp_path / "root/annotations/captions_val2014.json").exists()
+
+
+def test_second_run_does_nothing_and_damage_is_repaired(raw_coco: Raw, tmp_path: Path) -> None:
+    prepare(tmp_path)
+    root = tmp_path / "root"
+    before = stamps(root)
+    for archive in raw_coco.archives:
+        archive.unlink()
+    prepare(tmp_path)
+    assert stamps(root) == before
+    cut = root / f"annotations/val2014/{raw_coco.val[1]}.png"
+    cut.write_bytes(cut.read_bytes()[:-5])
+    (root / f"annotations/train2014/{raw_coco.train[0]}.png").unlink()
+    prepare(tmp_path)
+    assert_built(root, raw_coco)
+
+
+def test_by_download(raw_coco: Raw, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    server.break_after = [500, 700]
+    root = tmp_path / "root"
+    assert main(["coco", "--root", str(root), "--mirror", f"{server.url}/", "--workers", "1"]) == 0
+    assert_built(root, raw_coco)
+    assert len(server.requests) == 5
+
+
+def test_files_at_fault_are_named(raw_coco: Raw, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unpack_by_hand(raw_coco, tmp_path)
+    root = tmp_path / "root"
+    path = root / "annotations/instances_train2014.json"
+    content = json.loads(path.read_text())
+    images = {Path(image["file_name"]).stem: image for image in content["images"]}
+    malformed, narrow, lost = raw_coco.train[:3]
+    item = next(item for item in content["annotations"] if item["image_id"] == images[malformed]["id"])
+    item["segmentation"] = {"size": [90, 100], "counts": [5, -7]}
+    images[narrow]["width"] = 1
+    path.write_text(json.dumps(content))
+    (root / f"train2014/{lost}.jpg").unlink()
+    with pytest.raises(UserError, match="3 annotations failed"):
+        prepare(tmp_path)
+    out = capsys.readouterr().out
+    assert f"{malformed}.jpg has a segmentation that cannot be decoded" in out
+    assert f"{narrow}.jpg is 100x90, annotated as 1x90\n" in out
+    assert f"{lost}.jpg is missing\n" in out
+
+
+def test_damaged_annotations_are_named(raw_coco: Raw, tmp_path: Path) -> None:
+    unpack_by_hand(raw_coco, tmp_path)
+    path = tmp_path / "root/annotations/instances_val2014.json"
+    content = json.loads(path.read_text())
+    path.write_text(path.read_text()[:1000])
+    with pytest.raises(UserError, match=r"instances_val2014.json is damaged or no COCO file"):
+        prepare(tmp_path)
+    content["categories"].pop()
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"instances_val2014.json has 79 categories instead of 80"):
+        prepare(tmp_path)

@@ -1,0 +1,82 @@
+"""Interrupted transfers go on where they stopped."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataset.prepare.download import ATTEMPTS, download, verify_checksum
+from tests.dataset.prepare.conftest import Server, md5
+from util.errors import UserError
+
+
+@pytest.fixture
+def content(server: Server, rng: np.random.Generator) -> bytes:
+    server.folder.mkdir()
+    content = rng.bytes(3_000_000)
+    (server.folder / "file.tar").write_bytes(content)
+    return content
+
+
+def fetch(server: Server, path: Path) -> None:
+    download(f"{server.url}/file.tar", path, pause=0)
+
+
+def test_resumes_a_broken_connection(server: Server, content: bytes, tmp_path: Path) -> None:
+    server.break_after = [1_000_000, 500_000]
+    fetch(server, tmp_path / "got" / "file.tar")
+    assert (tmp_path / "got" / "file.tar").read_bytes() == content
+    assert [wanted for _, wanted in server.requests] == [None, "bytes=1000000-", "bytes=1500000-"]
+    assert [path.name for path in (tmp_path / "got").iterdir()] == ["file.tar"]
+
+
+def test_goes_on_with_the_part_of_an_earlier_run(server: Server, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "file.tar.part").write_bytes(content[:123_456])
+    fetch(server, tmp_path / "file.tar")
+    assert (tmp_path / "file.tar").read_bytes() == content
+    assert server.requests == [("/mirror/file.tar", "bytes=123456-")]
+
+
+def test_begins_anew_when_the_server_knows_no_ranges(server: Server, content: bytes, tmp_path: Path) -> None:
+    server.ranges, server.break_after = False, [1_000_000]
+    fetch(server, tmp_path / "file.tar")
+    assert (tmp_path / "file.tar").read_bytes() == content
+
+
+@pytest.mark.parametrize("surplus", [b"", b"more than there is"])
+def test_part_that_leaves_nothing_to_ask_for(server: Server, content: bytes, tmp_path: Path, surplus: bytes) -> None:
+    (tmp_path / "file.tar.part").write_bytes(content + surplus)
+    fetch(server, tmp_path / "file.tar")
+    assert (tmp_path / "file.tar").read_bytes() == content
+    assert len(server.requests) == (2 if surplus else 1)
+
+
+def test_gives_up_without_progress_and_keeps_the_part(server: Server, content: bytes, tmp_path: Path) -> None:
+    server.break_after = [1000] + [0] * 20
+    with pytest.raises(UserError, match=f"{server.url}/file.tar could not be fetched.*run again"):
+        fetch(server, tmp_path / "file.tar")
+    assert (tmp_path / "file.tar.part").read_bytes() == content[:1000]
+    assert len(server.requests) == ATTEMPTS
+    assert not (tmp_path / "file.tar").exists()
+
+
+def test_missing_on_the_server_is_told_at_once(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"file.tar could not be fetched: HTTP Error 404.*--mirror"):
+        fetch(server, tmp_path / "file.tar")
+    assert len(server.requests) == 1
+
+
+def test_refuses_other_addresses(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no http address"):
+        download("file:///etc/hostname", tmp_path / "file")
+
+
+def test_checksum(server: Server, content: bytes) -> None:
+    path = server.folder / "file.tar"
+    verify_checksum(path, md5(path))
+    damaged = bytearray(content)
+    damaged[len(content) // 2] ^= 1
+    right = md5(path)
+    path.write_bytes(damaged)
+    with pytest.raises(UserError, match=f"{path} is damaged.*MD5.*{right}"):
+        verify_checksum(path, right)
