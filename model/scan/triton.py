@@ -1,6 +1,6 @@
 """The selective scan on a GPU: Triton kernels, forward and backward.
 
-The sequence is cut into chunks of at most 32 tokens that never straddle a recap boundary, and all chunks of all
+The sequence is cut into chunks of at most 16 tokens that never straddle a recap boundary, and all chunks of all
 directions, batch entries and channel blocks run at the same time, in three steps. Each chunk is an affine map of the
 state, `h <- exp(A * sum dt) * h + end`, so (1) every chunk's `end` is found from a zero state, (2) a short loop over
 chunks composes the maps, with the recap's in front of every patch, into the true state before each chunk, (3) every
@@ -21,8 +21,10 @@ from torch import Tensor
 
 from util.errors import UserError
 
-MAX_CHUNK = 32  # tokens; a chunk's states stay in registers
-TILE = 128  # channels x states of one program, one of each per thread
+MAX_CHUNK = 16  # tokens; with 32 the backward kernel spills registers
+TILE = (
+    128  # channels x states of a program: as many as it has threads, so that each thread has a chunk's tokens to itself
+)
 WARPS = 4
 
 
@@ -30,6 +32,23 @@ WARPS = 4
 def _compose(decay, gain, next_decay, next_gain):
     """The affine map x -> decay * x + gain followed by the next."""
     return decay * next_decay, next_decay * gain + next_gain
+
+
+@triton.constexpr_function
+def _log2(power_of_two):
+    return power_of_two.bit_length() - 1
+
+
+@triton.jit
+def _reverse(x):
+    """Reverse the tokens of x (T, D, N): bit by bit of their index, swapping a and b as (a + b) - a and (a + b) - b.
+
+    A thread has all tokens, so this compiles to renamed registers; associative_scan(reverse=True) would shuffle lanes.
+    """
+    bits = tl.reshape(x.to(tl.int32, bitcast=True), [2] * _log2(x.shape[0]) + [x.shape[1], x.shape[2]])
+    for i in tl.static_range(_log2(x.shape[0])):
+        bits = tl.sum(bits, i, keep_dims=True) - bits
+    return tl.reshape(bits, x.shape).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -120,7 +139,7 @@ def _compose_chunks(
     if RECAP:
         recap_decay = tl.load(decay + bk * D * N + offset, mask=mask, other=0.0)
         recap_state = tl.load(recap + bk * D * N + offset, mask=mask, other=0.0)
-    for chunk in range(chunks):
+    for chunk in tl.range(0, chunks, num_stages=4):  # loads run ahead of the recurrence
         row = bk * chunks + chunk
         at = states + row * D * N + offset
         gain = tl.load(at, mask=mask, other=0.0)
@@ -148,7 +167,7 @@ def _compose_chunks_backward(
         recap_decay = tl.load(decay + bk * D * N + offset, mask=mask, other=0.0)
         grad_decay_sum = tl.zeros([BLOCK_D, BLOCK_N], tl.float32)
         grad_recap_sum = tl.zeros([BLOCK_D, BLOCK_N], tl.float32)
-    for i in range(chunks):
+    for i in tl.range(0, chunks, num_stages=4):
         chunk = chunks - 1 - i
         row = bk * chunks + chunk
         at = grads + row * D * N + offset
@@ -200,9 +219,7 @@ def _outputs(
     channel = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     state = tl.arange(0, BLOCK_N)
     position, inside = _tokens(order, k, chunk, L, period, patch_chunks, 0, CHUNK)
-    step, _ = _steps(
-        delta + b * delta_b + k * delta_k, position, inside, delta_l, bias + k * D, channel, D, SOFTPLUS
-    )
+    step, _ = _steps(delta + b * delta_b + k * delta_k, position, inside, delta_l, bias + k * D, channel, D, SOFTPLUS)
     u_tile = _rows(u + b * L * D, position, inside, D, channel, D)
     B_tile = _rows(B + b * B_b + k * B_k, position, inside, B_l, state, N)
     C_tile = _rows(C + b * C_b + k * C_k, position, inside, C_l, state, N)
@@ -236,7 +253,7 @@ def _gradients(
     B_tile = _rows(B + b * B_b + k * B_k, position, inside, B_l, state, N)
     C_tile = _rows(C + b * C_b + k * C_k, position, inside, C_l, state, N)
     is_last = (tl.arange(0, CHUNK) == CHUNK - 1)[:, None, None]
-    dB_tile = tl.zeros([CHUNK, BLOCK_D, BLOCK_N], tl.float32)  # summed over channels at the end: a sum meets other threads
+    dB_tile = tl.zeros([CHUNK, BLOCK_D, BLOCK_N], tl.float32)  # channels are summed once, after the loop
     dC_tile = tl.zeros([CHUNK, BLOCK_D, BLOCK_N], tl.float32)
     for start in range(0, D, BLOCK_D):
         channel = start + tl.arange(0, BLOCK_D)
@@ -256,7 +273,8 @@ def _gradients(
         behind = tl.load(behind_at, mask=mask, other=0.0)
         keep_next = tl.exp(step_next[:, :, None] * A_tile[None])
         direct = grad_tile[:, :, None] * C_tile[:, None, :] + tl.where(is_last, behind[None], 0.0)
-        _, g = tl.associative_scan((keep_next, direct), 0, _compose, reverse=True)  # gradient of h
+        _, g = tl.associative_scan((_reverse(keep_next), _reverse(direct)), 0, _compose)
+        g = _reverse(g)  # gradient of h
 
         dB_tile += g * (step * u_tile)[:, :, None]
         tl.store(behind_at, tl.sum(g * carried * step[:, :, None], 0), mask=mask)
@@ -274,46 +292,45 @@ def _gradients(
     tl.store(dC + at, tl.sum(dC_tile, 1), mask=written)
 
 
-class _Launch:
-    """How one scan is cut up, and the first two steps of both passes."""
+class _Scan:
+    """One scan's inputs as the kernels take them, how it is cut up, and step 1 of both passes."""
 
     def __init__(
-        self, u: Tensor, delta: Tensor, A: Tensor, delta_bias: Tensor | None, softplus: bool, period: int
-    ) -> None:
+        self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, order: Tensor, bias: Tensor | None,
+        softplus: bool, decay: Tensor | None, recap_state: Tensor | None, period: int,
+    ) -> None:  # fmt: skip
         if u.device.type == "cpu" and isinstance(_outputs, triton.JITFunction):
             raise UserError("scan backend 'triton' needs tensors on a GPU: on a CPU use scan: cpu or scan: auto")
-        self.delta, self.A = _rows_contiguous(delta), A.contiguous()
-        self.batch, self.directions, length, channels = delta.shape
+        self.u, self.A, self.order = u.contiguous(), A.contiguous(), order.contiguous()
+        self.delta, self.B, self.C = (x if x.stride(-1) == 1 else x.contiguous() for x in (delta, B, C))
+        self.bias = A.new_zeros(A.shape[:2]) if bias is None else bias.contiguous()
+        self.decay, self.recap_state = (self.A if x is None else x.contiguous() for x in (decay, recap_state))
+        batch, directions, length, channels = delta.shape
         states = A.shape[-1]
-        self.bias = A.new_zeros(self.directions, channels) if delta_bias is None else delta_bias.contiguous()
-        patch = period or length
+        patch = length if decay is None else period
         chunk = max(2, min(MAX_CHUNK, triton.next_power_of_2(min(patch, length))))
         patch_chunks = triton.cdiv(patch, chunk)
         self.chunks = length // patch * patch_chunks + triton.cdiv(length % patch, chunk)
         block_n = triton.next_power_of_2(states)
         block_d = min(max(1, TILE // block_n), triton.next_power_of_2(channels))
-        self.blocks = triton.cdiv(channels, block_d)
-        self.sequences = self.batch * self.directions
-        self.state_shape = (self.batch, self.directions, channels, states)
-        self.sizes = (length, channels, states, self.directions, patch, patch_chunks)
-        self.step_2 = (channels, states, self.directions, self.chunks, patch_chunks)
-        self.tile = dict(BLOCK_D=block_d, BLOCK_N=block_n, num_warps=WARPS)
-        self.tokens = dict(SOFTPLUS=softplus, CHUNK=chunk, **self.tile)
+        self.blocks, self.sequences = triton.cdiv(channels, block_d), batch * directions
+        self.states_shape = (batch, directions, self.chunks, channels, states)
+        self.state_shape = (batch, directions, channels, states)
+        tile = {"BLOCK_D": block_d, "BLOCK_N": block_n, "num_warps": WARPS}
+        self.sizes = (length, channels, states, directions, patch, patch_chunks)
+        self.options = {"SOFTPLUS": softplus, "CHUNK": chunk, **tile}
+        self.compose_sizes = (channels, states, directions, self.chunks, patch_chunks)
+        self.compose_options = {"RECAP": decay is not None, **tile}
+        self.strides = (*self.delta.stride()[:3], *self.B.stride()[:3], *self.C.stride()[:3])
 
-    def chunk_maps(self, source: Tensor, weight: Tensor, order: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
+    def chunk_maps(self, source: Tensor, weight: Tensor, reverse: bool) -> tuple[Tensor, Tensor]:
         """Step 1: gains (B, K, S, D, N) and summed time steps (B, K, S, D) of the S chunks."""
-        batch, directions, channels, states = self.state_shape
-        gains = source.new_empty(batch, directions, self.chunks, channels, states)
-        totals = source.new_empty(gains.shape[:-1])
+        gains, totals = source.new_empty(self.states_shape), source.new_empty(self.states_shape[:-1])
         _chunk_maps[(self.chunks, self.blocks, self.sequences)](
-            source, self.delta, self.bias, self.A, weight, order, gains, totals,
-            *self.delta.stride()[:3], *weight.stride()[:3], *self.sizes, REVERSE=reverse, **self.tokens,
+            source, self.delta, self.bias, self.A, weight, self.order, gains, totals,
+            *self.strides[:3], *weight.stride()[:3], *self.sizes, REVERSE=reverse, **self.options,
         )  # fmt: skip
         return gains, totals
-
-
-def _rows_contiguous(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def forward(
@@ -326,22 +343,18 @@ def forward(
     Returns the outputs (B, L, D), the final states (B, K, D, N) and, for `backward`, the states before every chunk
     (B, K, S, D, N). Raises UserError for tensors on a CPU outside Triton's interpreter.
     """
-    launch = _Launch(u, delta, A, delta_bias, delta_softplus, period if decay is not None else 0)
-    u, B, C, order = u.contiguous(), _rows_contiguous(B), _rows_contiguous(C), order.contiguous()
-    recaps = decay is not None
-    initial = u.new_zeros(launch.state_shape) if initial_state is None else initial_state.contiguous()
-    decay, recap_state = (initial if x is None else x.contiguous() for x in (decay, recap_state))
+    s = _Scan(u, delta, A, B, C, order, delta_bias, delta_softplus, decay, recap_state, period)
+    initial = u.new_zeros(s.state_shape) if initial_state is None else initial_state.contiguous()
     final = torch.empty_like(initial)
-    outputs = torch.empty_like(launch.delta, memory_format=torch.contiguous_format)  # (B, K, L, D)
+    outputs = u.new_empty(delta.shape)  # (B, K, L, D)
     with torch.cuda.device_of(u):
-        states, totals = launch.chunk_maps(u, B, order, reverse=False)
-        _compose_chunks[(launch.blocks, launch.sequences)](
-            states, totals, launch.A, decay, recap_state, initial, final, *launch.step_2, RECAP=recaps, **launch.tile
+        states, totals = s.chunk_maps(s.u, s.B, reverse=False)
+        _compose_chunks[(s.blocks, s.sequences)](
+            states, totals, s.A, s.decay, s.recap_state, initial, final, *s.compose_sizes, **s.compose_options
         )
-        _outputs[(launch.chunks, launch.blocks, launch.sequences)](
-            u, launch.delta, launch.bias, launch.A, B, C, order, states, decay, recap_state, outputs,
-            *launch.delta.stride()[:3], *B.stride()[:3], *C.stride()[:3], *launch.sizes,
-            RECAP=recaps, **launch.tokens,
+        _outputs[(s.chunks, s.blocks, s.sequences)](
+            s.u, s.delta, s.bias, s.A, s.B, s.C, s.order, states, s.decay, s.recap_state, outputs,
+            *s.strides, *s.sizes, RECAP=decay is not None, **s.options,
         )  # fmt: skip
     y = outputs.sum(1)
     return (y if skip is None else y + u * skip.sum(0)), final, states
@@ -353,32 +366,26 @@ def backward(
     recap_state: Tensor | None, period: int, initial_state: Tensor | None, saved: Tensor,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """Gradients for u, delta, A, B, C, skip, delta_bias, decay, recap_state and initial_state; None where absent."""
-    launch = _Launch(u, delta, A, delta_bias, delta_softplus, period if decay is not None else 0)
-    u, grad_y, order, grad_final = u.contiguous(), grad_y.contiguous(), order.contiguous(), grad_final.contiguous()
-    B, C = _rows_contiguous(B), _rows_contiguous(C)
-    recaps = decay is not None
+    s = _Scan(u, delta, A, B, C, order, delta_bias, delta_softplus, decay, recap_state, period)
+    grad_y, grad_final = grad_y.contiguous(), grad_final.contiguous()
     grad_initial, grad_decay, grad_recap = (torch.empty_like(grad_final) for _ in range(3))
-    decay, recap_state = (grad_final if x is None else x.contiguous() for x in (decay, recap_state))
-    du, ddelta = (torch.empty_like(launch.delta, memory_format=torch.contiguous_format) for _ in range(2))
-    dB, dC = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (B, C))
+    du, ddelta, dB, dC = (u.new_empty(x.shape) for x in (delta, delta, B, C))
     with torch.cuda.device_of(u):
-        grads, totals = launch.chunk_maps(grad_y, C, order, reverse=True)
-        _compose_chunks_backward[(launch.blocks, launch.sequences)](
-            grads, totals, launch.A, decay, saved, grad_final, grad_decay, grad_recap, grad_initial,
-            *launch.step_2, RECAP=recaps, **launch.tile,
+        grads, totals = s.chunk_maps(grad_y, s.C, reverse=True)
+        _compose_chunks_backward[(s.blocks, s.sequences)](
+            grads, totals, s.A, s.decay, saved, grad_final, grad_decay, grad_recap, grad_initial,
+            *s.compose_sizes, **s.compose_options,
         )  # fmt: skip
-        _gradients[(launch.chunks, launch.sequences)](
-            grad_y, u, launch.delta, launch.bias, launch.A, B, C, order, saved, decay, recap_state, grads,
-            du, ddelta, dB, dC, *launch.delta.stride()[:3], *B.stride()[:3], *C.stride()[:3], *launch.sizes,
-            RECAP=recaps, **launch.tokens,
+        _gradients[(s.chunks, s.sequences)](
+            grad_y, s.u, s.delta, s.bias, s.A, s.B, s.C, s.order, saved, s.decay, s.recap_state, grads,
+            du, ddelta, dB, dC, *s.strides, *s.sizes, RECAP=decay is not None, **s.options,
         )  # fmt: skip
-    du = du.sum(1)
-    dskip = None
+    du, dskip = du.sum(1), None
     if skip is not None:
         du = du + grad_y * skip.sum(0)
         dskip = (grad_y * u).sum((0, 1)).repeat(len(skip), 1)  # every direction visits every token once
     return (
         du, ddelta, grads.sum((0, 2)), dB, dC, dskip, None if delta_bias is None else ddelta.sum((0, 2)),
-        grad_decay if recaps else None, grad_recap if recaps else None,
+        None if decay is None else grad_decay, None if recap_state is None else grad_recap,
         None if initial_state is None else grad_initial,
     )  # fmt: skip
