@@ -35,8 +35,10 @@ def test_resize_is_opencvs_and_has_half_pixel_centres(picture: Picture, size: tu
     plain = torch.nn.functional.interpolate(planes, size, mode="bilinear", align_corners=False, antialias=False)[0]
     np.testing.assert_allclose(resized, plain.permute(1, 2, 0), atol=2e-2)
     resized_mask = resize_mask(mask, h, w)
-    rows = np.minimum(np.arange(h) * mask.shape[0] // h, mask.shape[0] - 1)
-    columns = np.minimum(np.arange(w) * mask.shape[1] // w, mask.shape[1] - 1)
+    rows, columns = (
+        np.minimum(np.arange(new) * (1 / (new / old)), old - 1).astype(int)
+        for new, old in zip(size, mask.shape, strict=True)
+    )
     np.testing.assert_array_equal(resized_mask, mask[rows][:, columns])
     np.testing.assert_array_equal(resized_mask, cv2.resize(mask, (w, h), interpolation=cv2.INTER_NEAREST))
 
@@ -56,9 +58,10 @@ def test_scale_and_rotate_move_image_and_mask_together(generator: np.random.Gene
         scale(image, mask, generator.uniform(0.5, 2)),
         rotate(image, mask, generator.uniform(-30, 30)),
     ]:
-        inside = changed_mask != 255
-        agree = (changed[..., 0] > 100) == (changed_mask == 1)
-        assert agree[inside].mean() > 0.98 and (changed_mask == 1).any()
+        is_object = (changed_mask == 1).astype(np.uint8)
+        edge = cv2.dilate(is_object, np.ones((5, 5))) != cv2.erode(is_object, np.ones((5, 5)))
+        agree = (changed[..., 0] > 100) == is_object
+        assert agree[~edge & (changed_mask != 255)].all() and (is_object & ~edge).any()
 
 
 def test_rotation_turns_about_the_centre_and_fills(picture: Picture) -> None:
@@ -119,13 +122,16 @@ def test_augmentation_draws_what_it_says(picture: Picture) -> None:
 def test_crop_keeps_the_object(generator: np.random.Generator) -> None:
     augment = Augmentation(50, 50, (1, 1), (0, 0), 0.85)
     image, mask = np.zeros((100, 100, 3), np.float32), np.zeros((100, 100), np.uint8)
-    top, left = generator.integers(0, 80, 2)
+    top, left = generator.integers(15, 65, 2)
     mask[top : top + 20, left : left + 20] = 1
     rng = random.Random()
     kept = np.array([(augment(image, mask, rng)[1] == 1).sum() / 400 for _ in range(200)])
-    assert (kept >= 0.85).mean() > 0.6 and (kept > 0).mean() > 0.9  # a corner object is met by few crops
+    assert (kept >= 0.85).mean() > 0.9
     corners = {tuple(np.argwhere(augment(image, mask, rng)[1] == 1).min(0)) for _ in range(50)}
     assert len(corners) > 10
+    mask[:] = 0
+    mask[:20, :20] = 1  # few crops keep it, one in seven touches it
+    assert np.mean([(augment(image, mask, rng)[1] == 1).any() for _ in range(200)]) > 0.95
     mask[:] = 1  # cannot be kept: any crop will do, at once
     assert (augment(image, mask, rng)[1] == 1).all()
 
