@@ -110,8 +110,8 @@ class TrainingEpisodes(Dataset[Item]):
 class BaseTraining(Dataset[Item]):
     """Images for the base learner, changed at random as a function of (seed, epoch, item) alone. Item:
 
-    image (3, H, W) float32 normalised; label (H, W) int64: i + 1 for classes[i], 255 ignore, 0 for all else; names, of the
-    image alone. UserError for files that cannot be read.
+    image (3, H, W) float32 normalised; label (H, W) int64: i + 1 for classes[i], 255 ignore, 0 for all else;
+    names, of the image alone. UserError for files that cannot be read.
     """
 
     def __init__(self, files: Files, classes: Sequence[int], augmentation: Augmentation, seed: int, epoch: int) -> None:
