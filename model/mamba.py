@@ -6,7 +6,6 @@ computed once for many queries. Maps are channels last, `(B, f, f, C)`; scans ru
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -313,7 +312,7 @@ class Trunk(nn.Module):
             q = self._run(block, q, memory)
         return self.norm(q)
 
-    def _run(self, step: Callable[..., Any], *inputs: Tensor | SupportMemory | None) -> Any:
+    def _run(self, step: Any, *inputs: Tensor | SupportMemory | None) -> Any:
         if self.checkpoint_blocks and torch.is_grad_enabled():
             return checkpoint(step, *inputs, use_reentrant=False)
         return step(*inputs)
