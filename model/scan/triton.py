@@ -35,8 +35,8 @@ def _compose(decay, gain, next_decay, next_gain):
 
 
 @triton.constexpr_function
-def _log2(power_of_two):
-    return power_of_two.bit_length() - 1
+def _axis_per_bit(shape):
+    return [2] * (shape[0].bit_length() - 1) + list(shape[1:])
 
 
 @triton.jit
@@ -45,8 +45,8 @@ def _reverse(x):
 
     A thread has all tokens, so this compiles to renamed registers; associative_scan(reverse=True) would shuffle lanes.
     """
-    bits = tl.reshape(x.to(tl.int32, bitcast=True), [2] * _log2(x.shape[0]) + [x.shape[1], x.shape[2]])
-    for i in tl.static_range(_log2(x.shape[0])):
+    bits = tl.reshape(x.to(tl.int32, bitcast=True), _axis_per_bit(x.shape))
+    for i in tl.static_range(len(bits.shape) - 2):
         bits = tl.sum(bits, i, keep_dims=True) - bits
     return tl.reshape(bits, x.shape).to(tl.float32, bitcast=True)
 
@@ -127,10 +127,10 @@ def _chunk_maps(
 
 @triton.jit
 def _compose_chunks(
-    states, totals, A, decay, recap, initial, final, D, N, K, chunks, patch_chunks,
+    gains, totals, A, decay, recap, initial, final, states, D, N, K, chunks, patch_chunks,
     RECAP: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Step 2: replace every chunk's gain by the state before the chunk and before its recap."""
+    """Step 2: the state before every chunk and before its recap."""
     bk = tl.program_id(1).to(tl.int64)
     channel = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
     offset, mask = _per_state(0, channel, tl.arange(0, BLOCK_N), D, N)
@@ -141,9 +141,8 @@ def _compose_chunks(
         recap_state = tl.load(recap + bk * D * N + offset, mask=mask, other=0.0)
     for chunk in tl.range(0, chunks, num_stages=4):  # loads run ahead of the recurrence
         row = bk * chunks + chunk
-        at = states + row * D * N + offset
-        gain = tl.load(at, mask=mask, other=0.0)
-        tl.store(at, h, mask=mask)
+        gain = tl.load(gains + row * D * N + offset, mask=mask, other=0.0)
+        tl.store(states + row * D * N + offset, h, mask=mask)
         if RECAP:
             if chunk % patch_chunks == 0:
                 h = recap_decay * h + recap_state
@@ -154,10 +153,10 @@ def _compose_chunks(
 
 @triton.jit
 def _compose_chunks_backward(
-    grads, totals, A, decay, states, grad_final, grad_decay, grad_recap, grad_initial, D, N, K, chunks, patch_chunks,
-    RECAP: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
+    gains, totals, A, decay, states, grad_final, grads, grad_decay, grad_recap, grad_initial,
+    D, N, K, chunks, patch_chunks, RECAP: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Step 2 of the gradients: replace every chunk's gain by the gradient of the state behind the chunk."""
+    """Step 2 of the gradients: the gradient of the state behind every chunk, of the recap and of the initial state."""
     bk = tl.program_id(1).to(tl.int64)
     channel = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
     offset, mask = _per_state(0, channel, tl.arange(0, BLOCK_N), D, N)
@@ -170,9 +169,8 @@ def _compose_chunks_backward(
     for i in tl.range(0, chunks, num_stages=4):
         chunk = chunks - 1 - i
         row = bk * chunks + chunk
-        at = grads + row * D * N + offset
-        gain = tl.load(at, mask=mask, other=0.0)
-        tl.store(at, g, mask=mask)
+        gain = tl.load(gains + row * D * N + offset, mask=mask, other=0.0)
+        tl.store(grads + row * D * N + offset, g, mask=mask)
         total = tl.load(totals + row * D + channel, mask=channel < D, other=0.0)
         g = tl.exp(total[:, None] * A_tile) * g + gain
         if RECAP:
@@ -188,11 +186,11 @@ def _compose_chunks_backward(
 
 @triton.jit
 def _scan_chunk(
-    u, step, B, A, states, decay, recap, bk, chunk, chunks, patch_chunks, channel, state, D, N,
+    u, step, B, A, states, decay, recap, bk, chunk, row, patch_chunks, channel, state, D, N,
     RECAP: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """The states (T, D, N) after the chunk's tokens, from the saved state before it, and the tokens' gains."""
-    at, mask = _per_state(states + (bk * chunks + chunk) * D * N, channel, state, D, N)
+    at, mask = _per_state(states + row * D * N, channel, state, D, N)
     before = tl.load(at, mask=mask, other=0.0)
     if RECAP:
         if chunk % patch_chunks == 0:
@@ -226,7 +224,7 @@ def _outputs(
     A_at, mask = _per_state(A + k * D * N, channel, state, D, N)
     h, _ = _scan_chunk(
         u_tile, step, B_tile, tl.load(A_at, mask=mask, other=0.0), states, decay, recap,
-        bk, chunk, tl.num_programs(0), patch_chunks, channel, state, D, N, RECAP, CHUNK,
+        bk, chunk, bk * tl.num_programs(0) + chunk, patch_chunks, channel, state, D, N, RECAP, CHUNK,
     )  # fmt: skip
     at = y + bk * L * D + position[:, None] * D + channel[None, :]
     tl.store(at, tl.sum(h * C_tile[:, None, :], 2), mask=inside[:, None] & (channel < D)[None, :])
@@ -234,17 +232,17 @@ def _outputs(
 
 @triton.jit
 def _gradients(
-    grad_y, u, delta, bias, A, B, C, order, states, decay, recap, grads, du, ddelta, dB, dC,
+    grad_y, u, delta, bias, A, B, C, order, states, decay, recap, grads, du, ddelta, dA, dB, dC,
     delta_b, delta_k, delta_l, B_b, B_k, B_l, C_b, C_k, C_l,
     L, D, N, K, period, patch_chunks,
     SOFTPLUS: tl.constexpr, RECAP: tl.constexpr, CHUNK: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Step 3 of the gradients of one chunk and direction; the chunk's part of dA replaces the gradient in `grads`.
+    """Step 3 of the gradients of one chunk and direction; dA (B, K, S, D, N) is still to be summed over chunks.
 
     One program takes all channels, block after block, because dB and dC are sums over channels.
     """
     chunk, bk = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    chunks = tl.num_programs(0)
+    row = bk * tl.num_programs(0) + chunk
     b, k = bk // K, bk % K
     state = tl.arange(0, BLOCK_N)
     delta += b * delta_b + k * delta_k
@@ -265,11 +263,11 @@ def _gradients(
         A_tile = tl.load(A_at, mask=mask, other=0.0)
         h, gain = _scan_chunk(
             u_tile, step, B_tile, A_tile, states, decay, recap,
-            bk, chunk, chunks, patch_chunks, channel, state, D, N, RECAP, CHUNK,
+            bk, chunk, row, patch_chunks, channel, state, D, N, RECAP, CHUNK,
         )  # fmt: skip
         dC_tile += h * grad_tile[:, :, None]
         carried = h - gain  # exp(dt * A) * the state before the token
-        behind_at, _ = _per_state(grads + (bk * chunks + chunk) * D * N, channel, state, D, N)
+        behind_at, _ = _per_state(grads + row * D * N, channel, state, D, N)
         behind = tl.load(behind_at, mask=mask, other=0.0)
         keep_next = tl.exp(step_next[:, :, None] * A_tile[None])
         direct = grad_tile[:, :, None] * C_tile[:, None, :] + tl.where(is_last, behind[None], 0.0)
@@ -277,7 +275,8 @@ def _gradients(
         g = _reverse(g)  # gradient of h
 
         dB_tile += g * (step * u_tile)[:, :, None]
-        tl.store(behind_at, tl.sum(g * carried * step[:, :, None], 0), mask=mask)
+        dA_at, _ = _per_state(dA + row * D * N, channel, state, D, N)
+        tl.store(dA_at, tl.sum(g * carried * step[:, :, None], 0), mask=mask)
         g_B = tl.sum(g * B_tile[:, None, :], 2)
         dstep = tl.sum(g * carried * A_tile[None], 2) + u_tile * g_B
         if SOFTPLUS:
@@ -348,9 +347,10 @@ def forward(
     final = torch.empty_like(initial)
     outputs = u.new_empty(delta.shape)  # (B, K, L, D)
     with torch.cuda.device_of(u):
-        states, totals = s.chunk_maps(s.u, s.B, reverse=False)
+        gains, totals = s.chunk_maps(s.u, s.B, reverse=False)
+        states = torch.empty_like(gains)
         _compose_chunks[(s.blocks, s.sequences)](
-            states, totals, s.A, s.decay, s.recap_state, initial, final, *s.compose_sizes, **s.compose_options
+            gains, totals, s.A, s.decay, s.recap_state, initial, final, states, *s.compose_sizes, **s.compose_options
         )
         _outputs[(s.chunks, s.blocks, s.sequences)](
             s.u, s.delta, s.bias, s.A, s.B, s.C, s.order, states, s.decay, s.recap_state, outputs,
@@ -371,21 +371,22 @@ def backward(
     grad_initial, grad_decay, grad_recap = (torch.empty_like(grad_final) for _ in range(3))
     du, ddelta, dB, dC = (u.new_empty(x.shape) for x in (delta, delta, B, C))
     with torch.cuda.device_of(u):
-        grads, totals = s.chunk_maps(grad_y, s.C, reverse=True)
+        gains, totals = s.chunk_maps(grad_y, s.C, reverse=True)
+        grads, dA = torch.empty_like(gains), gains  # the gains' memory serves again
         _compose_chunks_backward[(s.blocks, s.sequences)](
-            grads, totals, s.A, s.decay, saved, grad_final, grad_decay, grad_recap, grad_initial,
+            gains, totals, s.A, s.decay, saved, grad_final, grads, grad_decay, grad_recap, grad_initial,
             *s.compose_sizes, **s.compose_options,
         )  # fmt: skip
         _gradients[(s.chunks, s.sequences)](
             grad_y, s.u, s.delta, s.bias, s.A, s.B, s.C, s.order, saved, s.decay, s.recap_state, grads,
-            du, ddelta, dB, dC, *s.strides, *s.sizes, RECAP=decay is not None, **s.options,
+            du, ddelta, dA, dB, dC, *s.strides, *s.sizes, RECAP=decay is not None, **s.options,
         )  # fmt: skip
     du, dskip = du.sum(1), None
     if skip is not None:
         du = du + grad_y * skip.sum(0)
         dskip = (grad_y * u).sum((0, 1)).repeat(len(skip), 1)  # every direction visits every token once
     return (
-        du, ddelta, grads.sum((0, 2)), dB, dC, dskip, None if delta_bias is None else ddelta.sum((0, 2)),
+        du, ddelta, dA.sum((0, 2)), dB, dC, dskip, None if delta_bias is None else ddelta.sum((0, 2)),
         None if decay is None else grad_decay, None if recap_state is None else grad_recap,
         None if initial_state is None else grad_initial,
     )  # fmt: skip

@@ -95,7 +95,7 @@ def expected(inputs: Inputs) -> Expected:
         for name, value in inputs._asdict().items()
         if isinstance(value, Tensor) and value.is_floating_point()
     }
-    y, final = naive_scan(inputs._replace(**leaves))
+    y, final = naive_scan(Inputs(**(inputs._asdict() | leaves)))
     grad_y, grad_final = torch.randn(y.shape), torch.randn(final.shape)
     loss = (y * grad_y).sum() + (final * grad_final).sum()
     gradients = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))

@@ -18,7 +18,7 @@ def cuda_function(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None, z: Tensor | None = None,
     delta_bias: Tensor | None = None, delta_softplus: bool = False, return_last_state: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
-    """What the CUDA kernels promise of u, delta (b, d, l), A (d, n), B, C (b, g, n, l); no gradient comes from the last state."""
+    """The contract for u, delta (b, d, l), A (d, n) and B, C (b, g, n, l); no gradient comes from the last state."""
     batch, channels, length = u.shape
     groups, states = B.shape[1:3]
     assert all(x.dtype == torch.float32 for x in (u, delta, A, B, C))
