@@ -7,6 +7,7 @@ Exit code 0: finished; 2: an error, told in one line; 75: stopped by SIGTERM, SI
 `--opts resume auto` goes on.
 """
 
+import sys
 from math import ceil
 
 from torch import nn
@@ -59,7 +60,7 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
 
     def measure() -> dict[str, float]:
         seed = cfg.manual_seed + (0 if cfg.fix_random_seed_val else run.progress.epoch)
-        result = evaluate(model, cfg, seed=seed, count=cfg.val_episodes)
+        result = evaluate(model, cfg, seed=seed, count=cfg.val_episodes, progress=sys.stderr.isatty())
         return {"miou": result.miou, "fb_iou": result.fb_iou, "piou": result.piou}
 
     with run.started(viz):

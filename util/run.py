@@ -65,16 +65,16 @@ class Paths:
         return self.folder / "snapshot"
 
     def file(self, name: str) -> Path:
-        """A file of the run's own, such as result.json, result_5shot.json."""
-        stem, _, suffix = name.partition(".")
-        return self.folder / f"{stem}{self.tag}.{suffix}"
+        """A file of the run's own, such as result.json or result_train5.json."""
+        path = self.folder / name
+        return path.with_stem(path.stem + self.tag)
 
 
 class Run:
     """Epochs and steps that survive signals, kills and full disks; train.py shows how it is used.
 
     `weights()` is the state dict to publish when validation says that it is the best; the run ends after `last_epoch`,
-    or when the best validation is `patience` epochs old.
+    or when the best validation is `patience` epochs old. `hits` says what the hits of a step are the share of.
     """
 
     def __init__(
@@ -87,10 +87,11 @@ class Run:
         weights: Callable[[], Mapping[str, Tensor]],
         last_epoch: int,
         patience: int,
+        hits: str,
     ) -> None:
         self.cfg, self.world, self.paths, self.plan = cfg, world, paths, plan
         self.learner, self.weights = learner, weights
-        self.last_epoch, self.patience = last_epoch, patience
+        self.last_epoch, self.patience, self.hits = last_epoch, patience, hits
         self.progress = Progress(epoch=cfg.start_epoch + 1)
         self.clock, self.saved_at, self.saved_time = Clock(), (0, 0), time.monotonic()
         self.rng_before_step = rng_state()
@@ -105,16 +106,18 @@ class Run:
         with ExitStack() as stack:
             self.log = stack.enter_context(RunLog(self.paths.file("log.txt"), board, self.world.is_main))
             self.stop = stack.enter_context(noting_signals())
+            self._resume()
             if self.world.is_main:
                 remove_leftovers(self.paths.snapshots, self.snapshot_name)
                 write_aside(self.paths.file("config.yaml"), self.cfg.to_yaml())
-            self._resume()
             hidden = None if self.world.is_main else True  # None: shown where someone looks
             self.bar = stack.enter_context(tqdm(total=self.iterations, initial=self.iteration, disable=hidden))
             try:
                 yield
             except NotFiniteError as error:
                 path = self.save(self.rng_before_step)
+                if not self.world.is_main:
+                    raise SystemExit(2) from error
                 raise UserError(f"{error}; the state before this step is saved in {path}") from error
             self._finish()
 
@@ -261,48 +264,45 @@ class Run:
 
     def _publish(self, position: float, miou: float) -> None:
         """Write the best weights under their names, and remove the second name of those that they replace."""
-        old, self.progress.best_file = self.progress.best_file, ""
-        self.progress.best, self.progress.best_epoch = miou, position
-        name = f"{self.paths.numbered}_epoch_{position:g}_{miou:.4f}.pth" if self.paths.numbered else ""
-        self.progress.best_file = name
+        progress, old = self.progress, self.progress.best_file
+        progress.best, progress.best_epoch = miou, position
+        if self.paths.numbered:
+            progress.best_file = f"{self.paths.numbered}_epoch_{position:g}_{miou:.4f}.pth"
         if not self.world.is_main:
             return
         content = {"epoch": position, "miou": miou, "state_dict": self.weights()}
-        for path in [self.paths.best, *([self.paths.snapshots / name] if name else [])]:
-            save_checkpoint(path, content)
-        if old and old != name:
+        save_checkpoint(self.paths.best, content)
+        if self.paths.numbered:
+            save_checkpoint(self.paths.snapshots / progress.best_file, content)
+        if old and old != progress.best_file:
             (self.paths.snapshots / old).unlink(missing_ok=True)
         self.log.info(f"best so far: mIoU {miou:.4f}, {self.paths.best}")
 
     def _end_epoch(self) -> None:
-        progress, steps = self.progress, self.plan.steps
+        progress = self.progress
         pixel_loss, item_loss, hits, of = progress.sums
-        self.log.info(
-            f"epoch {progress.epoch} mean loss {(pixel_loss + item_loss) / steps:.4f} hits {hits / max(of, 1):.4f}"
-        )
-        self.log.curves(
-            {"train/epoch_loss": (pixel_loss + item_loss) / steps, "train/hits": hits / max(of, 1)}, self.iteration
-        )
-        finished, progress.epoch, progress.step = progress.epoch, progress.epoch + 1, 0
-        progress.sums = [0.0] * 4
-        if finished % self.cfg.save_freq == 0:
+        loss, share = (pixel_loss + item_loss) / self.plan.steps, hits / max(of, 1)
+        self.log.info(f"epoch {progress.epoch} mean loss {loss:.4f} {self.hits} {share:.4f}")
+        self.log.curves({"train/epoch_loss": loss, f"train/{self.hits}": share}, self.iteration)
+        done, progress.epoch, progress.step, progress.sums = progress.epoch, progress.epoch + 1, 0, [0.0] * 4
+        if done % self.cfg.save_freq == 0:
             self.save()
 
-    def _write_result(self, **more: Any) -> None:
+    def _write_result(self, finished: bool = False) -> None:
         if self.world.is_main:
-            progress = asdict(self.progress)
-            result = {key: progress[key] for key in ("best", "best_epoch", "best_file", "epoch", "history")}
-            write_aside(self.paths.file("result.json"), json.dumps({**result, **more}, indent=2) + "\n")
+            progress = self.progress
+            result = {
+                **{"kind": "training", "finished": finished, "epochs": progress.epoch - 1},
+                **{"miou": progress.best, "epoch": progress.best_epoch, "weights": str(self.paths.best)},
+                "validations": progress.history,
+            }
+            write_aside(self.paths.file("result.json"), json.dumps(result, indent=1) + "\n")
 
     def _finish(self) -> None:
         """The run has come to its end: save it for `resume`, and write result.json."""
         if self.saved_at != (self.progress.epoch, self.progress.step):
             self.save()
-        self._write_result()
+        self._write_result(finished=True)
         progress = self.progress
-        best = (
-            "no validation"
-            if progress.best is None
-            else f"best mIoU {progress.best:.4f} of epoch {progress.best_epoch:g}"
-        )
-        self.log.info(f"finished after epoch {progress.epoch - 1}: {best}")
+        best = "no validation" if progress.best is None else f"mIoU {progress.best:.4f}, epoch {progress.best_epoch:g}"
+        self.log.info(f"finished after epoch {progress.epoch - 1}; best: {best}")

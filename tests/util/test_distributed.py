@@ -1,0 +1,80 @@
+import random
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.processes import free_port, run_processes
+from util.distributed import World, connect, pick_device
+from util.errors import UserError
+
+
+def exercise(values: list[int], folder: Path) -> dict[str, object]:
+    """Every method of World, in one process of several."""
+    with connect("cpu") as world:
+        norm = nn.BatchNorm1d(2)
+        norm.running_mean += world.rank
+        world.share_buffers(norm)
+        with world.main_first():
+            if world.is_main:
+                time.sleep(0.2)
+                (folder / "cache").write_text("made")
+            found = (folder / "cache").exists()
+        return {
+            "place": (world.rank, world.size, world.is_main, world.device.type),
+            "sum": world.sum(torch.tensor([values[world.rank], 1])).tolist(),
+            "any": world.any(world.rank == 1, False),
+            "gather": world.gather({"rank": world.rank}),
+            "share": world.share(Path(str(values[world.rank]))),
+            "mean": norm.running_mean.tolist(),
+            "found": found,
+        }
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_world(size: int, tmp_path: Path) -> None:
+    values = [random.randrange(2**60) for _ in range(size)]  # above what floats hold exactly
+    results = run_processes(size, exercise, values, tmp_path)
+    for rank, result in enumerate(results):
+        assert result == {
+            "place": (rank, size, rank == 0, "cpu"),
+            "sum": [sum(values), size],
+            "any": [size > 1, False],
+            "gather": [{"rank": r} for r in range(size)],
+            "share": Path(str(values[0])),
+            "mean": [0.0, 0.0],
+            "found": True,
+        }
+
+
+def test_one_process_is_left_as_it_is() -> None:
+    model = nn.Linear(2, 2)
+    assert World(torch.device("cpu")).parallel(model) is model
+
+
+def test_devices() -> None:
+    assert pick_device("cpu") == torch.device("cpu")
+    with pytest.raises(UserError, match="device: 'tpus' should be auto, cpu"):
+        pick_device("tpus")
+    if not torch.cuda.is_available():
+        assert pick_device("auto") == torch.device("cpu")
+        with pytest.raises(UserError, match="needs GPU 0, but 0 are visible"):
+            pick_device("cuda")
+
+
+def test_a_taken_port_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    port = free_port()
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.bind(("::", port))
+        taken.listen()
+        for key, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port}.items():
+            monkeypatch.setenv(key, str(value))
+        with (
+            pytest.raises(UserError, match=rf"(?s)\A[^\n]*localhost:{port}, try another port: [^\n]*\Z"),
+            connect("cpu"),
+        ):
+            pass
