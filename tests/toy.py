@@ -7,9 +7,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from dataset.dataset import test_dataset as episodes_dataset
 from model import build_base_learner, build_model
+from model.hmnet import HMNet
 from util.checkpoint import save_checkpoint
 from util.config import Config, load_config
+from util.evaluation import make_episodes
 
 ROOT = Path(__file__).resolve().parent.parent
 COLORS = [(220, 40, 40), (40, 200, 60), (60, 60, 230), (230, 220, 50), (200, 60, 210), (60, 210, 220), (240, 140, 30)]
@@ -70,9 +73,22 @@ def toy_config(folder: Path, **keys: object) -> Config:
     return load_config(ROOT / "config" / "base" / "pascal.yaml", words)
 
 
+def random_network(cfg: Config) -> HMNet:
+    """An untrained network that calls half of the first episode's query foreground."""
+    model = build_model(cfg, pretrained=False).eval()
+    item = episodes_dataset(cfg, *make_episodes(cfg, 0, 1))[0]
+    *_, classifier = model.decoder.classifier.children()
+    with torch.no_grad():
+        classifier.weight.mul_(10)
+        state = model.encode_support(item["support"][None], item["support_mask"][None])
+        meta, _ = model.score(model.as_query(model.extract(item["query"][None])), state)  # (1, 2, f, f)
+        classifier.bias[1] -= (meta[:, 1] - meta[:, 0]).median()
+    return model.train()
+
+
 def write_weights(cfg: Config) -> Path:
     """Leave random weights where the base learner's and the network's are expected; returns the network's path."""
     path = cfg.experiment_dir / "snapshot" / f"best_{cfg.shot}shot.pth"
     save_checkpoint(cfg.base_learner_path, {"state_dict": build_base_learner(cfg, pretrained=False).state_dict()})
-    save_checkpoint(path, {"state_dict": build_model(cfg).state_dict()})
+    save_checkpoint(path, {"state_dict": random_network(cfg).state_dict()})
     return path

@@ -10,6 +10,12 @@ from util.errors import UserError
 from util.image import read_image
 
 
+def opencv(path: Path) -> np.ndarray:
+    image = cv2.imread(str(path))
+    assert image is not None
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
 def noise(*shape: int, high: int = 256, dtype: type = np.uint8) -> np.ndarray:
     return np.random.default_rng().integers(0, high, shape, dtype=dtype)
 
@@ -23,7 +29,7 @@ def smooth(height: int, width: int) -> np.ndarray:
 def test_files_as_opencv_reads_them(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     Image.fromarray(smooth(40, 60)).save(path)
-    expected = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    expected = opencv(path)
     assert np.array_equal(read_image(path), expected) and np.array_equal(read_image(str(path)), expected)
     assert np.array_equal(read_image(Image.open(path)), expected)
 
@@ -34,7 +40,7 @@ def test_exif_orientation_as_opencv_applies_it(tmp_path: Path, orientation: int)
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(smooth(32, 48)).save(path, exif=exif)
-    assert np.array_equal(read_image(path), cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB))
+    assert np.array_equal(read_image(path), opencv(path))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])

@@ -1,0 +1,121 @@
+import json
+import os
+import subprocess
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.toy import ROOT, toy_config, write_toy, write_weights
+from util.config import Config
+from util.errors import UserError
+
+
+@pytest.fixture
+def entry_point() -> ModuleType:
+    """test.py, whose name is that of a package in Python's own library."""
+    spec = spec_from_file_location("entry_point", ROOT / "test.py")
+    assert spec and spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def cfg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """A toy experiment with random weights, its config in toy.yaml; results go to tmp_path/exp."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    write_toy(tmp_path / "toy")
+    cfg = toy_config(tmp_path)
+    (tmp_path / "toy.yaml").write_text(cfg.to_yaml())
+    write_weights(cfg)
+    return cfg
+
+
+def run(entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["test.py", "--config", "toy.yaml", *map(str, arguments)])
+    entry_point.main()
+
+
+def test_seeds_table_json_log_and_panels(
+    cfg: Config, entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(entry_point, monkeypatch, "--visualize", 2, "--opts", "seeds", "[0, 1, 2]")
+    path = cfg.experiment_dir / "result_test_1shot.json"
+    content = json.loads(path.read_text())
+    assert [result["seed"] for result in content["results"]] == [0, 1, 2]
+    miou = [result["miou"] for result in content["results"]]
+    assert content["aggregate"]["miou"] == pytest.approx({"mean": np.mean(miou), "std": np.std(miou, ddof=1)})
+    assert content["config"]["data_set"] == "toy" and content["config"]["seeds"] == [0, 1, 2]
+    assert content["weights"].endswith("best_1shot.pth") and content["method"] == "hmnet"
+    assert content["classes"]["2"] == "thing2"
+    printed, logged = capsys.readouterr().out, path.with_suffix(".log").read_text()
+    for text in (printed, logged):
+        assert f"{100 * miou[1]:.2f}" in text and "1 thing1" in text and "mIoU over 3 seeds" in text
+    panels = sorted((cfg.experiment_dir / "panels_test_1shot").iterdir())
+    assert [panel.name[:5] for panel in panels] == ["00000", "00003"]
+    assert np.asarray(Image.open(panels[0])).shape[2] == 3
+
+
+def test_prior_needs_no_trained_network(
+    cfg: Config, entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (cfg.experiment_dir / "snapshot" / "best_1shot.pth").unlink()
+    run(entry_point, monkeypatch, "--method", "prior", "--result", "mine/result.json")
+    content = json.loads((tmp_path / "mine/result.json").read_text())
+    assert content["method"] == "prior" and content["weights"] is None
+    assert content["aggregate"]["miou"]["std"] is None
+
+
+def test_box_supports_and_written_episodes(
+    cfg: Config, entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run(entry_point, monkeypatch, "--episodes-out", "episodes.jsonl")
+    masks = json.loads((cfg.experiment_dir / "result_test_1shot.json").read_text())
+    keys = ("--opts", "episodes_file", "episodes.jsonl", "ann_type")
+    run(entry_point, monkeypatch, *keys, "mask", "seeds", "[7, 8]")
+    again = json.loads((cfg.experiment_dir / "result_test_1shot.json").read_text())
+    assert again["results"][0]["episode_iou"] == masks["results"][0]["episode_iou"]
+    assert len(again["results"]) == 1  # the same episodes for every seed
+    run(entry_point, monkeypatch, *keys, "bbox")
+    boxes = json.loads((cfg.experiment_dir / "result_test_1shot_bbox.json").read_text())
+    assert boxes["results"][0]["episode_iou"] != masks["results"][0]["episode_iou"]
+
+
+def test_where_weights_are_looked_for(
+    cfg: Config, entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = cfg.experiment_dir / "snapshot" / "best_1shot.pth"
+    assert entry_point.find_weights(cfg) == path
+    assert entry_point.find_weights(toy_config(tmp_path, weight="best_1shot.pth")) == path
+    assert entry_point.find_weights(toy_config(tmp_path, weight=path)) == path
+    path.rename(tmp_path / "elsewhere.pth")
+    assert entry_point.find_weights(toy_config(tmp_path, weight="elsewhere.pth")) == Path("elsewhere.pth")
+    with pytest.raises(UserError, match=r"snapshot/best_1shot\.pth: no such weights.*train"):
+        run(entry_point, monkeypatch)
+    with pytest.raises(UserError, match=r"'absent\.pth'.*snapshot"):
+        run(entry_point, monkeypatch, "--opts", "weight", "absent.pth")
+
+
+def test_two_processes_from_the_command_line(
+    cfg: Config, entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run(entry_point, monkeypatch, "--opts", "feature_cache_mb", 0)
+    alone = json.loads((cfg.experiment_dir / "result_test_1shot.json").read_text())
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launcher, str(ROOT / "test.py"), "--config", "toy.yaml", "--visualize", "7", "--result", "two.json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--opts", "feature_cache_mb", "0"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    together = json.loads((tmp_path / "two.json").read_text())
+    assert together["results"][0]["episode_iou"] == alone["results"][0]["episode_iou"]
+    assert together["results"][0]["miou"] == alone["results"][0]["miou"]
+    assert len(list((tmp_path / "panels_test_1shot").iterdir())) == 7
+    assert done.stdout.count("mean episode IoU") == 1
