@@ -5,13 +5,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dataset.episode import write_episodes
 from dataset.index import class_names
-from dataset.reading import read_image
 from model import build_model
 from model.hmnet import HMNet
 from model.inference import FeatureCache, prepare_inference
@@ -22,6 +20,7 @@ from util.errors import UserError, run_main
 from util.evaluation import EpisodeSet, Names, Outcome, Segment, make_episodes, run_episodes
 from util.failures import plain_failures
 from util.files import write_aside
+from util.image import read_image
 from util.logger import RunLog
 from util.metric import Result, aggregate, format_table
 from util.visualize import episode_panel, save_image
@@ -71,7 +70,7 @@ def panel_drawer(episode_set: EpisodeSet, names: dict[int, str], folder: Path, c
         if outcome.number not in chosen:
             return
         name = names[episodes[outcome.number].class_id]
-        query, *supports = (np.rint(read_image(files[image][0])).astype(np.uint8) for image in outcome.names)
+        query, *supports = (read_image(files[image][0]) for image in outcome.names)
         shots = list(zip(supports, outcome.support_mask.numpy(), strict=True))
         prediction = outcome.prediction.cpu().numpy(), outcome.iou
         picture = episode_panel(shots, query, outcome.truth.cpu().numpy(), {"prediction": prediction}, name)

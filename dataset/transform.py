@@ -5,16 +5,14 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dataset.reading import IGNORE
+from util.image import MEAN, resize_image, resize_mask
 
 Image = NDArray[np.float32]  # (h, w, 3) RGB, 0 to 255
 Mask = NDArray[np.uint8]  # (h, w)
 
-MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255  # of ImageNet
-STD = np.array([0.229, 0.224, 0.225], np.float32) * 255
 FILL = [float(value) for value in MEAN]  # what lies outside an image; 0 after normalising
 CROP_TRIES = 31  # a first crop and up to 30 more
 
@@ -86,16 +84,6 @@ def pad(image: Image, mask: Mask, height: int, width: int) -> tuple[Image, Mask]
     return frame, frame_mask
 
 
-def resize_image(image: Image, height: int, width: int) -> Image:
-    """Bilinear, half-pixel centres, no antialiasing."""
-    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
-
-
-def resize_mask(mask: Mask, height: int, width: int) -> Mask:
-    """Nearest neighbour as OpenCV takes it."""
-    return np.asarray(cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
-
-
 def fill_boxes(mask: Mask) -> Mask:
     """Replace every connected component (8 neighbours) of value 1 by its filled bounding box; 255 stays on top."""
     boxes = np.zeros_like(mask)
@@ -105,8 +93,3 @@ def fill_boxes(mask: Mask) -> Mask:
         boxes[top : top + height, left : left + width] = 1
     boxes[mask == IGNORE] = IGNORE
     return boxes
-
-
-def normalise(image: Image) -> torch.Tensor:
-    """float32 tensor (3, h, w) of ImageNet's mean and deviation, as the backbones were trained."""
-    return torch.from_numpy(np.ascontiguousarray(((image - MEAN) / STD).transpose(2, 0, 1)))

@@ -102,7 +102,7 @@ def run_episodes(
     segment = segment or FeatureCache(model, cfg.feature_cache_mb).scores
     start, busy = perf_counter(), 0.0
     with evaluating(model), torch.autocast(device.type, amp_dtype(cfg.amp, device), enabled=cfg.amp != "off"):
-        for batch in tqdm(loader, "episodes", disable=not progress or not world.is_main, leave=False):
+        for batch in tqdm(loader, "episodes", disable=None if progress and world.is_main else True, leave=False):
             before = perf_counter()
             truths = [truth.to(device) for truth in batch["query_mask"]]
             predictions = predict(segment, batch, truths)

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -11,6 +13,9 @@ from torch import Tensor
 from util.errors import UserError
 
 ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Tensor"
+
+MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255  # of ImageNet
+STD = np.array([0.229, 0.224, 0.225], np.float32) * 255
 
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for damaged files
 
@@ -35,6 +40,21 @@ def read_image(source: ImageSource) -> NDArray[np.uint8]:
         raise UserError(f"{source}: no such picture") from None
     except UNREADABLE as error:
         raise UserError(f"{source}: not a readable picture ({error}); export it again") from None
+
+
+def resize_image(image: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Bilinear, half-pixel centres, no antialiasing."""
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def resize_mask(mask: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """Nearest neighbour as OpenCV takes it."""
+    return np.asarray(cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
+
+
+def normalise(image: NDArray[np.float32]) -> Tensor:
+    """float32 tensor (3, h, w) of ImageNet's mean and deviation, as the backbones were trained, from 0 to 255."""
+    return torch.from_numpy(np.ascontiguousarray(((image - MEAN) / STD).transpose(2, 0, 1)))
 
 
 def _from_pillow(image: Image.Image) -> NDArray[np.uint8]:

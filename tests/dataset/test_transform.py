@@ -8,7 +8,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from dataset.transform import Augmentation, fill_boxes, normalise, pad, resize_image, resize_mask, rotate, scale
+from dataset.transform import Augmentation, fill_boxes, pad, rotate, scale
+from util.image import normalise, resize_image, resize_mask
 
 Picture = tuple[NDArray[np.float32], NDArray[np.uint8]]
 
