@@ -66,7 +66,12 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run a command; return 1 when a check found something amiss. Raises UserError."""
     arguments = parse_arguments(words)
     commands = {"pascal": build, "coco": build, "custom": build_custom, "check": run_check}
-    return commands.get(arguments.command, check_weights)(arguments)
+    try:
+        return commands.get(arguments.command, check_weights)(arguments)
+    except OSError as error:  # a full disk, a folder that may not be written
+        if error.errno is None:
+            raise
+        raise UserError(f"{error.filename or arguments.command}: {error.strerror}; mend that and run again") from error
 
 
 def build(arguments: argparse.Namespace) -> int:

@@ -34,6 +34,7 @@ class Archive:
 
     @property
     def name(self) -> str:
+        """Its file name."""
         return self.url.rsplit("/", 1)[-1]
 
 
@@ -112,7 +113,7 @@ def _extract_all(path: Path, archive: Archive, target: Path) -> dict[str, int]:
                 progress.update()
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # a full disk, say: not the archive's fault
-            raise UserError(f"{error.filename or target}: {error.strerror}") from None
+            raise
         for file in written:
             file.unlink()
         raise UserError(f"{path} is damaged or unsafe: {error}; delete it and fetch it again") from None

@@ -61,19 +61,21 @@ def prepare_custom(
     conversions = plan(collection, out)
     outcome = in_parallel(convert, conversions, "pictures", workers)
     refuse(outcome.complaints, "pictures")
-    present = {item.picture.name: set(made.classes) for item, made in zip(conversions, outcome.results, strict=True)}
-    val = choose_val(present, val_share) if not collection.parts else collection.parts["val"] & present.keys()
-    train = present.keys() - val if not collection.parts else collection.parts["train"] & present.keys()
+    threshold = _area_threshold(outcome.results)
+    counting = {
+        item.picture.name: {value for value, area in made.classes.items() if area >= threshold}
+        for item, made in zip(conversions, outcome.results, strict=True)
+    }
+    val = collection.parts["val"] & counting.keys() if collection.parts else choose_val(counting, val_share)
+    train = collection.parts["train"] & counting.keys() if collection.parts else counting.keys() - val
     for part, names in (("train", train), ("val", val)):
         pairs = [_pair(item, out) for item in conversions if item.picture.name in names]
         write_pairs(out / "ImageSets" / f"{part}.txt", pairs)
     write_text(out / "classes.txt", "".join(f"{i} {label}\n" for i, label in enumerate(collection.classes, start=1)))
-    threshold = _area_threshold(outcome.results)
     config = out / "config.yaml"
     write_text(config, _config_text(name, out, len(collection.classes), folds, threshold))
     load_config(config)
-    counts = {item.picture.name: made.classes for item, made in zip(conversions, outcome.results, strict=True)}
-    print(_summary(collection.classes, folds, {"train": train, "val": val}, counts, threshold))
+    print(_summary(collection.classes, folds, {"train": train, "val": val}, counting))
     return config
 
 
@@ -125,19 +127,25 @@ def _copy(source: Path, target: Path) -> None:
     aside.replace(target)
 
 
-def choose_val(present: Mapping[str, AbstractSet[int]], share: float) -> set[str]:
+def choose_val(counting: Mapping[str, AbstractSet[int]], share: float) -> set[str]:
     """Choose the validation images: about `share` of the images of every class, two at least where it has four or more.
 
-    `present` gives the classes in each image. The choice depends on names and classes alone: images go by the hash of
-    their names, and the rarest classes choose first.
+    `counting` gives the classes that count in each image. Training keeps two images of every class that has as many.
+    The choice depends on names and classes alone: images go by the hash of their names, rare classes choose first.
     """
-    order = sorted(present, key=lambda name: hashlib.sha256(name.encode()).digest())
-    images = {value: [name for name in order if value in present[name]] for value in set().union(*present.values())}
+    order = sorted(counting, key=lambda name: hashlib.sha256(name.encode()).digest())
+    images = {value: [name for name in order if value in counting[name]] for value in set().union(*counting.values())}
+    left = {value: len(members) for value, members in images.items()}
     val: set[str] = set()
-    for _, members in sorted(images.items(), key=lambda item: (len(item[1]), item[0])):
+    for value, members in sorted(images.items(), key=lambda item: (len(item[1]), item[0])):
         wanted = max(round(share * len(members)), LEAST if len(members) >= 2 * LEAST else 0)
-        chosen = sum(name in val for name in members)
-        val.update([name for name in members if name not in val][: max(0, wanted - chosen)])
+        for name in members:
+            if len(members) - left[value] >= wanted:
+                break
+            if name not in val and all(left[other] > LEAST for other in counting[name]):
+                val.add(name)
+                for other in counting[name]:
+                    left[other] -= 1
     return val
 
 
@@ -168,13 +176,12 @@ def _summary(
     classes: Sequence[str],
     folds: int,
     parts: Mapping[str, AbstractSet[str]],
-    counts: Mapping[str, Mapping[int, int]],
-    threshold: int,
+    counting: Mapping[str, AbstractSet[int]],
 ) -> str:
     """A table of folds, classes and the images that count for each; classes with too few for an episode are marked."""
     images: Counter[tuple[str, int]] = Counter()
     for part, names in parts.items():
-        images.update((part, value) for name in names for value, area in counts[name].items() if area >= threshold)
+        images.update((part, value) for name in names for value in counting[name])
     lines = [f"{len(parts['train'])} training and {len(parts['val'])} validation images", "fold class train val"]
     for split in range(folds):
         for value in fold_classes("", split, len(classes), folds, use_split_coco=False)[1]:

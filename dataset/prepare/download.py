@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -18,7 +19,8 @@ ATTEMPTS = 5
 def download(url: str, path: Path, pause: float = 2.0) -> None:
     """Fetch `url` into `path`, through `path`.part, which a later call goes on with when this one is interrupted.
 
-    A broken connection is tried again after `pause` seconds, five times without progress at most. Raises UserError.
+    A broken connection is tried again after `pause` seconds, five times without progress at most. UserError when that
+    fails, or the server refuses.
     """
     if not url.startswith(("http://", "https://")):
         raise UserError(f"{url} is no http address; give --mirror as http://HOST/FOLDER")
@@ -30,7 +32,7 @@ def download(url: str, path: Path, pause: float = 2.0) -> None:
         try:
             _transfer(url, part, before)
             break
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, ssl.SSLError, TimeoutError) as error:
             refused = isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500
             failures = 1 if part.exists() and part.stat().st_size > before else failures + 1
             if refused or failures == ATTEMPTS:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -139,9 +140,9 @@ def _attempt(function: Callable[[Task], Result], task: Task) -> Result | _Compla
 
 
 def refuse(complaints: Sequence[str], what: str) -> None:
-    """Print the complaints, one a line, and raise a UserError that counts them; nothing when there are none."""
+    """Print the complaints on stderr, one a line, and raise a UserError that counts them, if there are any."""
     if not complaints:
         return
     for complaint in complaints:
-        print(complaint)
+        print(complaint, file=sys.stderr)
     raise UserError(f"{len(complaints)} {what} failed (named above); mend or delete those files and run again")

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from model import build_base_learner, build_model
-from tests.dataset.prepare.trees import make_pascal
+from tests.dataset.prepare.trees import make_pascal, write_jpeg
 from tools.prepare import main
 from util.config import Config, load_config
 from util.errors import UserError
@@ -64,6 +65,15 @@ def test_check_wants_one_data_set() -> None:
     for words in ([], ["pascal", "--config", "c.yaml"]):
         with pytest.raises(UserError, match="give either pascal or coco, or --config FILE"):
             main(["check", *words])
+
+
+def test_what_the_system_refuses_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    write_jpeg(tmp_path / "src/images/a.jpg", np.random.default_rng())
+    (tmp_path / "src/masks").mkdir()
+    Image.fromarray(np.arange(9000, dtype=np.uint16).reshape(90, 100) % 3).save(tmp_path / "src/masks/a.png")
+    with pytest.raises(UserError, match=f"{tmp_path}/file/.*: Not a directory; mend that and run again"):
+        main(["custom", str(tmp_path / "src"), "--out", str(tmp_path / "file/out")])
 
 
 def test_share_of_validation(tmp_path: Path) -> None:

@@ -81,10 +81,10 @@ def test_files_at_fault_are_named(raw_coco: Raw, tmp_path: Path, capsys: pytest.
     (root / f"train2014/{lost}.jpg").unlink()
     with pytest.raises(UserError, match="3 annotations failed"):
         prepare(tmp_path)
-    out = capsys.readouterr().out
-    assert f"{malformed}.jpg has a segmentation that cannot be decoded" in out
-    assert f"{narrow}.jpg is 100x90, annotated as 1x90\n" in out
-    assert f"{lost}.jpg is missing\n" in out
+    err = capsys.readouterr().err
+    assert f"{malformed}.jpg has a segmentation that cannot be decoded" in err
+    assert f"{narrow}.jpg is 100x90, annotated as 1x90\n" in err
+    assert f"{lost}.jpg is missing\n" in err
 
 
 def test_damaged_annotations_are_named(raw_coco: Raw, tmp_path: Path) -> None:

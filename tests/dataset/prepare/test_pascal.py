@@ -122,11 +122,11 @@ def test_files_at_fault_are_named_and_the_others_done(
     (root / f"SBD/cls/{broken}.mat").write_bytes(b"not MATLAB")
     with pytest.raises(UserError, match="4 annotations failed"):
         prepare(tmp_path)
-    out = capsys.readouterr().out
-    assert f"JPEGImages/{lost}.jpg is missing\n" in out
-    assert f"JPEGImages/{cut}.jpg is damaged" in out
-    assert f"{wide}.mat is 100x90, its image {root}/JPEGImages/{wide}.jpg 123x45\n" in out
-    assert f"{broken}.mat is damaged" in out
+    err = capsys.readouterr().err
+    assert f"JPEGImages/{lost}.jpg is missing\n" in err
+    assert f"JPEGImages/{cut}.jpg is damaged" in err
+    assert f"{wide}.mat is 100x90, its image {root}/JPEGImages/{wide}.jpg 123x45\n" in err
+    assert f"{broken}.mat is damaged" in err
     written = {path.stem for path in (root / "SegmentationClassAug").iterdir()}
     assert written == set(raw_pascal.train + raw_pascal.val) - {lost, cut, wide, broken}
 

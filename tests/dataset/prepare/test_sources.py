@@ -114,7 +114,7 @@ def test_mask_without_image_and_masks_without_class(
     write_palette_png(tmp_path / "SegmentationClass/b.png", random_label(rng, [1]))
     with pytest.raises(UserError, match="1 masks failed"):
         read_source(tmp_path, None, workers=1)
-    assert f"{tmp_path}/SegmentationClass/b.png has no image" in capsys.readouterr().out
+    assert f"{tmp_path}/SegmentationClass/b.png has no image" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("place", ["instances.json", "annotations/instances.json", "."])

@@ -157,7 +157,7 @@ def make_coco(folder: Path, archives: Path, rng: np.random.Generator, count: int
             name = f"COCO_{part}_{image_id:012}"
             images.append({"id": image_id, "file_name": f"{name}.jpg", "width": SIZE[0], "height": SIZE[1]})
             write_jpeg(folder / f"images/{part}/{name}.jpg", rng)
-            shapes = [_coco_shape(rng, kind) for kind in ("polygon", "polygons", "counts", "packed", "crowd")]
+            shapes = _coco_shapes(rng)
             if len(images) == 2:
                 continue  # nothing is annotated in this one
             names.append(name)
@@ -198,8 +198,16 @@ def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
     return counts
 
 
+def _coco_shapes(rng: np.random.Generator) -> list[tuple[object, int, NDArray[np.bool_]]]:
+    """One segmentation of every kind, no two of the same area: which is on top would be a matter of order."""
+    while True:
+        shapes = [_coco_shape(rng, kind) for kind in ("polygon", "polygons", "counts", "packed", "crowd")]
+        if len({int(mask.sum()) for _, _, mask in shapes}) == len(shapes):
+            return shapes
+
+
 def _coco_shape(rng: np.random.Generator, kind: str) -> tuple[object, int, NDArray[np.bool_]]:
-    """A segmentation of a kind, whether it is a crowd, and its pixels; no two areas are likely to be equal."""
+    """A segmentation of a kind, whether it is a crowd, and its pixels."""
     mask = np.zeros(SIZE[::-1], np.bool_)
     if kind.startswith("polygon"):
         corners = []
