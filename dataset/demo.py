@@ -1,6 +1,6 @@
 """A small generated data set in the VOC layout: `python -m dataset.demo OUT`.
 
-A class is a shape filled with a texture in two colours. Every shape and every texture belongs to two classes, so neither
+A class is a shape filled with a texture in two colours; every shape and texture belongs to two classes, so neither
 alone tells a class. Objects vary in size, place, turn, proportions, colour and light. They stand before clutter, among
 objects of other classes, so what merely stands out is not the answer.
 """
