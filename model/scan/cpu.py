@@ -1,7 +1,7 @@
 """The selective scan by C++ kernels, which the machine's compiler builds on first use.
 
-The library is cached where PyTorch caches extensions, under a name made of its sources, PyTorch's version and the flags.
-Without a compiler there is one warning and the scan in plain PyTorch instead.
+The library is cached where PyTorch caches extensions, under a name made of sources, flags and PyTorch's version.
+Without a compiler there is one warning, and the scan in plain PyTorch instead.
 """
 
 import functools
@@ -20,7 +20,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from model.scan.reference import selective_scan_reference
+from model.scan.reference import GRADIENTS, selective_scan_reference
 
 CHUNK = 64  # tokens between two saved states
 SOURCE = Path(__file__).with_name("scan.cpp")
@@ -36,7 +36,7 @@ def forward(
     delta_bias: Tensor | None, delta_softplus: bool, decay: Tensor | None, recap_state: Tensor | None, period: int,
     initial_state: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Scan float32 tensors as `selective_scan` does: outputs, final states and, for `backward`, states (B, K, S, N, D)."""
+    """Scan float32 tensors as `selective_scan` does: outputs, final states, states for `backward`."""
     library = load_library()
     if library is None:
         y, state = selective_scan_reference(
@@ -61,7 +61,8 @@ def backward(
     optional = (skip, delta_bias, decay, recap_state, initial_state)
     library = load_library()
     if library is None:
-        return _reference_backward(grad_y, grad_final, (u, delta, A, B, C), optional, order, delta_softplus, period)
+        arguments = (skip, delta_bias, delta_softplus, decay, recap_state, period, initial_state)
+        return _reference_backward(grad_y, grad_final, (u, delta, A, B, C, order, *arguments))
     u, delta, B, C = _with_rows(u, delta, B, C)
     grad_y, grad_final, A, order, skip, delta_bias, decay, recap_state, initial_state = _contiguous(
         grad_y, grad_final, A, order, *optional
@@ -75,7 +76,7 @@ def backward(
 
 
 def saved_shape(delta: Tensor, A: Tensor, period: int) -> tuple[int, ...]:
-    """The shape of what `forward` saves for `backward`."""
+    """The shape (B, K, S, N, D) of what `forward` saves for `backward`: the states before each of S chunks."""
     batch, directions, length, channels = delta.shape
     return batch, directions, -(-length // CHUNK), A.shape[-1], channels
 
@@ -140,20 +141,14 @@ def _contiguous(*tensors: Any) -> tuple[Any, ...]:
     return tuple(None if x is None else x.contiguous() for x in tensors)
 
 
-def _reference_backward(
-    grad_y: Tensor,
-    grad_final: Tensor,
-    inputs: tuple[Tensor, ...],
-    optional: tuple[Tensor | None, ...],
-    order: Tensor,
-    delta_softplus: bool,
-    period: int,
-) -> tuple[Tensor | None, ...]:
+def _reference_backward(grad_y: Tensor, grad_final: Tensor, arguments: tuple[Any, ...]) -> tuple[Tensor | None, ...]:
+    """Gradients for the tensors among a scan's arguments, recomputing the scan."""
     with torch.enable_grad():
-        leaves = [None if x is None else x.detach().requires_grad_() for x in (*inputs, *optional)]
-        u, delta, A, B, C, skip, delta_bias, decay, recap_state, initial_state = leaves
-        outputs = selective_scan_reference(
-            u, delta, A, B, C, order, skip, delta_bias, delta_softplus, decay, recap_state, period, initial_state
-        )
-    gradients = iter(torch.autograd.grad(outputs, [x for x in leaves if x is not None], (grad_y, grad_final)))
-    return tuple(None if x is None else next(gradients) for x in leaves)
+        leaves: list[Any] = [
+            x.detach().requires_grad_() if isinstance(x, Tensor) and x.is_floating_point() else x for x in arguments
+        ]
+        outputs = selective_scan_reference(*leaves)
+    wanted = [i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.is_floating_point()]
+    gradients = torch.autograd.grad(outputs, [leaves[i] for i in wanted], (grad_y, grad_final))
+    by_argument = dict(zip(wanted, gradients, strict=True))
+    return tuple(by_argument.get(i) for i in GRADIENTS)

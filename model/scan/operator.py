@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from model.scan.mamba_ssm import is_available, selective_scan_mamba_ssm
-from model.scan.reference import selective_scan_reference
+from model.scan.reference import GRADIENTS, selective_scan_reference
 
 DIFFERENTIABLE = {"reference": selective_scan_reference, "mamba_ssm": selective_scan_mamba_ssm}
 KERNELS = ("cpu", "triton")  # modules with forward, backward and saved_shape
 CUDA_BACKEND = "mamba_ssm" if is_available() else "triton"
-GRADIENTS = (0, 1, 2, 3, 4, 6, 7, 9, 10, 12)  # the arguments of _scan for which kernels return gradients
 
 
 class Recap(NamedTuple):
@@ -41,7 +40,7 @@ def selective_scan(
 ) -> tuple[Tensor, Tensor]:
     """Scan an image's tokens in K directions: outputs (B, L, D) summed in image order, final states (B, K, D, N).
 
-    Token t of direction k is at image position p = order[k, t], and with dt = delta[:, k, p] (+ delta_bias[k], softplus)
+    Token t of direction k is at image position p = order[k, t]; with dt = delta[:, k, p] (+ delta_bias[k], softplus)
     `h = exp(dt A) h + dt u[:, p] B[:, k, p]`, `y[:, p] += C[:, k, p] h + skip[k] u[:, p]`.
 
     Args: u (B, L, D), shared by all directions; delta (B, K, L, D); A (K, D, N); B, C (B, K, L, N); order (K, L) int64,

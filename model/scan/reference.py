@@ -1,4 +1,4 @@
-"""The selective scan in plain, differentiable PyTorch: the oracle of the other backends, and what runs without a compiler."""
+"""The selective scan in plain PyTorch: the oracle of the other backends, and what runs without a compiler."""
 
 import torch
 from torch import Tensor
@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 CHUNK = 64  # tokens whose states exist at the same time
+GRADIENTS = (0, 1, 2, 3, 4, 6, 7, 9, 10, 12)  # the arguments of a scan that have gradients
 
 
 def selective_scan_reference(
@@ -35,13 +36,14 @@ def selective_scan_reference(
     if state is None:
         state = u.new_zeros(batch, directions, channels, A.shape[-1])
 
+    recap = None if decay is None or recap_state is None else (decay, recap_state)
     outputs = []
     recomputed = torch.is_grad_enabled() and length > CHUNK
     for start in range(0, length, CHUNK):
         part = slice(start, min(start + CHUNK, length))
-        recaps = [period > 0 and t % period == 0 for t in range(part.start, part.stop)]
+        recaps = [recap is not None and t % period == 0 for t in range(part.start, part.stop)]
         tokens = (delta[:, :, part], drive[:, :, part], A, B[:, :, part], C[:, :, part])
-        arguments = (state, *tokens, decay, recap_state, recaps)
+        arguments = (state, *tokens, recap, recaps)
         if recomputed:
             output, state = checkpoint(_scan_chunk, *arguments, use_reentrant=False, preserve_rng_state=False)
         else:
@@ -62,18 +64,16 @@ def _scan_chunk(
     A: Tensor,
     B: Tensor,
     C: Tensor,
-    decay: Tensor | None,
-    recap_state: Tensor | None,
+    recap: tuple[Tensor, Tensor] | None,
     recaps: list[bool],
 ) -> tuple[Tensor, Tensor]:
     """Scan consecutive tokens of all directions: delta, drive (B, K, T, D) and B, C (B, K, T, N) in scan order."""
     keep = torch.exp(delta[..., None] * A[:, None])  # (B, K, T, D, N)
     gain = drive[..., None] * B[..., None, :]  # (B, K, T, D, N)
     states = []
-    for keep_t, gain_t, recap in zip(keep.unbind(2), gain.unbind(2), recaps, strict=True):
-        if recap:
-            assert decay is not None and recap_state is not None
-            state = decay * state + recap_state
+    for keep_t, gain_t, recap_here in zip(keep.unbind(2), gain.unbind(2), recaps, strict=True):
+        if recap is not None and recap_here:
+            state = recap[0] * state + recap[1]
         state = keep_t * state + gain_t  # (B, K, D, N)
         states.append(state)
     output = torch.matmul(torch.stack(states, 2), C[..., None]).squeeze(-1)  # (B, K, T, D)

@@ -22,9 +22,7 @@ from torch import Tensor
 from util.errors import UserError
 
 MAX_CHUNK = 16  # tokens; with 32 the backward kernel spills registers
-TILE = (
-    128  # channels x states of a program: as many as it has threads, so that each thread has a chunk's tokens to itself
-)
+TILE = 128  # channels x states of a program: one per thread, so that each thread has a chunk's tokens to itself
 WARPS = 4
 
 
@@ -307,9 +305,7 @@ class _Scan:
         batch, directions, length, channels = delta.shape
         states = A.shape[-1]
         patch = length if decay is None else period
-        chunk = max(2, min(MAX_CHUNK, triton.next_power_of_2(min(patch, length))))
-        patch_chunks = triton.cdiv(patch, chunk)
-        self.chunks = length // patch * patch_chunks + triton.cdiv(length % patch, chunk)
+        chunk, patch_chunks, self.chunks = _cut(length, patch)
         block_n = triton.next_power_of_2(states)
         block_d = min(max(1, TILE // block_n), triton.next_power_of_2(channels))
         self.blocks, self.sequences = triton.cdiv(channels, block_d), batch * directions
@@ -330,6 +326,17 @@ class _Scan:
             *self.strides[:3], *weight.stride()[:3], *self.sizes, REVERSE=reverse, **self.options,
         )  # fmt: skip
         return gains, totals
+
+
+def _cut(length: int, patch: int) -> tuple[int, int, int]:
+    chunk = max(2, min(MAX_CHUNK, triton.next_power_of_2(min(patch, length))))  # tokens
+    patch_chunks = triton.cdiv(patch, chunk)
+    return chunk, patch_chunks, length // patch * patch_chunks + triton.cdiv(length % patch, chunk)
+
+
+def saved_shape(delta: Tensor, A: Tensor, period: int) -> tuple[int, ...]:
+    """The shape (B, K, S, D, N) of what `forward` saves for `backward`."""
+    return *delta.shape[:2], _cut(delta.shape[2], period or delta.shape[2])[2], *A.shape[1:]
 
 
 def forward(
