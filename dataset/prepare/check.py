@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from dataset.index import Files, Mode, class_names, list_files, load_index
+from dataset.index import Files, Mode, class_names, load_index, locate, read_list
 from dataset.prepare.files import check_image, in_parallel, is_intact_png, opened_image
 from dataset.prepare.known import AREA_THRESHOLD, CLASS_SIZES, FOLD_SIZES, LIST_SIZES
 from dataset.reading import count_classes
@@ -61,7 +61,9 @@ def _check_files(cfg: Config, mode: Mode, workers: int) -> Iterator[Finding]:
 def _files(cfg: Config, mode: Mode) -> Files:
     """The files of a mode's list, or of all folds of the released lists."""
     if cfg.released_lists is None:
-        return list_files(cfg, mode)
+        root = Path(cfg.data_root)
+        pairs = read_list(locate(root, cfg.train_list if mode == "train" else cfg.val_list))
+        return {image: (root / image, root / mask) for image, mask in pairs}
     folds = (cfg.model_copy(update={"split": split}) for split in range(cfg.folds))
     return {name: pair for fold in folds for name, pair in load_index(fold, mode)[1].items()}
 

@@ -73,12 +73,13 @@ def test_every_file_at_fault_is_named(data: Path, rng: np.random.Generator, caps
         assert f"AMISS  {text}" in out
 
 
-def test_missing_image_and_list(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_images_and_list(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (data / "JPEGImages/30.jpg").unlink()
+    (data / "JPEGImages/32.jpg").unlink()
     (data / "ImageSets/train.txt").unlink()
     code, out = check(data, capsys)
     assert code == 1
-    assert f"AMISS  validation list: {data}/JPEGImages/30.jpg: no such image" in out
+    assert f"AMISS  {data}/JPEGImages/30.jpg is missing\nAMISS  {data}/JPEGImages/32.jpg is missing\n" in out
     assert f"AMISS  training list: {data}/ImageSets/train.txt: no readable list file" in out
 
 
