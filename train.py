@@ -17,7 +17,6 @@ from dataset.episode import check_possible
 from dataset.index import config_classes, load_index
 from model import build_model
 from util.arguments import training_arguments
-from util.checkpoint import released_state_dict
 from util.config import Config
 from util.distributed import World, connect
 from util.errors import run_main
@@ -54,9 +53,7 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
     sgd = make_sgd(model.learnable_groups(), cfg.momentum, cfg.weight_decay)
     adamw = make_trunk_adamw(model.trunk, cfg.trunk_lr, cfg.batch_size * cfg.accumulate, cfg.trunk_weight_decay)
     learner = Learner(model, [sgd, adamw], world, cfg.amp, cfg.compile)
-    run = Run(
-        cfg, world, run_paths(cfg), plan, learner, lambda: released_state_dict(model), cfg.epochs, cfg.stop_interval
-    )
+    run = Run(cfg, run_paths(cfg), plan, learner, cfg.epochs, cfg.stop_interval, hits="foreground IoU")
 
     def measure() -> dict[str, float]:
         seed = cfg.manual_seed + (0 if cfg.fix_random_seed_val else run.progress.epoch)

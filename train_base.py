@@ -49,9 +49,8 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
     model = build_base_learner(cfg).to(world.device).train()
     sgd = make_sgd([model.backbone.parameters(), model.head.parameters()], cfg.momentum, cfg.weight_decay)
     learner = Learner(model, [sgd], world, cfg.amp, cfg.compile)
-    run = Run(
-        cfg, world, run_paths(cfg), plan, learner, lambda: weights(model), cfg.base_epochs, cfg.base_stop_interval
-    )
+    epochs, patience = cfg.base_epochs, cfg.base_stop_interval
+    run = Run(cfg, run_paths(cfg), plan, learner, epochs, patience, hits="pixel accuracy", weights=weights)
 
     with run.started(viz):
         for epoch in run.epochs():

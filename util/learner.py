@@ -69,7 +69,7 @@ class Learner:
         """
         world = self.world
         valid = torch.tensor([int((batch[target] != IGNORE).sum()) for batch in batches])
-        share = valid * world.size / world.sum(valid.sum())  # DDP divides by world.size
+        share = valid.double() * world.size / world.sum(valid.sum())  # DDP divides by world.size
         losses, hits = torch.zeros(2, device=world.device), torch.zeros(2, dtype=torch.int64, device=world.device)
         for number, batch in enumerate(batches):
             with self._no_sync() if number < len(batches) - 1 else nullcontext():

@@ -17,7 +17,7 @@ def seed_all(seed: int) -> None:
 
 
 def rng_state() -> dict[str, Any]:
-    """The state of all generators of this process, its own GPU's included, as plain data and tensors, fit for a checkpoint."""
+    """The state of all generators of this process and its GPU, as plain data and tensors fit for a checkpoint."""
     kind, keys, position, has_gauss, gauss = np.random.get_state()
     return {
         "python": random.getstate(),

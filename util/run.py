@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from util.checkpoint import save_checkpoint
+from util.checkpoint import released_state_dict, save_checkpoint
 from util.config import Config
-from util.distributed import World
 from util.errors import UserError
 from util.files import write_aside
 from util.learner import Learner, NotFiniteError, Report
@@ -73,23 +72,23 @@ class Paths:
 class Run:
     """Epochs and steps that survive signals, kills and full disks; train.py shows how it is used.
 
-    `weights()` is the state dict to publish when validation says that it is the best; the run ends after `last_epoch`,
-    or when the best validation is `patience` epochs old. `hits` says what the hits of a step are the share of.
+    The run ends after `last_epoch`, or when the best validation is `patience` epochs old. `hits` says what the hits of
+    a step are the share of; `weights` makes the state dict to publish of the model that validated best.
     """
 
     def __init__(
         self,
         cfg: Config,
-        world: World,
         paths: Paths,
         plan: Plan,
         learner: Learner,
-        weights: Callable[[], Mapping[str, Tensor]],
         last_epoch: int,
         patience: int,
+        *,
         hits: str,
+        weights: Callable[[nn.Module], Mapping[str, Tensor]] = released_state_dict,
     ) -> None:
-        self.cfg, self.world, self.paths, self.plan = cfg, world, paths, plan
+        self.cfg, self.world, self.paths, self.plan = cfg, learner.world, paths, plan
         self.learner, self.weights = learner, weights
         self.last_epoch, self.patience, self.hits = last_epoch, patience, hits
         self.progress = Progress(epoch=cfg.start_epoch + 1)
@@ -270,7 +269,7 @@ class Run:
             progress.best_file = f"{self.paths.numbered}_epoch_{position:g}_{miou:.4f}.pth"
         if not self.world.is_main:
             return
-        content = {"epoch": position, "miou": miou, "state_dict": self.weights()}
+        content = {"epoch": position, "miou": miou, "state_dict": self.weights(self.learner.model)}
         save_checkpoint(self.paths.best, content)
         if self.paths.numbered:
             save_checkpoint(self.paths.snapshots / progress.best_file, content)

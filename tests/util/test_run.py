@@ -95,7 +95,7 @@ def build(cfg: Config, world: World, folder: Path) -> Run:
     learner = Learner(model, optimizers, world, cfg.amp)
     plan = Plan(ITEMS, cfg.batch_size, cfg.accumulate, world).check("batch_size")
     paths = Paths(folder, best=folder / "snapshot" / "best_1shot.pth", numbered="train")
-    return Run(cfg, world, paths, plan, learner, model.state_dict, cfg.epochs, cfg.stop_interval, hits="accuracy")
+    return Run(cfg, paths, plan, learner, cfg.epochs, cfg.stop_interval, hits="accuracy")
 
 
 def last_snapshot(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,209 @@
+"""Both training stages on the toy data set, as their entry points run them."""
+
+import json
+import os
+import random
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import train
+import train_base
+from model import build_base_learner, build_model
+from tests.processes import run_processes, start_processes
+from tests.toy import toy_config, write_toy
+from util.checkpoint import load_weights, read_checkpoint
+from util.config import Config, load_config
+from util.distributed import connect
+from util.errors import UserError
+from util.failures import plain_failures
+from util.snapshot import read_snapshot, snapshots
+
+SHORT = {"epochs": 2, "val_start_epoch": 1, "val_episodes": 4, "batch_size": 3, "deterministic": True}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy data set with a base learner, and what training it wrote."""
+    folder = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        write_toy(folder / "toy", val=16)
+        run(train_base.train, toy_config(folder, base_epochs=1, base_batch_size=4))
+        yield folder
+
+
+def config(data: Path, exp: Path, **keys: object) -> Config:
+    return toy_config(data, exp=exp, **{**SHORT, **keys})
+
+
+def run(stage: Any, cfg: Config, *arguments: Any) -> None:
+    """What the entry point does after parsing."""
+    torch.set_num_threads(1)
+    with plain_failures(), connect(cfg.device) as world:
+        stage(cfg, world, *arguments)
+
+
+def last_weights(cfg: Config) -> dict[str, Tensor]:
+    return read_snapshot(list(snapshots(cfg.experiment_dir / "snapshot", "state").values())[-1])["state_dict"]
+
+
+def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [key for key in one if not torch.equal(one[key], other[key])] == []
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """The config of a finished, uninterrupted run with its curves."""
+    cfg = config(data, tmp_path_factory.mktemp("whole"))
+    run(train.train, cfg, True)
+    return cfg
+
+
+def test_what_a_run_leaves(whole: Config) -> None:
+    folder = whole.experiment_dir
+    result = json.loads((folder / "result.json").read_text())
+    assert [entry["epoch"] for entry in result["validations"]] == [0.5, 1, 1.5, 2]
+    assert {"miou", "fb_iou"} <= result["validations"][0].keys()
+    assert result["miou"] == max(entry["miou"] for entry in result["validations"])
+    assert load_config(folder / "config.yaml") == whole
+    assert re.search(r"INFO epoch 2/2 step \d+/\d+ loss \d", (folder / "log.txt").read_text())
+    assert list((folder / "tensorboard").iterdir())
+    best = f"train_epoch_{result['epoch']:g}_{result['miou']:.4f}.pth"
+    names = {path.name for path in (folder / "snapshot").iterdir()}
+    assert names - {path.name for path in snapshots(folder / "snapshot", "state").values()} == {best, "best_1shot.pth"}
+    assert_same(*(read_checkpoint(folder / "snapshot" / name)["state_dict"] for name in (best, "best_1shot.pth")))
+
+
+def test_the_best_weights_load_and_have_released_names(whole: Config) -> None:
+    path = whole.experiment_dir / "snapshot" / "best_1shot.pth"
+    load_weights(build_model(whole, pretrained=False), path)
+    keys = read_checkpoint(path)["state_dict"].keys()
+    assert {"down_query.0.weight", "layer0.0.weight", "gram_merge.weight"} <= keys
+
+
+def test_training_moves_what_it_should(whole: Config) -> None:
+    torch.manual_seed(whole.manual_seed)
+    fresh, after = build_model(whole), last_weights(whole)
+    base = read_checkpoint(whole.base_learner_path)["state_dict"]
+    assert torch.equal(after["backbone.layer0.0.weight"], base["layer0.0.weight"])
+    for name, value in after.items():
+        if name.startswith(("backbone.", "base_learner.")):
+            assert torch.equal(value, fresh.state_dict()[name]), name
+    moved = {name for name in after if not torch.equal(after[name], fresh.state_dict()[name])}
+    assert {"embed.query.0.weight", "decoder.classifier.3.weight", "trunk.blocks.0.scan.A_log"} <= moved
+
+
+def test_deterministic_runs_are_the_same_to_the_bit(whole: Config, data: Path, tmp_path: Path) -> None:
+    torch.rand(7)
+    cfg = config(data, tmp_path)
+    run(train.train, cfg)
+    assert_same(last_weights(cfg), last_weights(whole))
+    best = [c.experiment_dir / "snapshot" / "best_1shot.pth" for c in (cfg, whole)]
+    assert_same(*(read_checkpoint(path)["state_dict"] for path in best))
+
+
+def test_more_shots_share_the_folder_with_one(data: Path, tmp_path: Path) -> None:
+    cfg = config(data, tmp_path, shot=2, epochs=1, SubEpoch_val=False, arch="HMNetAMP", batch_size=2, accumulate=2)
+    run(train.train, cfg)
+    result = json.loads((cfg.experiment_dir / "result_train2.json").read_text())
+    names = sorted(path.name for path in (cfg.experiment_dir / "snapshot").iterdir())
+    assert names[0] == "best_2shot.pth" and names[-1] == f"train2_epoch_1_{result['miou']:.4f}.pth"
+    assert all(name.startswith("state_train2_0") for name in names[1:-1])
+    assert (cfg.experiment_dir / "config_train2.yaml").exists() and (cfg.experiment_dir / "log_train2.txt").exists()
+
+
+def test_the_base_learner_is_what_stage_two_and_others_load(data: Path) -> None:
+    cfg = toy_config(data)
+    state = read_checkpoint(cfg.base_learner_path)["state_dict"]
+    load_weights(build_base_learner(cfg, pretrained=False), state)
+    stages = [key for key in state if re.match(r"layer\d\.", key)]
+    assert all(torch.equal(state[key], state[f"encoder.{key[5:]}"]) for key in stages)
+    others = {key.split(".")[0] for key in state} - {f"layer{stage}" for stage in range(5)}
+    assert len(stages) > 50 and others == {"encoder", "ppm", "cls"}
+    result = json.loads((Path(cfg.exp) / "toy/PSPNet/split0/tiny/result.json").read_text())
+    assert result["finished"] and result["weights"] == str(cfg.base_learner_path)
+
+
+def test_figures_of_the_base_learner() -> None:
+    torchmetrics = pytest.importorskip("torchmetrics")
+    prediction, label = torch.randint(0, 4, (2, 50, 60))
+    label[torch.rand(50, 60) < 0.1] = 255
+    found = train_base.figures(train_base.count_pairs(prediction, label, 5))
+    kept = label != 255
+    iou = torchmetrics.functional.jaccard_index(
+        prediction[kept], label[kept], "multiclass", num_classes=5, average=None
+    )
+    assert found["miou"] == pytest.approx(iou[1:4].mean().item())  # class 4 does not occur
+    assert found["pixel_accuracy"] == pytest.approx((prediction == label)[kept].double().mean().item())
+
+
+@pytest.mark.parametrize(
+    ("epochs", "start", "often", "positions"),
+    [
+        (3, 26, True, [3]),
+        (3, 2, True, [1.5, 2, 2.5, 3]),
+        (3, 2, False, [2, 3]),
+        (101, 100, True, [100, 100.5, 101]),
+        (101, 200, True, [101]),
+    ],
+)
+def test_when_to_validate(make_config: Any, epochs: int, start: int, often: bool, positions: list[float]) -> None:
+    cfg = make_config(epochs=epochs, val_start_epoch=start, SubEpoch_val=often)
+    assert [half / 2 for half in range(1, 2 * epochs + 1) if train.validates(cfg, half / 2)] == positions
+    silent = make_config(epochs=epochs, evaluate=False)
+    assert not any(train.validates(silent, half / 2) for half in range(1, 2 * epochs + 1))
+
+
+def test_a_base_batch_that_does_not_divide(data: Path) -> None:
+    with pytest.raises(UserError, match=r"base_batch_size: 9 should be a multiple of .* \(1 \* 2\)"):
+        run(train_base.train, toy_config(data, base_batch_size=9, accumulate=2))
+
+
+def killed_at_random(size: int, cfg: Config, kills: int, longest: float) -> int:
+    """Start the run, kill it at a random moment, resume it, and so on until it has ended; the number of kills."""
+    done, cfg = 0, cfg.model_copy(update={"resume": "auto", "save_minutes": 1e-9})
+    while done < kills:
+        processes, _ = start_processes(size, run, train.train, cfg)
+        deadline = time.monotonic() + random.uniform(0, longest)
+        while time.monotonic() < deadline and all(process.is_alive() for process in processes):
+            time.sleep(0.005)
+        finished = not any(process.is_alive() for process in processes)
+        for process in processes:
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGKILL)
+        for process in processes:
+            process.join()
+        if finished:
+            break
+        done += 1
+    run_processes(size, run, train.train, cfg)
+    return done
+
+
+def test_kills_lose_nothing(whole: Config, data: Path, tmp_path: Path) -> None:
+    cfg = config(data, tmp_path)
+    start = time.monotonic()
+    run_processes(1, run, train.train, config(data, tmp_path / "timed"))
+    assert killed_at_random(1, cfg, kills=2, longest=time.monotonic() - start) > 0
+    assert_same(last_weights(cfg), last_weights(whole))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 2])
+def test_many_kills_lose_nothing(data: Path, tmp_path: Path, size: int) -> None:
+    keys = {"epochs": 6, "loader_workers": 1, "batch_size": 4 // size}
+    whole, parts = config(data, tmp_path / "whole", **keys), config(data, tmp_path / "parts", **keys)
+    start = time.monotonic()
+    run_processes(size, run, train.train, whole)
+    kills = killed_at_random(size, parts, kills=12, longest=(time.monotonic() - start) / 4)
+    print(f"{kills} kills with {size} processes")
+    assert kills >= 10
+    assert_same(last_weights(parts), last_weights(whole))

@@ -1,0 +1,159 @@
+"""Gradients of the real network on real episodes, spread in every way over processes and rounds."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+
+import train
+import train_base
+from dataset.dataset import base_train_dataset, collate, train_dataset
+from dataset.index import config_classes, load_index
+from model import build_base_learner, build_model
+from tests.processes import run_processes
+from tests.toy import toy_config, write_toy
+from util.config import Config
+from util.distributed import connect
+from util.learner import Learner, NotFiniteError, Report
+from util.loader import Plan, load_steps
+from util.metric import IGNORE
+from util.optim import make_sgd
+
+Spread = tuple[int, int, int]  # processes, batch, accumulate
+
+
+class Doubled(nn.Module):
+    """The network in float64, so that gradients differ by rounding far below what a wrong weight would change."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.double()
+
+    def forward(self, *images: Tensor, **labels: Tensor) -> Any:
+        return self.network(*(x.double() if x.is_floating_point() else x for x in images), **labels)
+
+
+def without_dropout(network: nn.Module) -> nn.Module:
+    for module in network.modules():
+        if isinstance(module, nn.Dropout | nn.Dropout2d):
+            module.p = 0.0
+    return network
+
+
+def meta_gradients(cfg: Config) -> tuple[dict[str, Tensor], Report]:
+    """The gradients of one step of meta-training in this process, and its report."""
+    torch.manual_seed(1)
+    network = Doubled(without_dropout(build_model(cfg, pretrained=False).train()))
+    index, files = load_index(cfg, "train")
+    dataset = train_dataset(cfg, index, files, config_classes(cfg, "train"), seed=5, epoch=1)
+    return gradients(cfg, network, dataset, train.forward, "query_mask", cfg.batch_size)
+
+
+def base_gradients(cfg: Config) -> tuple[dict[str, Tensor], Report]:
+    """The same of the base learner, its batch norms at rest: on CPUs each process has its own statistics."""
+    torch.manual_seed(1)
+    network = Doubled(without_dropout(build_base_learner(cfg, pretrained=False)).eval())
+    return gradients(cfg, network, base_train_dataset(cfg, 5, 1), train_base.forward, "label", cfg.base_batch_size)
+
+
+def gradients(cfg: Config, network: nn.Module, dataset: Any, forward: Any, target: str, batch: int) -> Any:
+    with connect("cpu") as world:
+        learner = Learner(network, [make_sgd([network.parameters()], 0.9, 0)], world)
+        plan = Plan(len(dataset), batch, cfg.accumulate, world)
+        batches = next(load_steps(dataset, plan.batches(seed=3), cfg.accumulate, 0, collate))
+        valid = [int((batch[target] != IGNORE).sum()) for rank in world.gather(batches) for batch in rank]
+        assert len(valid) == 1 or len(set(valid)) > 1  # or the shares of the pixels would not matter
+        report = learner.accumulate(batches, forward, target)
+        found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+        return found, report
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_toy(folder / "toy", train=16)
+    return folder
+
+
+def meta_config(folder: Path, spread: Spread) -> Config:
+    return toy_config(folder, batch_size=spread[1], accumulate=spread[2])
+
+
+def base_config(folder: Path, spread: Spread) -> Config:
+    scales = {"base_scale_min": 0.3, "base_scale_max": 0.7}  # so that crops have ignored borders
+    return toy_config(folder, base_batch_size=spread[1], accumulate=spread[2], **scales)
+
+
+@pytest.mark.parametrize(
+    ("gradients_of", "config", "spreads"),
+    [
+        (meta_gradients, meta_config, [(1, 6, 1), (2, 3, 1), (3, 2, 1), (1, 2, 3), (2, 1, 3)]),
+        (base_gradients, base_config, [(1, 4, 1), (2, 2, 1), (1, 2, 2)]),
+    ],
+)
+def test_gradients_do_not_depend_on_the_spread(
+    folder: Path, gradients_of: Any, config: Callable[[Path, Spread], Config], spreads: list[Spread]
+) -> None:
+    results = {spread: run_processes(spread[0], gradients_of, config(folder, spread)) for spread in spreads}
+    ((expected, report),) = results[spreads[0]]
+    assert len(expected) > 20 and max(float(gradient.abs().max()) for gradient in expected.values()) > 1e-3
+    for spread in spreads[1:]:
+        for found, told in results[spread]:
+            assert found.keys() == expected.keys()
+            for name, gradient in found.items():
+                error = (gradient - expected[name]).abs().max() / expected[name].abs().max()
+                assert error < 1e-6, f"{spread}: {name}"
+            assert (told.hits, told.of) == (report.hits, report.of)
+            assert (told.pixel_loss, told.item_loss) == pytest.approx((report.pixel_loss, report.item_loss), rel=1e-5)
+
+
+def two_optimizers(amp: str) -> tuple[nn.Module, Learner]:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    optimizers = [make_sgd([part.parameters()], 0.9, 0) for part in model]
+    for optimizer in optimizers:
+        optimizer.param_groups[0]["lr"] = 0.1
+    with connect("cpu") as world:
+        learner = Learner(model, optimizers, world, amp)
+    if amp == "fp16":
+        learner.scaler = GradScaler("cpu", init_scale=64.0)  # the usual one begins with skipping steps
+    return model, learner
+
+
+@pytest.mark.parametrize("amp", ["off", "fp16", "bf16"])
+def test_a_step_moves_both_optimizers(amp: str) -> None:
+    from tests.util.test_run import forward  # points and labels
+
+    model, learner = two_optimizers(amp)
+    batch = {"points": torch.randn(2, 6, 3), "label": torch.randint(0, 2, (2, 6)), "names": [["a"], ["b"]]}
+    expected = copy.deepcopy(model)
+    output = forward(expected, batch)
+    (output.pixel_loss + output.item_loss).backward()
+    report = learner.accumulate([batch], forward, "label")
+    learner.step()
+    loss = (output.pixel_loss + output.item_loss).item()
+    tolerance = 1e-6 if amp == "off" else 2e-2
+    assert report.loss == pytest.approx(loss, rel=tolerance)
+    for after, before in zip(model.parameters(), expected.parameters(), strict=True):
+        assert before.grad is not None and after.grad is None
+        torch.testing.assert_close(after, before - 0.1 * before.grad, rtol=0, atol=0.1 * tolerance)
+
+
+def bad_in_one_process() -> str:
+    with connect("cpu") as world:
+        model = nn.Sequential(nn.Linear(3, 2))
+        points = torch.full((1, 6, 3), torch.nan if world.rank == 1 else 1.0)
+        batch = {"points": points, "label": torch.zeros(1, 6).long(), "names": [[f"query{world.rank}", "support"]]}
+        from tests.util.test_run import forward
+
+        with pytest.raises(NotFiniteError) as error:
+            Learner(model, [], world).accumulate([batch], forward, "label")
+        return str(error.value)
+
+
+def test_all_processes_stop_at_a_loss_that_is_not_finite_in_one() -> None:
+    assert run_processes(2, bad_in_one_process) == ["the loss is not finite on these items: query1 support"] * 2

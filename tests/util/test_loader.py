@@ -1,0 +1,91 @@
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from util.distributed import World
+from util.errors import UserError
+from util.failures import explain, plain_failures
+from util.loader import Plan, load_steps
+
+
+def plan(items: int, batch: int, accumulate: int = 1, rank: int = 0, size: int = 1) -> Plan:
+    return Plan(items, batch, accumulate, World(torch.device("cpu"), rank, size))
+
+
+@pytest.mark.parametrize(("size", "accumulate"), [(1, 1), (2, 1), (3, 2), (1, 4)])
+def test_a_step_takes_the_same_items_however_they_are_spread(size: int, accumulate: int) -> None:
+    seed, items, batch = random.randrange(2**31), random.randrange(100, 120), 24 // (size * accumulate)
+    whole = plan(items, 24).batches(seed)
+    spread = [plan(items, batch, accumulate, rank, size).batches(seed) for rank in range(size)]
+    assert len(whole) == items // 24
+    for step, expected in enumerate(whole):
+        rounds = range(step * accumulate, (step + 1) * accumulate)
+        assert [item for number in rounds for batches in spread for item in batches[number]] == expected
+    assert sorted(item for expected in whole for item in expected) != list(range(24 * len(whole)))
+
+
+def test_the_order_depends_on_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    first = plan(50, 5).batches(7)
+    torch.manual_seed(2)
+    assert plan(50, 5).batches(7) == first != plan(50, 5).batches(8)
+    assert plan(50, 5).batches(7, first_step=4) == first[4:]
+
+
+def test_too_few_items() -> None:
+    with pytest.raises(UserError, match="batch_size: a step takes 12 items, but there are only 11; lower it"):
+        plan(11, 3, accumulate=2, size=2).check("batch_size")
+
+
+class Numbers(Dataset[dict[str, Any]]):
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        if item == 13:
+            raise UserError("JPEGImages/13.jpg: cannot be read; fetch it again")
+        if item == 14:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"value": torch.tensor(item)}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loading_draws_no_random_number(workers: int) -> None:
+    before = torch.get_rng_state()
+    steps = list(load_steps(Numbers(), [[3, 1], [4, 1], [5, 9], [2, 6]], 2, workers))
+    assert [[batch["value"].tolist() for batch in step] for step in steps] == [[[3, 1], [4, 1]], [[5, 9], [2, 6]]]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_error_of_a_worker_is_one_line(workers: int) -> None:
+    with pytest.raises(UserError, match=r"\AJPEGImages/13\.jpg: cannot be read; fetch it again\Z"), plain_failures():
+        list(load_steps(Numbers(), [[13]], 1, workers))
+
+
+def test_a_dead_worker_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"\Aa loader worker died, [^\n]*resume auto[^\n]*\Z"), plain_failures():
+        list(load_steps(Numbers(), [[1], [14]], 1, 1))
+
+
+def test_errors_of_the_program_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="shape"), plain_failures():
+        raise RuntimeError("shape mismatch")
+    with pytest.raises(FileNotFoundError), plain_failures():
+        Path("/nowhere/to/be/found").read_text()
+
+
+def test_a_full_disk() -> None:
+    with (
+        pytest.raises(UserError, match=r"No space left on device; make room"),
+        plain_failures(),
+        open("/dev/full", "w") as full,
+    ):
+        full.write("x" * 100_000)
+    assert explain(OSError(28, "No space left on device", "a.pth")) == (
+        "a.pth: No space left on device; make room and start again with `--opts resume auto` to go on from the last "
+        "checkpoint"
+    )
