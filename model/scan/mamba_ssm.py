@@ -7,7 +7,7 @@ of a larger batch, their last states are composed into the true state in front o
 scanned again from there: twice the scan instead of a correction that would need a number per token, channel and state.
 
 Gather, composition and sum over directions are differentiable PyTorch, so there is no backward pass of our own. Tested
-on a CPU with a stand-in for the package's function; neither this module nor the package has been run on a GPU with it.
+on a CPU with a stand-in for the package's function. It has not been run on a GPU.
 """
 
 from importlib.util import find_spec

@@ -8,11 +8,14 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
+from model.scan import Recap, selective_scan  # noqa: E402
 from model.scan import triton as kernels  # noqa: E402
 from tests.model.scan.naive import Inputs, assert_close, expected, random_inputs  # noqa: E402
 from util.errors import UserError  # noqa: E402
@@ -33,6 +36,7 @@ def interpreter() -> Iterator[ProcessPoolExecutor]:
 def check(interpreter: ProcessPoolExecutor, inputs: Inputs) -> None:
     wanted = expected(inputs)
     y, final, saved = interpreter.submit(kernels.forward, *inputs).result()
+    assert saved.shape == kernels.saved_shape(inputs.delta, inputs.A, inputs.period)
     assert_close({"y": y, "final": final}, wanted.outputs, 1e-5)
     values = interpreter.submit(kernels.backward, wanted.grad_y, wanted.grad_final, *inputs, saved).result()
     gradients = {name: x for name, x in zip(GRADIENTS, values, strict=True) if x is not None}
@@ -73,7 +77,26 @@ def test_large_and_small_steps(interpreter: ProcessPoolExecutor) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("period", [0, 9])
 def test_larger(interpreter: ProcessPoolExecutor, period: int) -> None:
-    check(interpreter, random_inputs(2, 4, 37, 10, 16, period, initial=True))
+    check(interpreter, random_inputs(1, 2, 37, 5, 16, period, initial=True))
+
+
+def differentiate_operator(inputs: Inputs, grad_y: Tensor, grad_final: Tensor) -> dict[str, Tensor]:
+    """Outputs and gradients of the whole operator; for the interpreter's process."""
+    leaves = {name: getattr(inputs, name).requires_grad_() for name in GRADIENTS}
+    y, final = selective_scan(
+        inputs.u, inputs.delta, inputs.A, inputs.B, inputs.C, inputs.order, skip=inputs.skip,
+        delta_bias=inputs.delta_bias, delta_softplus=True, recap=Recap(inputs.decay, inputs.recap_state, inputs.period),
+        initial_state=inputs.initial_state, backend="triton",
+    )  # fmt: skip
+    gradients = torch.autograd.grad((y * grad_y).sum() + (final * grad_final).sum(), list(leaves.values()))
+    return {"y": y.detach(), "final": final.detach()} | dict(zip(leaves, gradients, strict=True))
+
+
+def test_operator_runs_the_kernels(interpreter: ProcessPoolExecutor) -> None:
+    inputs = random_inputs(1, 2, 6, 2, 4, period=3, initial=True)
+    wanted = expected(inputs)
+    actual = interpreter.submit(differentiate_operator, inputs, wanted.grad_y, wanted.grad_final).result()
+    assert_close(actual, wanted.outputs | wanted.gradients, 1e-4)
 
 
 @compiles_here
