@@ -41,7 +41,7 @@ def parse_arguments() -> argparse.Namespace:
 def find_weights(cfg: Config) -> Path:
     """The checkpoint to test; UserError says where it was looked for."""
     snapshots = cfg.experiment_dir / "snapshot"
-    path = snapshots / (cfg.weight or f"best_{cfg.shot}shot.pth")
+    path = snapshots / (cfg.weight or f"best_{cfg.trained_shot or cfg.shot}shot.pth")
     if path.is_file():
         return path
     if cfg.weight is None:

@@ -33,7 +33,7 @@ def build_model(cfg: Config, pretrained: bool = True) -> HMNet:
         build_trunk(cfg),
         width=cfg.width,
         feature_size=cfg.feature_size,
-        shot=cfg.shot,
+        shot=cfg.trained_shot or cfg.shot,
         kshot_trans_dim=cfg.kshot_trans_dim,
         kshot_unsort=cfg.kshot_unsort,
     )

@@ -105,6 +105,7 @@ class Config(BaseModel):
     qim_state_grad: bool
     kshot_unsort: bool
     kshot_trans_dim: NotNegative
+    trained_shot: Positive | None
     scan: Literal["auto", "reference", "cpu", "triton", "mamba_ssm"]
     initmodel: str
     exp: str

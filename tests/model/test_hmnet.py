@@ -141,6 +141,15 @@ def test_the_released_switches_change_what_they_say() -> None:
 
 
 @torch.inference_mode()
+def test_one_shot_weights_serve_more_supports() -> None:
+    one, inputs = small(), episode()
+    five = small("shot", "5", "trained_shot", "1")
+    load_weights(five, one.state_dict())
+    repeated = {key: x.repeat_interleave(5, dim=1) if "support" in key else x for key, x in inputs.items()}
+    torch.testing.assert_close(five(**repeated), one(**inputs), atol=1e-5, rtol=1e-4)
+
+
+@torch.inference_mode()
 def test_the_prior_baseline_is_a_map_between_zero_and_one() -> None:
     prior = small().prior_scores(**episode())
     assert prior.shape == (2, 65, 65)
