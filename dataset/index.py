@@ -133,8 +133,7 @@ def load_index(cfg: Config, mode: Mode) -> tuple[ImageIndex, Files]:
         index = _select(pairs, counts, wanted, cfg.area_threshold, only_wanted=mode == "train")
     if not index.images:
         raise UserError(f"{path}: no image for classes {_span(wanted)}; check split, num_classes and area_threshold")
-    files = _files(root, pairs, path)
-    return index, {name: files[name] for name in index.images}
+    return index, _files(root, [pair for pair in pairs if pair[0] in index.classes], path)
 
 
 def _select(

@@ -18,7 +18,7 @@ MakeConfig = Callable[..., Config]
 @pytest.fixture(scope="module")
 def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("demo")
-    write_demo(root, images_per_class=15, size=96, seed=int(np.random.default_rng().integers(2**31)))
+    write_demo(root, images_per_class=12, size=96, seed=int(np.random.default_rng().integers(2**31)))
     return root
 
 
@@ -53,7 +53,7 @@ def test_every_fold_has_episodes_that_standing_out_does_not_solve(
     assert len(class_names(cfg)) == 20
     train, _ = load_index(cfg, "train")
     index, files = load_index(cfg, "val")
-    assert len(train.images) > 50 and min(map(len, train.by_class.values())) >= 3
+    assert len(train.images) > 50 and min(map(len, train.by_class.values())) >= 2
     inter = union = 0
     for episode in draw_episodes(index, 1, 60):
         mask = np.array(Image.open(files[episode.query][1]))

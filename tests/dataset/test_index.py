@@ -224,10 +224,10 @@ def test_broken_released_lists_are_errors_and_never_run(toy_root: Path, tmp_path
             r"val\.txt:61: JPEGImages/val003\.jpg is listed twice",
         ),
         (
-            "JPEGImages/no.jpg SegmentationClassAug/val004.png",
+            "JPEGImages/no.jpg SegmentationClassAug/val000.png",
             r"JPEGImages/no\.jpg: no such image, named in .*val\.txt",
         ),
-        ("No/no.jpg SegmentationClassAug/val004.png", r"No/no\.jpg: no such image"),
+        ("No/no.jpg SegmentationClassAug/val000.png", r"No/no\.jpg: no such image"),
         ("JPEGImages/train000.jpg no.png", r"no\.png: no such mask, named in .*val\.txt"),
         ("JPEGImages/train000.jpg JPEGImages/train000.jpg", r"train000\.jpg: mask holds RGB pixels"),
     ],
