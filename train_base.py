@@ -112,7 +112,7 @@ def figures(confusion: Tensor) -> dict[str, float]:
     return {"miou": iou.nanmean().item(), "pixel_accuracy": (right.sum() / confusion.sum()).item()}
 
 
-def weights(model: PSPNet) -> dict[str, Tensor]:
+def weights(model: nn.Module) -> dict[str, Tensor]:
     """Weights as base-learner checkpoints carry them: released names, and the stages once more as encoder.0 ... 4."""
     state = released_state_dict(model)
     stages = {key.replace("layer", "encoder.", 1): value for key, value in state.items() if key.startswith("layer")}

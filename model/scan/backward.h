@@ -62,14 +62,14 @@ struct Backward {
 
   // The states that token t multiplies: those before it, after its recap.
   const Lanes* enter(int64_t t, int64_t i) {
-    if (!p.recaps(t)) return history + i * states;
+    if (!p.recaps[t]) return history + i * states;
     apply_recap(entry, history + i * states, decay, recap, states);
     return entry;
   }
 
   void recompute(int64_t t, int64_t i) {
     const int64_t position = s.position(t);
-    prefetch_step(s, s.position(t + PREFETCH));
+    prefetch_step(s, s.position(t + PREFETCH), states);
     const Step& step = steps[i] = read_step<FULL>(s, bias, position);
     const float* B = p.B.at(s.b, s.k, position);
     const Lanes* before = enter(t, i);
@@ -86,8 +86,8 @@ struct Backward {
 
   void walk_back(int64_t t, int64_t i) {
     const int64_t position = s.position(t), ahead = s.position(t - PREFETCH);
-    prefetch(g.y + s.image_row(ahead), s.count);
-    prefetch(g.u + s.image_row(ahead), s.count);
+    prefetch(g.y + s.image_row(ahead), CHANNELS);
+    prefetch(g.u + s.image_row(ahead), CHANNELS);
     const Step& step = steps[i];
     const Lanes grad_y = load<FULL>(g.y + s.image_row(position), s.count);
     Lanes grad_drive = zero_lanes(), grad_delta = zero_lanes();
@@ -112,7 +112,7 @@ struct Backward {
       grad_C[n] = total(sum_C);
     }
     finish_token(position, step, grad_y, grad_drive, grad_delta);
-    if (p.recaps(t)) undo_recap(history + i * states);
+    if (p.recaps[t]) undo_recap(history + i * states);
   }
 
   void finish_token(int64_t position, const Step& step, const Lanes& grad_y, const Lanes& grad_drive,

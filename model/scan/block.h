@@ -76,6 +76,7 @@ void store(float* to, const Lanes& x, int64_t count) {
 
 inline void prefetch(const float* row, int64_t count) {
   for (int64_t i = 0; i < count; i += CACHE_LINE) __builtin_prefetch(row + i);
+  __builtin_prefetch(row + count - 1);
 }
 
 struct Rows {  // (B, K, L, *) with contiguous rows
@@ -99,6 +100,7 @@ struct Problem {
   const float *A, *skip, *bias, *decay, *recap, *initial;
   Rows u, delta, B, C;
   const int64_t* order;
+  std::vector<char> recaps;  // whether a recap comes before token t
 
   Problem(const Tensor& u_, const Tensor& delta_, const Tensor& A_, const Tensor& B_, const Tensor& C_,
           const Tensor& order_, const OptionalTensor& skip_, const OptionalTensor& bias_, bool softplus_,
@@ -108,7 +110,9 @@ struct Problem {
         states(A_.size(2)), blocks((channels + CHANNELS - 1) / CHANNELS), period(period_), chunk(chunk_),
         softplus(softplus_), A(A_.const_data_ptr<float>()), skip(pointer(skip_)), bias(pointer(bias_)),
         decay(pointer(decay_)), recap(pointer(recap_)), initial(pointer(initial_)),
-        u(u_.unsqueeze(1)), delta(delta_), B(B_), C(C_), order(order_.const_data_ptr<int64_t>()) {
+        u(u_.unsqueeze(1)), delta(delta_), B(B_), C(C_), order(order_.const_data_ptr<int64_t>()),
+        recaps(length) {
+    for (int64_t t = 0; period > 0 && t < length; t += period) recaps[t] = 1;
     std::vector<int64_t> seen(length, -1);  // an index out of range would read foreign memory
     for (int64_t k = 0; k < directions; ++k) {
       for (int64_t t = 0; t < length; ++t) {
@@ -121,7 +125,6 @@ struct Problem {
   }
 
   int64_t chunks() const { return (length + chunk - 1) / chunk; }
-  bool recaps(int64_t t) const { return period > 0 && t % period == 0; }
 };
 
 // One direction of one block of channels.
@@ -199,11 +202,11 @@ C10_ALWAYS_INLINE Step read_step(const Part& s, const Lanes& bias, int64_t posit
   return step;
 }
 
-inline void prefetch_step(const Part& s, int64_t position) {
-  prefetch(s.p.u.at(s.b, 0, position) + s.first, s.count);
-  prefetch(s.p.delta.at(s.b, s.k, position) + s.first, s.count);
-  prefetch(s.p.B.at(s.b, s.k, position), s.p.states);
-  prefetch(s.p.C.at(s.b, s.k, position), s.p.states);
+inline void prefetch_step(const Part& s, int64_t position, int64_t states) {
+  prefetch(s.p.u.at(s.b, 0, position) + s.first, CHANNELS);
+  prefetch(s.p.delta.at(s.b, s.k, position) + s.first, CHANNELS);
+  prefetch(s.p.B.at(s.b, s.k, position), states);
+  prefetch(s.p.C.at(s.b, s.k, position), states);
 }
 
 inline void apply_recap(Lanes* to, const Lanes* h, const Lanes* decay, const Lanes* recap, int64_t states) {

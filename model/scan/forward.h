@@ -26,10 +26,10 @@ void forward_part(const Part& s, const Output& out, Lanes* scratch) {
   const Lanes skip = s.read(p.skip), bias = s.read(p.bias);
   for (int64_t t = 0; t < p.length; ++t) {
     if (t % p.chunk == 0) save_states<FULL>(s, out.saved + s.saved(t / p.chunk), h);
-    if (p.recaps(t)) apply_recap(h, h, decay, recap, states);
+    if (p.recaps[t]) apply_recap(h, h, decay, recap, states);
     const int64_t position = s.position(t), ahead = s.position(t + PREFETCH);
-    prefetch_step(s, ahead);
-    prefetch(out.y + s.image_row(ahead), s.count);
+    prefetch_step(s, ahead, states);
+    prefetch(out.y + s.image_row(ahead), CHANNELS);
     const Step step = read_step<FULL>(s, bias, position);
     const float *B = p.B.at(s.b, s.k, position), *C = p.C.at(s.b, s.k, position);
     float* y = out.y + s.image_row(position);

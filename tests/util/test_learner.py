@@ -129,7 +129,11 @@ def test_a_step_moves_both_optimizers(amp: str) -> None:
     from tests.util.test_run import forward  # points and labels
 
     model, learner = two_optimizers(amp)
-    batch = {"points": torch.randn(2, 6, 3), "label": torch.randint(0, 2, (2, 6)), "names": [["a"], ["b"]]}
+    batch: dict[str, Any] = {
+        "points": torch.randn(2, 6, 3),
+        "label": torch.randint(0, 2, (2, 6)),
+        "names": [["a"], ["b"]],
+    }
     expected = copy.deepcopy(model)
     output = forward(expected, batch)
     (output.pixel_loss + output.item_loss).backward()

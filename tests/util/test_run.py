@@ -2,22 +2,27 @@
 
 import json
 import os
+import pickle
 import random
 import re
+import resource
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-from tests.processes import run_processes
+from tests.processes import run_processes, start_processes
 from util.checkpoint import read_checkpoint
 from util.config import Config, load_config
 from util.distributed import World, connect
 from util.errors import UserError
+from util.failures import plain_failures
 from util.learner import Learner, Output
 from util.loader import Plan
 from util.optim import make_sgd, make_trunk_adamw, poly_rate, set_rates
@@ -29,7 +34,7 @@ ITEMS, STEPS, EPOCHS = 14, 3, 3
 Observe = Callable[[Run], None]
 
 
-class Points:
+class Points(Dataset[dict[str, Any]]):
     """Items that depend on the epoch, as augmented ones do."""
 
     def __init__(self, epoch: int) -> None:
@@ -72,7 +77,7 @@ def drive(
                     observe(run)
                     run.learner.step()
                     run.stepped(report, 0.05)
-                run.validate(epoch, lambda epoch=epoch: measure(run, epoch, scores))
+                run.validate(epoch, partial(measure, run, epoch, scores))
         return last_snapshot(folder)
 
 
@@ -129,7 +134,7 @@ def signal_at(step: int, number: signal.Signals = signal.SIGTERM) -> Observe:
     return observe
 
 
-KEYS = {"batch_size": 2, "accumulate": 2}  # 14 items: three steps an epoch, two items left over
+KEYS: dict[str, Any] = {"batch_size": 2, "accumulate": 2}  # 14 items: three steps an epoch, two items left over
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +179,7 @@ def two_processes(folder: Path, step: int | None, keys: dict[str, Any]) -> dict[
 
 
 def test_two_processes_go_on_with_both_random_states(tmp_path: Path) -> None:
-    keys = {"batch_size": 2, "accumulate": 1}
+    keys: dict[str, Any] = {"batch_size": 2, "accumulate": 1}
     step = random.randrange(STEPS * EPOCHS)
     whole = run_processes(2, two_processes, tmp_path / "whole", None, keys)
     assert run_processes(2, two_processes, tmp_path / "parts", step, keys) == [75, 75]
@@ -255,6 +260,48 @@ def test_bad_snapshots(tmp_path: Path, whole: tuple[Path, dict[str, Any]], resum
     torch.save({"state_dict": {}}, tmp_path / "weights.pth")
     with pytest.raises(UserError, match=rf"\A[^\n]*{re.escape(str(tmp_path / resume))}[^\n]*\Z"):
         drive(tmp_path, resume=tmp_path / resume, **KEYS)
+
+
+def on_a_full_disk(folder: Path, room: int) -> str:
+    """The error of a run that may write no file of more bytes than `room`."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+    with pytest.raises(UserError) as error:
+        drive(folder, save_minutes=1e-9, resume="auto", **KEYS)
+    return str(error.value)
+
+
+def test_a_full_disk_leaves_the_last_snapshot_as_it_was(tmp_path: Path, whole: tuple[Path, dict[str, Any]]) -> None:
+    with pytest.raises(SystemExit):
+        drive(tmp_path, signal_at(4), **KEYS)
+    before = sorted((tmp_path / "snapshot").iterdir())
+    size = max(path.stat().st_size for path in before)
+    (line,) = run_processes(1, on_a_full_disk, tmp_path, size - 1)
+    assert re.fullmatch(r"[^\n]*state_0002_000003\.pth: cannot write[^\n]*free some space[^\n]*", line)
+    assert sorted((tmp_path / "snapshot").iterdir()) == before
+    assert_end(whole, drive(tmp_path, resume="auto", **KEYS))
+
+
+def lose_partner(folder: Path) -> str:
+    """What the first process says when the second one is killed in mid-epoch."""
+
+    def kill_second(run: Run) -> None:
+        if run.world.rank == 1 and run.iteration == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(UserError) as error, plain_failures():
+        drive(folder, kill_second, save_minutes=1e-9, batch_size=2, accumulate=1)
+    return str(error.value)
+
+
+def test_a_dead_partner_is_told_in_one_line(tmp_path: Path) -> None:
+    processes, queue = start_processes(2, lose_partner, tmp_path)
+    rank, line, error = queue.get(timeout=60)
+    assert (rank, error) == (0, None)
+    assert re.fullmatch(r"lost contact with another process, [^\n]*resume auto[^\n]*", pickle.loads(line))
+    for process in processes:
+        process.join(timeout=10)
+    assert [process.exitcode for process in processes] == [0, -signal.SIGKILL]
+    assert list(snapshots(tmp_path / "snapshot", "state"))[-1] == (2, 1)
 
 
 def test_a_snapshot_of_other_steps_is_refused(tmp_path: Path) -> None:
