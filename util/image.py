@@ -17,6 +17,7 @@ ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Tensor"
 MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255  # of ImageNet
 STD = np.array([0.229, 0.224, 0.225], np.float32) * 255
 
+SHADES = 32  # more grey values than these are no classes
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for damaged files
 
 
@@ -40,6 +41,48 @@ def read_image(source: ImageSource) -> NDArray[np.uint8]:
         raise UserError(f"{source}: no such picture") from None
     except UNREADABLE as error:
         raise UserError(f"{source}: not a readable picture ({error}); export it again") from None
+
+
+def read_index(source: ImageSource) -> NDArray[np.uint8]:
+    """Class of every pixel (h, w) of a mask, 255 not to be judged: a palette's index or the grey value.
+
+    A mask with a single value besides 0 is binary, and so is a grey one in many shades (a JPEG, soft edges), of which
+    the brighter half is the object: both come back as 0 and 1. Raises UserError as `read_image`.
+    """
+    if isinstance(source, str | Path):
+        try:
+            with Image.open(source) as opened:
+                return read_index(opened)
+        except FileNotFoundError:
+            raise UserError(f"{source}: no such mask") from None
+        except UNREADABLE as error:
+            raise UserError(f"{source}: not a readable mask ({error}); export it again") from None
+    if isinstance(source, Image.Image):
+        image = ImageOps.exif_transpose(source)
+        if image.mode == "P":
+            return _unless_binary(np.asarray(image))
+        values = np.asarray(image.convert(image.mode.removesuffix("A")) if image.mode in ("LA", "RGBA") else image)
+    elif isinstance(source, Tensor):
+        values = source.detach().cpu().numpy()
+        values = np.moveaxis(values, 0, -1) if values.ndim == 3 else values
+    else:
+        values = source
+    values = values.max(axis=2) if values.ndim == 3 else values
+    if values.ndim != 2 or not values.size or values.min() < 0:
+        raise UserError(f"a mask of shape {values.shape}: should be (h, w) with values from 0")
+    if values.dtype.kind == "f":
+        return (values > 0.5).astype(np.uint8)
+    if len(np.unique(values)) > SHADES:
+        return (values > values.max() // 2).astype(np.uint8)
+    return _unless_binary(values)
+
+
+def _unless_binary(values: NDArray[Any]) -> NDArray[np.uint8]:
+    if len(np.unique(values[values > 0])) <= 1:
+        return (values > 0).astype(np.uint8)
+    if values.max() > 255:
+        raise UserError(f"a mask with the value {values.max()}: classes are 1 to 254, 255 is ignored")
+    return values.astype(np.uint8)
 
 
 def resize_image(image: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:

@@ -1,0 +1,217 @@
+"""Segment pictures of one's own: the supports once, then any number of queries.
+
+predictor = Predictor.from_checkpoint("config.yaml", "best_1shot.pth")
+predictor.set_support(["cat1.jpg", "cat2.jpg"], ["cat1.png", "cat2.png"])
+prediction = predictor.predict("holiday.jpg")
+prediction.mask, prediction.probability, prediction.score
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model import build_model
+from model.hmnet import HMNet, SupportState
+from model.inference import prepare_inference
+from model.resize import resize
+from util.checkpoint import load_weights
+from util.config import Config, load_config
+from util.distributed import pick_device
+from util.errors import UserError
+from util.image import ImageSource, normalise, read_image, read_index, resize_image, resize_mask
+from util.optim import amp_dtype
+
+Box: TypeAlias = Sequence[float]  # left, top, right, bottom in pixels, the last two exclusive
+# A binary mask; an index mask and the class in it that is meant; or a list of boxes.
+MaskSource: TypeAlias = "ImageSource | tuple[ImageSource, int] | list[Box]"
+
+SINGLE = "object"  # the name of the class where no names are given
+LARGE = 2  # times the network's size above which pictures are averaged down, not sampled
+
+
+class Found(NamedTuple):
+    """One class found in one picture."""
+
+    name: str
+    value: int  # in the mask
+    area: int  # pixels
+    score: float  # mean probability of the class over those pixels
+    box: tuple[int, int, int, int]  # left, top, right, bottom in pixels, the last two exclusive
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is where in one picture, at its own size."""
+
+    names: tuple[str, ...]
+    mask: NDArray[np.uint8]  # (h, w): 0 background, i + 1 where names[i] is
+    class_probabilities: NDArray[np.float32]  # (classes, h, w); together with the background's they are 1
+
+    @property
+    def probability(self) -> NDArray[np.float32]:
+        """Of any of the classes, (h, w)."""
+        return np.asarray(self.class_probabilities.sum(0))
+
+    @property
+    def score(self) -> float:
+        """Mean probability over the pixels that were found, 0 if there are none: how sure, not how right."""
+        inside = self.mask > 0
+        return float(self.probability[inside].mean()) if inside.any() else 0.0
+
+    def found(self) -> list[Found]:
+        """The classes with at least one pixel, in the order of `names`."""
+        result = []
+        for value, name in enumerate(self.names, 1):
+            region = self.mask == value
+            if area := int(region.sum()):
+                left, top, width, height = cv2.boundingRect(region.astype(np.uint8))
+                score = float(self.class_probabilities[value - 1][region].mean())
+                result.append(Found(name, value, area, score, (left, top, left + width, top + height)))
+        return result
+
+
+class Predictor:
+    """Segments in pictures what support pictures show.
+
+    Args: a network, which is folded in place; the side of the square that it sees; the number of shots that it was
+    built for; device; config key `amp`.
+    """
+
+    def __init__(self, model: HMNet, size: int, shot: int, device: torch.device, amp: str = "off") -> None:
+        self.model, self.size, self.shot, self.device = prepare_inference(model.to(device)), size, shot, device
+        self.dtype = amp_dtype(amp, device)
+        self.states: dict[str, SupportState] = {}
+
+    @classmethod
+    def from_checkpoint(cls, config: Config | str | Path, weights: str | Path, device: str = "auto") -> "Predictor":
+        """A predictor of a trained network; UserError where config, weights or device are not what they should be."""
+        cfg = config if isinstance(config, Config) else load_config(config)
+        model = build_model(cfg, pretrained=False)
+        load_weights(model, weights)
+        return cls(model, cfg.val_size, cfg.shot, pick_device(device), cfg.amp)
+
+    def set_support(
+        self,
+        images: Sequence[ImageSource] | Mapping[str, tuple[Sequence[ImageSource], Sequence[MaskSource]]],
+        masks: Sequence[MaskSource] | None = None,
+    ) -> None:
+        """Show what to look for: pictures and the mask of each, or several classes as {name: (pictures, masks)}.
+
+        A picture is a file, a PIL image, an array or a tensor of any size; a mask is a binary picture of that size, a
+        tuple (index picture, class), or a list of boxes. Any number of pictures will do for a class. Raises UserError
+        for what cannot be read, sizes that differ, and masks without an object; the former support then stays.
+        """
+        classes = images if isinstance(images, Mapping) else {SINGLE: (images, [] if masks is None else masks)}
+        if not classes or len(classes) > 254:
+            raise UserError(f"{len(classes)} classes of support; should be 1 to 254")
+        self.states = {name: self._encode(name, *pair) for name, pair in classes.items()}
+
+    def predict(self, image: ImageSource) -> Prediction:
+        """Look for the support's classes in one picture of any size; UserError if it cannot be read."""
+        return self.predict_batch([image])[0]
+
+    @torch.inference_mode()
+    def predict_batch(self, images: Sequence[ImageSource]) -> list[Prediction]:
+        """The same for several pictures, of any sizes, in one pass through the network."""
+        if not self.states:
+            raise UserError("no support is set; call set_support first")
+        pictures = [read_image(image) for image in images]
+        queries = torch.stack([self._network_input(picture) for picture in pictures]).to(self.device)
+        with self._autocast():
+            features = self.model.as_query(self.model.extract(queries))
+            scores = [self.model.score(features, state.expand(len(images)))[1] for state in self.states.values()]
+        margins = torch.stack([pair[:, 1] - pair[:, 0] for pair in scores], dim=1).float()  # (B, classes, f, f)
+        return [
+            self._prediction(margin[None], picture.shape[:2]) for margin, picture in zip(margins, pictures, strict=True)
+        ]
+
+    def _prediction(self, margins: Tensor, size: tuple[int, ...]) -> Prediction:
+        """Margins over the background (1, classes, f, f) to what is found in a picture of that size.
+
+        For one class the probability is the softmax of the network's two scores; several compete in one softmax with
+        the background at margin 0. As in testing, scores are first resized to what the network saw.
+        """
+        margins = resize(resize(margins, self.size), (size[0], size[1]))[0]  # (classes, h, w)
+        best, index = margins.max(0)
+        mask = torch.where(best > 0, index + 1, 0).to(torch.uint8)
+        probabilities = torch.cat([torch.zeros_like(margins[:1]), margins]).softmax(0)[1:]
+        return Prediction(tuple(self.states), mask.cpu().numpy(), probabilities.cpu().numpy())
+
+    @torch.inference_mode()
+    def _encode(self, name: str, images: Sequence[ImageSource], masks: Sequence[MaskSource]) -> SupportState:
+        if not len(images) or len(images) != len(masks):
+            raise UserError(f"support of {name!r}: {len(images)} pictures and {len(masks)} masks; give a mask for each")
+        shots, shot_masks = [], []
+        for number, (image, mask) in enumerate(zip(images, masks, strict=True), 1):
+            picture = read_image(image)
+            where = str(image) if isinstance(image, str | Path) else f"picture {number} of {name!r}"
+            shots.append(self._network_input(picture))
+            shot_masks.append(torch.from_numpy(self._network_mask(mask, picture.shape[:2], where)))
+        with self._autocast():
+            state = self.model.encode_support(
+                torch.stack(shots)[None].to(self.device), torch.stack(shot_masks)[None].to(self.device)
+            )
+        if state.gram is None or self.shot == 1:
+            return state
+        # The ensemble weighs the scenes of exactly as many shots as it was built for: repeated, or the first of many.
+        return state._replace(gram=state.gram[:, [number % len(shots) for number in range(self.shot)]])
+
+    def _network_input(self, picture: NDArray[np.uint8]) -> Tensor:
+        """A picture (h, w, 3) as in testing, (3, size, size); a much larger one is averaged first, not to alias."""
+        height, width = (min(side, LARGE * self.size) for side in picture.shape[:2])
+        if (height, width) != picture.shape[:2]:
+            picture = np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+        return normalise(resize_image(picture.astype(np.float32), self.size, self.size))
+
+    def _network_mask(self, source: MaskSource, size: tuple[int, ...], where: str) -> NDArray[np.uint8]:
+        mask = object_mask(source, size, where)
+        small = resize_mask(mask, self.size, self.size)
+        if not (small == 1).any():
+            raise UserError(f"{where}: the object in its mask is too small for a network that sees {self.size} pixels")
+        return small
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
+
+
+def object_mask(source: MaskSource, size: tuple[int, ...], where: str) -> NDArray[np.uint8]:
+    """The object (h, w) that a mask or boxes mark in a picture of size (h, w): 1, 255 not to be judged, else 0.
+
+    `where` names the picture in the UserError that a misfit raises.
+    """
+    if isinstance(source, list):
+        return fill_boxes(source, size, where)
+    wanted: int | None = None
+    if isinstance(source, tuple):
+        source, wanted = source
+    index = read_index(source)
+    if index.shape != size:
+        (height, width), (h, w) = size, index.shape
+        raise UserError(f"{where}: is {width}x{height} as shown, but its mask is {w}x{h}; make them equal")
+    classes = [value for value in np.unique(index).tolist() if value not in (0, 255)]
+    if wanted is None and len(classes) > 1:
+        raise UserError(f"{where}: its mask has the classes {classes}; say which one is meant by (mask, class)")
+    wanted = classes[0] if wanted is None and classes else wanted
+    if wanted not in classes:
+        raise UserError(f"{where}: its mask marks no object" + (f" of class {wanted}" if wanted else ""))
+    return np.where(index == 255, index, index == wanted).astype(np.uint8)
+
+
+def fill_boxes(boxes: Sequence[Any], size: tuple[int, ...], where: str) -> NDArray[np.uint8]:
+    """The mask (h, w) of boxes; UserError for one that is empty or outside of the picture."""
+    mask = np.zeros(size, np.uint8)
+    for box in boxes:
+        left, top, right, bottom = (round(float(side)) for side in box)
+        if not (0 <= left < right <= size[1] and 0 <= top < bottom <= size[0]):
+            raise UserError(f"{where}: {list(box)} is no box (left, top, right, bottom) within {size[1]}x{size[0]}")
+        mask[top:bottom, left:right] = 1
+    if not len(boxes):
+        raise UserError(f"{where}: has no box")
+    return mask

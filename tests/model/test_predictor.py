@@ -1,0 +1,247 @@
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dataset.dataset import test_dataset as episodes_dataset
+from model import build_model
+from model.predictor import Found, Prediction, Predictor, fill_boxes, object_mask
+from tests.toy import draw_picture, generator, random_network, toy_config, write_toy, write_weights
+from util.checkpoint import load_weights
+from util.config import Config
+from util.errors import UserError
+from util.evaluation import make_episodes, run_episodes
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
+    """A toy experiment and its random weights for 1 shot."""
+    folder = tmp_path_factory.mktemp("predictor")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        write_toy(folder / "toy")
+        cfg = toy_config(folder)
+        return cfg, write_weights(cfg)
+
+
+@pytest.fixture
+def predictor(experiment: tuple[Config, Path]) -> Predictor:
+    return Predictor.from_checkpoint(*experiment, device="cpu")
+
+
+def shapes(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """A picture with one object, and its mask of 0 and 1."""
+    image, mask = draw_picture(generator(), height, width, [3])
+    return image, (mask == 3).astype(np.uint8)
+
+
+def same(a: Prediction, b: Prediction) -> bool:
+    """Equal but for what rounding does."""
+    close = np.abs(a.class_probabilities - b.class_probabilities).max() < 1e-4
+    return a.names == b.names and close and (a.mask != b.mask).mean() < 0.01
+
+
+@pytest.mark.parametrize("shot", [1, 3])
+def test_agrees_with_testing(
+    experiment: tuple[Config, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shot: int
+) -> None:
+    """The same episodes by test.py's way and from files."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = experiment[1].parents[6]
+    cfg = toy_config(folder, shot=shot)
+    weights = write_weights(cfg)
+    model = build_model(cfg, pretrained=False)
+    load_weights(model, weights)
+    episode_set = make_episodes(cfg, seed=3, count=4)
+    tested: dict[int, np.ndarray] = {}
+    run_episodes(
+        model, cfg, episode_set, observe=lambda o: tested.update({o.number: o.prediction.numpy()}), progress=False
+    )
+    predictor = Predictor.from_checkpoint(cfg, weights, "cpu")
+    dataset = episodes_dataset(cfg, *episode_set)
+    for number, episode in enumerate(episode_set.episodes):
+        query, *supports = (episode_set.files[name] for name in dataset[number]["names"])
+        predictor.set_support([image for image, _ in supports], [(mask, episode.class_id) for _, mask in supports])
+        assert (predictor.predict(query[0]).mask != tested[number]).mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(33, 33), (90, 40), (32, 400), (300, 200), (8, 8), pytest.param(4000, 3000)]
+)
+def test_any_size_and_shape(predictor: Predictor, height: int, width: int) -> None:
+    predictor.set_support(*([part] for part in shapes(50, 70)))
+    prediction = predictor.predict(shapes(height, width)[0])
+    assert prediction.mask.shape == prediction.probability.shape == (height, width)
+    assert prediction.mask.dtype == np.uint8 and set(np.unique(prediction.mask)) <= {0, 1}
+    undecided = np.abs(prediction.probability - 0.5) < 1e-6
+    assert np.array_equal((prediction.mask == 1)[~undecided], (prediction.probability > 0.5)[~undecided])
+    assert prediction.probability.min() >= 0 and prediction.probability.max() <= 1
+    if prediction.mask.any():
+        assert prediction.score == pytest.approx(prediction.probability[prediction.mask == 1].mean(), abs=1e-5)
+
+
+def test_any_kind_of_picture(predictor: Predictor, tmp_path: Path) -> None:
+    image, mask = shapes(60, 44)
+    predictor.set_support([image], [mask])
+    expected = predictor.predict(image)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned clockwise
+    Image.fromarray(np.rot90(image)).save(tmp_path / "turned.png", exif=exif)
+    cv2.imwrite(str(tmp_path / "deep.tif"), (image[..., ::-1].astype(np.uint16) << 8) + 7)
+    alpha = np.dstack([image, np.full((60, 44), 255, np.uint8)])
+    tensor = torch.from_numpy(image).permute(2, 0, 1)
+    files: list[Any] = [tmp_path / "a.png", str(tmp_path / "turned.png"), tmp_path / "deep.tif"]
+    for kind in (*files, Image.fromarray(image), alpha, tensor, tensor / 255):
+        assert same(predictor.predict(kind), expected)
+    grey = image.mean(2).astype(np.uint8)
+    assert same(predictor.predict(grey), predictor.predict(np.dstack([grey] * 3)))
+
+
+def test_kinds_of_masks(tmp_path: Path) -> None:
+    mask = shapes(60, 44)[1]
+    index = mask * 7
+    index[0] = 9
+    index[-1] = 255
+    Image.fromarray(mask * 255).save(tmp_path / "binary.png")
+    Image.fromarray(mask * 255).save(tmp_path / "binary.jpg", quality=30)
+    Image.fromarray(index).convert("P").save(tmp_path / "index.png")
+    soft = cv2.resize(mask * 255, (440, 600), interpolation=cv2.INTER_CUBIC)
+
+    def read(source: Any) -> np.ndarray:
+        return object_mask(source, (60, 44), "here")
+
+    for kind in (mask, mask * 255, mask == 1, torch.from_numpy(mask), mask.astype(np.float32), mask * 5.0 / 5):
+        assert np.array_equal(read(kind), mask)
+    for kind in (tmp_path / "binary.png", Image.fromarray(mask * 255), Image.fromarray(mask == 1), mask[..., None]):
+        assert np.array_equal(read(kind), mask)
+    assert (read(tmp_path / "binary.jpg") != mask).mean() < 0.02
+    assert (object_mask(soft, (600, 440), "here")[5::10, 5::10] != mask).mean() < 0.02
+    expected = np.where(index == 255, 255, index == 7)
+    assert np.array_equal(read((tmp_path / "index.png", 7)), expected)
+    assert np.array_equal(read((index, 7)), expected)
+    one_class = np.where(index == 9, 0, index).astype(np.uint8)
+    assert np.array_equal(read(one_class), np.where(one_class == 255, 255, one_class == 7))
+
+
+def test_boxes() -> None:
+    mask = fill_boxes([(2, 1, 5, 4), [10.2, 0, 12.9, 30]], (30, 20), "here")
+    expected = np.zeros((30, 20), np.uint8)
+    expected[1:4, 2:5] = 1
+    expected[:, 10:13] = 1
+    assert np.array_equal(mask, expected)
+    for wrong in ([(5, 1, 2, 4)], [(0, 0, 21, 5)], [(-1, 0, 5, 5)], []):
+        with pytest.raises(UserError, match="here"):
+            fill_boxes(wrong, (30, 20), "here")
+
+
+def test_a_box_is_the_filled_mask(predictor: Predictor) -> None:
+    image, _ = shapes(60, 44)
+    filled = np.zeros((60, 44), np.uint8)
+    filled[10:50, 5:30] = 1
+    predictor.set_support([image], [filled])
+    expected = predictor.predict(image)
+    predictor.set_support([image], [[(5, 10, 30, 50)]])
+    assert same(predictor.predict(image), expected)
+
+
+def test_batches_are_single_predictions(predictor: Predictor) -> None:
+    predictor.set_support(*zip(*(shapes(50, 60) for _ in range(3)), strict=True))
+    images = [shapes(*size)[0] for size in ((40, 40), (90, 30), (33, 120))]
+    for together, image in zip(predictor.predict_batch(images), images, strict=True):
+        assert same(together, predictor.predict(image))
+
+
+def test_several_classes_compete(predictor: Predictor) -> None:
+    supports = {name: shapes(50, 60) for name in ("cat", "dog", "cow")}
+    query = shapes(64, 48)[0]
+    margins = []
+    for image, mask in supports.values():
+        predictor.set_support([image], [mask])
+        probability = predictor.predict(query).probability.astype(np.float64)
+        margins.append(np.log(probability / (1 - probability)))  # score of the object over the background
+    scores = np.stack([np.zeros((64, 48)), *margins])
+    predictor.set_support({name: ([image], [mask]) for name, (image, mask) in supports.items()})
+    prediction = predictor.predict(query)
+    assert prediction.names == ("cat", "dog", "cow")
+    assert (prediction.mask != scores.argmax(0)).mean() < 0.01
+    shares = np.exp(scores) / np.exp(scores).sum(0)
+    assert np.abs(prediction.class_probabilities - shares[1:]).max() < 1e-4
+    assert np.abs(prediction.probability - (1 - shares[0])).max() < 1e-4
+
+
+def test_what_was_found() -> None:
+    mask = np.zeros((20, 30), np.uint8)
+    mask[2:5, 3:10], mask[10, 29] = 2, 1
+    probabilities = np.asarray(generator().random((3, 20, 30)) / 3, np.float32)
+    prediction = Prediction(("a", "b", "c"), mask, probabilities)
+    a, b = prediction.found()
+    assert a == Found("a", 1, 1, a.score, (29, 10, 30, 11))
+    assert b == Found("b", 2, 21, b.score, (3, 2, 10, 5))
+    assert a.score == pytest.approx(probabilities[0, 10, 29])
+    assert b.score == pytest.approx(probabilities[1, 2:5, 3:10].mean(), abs=1e-6)
+    assert Prediction(("a",), np.zeros_like(mask), probabilities[:1]).score == 0.0
+
+
+@pytest.mark.parametrize("trained", [1, 3])
+@pytest.mark.parametrize("given", [1, 2, 5])
+def test_any_number_of_supports(
+    experiment: tuple[Config, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: int, given: int
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cfg = toy_config(experiment[1].parents[6], shot=trained)
+    predictor = Predictor(random_network(cfg), cfg.val_size, trained, torch.device("cpu"))
+    image, mask = shapes(50, 60)
+    query = shapes(50, 60)[0]
+    predictor.set_support([image] * trained, [mask] * trained)
+    expected = predictor.predict(query)
+    predictor.set_support([image] * given, [mask] * given)
+    assert same(predictor.predict(query), expected)
+    predictor.set_support(*zip(*(shapes(50, 60) for _ in range(given)), strict=True))
+    assert np.abs(predictor.predict(query).probability - expected.probability).max() > 1e-4
+
+
+def test_support_work_is_done_once(predictor: Predictor) -> None:
+    predictor.set_support(*zip(*(shapes(50, 60) for _ in range(3)), strict=True))
+    seen: list[int] = []
+    backbone = predictor.model.backbone
+    backbone.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    for _ in range(2):
+        predictor.predict(shapes(50, 60)[0])
+    assert seen == [1, 1]
+
+
+def test_mistakes_are_named(predictor: Predictor, tmp_path: Path) -> None:
+    image, mask = shapes(40, 50)
+    path = tmp_path / "photo.png"
+    Image.fromarray(image).save(path)
+    with pytest.raises(UserError, match="set_support"):
+        predictor.predict(image)
+    predictor.set_support([path], [mask])
+    expected = predictor.predict(image)
+    several = mask.copy()
+    several[:3] = 7
+    tiny = np.zeros((400, 500), np.uint8)
+    tiny[3, 3] = 1
+    wrong: list[tuple[Any, Any, str]] = [
+        ([path], [mask.T], r"photo\.png: is 50x40 as shown, but its mask is 40x50"),
+        ([path], [mask * 0], r"photo\.png: its mask marks no object"),
+        ([path], [(mask, 4)], r"no object of class 4"),
+        ([path], [several], r"classes \[1, 7\]"),
+        ([path, path], [mask], "2 pictures and 1 masks"),
+        ([], [], "0 pictures"),
+        ([np.zeros((400, 500))], [tiny], "too small"),
+        ([tmp_path / "absent.jpg"], [mask], r"absent\.jpg"),
+        ([path], [tmp_path / "absent.png"], r"absent\.png: no such mask"),
+        ([path], [[(0, 0, 60, 10)]], "no box"),
+    ]
+    for images, masks, message in wrong:
+        with pytest.raises(UserError, match=message):
+            predictor.set_support(images, masks)
+    with pytest.raises(UserError, match="0 classes"):
+        predictor.set_support({})
+    assert same(predictor.predict(image), expected)  # the former support is still there
