@@ -1,0 +1,100 @@
+"""The paper's tables with this project's numbers beside the published ones: `python -m tools.report [TABLE ...]`.
+
+Reads the result files below exp/, prints Markdown and writes Markdown, LaTeX and CSV. What has not been run is listed
+with the commands that would run it; `sh tools/reproduce.sh TABLE` does.
+"""
+
+import argparse
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tools.paper import SOURCE
+from tools.runs import read_runs
+from tools.table import Table
+from tools.tables import TABLES, Cell, Sheet, Sources
+from util.errors import UserError, run_main
+from util.files import write_aside
+
+LEGEND = "Cells: this project's figure (± standard deviation over training seeds) / published / difference."
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Fill the paper's tables with the runs that have been made.")
+    parser.add_argument("tables", nargs="*", type=int, metavar="TABLE", help="1 to 9; default: all")
+    parser.add_argument("--exp", type=Path, default=Path("exp"), help="folder of the runs")
+    parser.add_argument("--out", type=Path, default=Path("exp/report"), help="folder for the tables")
+    parser.add_argument("--config", help="for Tables 3 to 8: another data set and network than the paper's")
+    parser.add_argument("--commands", action="store_true", help="only print the commands for what is missing")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.tables) - TABLES.keys():
+        raise UserError(f"there is no Table {min(unknown)}: the paper's tables are 1 to 9")
+    return arguments
+
+
+def find_json(exp: Path, kind: str) -> dict[str, Any] | None:
+    """The newest benchmark.json or profile.json below a folder that measured in full."""
+    for path in sorted(exp.rglob(f"{kind}.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("kind") == kind and not content.get("quick", False):
+            return content
+    return None
+
+
+def cell_text(cell: Cell) -> str:
+    """A cell for people."""
+    own = "-" if cell.own is None else f"{cell.own:.1f}"
+    own += "" if cell.spread is None else f" ± {cell.spread:.1f}"
+    if cell.paper is None:
+        return own
+    return f"{own} / {cell.paper:.1f}" + ("" if cell.difference is None else f" / {cell.difference:+.1f}")
+
+
+def as_table(sheet: Sheet) -> Table:
+    """The sheet as text, with its notes."""
+    rows: list[Sequence[str]] = [(row.name, *map(cell_text, row.cells)) for row in sheet.rows]
+    return Table(sheet.title, ("", *sheet.columns), rows, [LEGEND, f"Published: {SOURCE}", *sheet.notes])
+
+
+def as_csv(sheets: Mapping[int, Sheet]) -> str:
+    """A line per cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("table", "row", "column", "own", "standard_deviation", "published", "difference"))
+    for number, sheet in sheets.items():
+        for row in sheet.rows:
+            for column, cell in zip(sheet.columns, row.cells, strict=True):
+                writer.writerow((number, row.name, column, cell.own, cell.spread, cell.paper, cell.difference))
+    return text.getvalue()
+
+
+def as_markdown(sheet: Sheet) -> str:
+    """The table and the commands for what it lacks."""
+    text = as_table(sheet).markdown()
+    if sheet.missing:
+        text += "\nMissing; these commands would make it:\n\n```sh\n" + "\n".join(sheet.missing) + "\n```\n"
+    return text
+
+
+def main() -> None:
+    """Read, fill, write, print."""
+    arguments = parse_arguments()
+    benchmark, profile = (find_json(arguments.exp, kind) for kind in ("benchmark", "profile"))
+    sources = Sources(read_runs(arguments.exp), benchmark, profile, arguments.config)
+    sheets = {number: TABLES[number](sources) for number in arguments.tables or TABLES}
+    if arguments.commands:
+        print("".join(f"{command}\n" for sheet in sheets.values() for command in sheet.missing), end="")
+        return
+    for number, sheet in sheets.items():
+        write_aside(arguments.out / f"table{number}.md", as_markdown(sheet))
+        write_aside(arguments.out / f"table{number}.tex", as_table(sheet).latex())
+        write_aside(arguments.out / f"table{number}.csv", as_csv({number: sheet}))
+    print("\n".join(map(as_markdown, sheets.values())))
+
+
+if __name__ == "__main__":
+    run_main(main)

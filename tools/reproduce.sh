@@ -1,0 +1,28 @@
+#!/bin/sh
+# Makes the runs that tables of the paper still lack, one after the other, then prints the tables. Run it again after an
+# interruption: what is done stays done.
+#   sh tools/reproduce.sh TABLE [TABLE ...] [--config FILE] [--exp DIR]
+# PYTHON names the interpreter (.venv/bin/python, else python3).
+set -eu
+if [ $# -lt 1 ]; then
+    echo "usage: sh tools/reproduce.sh TABLE [more arguments of tools.report]" >&2
+    echo "   eg: sh tools/reproduce.sh 3" >&2
+    exit 2
+fi
+cd "$(dirname "$0")/.."
+if [ -z "${PYTHON:-}" ]; then
+    PYTHON=python3
+    if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; fi
+fi
+export PYTHON
+commands=$("$PYTHON" -m tools.report "$@" --commands)
+while [ -n "$commands" ]; do
+    command=${commands%%
+*}
+    commands=${commands#"$command"}
+    commands=${commands#
+}
+    echo "+ $command"
+    sh -c "$command"
+done
+"$PYTHON" -m tools.report "$@"

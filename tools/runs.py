@@ -1,0 +1,160 @@
+"""Test runs: those that a table wants, those that have been made, and the commands for the rest."""
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from util.config import Config, load_config
+
+COMPONENTS = ("self_blocks", "srm", "qim")
+IDENTITY = ("data_set", "folds", "split", "use_split_coco", "backbone_name", "shot", "ensemble", "blocks", "ann_type")
+PLACED = ("split", "shot")  # already in the names of folders and files
+# What a table would rather have as the paper has it; a run that differs is shown and the difference told.
+SETTINGS: tuple[str, ...] = ("train_h", "val_size", "feature_size", "stem", "width", "state_size", "patch_ratio")
+SETTINGS += ("qim_skip", "qim_state_grad", "kshot_trans_dim", "kshot_unsort", "epochs", "base_lr", "trunk_lr", "amp")
+SETTINGS += ("scale_min", "scale_max", "area_threshold", "released_lists", "episodes_file", "protocol", "test_episodes")
+
+
+class Measured(NamedTuple):
+    """The figures of one test with one seed."""
+
+    path: Path
+    time: float  # when the file was written
+    cfg: Config
+    seed: int
+    miou: float  # in per cent
+    fb_iou: float  # in per cent
+    seconds: float
+
+
+class Figures(NamedTuple):
+    """Means over training seeds of tests that are alike."""
+
+    miou: float
+    miou_spread: float | None  # standard deviation over the runs
+    fb_iou: float
+    seconds: float
+    runs: int
+    differences: tuple[str, ...]  # from the settings that were wanted
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One test: a config file, what differs from it in the network (and so in training), and in the test alone."""
+
+    config: str
+    network: Mapping[str, Any] = field(default_factory=dict)
+    testing: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None  # of the episodes; None: the first of the config
+    identity: tuple[str, ...] = ()  # settings in which a run must not differ
+    result: str | None = None  # the result's file name, where others share the folder
+
+    @property
+    def folder(self) -> str:
+        """The value of `exp`: the config's own, and below it a folder for every other network."""
+        exp = _read(self.config).exp
+        changes = {key: value for key, value in sorted(self.network.items()) if key not in PLACED}
+        return "/".join([exp, *(["_".join(f"{k}-{v}".lower() for k, v in changes.items())] if changes else [])])
+
+    @property
+    def cfg(self) -> Config:
+        """The whole configuration of the test."""
+        return _read(self.config).model_copy(update={**self.network, **self.testing, "exp": self.folder})
+
+    @property
+    def first_seed(self) -> int:
+        """The seed of the episodes."""
+        return self.cfg.seeds[0] if self.seed is None else self.seed
+
+    def find(self, measured: Iterable[Measured]) -> Figures | None:
+        """The figures of the runs nearest to what is wanted, the newest of each training seed."""
+        cfg = self.cfg
+        fitting = [run for run in measured if identity(run.cfg, self.identity) == identity(cfg, self.identity)]
+        seeded = [run for run in fitting if run.seed == self.first_seed]
+        if self.seed is not None or seeded:
+            fitting = seeded
+        if not fitting:
+            return None
+        told = [(differences(run.cfg, cfg), run) for run in sorted(fitting, key=lambda run: run.time)]
+        nearest = min(reversed(told), key=lambda pair: len(pair[0]))[0]
+        newest = list({run.cfg.manual_seed: run for difference, run in told if difference == nearest}.values())
+        mious = [run.miou for run in newest]
+        spread = stdev(mious) if len(mious) > 1 else None
+        rest = fmean(run.fb_iou for run in newest), fmean(run.seconds for run in newest)
+        return Figures(fmean(mious), spread, *rest, len(newest), nearest)
+
+    def commands(self) -> list[str]:
+        """What makes this run, as far as it is not made: base learner, meta-training, test."""
+        cfg = self.cfg
+        network = {**self.network, **({"exp": self.folder} if self.folder != _read(self.config).exp else {})}
+        lines = []
+        weight = find_weights(cfg)
+        if weight is None:
+            if cfg.ensemble and not cfg.base_learner_path.is_file():
+                place = {key: value for key, value in self.network.items() if key in PLACED}
+                lines.append(self._command("gpus", "train_base.py", {**place, "resume": "auto"}))
+            lines.append(self._command("gpus", "train.py", {**network, "resume": "auto"}))
+        testing = {**network, **self.testing, **({"weight": weight} if weight else {})}
+        result = ["--result", str(cfg.experiment_dir / self.result)] if self.result else []
+        return [*lines, self._command("1", "test.py", testing, *result)]
+
+    def _command(self, processes: str, script: str, options: Mapping[str, Any], *arguments: str) -> str:
+        words = ["sh", "tools/launch.sh", processes, "0", self.config, script, *arguments]
+        values = [word for key, value in options.items() for word in (key, json.dumps(value).strip('"'))]
+        return shlex.join([*words, *(["--opts", *values] if values else [])])
+
+
+@cache
+def _read(config: str) -> Config:
+    return load_config(config)
+
+
+def find_weights(cfg: Config) -> str | None:
+    """`weight` for a test: "" where training has finished and left its best, a released file's name, else None."""
+    snapshots = cfg.experiment_dir / "snapshot"
+    numbered = "train" if cfg.shot == 1 else f"train{cfg.shot}"
+    course = cfg.experiment_dir / ("result.json" if cfg.shot == 1 else f"result_{numbered}.json")
+    if (snapshots / f"best_{cfg.shot}shot.pth").is_file():
+        unfinished = course.is_file() and not json.loads(course.read_text()).get("finished", True)
+        return None if unfinished else ""
+    released = sorted(snapshots.glob(f"{numbered}_epoch_*.pth"), key=lambda path: path.stem.split("_")[-1])
+    return released[-1].name if released and not course.is_file() else None
+
+
+def read_runs(exp: Path) -> list[Measured]:
+    """Every test of a network in the result files below a folder; files of other kinds and versions are passed over."""
+    runs = []
+    for path in sorted(exp.rglob("result*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("kind") != "test" or content.get("method") != "hmnet":
+            continue
+        try:
+            cfg = Config(**content["config"])
+        except ValidationError:
+            continue
+        time = path.stat().st_mtime
+        for row in content["results"]:
+            figures = 100 * row["miou"], 100 * row["fb_iou"], row["seconds"]
+            runs.append(Measured(path, time, cfg, row["seed"], *figures))
+    return runs
+
+
+def identity(cfg: Config, more: Sequence[str] = ()) -> tuple[Any, ...]:
+    """What makes two tests the same row and column of a table."""
+    fusion, components = cfg.fusion, tuple(getattr(cfg, key) for key in COMPONENTS)
+    if fusion == "hmnet" and components == (False, "none", "none"):
+        fusion = "concat"
+    return (fusion, components if fusion == "hmnet" else (), *(getattr(cfg, key) for key in (*IDENTITY, *more)))
+
+
+def differences(cfg: Config, wanted: Config) -> tuple[str, ...]:
+    """The settings in which a run differs from what is wanted."""
+    pairs = [(key, getattr(cfg, key), getattr(wanted, key)) for key in SETTINGS]
+    return tuple(f"{key} {value} instead of {other}" for key, value, other in pairs if value != other)

@@ -1,0 +1,235 @@
+"""The network's stages and whole episodes as things to be measured: random weights, random pictures."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+
+from model import build_model
+from model.ensemble import base_map, gram, scene_difference
+from model.hmnet import Features, HMNet
+from model.inference import FeatureCache, prepare_inference
+from model.mamba import Block
+from model.order import plain_orders
+from model.resize import resize
+from model.scan import selective_scan
+from tools.measure import count_flops, gemm_peak, peak_memory, timed
+from util.config import Config
+
+GIGA = 1e9
+MEGABYTE = 2**20
+
+
+class Images(NamedTuple):
+    """One episode, B = 1."""
+
+    query: Tensor  # (1, 3, H, H)
+    support: Tensor  # (1, K, 3, H, H)
+    support_mask: Tensor  # (1, K, H, H)
+
+
+class Stage(NamedTuple):
+    """A part of an episode: what to call, and how often an episode does."""
+
+    name: str
+    times: int
+    function: Callable[[], Any]
+    inside: bool = False  # of a stage before it: not to be added to the sum
+
+
+def random_images(size: int, shot: int) -> Images:
+    """Noise of the size of pictures, normalised as they are, and masks that are half foreground."""
+    mask = torch.zeros(1, shot, size, size)
+    mask[..., size // 4 : 3 * size // 4] = 1
+    return Images(torch.randn(1, 3, size, size), torch.randn(1, shot, 3, size, size), mask)
+
+
+def inference_model(cfg: Config) -> HMNet:
+    """The network as test.py runs it, but for its weights."""
+    return prepare_inference(build_model(cfg, pretrained=False))
+
+
+def stages(model: HMNet, images: Images) -> Iterator[Stage]:
+    """The stages of an episode in their order, on the inputs that they have in this episode."""
+    shot = images.support.shape[1]
+    query, support = (x.contiguous(memory_format=torch.channels_last) for x in (images.query, images.support[0]))
+    f2, _, f4 = model.backbone(query)
+    frozen = model.extract(query)
+    as_query, as_support = model.as_query(frozen), model.as_support(model.extract(support))
+    with Captured(model) as captured:
+        state = model.support_state(as_support, images.support_mask)
+        model.score(as_query, state)
+    q, s = captured["merge_query"], captured["merge_support"]
+    roles = model.as_query, model.as_support
+    refined = model.trunk(q, state.memories).permute(0, 3, 1, 2)
+
+    yield Stage("backbone, one image", 1 + shot, lambda: model.backbone(query))
+    if learner := model.base_learner:
+        yield Stage("base learner, one image", 1 + shot, lambda: learner.features(f4))
+        yield Stage("Gram matrix, one image", 1 + shot, lambda: gram(f2))
+    yield Stage("embedding for both roles, one image", 1 + shot, lambda: [f(frozen) for f in roles])
+    yield Stage("prior", 1, lambda: model.prior(as_query, state))
+    yield Stage("trunk, support", 1, lambda: model.trunk.encode_support(s))
+    yield Stage("trunk, query", 1, lambda: model.trunk(q, state.memories))
+    if isinstance(block := model.trunk.blocks[0], Block):
+        count = len(model.trunk.blocks)
+        yield Stage("projections and MLP of one block", count, products(block, model.feature_size), inside=True)
+        yield Stage("scan of one block", count, scan_alone(block, model.feature_size), inside=True)
+    yield Stage("decoder", 1, lambda: model.decoder(refined))
+    if model.ensemble:
+        yield Stage("ensemble", 1, decision(model, as_query, state.gram))
+
+
+class Captured(dict[str, Tensor]):
+    """Within the block, what leaves the trunk's two embeddings, channels last, under their names."""
+
+    def __init__(self, model: HMNet) -> None:
+        super().__init__()
+        self.modules = {name: getattr(model.embed, name) for name in ("merge_query", "merge_support")}
+
+    def __enter__(self) -> "Captured":
+        def keep(name: str) -> Callable[..., None]:
+            return lambda _module, _inputs, out: self.update({name: out.permute(0, 2, 3, 1)})
+
+        self.hooks = [module.register_forward_hook(keep(name)) for name, module in self.modules.items()]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+
+def products(block: Block, size: int) -> Callable[[], Any]:
+    """The matrix products of one block's query, `size` x `size` tokens: around the scan, and its MLP."""
+    branch, scan = block.query, block.scan
+    inner = torch.randn(1, size**2, branch.out_proj.in_features)
+    x = torch.randn(1, size**2, branch.out_proj.out_features)
+
+    def run() -> None:
+        F.linear(x, branch.in_proj.weight)
+        scan.delta(scan.project(inner))
+        branch.out_proj(inner)
+        branch.mlp(x)
+
+    return run
+
+
+def scan_alone(block: Block, size: int, backend: str | None = None) -> Callable[[], Any]:
+    """One block's scan of `size` x `size` tokens in four directions; `backend`: the block's own if None."""
+    scan = block.scan
+    tokens = scan.project(torch.randn(1, size**2, scan.skip.shape[1]))
+    B, C = tokens.projected[..., scan.rank :].transpose(1, 2).split(scan.state_size, dim=-1)
+    inputs = tokens.u, scan.delta(tokens), scan.A, B, C, plain_orders(size)
+    options: dict[str, Any] = {"skip": scan.skip, "delta_bias": scan.dt_bias, "delta_softplus": True}
+    return lambda: selective_scan(*inputs, **options, backend=backend or scan.backend)
+
+
+def decision(model: HMNet, query: Features, support_gram: Tensor | None) -> Callable[[], Any]:
+    """The ensemble: base logits, base map, scene difference and the merging of all."""
+    learner, ensemble, f5, query_gram = model.base_learner, model.ensemble, query.f5, query.gram
+    assert learner and ensemble and f5 is not None and query_gram is not None and support_gram is not None
+    meta = torch.randn(1, 2, model.feature_size, model.feature_size)
+
+    def run() -> None:
+        base = base_map(learner.classify(resize(f5, model.feature_size)))
+        ensemble(meta, base, scene_difference(query_gram, support_gram))
+
+    return run
+
+
+class Episode:
+    """One episode through a cache of features that is empty or full."""
+
+    def __init__(self, model: HMNet, images: Images) -> None:
+        self.model, self.images = model, images
+        self.names = [["query", *(f"support {k}" for k in range(images.support.shape[1]))]]
+        self.cache = FeatureCache(model, math.inf)
+
+    def cold(self) -> Tensor:
+        """With images never seen before."""
+        self.cache = FeatureCache(self.model, math.inf)
+        return self.cached()
+
+    def cached(self) -> Tensor:
+        """With images whose features are at hand, once it was cold."""
+        return self.cache.scores(*self.images, self.names)
+
+    def known_support(self) -> Callable[[], Tensor]:
+        """Once it was cold: the query's features at hand and nothing of the support left to compute."""
+        query, *supports = self.cache.held.values()
+        state = self.model.support_state(join([x.support for x in supports]), self.images.support_mask)
+        return lambda: self.model.score_images(query.query, state, self.images.query.shape[-2:])
+
+
+def join(images: list[Features]) -> Features:
+    """Features of single images as those of a batch."""
+    fields = ([x[i] for x in images] for i in range(len(Features._fields)))
+    return Features(*(None if field[0] is None else torch.cat(field) for field in fields))  # type: ignore[arg-type]
+
+
+@torch.inference_mode()
+def stage_gflops(cfg: Config) -> dict[str, float]:
+    """What every stage needs, by its name; nothing is computed."""
+    model = inference_model(as_operator(cfg))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        parts = stages(model, random_images(cfg.val_size, cfg.shot))
+        return {stage.name: count_flops(stage.function) / GIGA for stage in parts}
+
+
+@torch.inference_mode()
+def episode_gflops(cfg: Config) -> dict[str, float]:
+    """What a whole episode needs, cold and cached; nothing is computed."""
+    model = inference_model(as_operator(cfg))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        episode = Episode(model, random_images(cfg.val_size, cfg.shot))
+        return {"gflop": count_flops(episode.cold) / GIGA, "cached_gflop": count_flops(episode.cached) / GIGA}
+
+
+def as_operator(cfg: Config) -> Config:
+    """The same network with its scan as one operator, as operations are counted by operator."""
+    return cfg.model_copy(update={"scan": "cpu"})
+
+
+@torch.inference_mode()
+def measure_stages(cfg: Config, repeats: int) -> dict[str, Any]:
+    """The peak of matrix products in GFLOP/s, then every stage; to be called in a process of its own."""
+    peak = gemm_peak(repeats=repeats + 2) / GIGA
+    rows = []
+    for stage in stages(inference_model(cfg), random_images(cfg.val_size, cfg.shot)):
+        seconds, median = timed(stage.function, repeats)
+        rows.append({**stage._asdict(), "seconds": seconds, "median": median})
+        del rows[-1]["function"]
+    return {"gemm_gflops": peak, "stages": rows}
+
+
+@torch.inference_mode()
+def measure_scan(cfg: Config, backend: str, repeats: int) -> dict[str, Any]:
+    """One block's scan alone by one backend; the slow one is called once, without warming up."""
+    block = build_model(cfg, pretrained=False).trunk.blocks[0]
+    assert isinstance(block, Block)
+    function = scan_alone(block, cfg.feature_size, backend)
+    seconds, median = timed(function, repeats, warm_ups=int(backend != "reference"))
+    return {"backend": backend, "seconds": seconds, "median": median, "tokens": cfg.feature_size**2}
+
+
+@torch.inference_mode()
+def measure_episodes(cfg: Config, sizes: Mapping[int, int], repeats: int) -> list[dict[str, Any]]:
+    """Whole episodes as test.py runs them, for each picture size and its side of the trunk's grid, smallest first.
+
+    Cold, with the features of the images at hand, and with the support known. To be called in a process of its own,
+    whose peak memory is then that of the largest episode so far.
+    """
+    model, rows = inference_model(cfg), []
+    for size, model.feature_size in sizes.items():
+        episode = Episode(model, random_images(size, cfg.shot))
+        seconds, median = timed(episode.cold, repeats)
+        row = {"size": size, "feature_size": model.feature_size, "cold": seconds, "cold_median": median}
+        row["peak_memory_mb"] = peak_memory() / MEGABYTE
+        row["cached"] = timed(episode.cached, repeats, warm_ups=0).minimum
+        row["known_support"] = timed(episode.known_support(), repeats, warm_ups=0).minimum
+        rows.append(row)
+    return rows

@@ -1,0 +1,248 @@
+"""The paper's Tables 1 to 9: which run belongs into which cell, beside what was published."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from tools.paper import published
+from tools.runs import Figures, Measured, Wanted
+from util.config import load_config
+
+PASCAL = "config/pascal/pascal_split{split}_{net}_manet{shots}.yaml"
+COCO = "config/coco/coco_split{split}_{net}_manet{shots}.yaml"
+TABLE_8 = {  # rows of paper.yaml to this project's fusion
+    "concat (BAM)": "concat",
+    "cross attention (CyCTR)": "cross_attention",
+    "cross attention (SCCAN)": "self_calibrated",
+    "HMNet": "hmnet",
+}
+BENCHMARK = "python -m tools.benchmark"
+PROFILE = "python -m tools.profile --config " + PASCAL.format(split=0, net="resnet50", shots="")
+EPISODES_9 = 4000
+OTHER_MACHINE = "Seconds and frames per second are this machine's; the paper's are those of one V100."
+
+
+class Cell(NamedTuple):
+    """One figure: this project's, its standard deviation over training seeds, and the paper's."""
+
+    own: float | None = None
+    spread: float | None = None
+    paper: float | None = None
+
+    @property
+    def difference(self) -> float | None:
+        """Own minus the paper's."""
+        return None if self.own is None or self.paper is None else self.own - self.paper
+
+
+class Row(NamedTuple):
+    """A named row of cells."""
+
+    name: str
+    cells: Sequence[Cell]
+
+
+@dataclass
+class Sheet:
+    """A table filled as far as there are runs, and the commands for what is missing."""
+
+    title: str
+    columns: Sequence[str]
+    rows: list[Row] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, name: str, own: Sequence[Cell], paper: Sequence[float | None]) -> None:
+        """Add a row of one cell per column."""
+        pairs = zip(own, paper, strict=True)
+        self.rows.append(Row(name, [cell._replace(paper=value) for cell, value in pairs][: len(self.columns)]))
+
+    def lack(self, commands: Sequence[str]) -> None:
+        """Note commands that would make what is missing, each once."""
+        self.missing += [command for command in commands if command not in self.missing]
+
+
+class Sources(NamedTuple):
+    """What there is to report on."""
+
+    runs: Sequence[Measured]
+    benchmark: Mapping[str, Any] | None = None
+    profile: Mapping[str, Any] | None = None
+    config: str | None = None  # for Tables 3 to 8 on other data than the paper's
+
+    @property
+    def folds(self) -> int:
+        """Folds of the data."""
+        return load_config(self.config).folds if self.config else 4
+
+    def columns(self, *more: str) -> tuple[str, ...]:
+        """The folds, their mean, and more."""
+        return (*(f"fold {i}" for i in range(self.folds)), "mean", *more)
+
+    def beside(self, paper: Sequence[float | None]) -> list[float | None]:
+        """Published figures of a row of folds, mean, FB-IoU; those of folds belong to the paper's data only."""
+        folds = [None] * self.folds if self.config else list(paper[:4])
+        return [*folds, *paper[4:6], *[None] * (6 - len(paper[:6]))]
+
+    def want(
+        self, split: int, pattern: str, net: str = "resnet50", shot: int = 1, network: Any = None, **test: Any
+    ) -> Wanted:
+        """The run of a fold."""
+        if self.config:
+            return Wanted(self.config, {"split": split, **(network or {})}, **test)
+        config = pattern.format(split=split, net=net, shots="" if shot == 1 else f"_{shot}s")
+        return Wanted(config, network or {}, **test)
+
+    def folds_of(self, sheet: Sheet, name: str, want: Callable[[int], Wanted]) -> list[Figures | None]:
+        """The figures of every fold; the sheet notes what is missing or differs."""
+        found: list[Figures | None] = []
+        for split in range(self.folds):
+            run = want(split)
+            found.append(figures := run.find(self.runs))
+            if figures is None:
+                sheet.lack(run.commands())
+            elif figures.differences:
+                sheet.notes.append(f"{name}, fold {split}: {', '.join(figures.differences)}")
+        return found
+
+
+def fold_cells(found: Sequence[Figures | None]) -> list[Cell]:
+    """The mIoU of every fold, its mean and the mean FB-IoU; no mean over only some of the folds."""
+    figures = [figure for figure in found if figure]
+    cells = [Cell(figure.miou, figure.miou_spread) if figure else Cell() for figure in found]
+    if len(figures) < len(found):
+        return [*cells, Cell(), Cell()]
+    return [*cells, Cell(fmean(figure.miou for figure in figures)), Cell(fmean(figure.fb_iou for figure in figures))]
+
+
+def _comparison(sources: Sources, title: str, key: str, pattern: str) -> Sheet:
+    """Tables 1 and 2: other methods as published, HMNet beside its own numbers."""
+    sources = sources._replace(config=None)
+    sheet = Sheet(title, sources.columns("FB-IoU"))
+    for net, methods in published(key).items():
+        for shot in (1, 5):
+            for method, shots in methods.items():
+                name = f"{net}, {shot} shot, {method}"
+                own = [Cell()] * 6
+                if method == "HMNet":
+                    own = fold_cells(
+                        sources.folds_of(sheet, name, lambda i, n=net, s=shot: sources.want(i, pattern, n, s))  # type: ignore[misc]
+                    )
+                sheet.add(name, own, shots[shot])
+    return sheet
+
+
+def table_1(sources: Sources) -> Sheet:
+    """PASCAL-5i."""
+    return _comparison(sources, "Table 1: PASCAL-5i", "table1_pascal", PASCAL)
+
+
+def table_2(sources: Sources) -> Sheet:
+    """COCO-20i."""
+    return _comparison(sources, "Table 2: COCO-20i", "table2_coco", COCO)
+
+
+def table_3(sources: Sources) -> Sheet:
+    """Components."""
+    sheet = Sheet("Table 3: components, PASCAL-5i, ResNet-50, 1 shot", sources.columns())
+    for row in published("table3_components"):
+        network: dict[str, Any] = {} if row["bam"] else {"ensemble": False}
+        if not row["self"]:
+            network["fusion"] = "concat"
+        else:
+            network |= {key: row[key] for key, full in (("srm", "recap"), ("qim", "share")) if row[key] != full}
+        if row["srm"] == "none" != row["qim"]:
+            network["qim_state_grad"] = True
+        parts = f"self {'yes' if row['self'] else 'no'}", f"SRM {row['srm']}", f"QIM {row['qim']}"
+        name = ", ".join([*parts, f"ensemble {'yes' if row['bam'] else 'no'}"])
+        found = sources.folds_of(sheet, name, lambda i, n=network: sources.want(i, PASCAL, network=n))  # type: ignore[misc]
+        sheet.add(name, fold_cells(found), sources.beside(row["miou"]))
+    sheet.notes.append("QIM without SRM has qim_state_grad true: nothing else would give the support a gradient.")
+    return sheet
+
+
+def table_4(sources: Sources) -> Sheet:
+    """Number of blocks."""
+    sheet = Sheet("Table 4: number of blocks, without the ensemble", ("mIoU", "parameters M", "GFLOP", "frames/s"))
+    profiles = (sources.profile or {}).get("blocks", {})
+    for blocks, paper in published("table4_blocks").items():
+        network = {"ensemble": False, **({} if blocks == 8 else {"blocks": blocks})}
+        found = sources.folds_of(sheet, str(blocks), lambda i, n=network: sources.want(i, PASCAL, network=n))  # type: ignore[misc]
+        row = profiles.get(str(blocks), {})
+        counts = row.get("parameters", 0) / 1e6 or None, row.get("gflop"), row.get("fps")
+        sheet.add(str(blocks), [fold_cells(found)[-2], *(Cell(count) for count in counts)], paper)
+    if not profiles:
+        sheet.lack([PROFILE])
+    sheet.notes += ["What the paper's counts leave out: profile.md.", OTHER_MACHINE]
+    return sheet
+
+
+def table_5(sources: Sources) -> Sheet:
+    """Weak labels."""
+    sheet = Sheet(
+        "Table 5: supports annotated by masks or boxes, PASCAL-5i, ResNet-50, 1 shot", sources.columns("FB-IoU")
+    )
+    for kind, paper in published("table5_weak_labels").items():
+        testing = {} if kind == "mask" else {"ann_type": kind}
+        found = sources.folds_of(sheet, kind, lambda i, t=testing: sources.want(i, PASCAL, testing=t))  # type: ignore[misc]
+        sheet.add(kind, fold_cells(found), sources.beside(paper))
+    return sheet
+
+
+def table_6(sources: Sources) -> Sheet:
+    """Seeds of the test episodes."""
+    rows = published("table6_seeds")
+    sheet = Sheet("Table 6: seeds of the test episodes, COCO-20i, ResNet-50, 1 shot", sources.columns("FB-IoU"))
+    test: dict[str, Any] = {"testing": {"seeds": list(rows)}, "result": "result_test_1shot_seeds.json"}
+    for seed, paper in rows.items():
+        name = f"seed {seed}"
+        found = sources.folds_of(sheet, name, lambda i, s=seed: sources.want(i, COCO, seed=s, **test))  # type: ignore[misc]
+        sheet.add(name, fold_cells(found), sources.beside(paper))
+    return sheet
+
+
+def table_7(sources: Sources) -> Sheet:
+    """Number of test episodes."""
+    columns = sources.columns("FB-IoU", "seconds of a fold")
+    sheet = Sheet("Table 7: number of test episodes, COCO-20i, ResNet-50, 1 shot", columns, notes=[OTHER_MACHINE])
+    for episodes, paper in published("table7_episodes").items():
+        test: dict[str, Any] = {"testing": {"test_episodes": episodes}, "identity": ("test_episodes",)}
+        test["result"] = f"result_test_1shot_{episodes}.json"
+        found = sources.folds_of(sheet, str(episodes), lambda i, t=test: sources.want(i, COCO, **t))  # type: ignore[misc]
+        seconds = [figure.seconds for figure in found if figure]
+        own = [*fold_cells(found), Cell(fmean(seconds)) if len(seconds) == len(found) else Cell()]
+        sheet.add(str(episodes), own, [*sources.beside(paper), paper[6]])
+    return sheet
+
+
+def table_8(sources: Sources) -> Sheet:
+    """Ways of fusing query and support."""
+    sheet = Sheet("Table 8: fusion, PASCAL-5i, ResNet-50, 1 shot, without the ensemble", sources.columns())
+    for name, paper in published("table8_fusion").items():
+        fusion = TABLE_8[name]
+        network = {"ensemble": False, **({} if fusion == "hmnet" else {"fusion": fusion})}
+        found = sources.folds_of(sheet, name, lambda i, n=network: sources.want(i, PASCAL, network=n))  # type: ignore[misc]
+        sheet.add(name, fold_cells(found), sources.beside(paper))
+    sheet.notes.append("Own rows but HMNet are that way of fusing in HMNet's surroundings, not the cited networks.")
+    return sheet
+
+
+def table_9(sources: Sources) -> Sheet:
+    """Picture sizes."""
+    rows = published("table9_image_size")
+    sizes = list(rows["HMNet"])
+    sheet = Sheet(f"Table 9: seconds for {EPISODES_9} episodes by picture size", [f"{size}" for size in sizes])
+    swept = (sources.benchmark or {}).get("sweep", {})
+    for name, fusion in (("HDMNet", None), ("HMNet", "hmnet"), ("cross attention", "cross_attention")):
+        points = {point["size"]: point for point in swept.get(fusion, {"points": []})["points"]}
+        cold = [points.get(size, {}).get("cold") for size in sizes]
+        own = [Cell(None if seconds is None else EPISODES_9 * seconds) for seconds in cold]
+        sheet.add(name, own, [rows.get(name, {}).get(size) for size in sizes])
+    if not swept:
+        sheet.lack([BENCHMARK])
+    sheet.notes += ["Own: cold episodes of the benchmark, not cached, times 4000.", OTHER_MACHINE]
+    return sheet
+
+
+TABLES = {1: table_1, 2: table_2, 3: table_3, 4: table_4, 5: table_5, 6: table_6, 7: table_7, 8: table_8, 9: table_9}
