@@ -106,7 +106,7 @@ class Wanted:
         return [*lines, self._command("1", "test.py", testing, *result)]
 
     def _command(self, processes: str, script: str, options: Mapping[str, Any], *arguments: str) -> str:
-        words = ["sh", "tools/launch.sh", processes, "0", self.config, script, *arguments]
+        words = ["sh", "tools/launch.sh", processes, "free", self.config, script, *arguments]
         values = [word for key, value in options.items() for word in (key, json.dumps(value).strip('"'))]
         return shlex.join([*words, *(["--opts", *values] if values else [])])
 
