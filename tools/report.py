@@ -7,13 +7,12 @@ with the commands that would run it; `sh tools/reproduce.sh TABLE` does.
 import argparse
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tools.paper import SOURCE
-from tools.runs import read_runs
+from tools.runs import read_json, read_runs
 from tools.table import Table
 from tools.tables import TABLES, Cell, Sheet, Sources
 from util.errors import UserError, run_main
@@ -29,6 +28,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--exp", type=Path, default=Path("exp"), help="folder of the runs")
     parser.add_argument("--out", type=Path, default=Path("exp/report"), help="folder for the tables")
     parser.add_argument("--config", help="for Tables 3 to 8: another data set and network than the paper's")
+    parser.add_argument("--splits", nargs="+", type=int, default=[], help="these folds only; default: all")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[], help="manual_seed of the trainings; default: any one"
+    )
     parser.add_argument("--commands", action="store_true", help="only print the commands for what is missing")
     arguments = parser.parse_args()
     if unknown := set(arguments.tables) - TABLES.keys():
@@ -39,7 +42,7 @@ def parse_arguments() -> argparse.Namespace:
 def find_json(exp: Path, kind: str) -> dict[str, Any] | None:
     """The newest benchmark.json or profile.json below a folder that measured in full."""
     for path in sorted(exp.rglob(f"{kind}.json"), key=lambda path: path.stat().st_mtime, reverse=True):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content.get("kind") == kind and not content.get("quick", False):
             return content
     return None
@@ -84,10 +87,11 @@ def main() -> None:
     """Read, fill, write, print."""
     arguments = parse_arguments()
     benchmark, profile = (find_json(arguments.exp, kind) for kind in ("benchmark", "profile"))
-    sources = Sources(read_runs(arguments.exp), benchmark, profile, arguments.config)
+    sources = Sources(read_runs(arguments.exp), benchmark, profile, arguments.config, arguments.splits, arguments.seeds)
     sheets = {number: TABLES[number](sources) for number in arguments.tables or TABLES}
     if arguments.commands:
-        print("".join(f"{command}\n" for sheet in sheets.values() for command in sheet.missing), end="")
+        missing = dict.fromkeys(command for sheet in sheets.values() for command in sheet.missing)
+        print("".join(f"{command}\n" for command in missing), end="")
         return
     for number, sheet in sheets.items():
         write_aside(arguments.out / f"table{number}.md", as_markdown(sheet))

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes the runs that tables of the paper still lack, one after the other, then prints the tables. Run it again after an
 # interruption: what is done stays done.
-#   sh tools/reproduce.sh TABLE [TABLE ...] [--config FILE] [--exp DIR]
+#   sh tools/reproduce.sh TABLE [TABLE ...] [--config FILE] [--splits 0 ...] [--seeds 321 ...] [--exp DIR]
 # PYTHON names the interpreter (.venv/bin/python, else python3).
 set -eu
 if [ $# -lt 1 ]; then

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from statistics import fmean, stdev
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from util.config import Config, load_config
+from util.errors import UserError
 
 COMPONENTS = ("self_blocks", "srm", "qim")
 IDENTITY = ("data_set", "folds", "split", "use_split_coco", "backbone_name", "shot", "ensemble", "blocks", "ann_type")
@@ -54,7 +55,13 @@ class Wanted:
     testing: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None  # of the episodes; None: the first of the config
     identity: tuple[str, ...] = ()  # settings in which a run must not differ
+    training_seed: int | None = None  # None: any
     result: str | None = None  # the result's file name, where others share the folder
+
+    def trained_with(self, seed: int) -> "Wanted":
+        """The same run, trained with this seed; other seeds than the config's have a folder of their own."""
+        changed = {} if seed == _read(self.config).manual_seed else {"manual_seed": seed}
+        return replace(self, network={**self.network, **changed}, training_seed=seed)
 
     @property
     def folder(self) -> str:
@@ -76,6 +83,8 @@ class Wanted:
     def find(self, measured: Iterable[Measured]) -> Figures | None:
         """The figures of the runs nearest to what is wanted, the newest of each training seed."""
         cfg = self.cfg
+        if self.training_seed is not None:
+            measured = [run for run in measured if run.cfg.manual_seed == self.training_seed]
         fitting = [run for run in measured if identity(run.cfg, self.identity) == identity(cfg, self.identity)]
         seeded = [run for run in fitting if run.seed == self.first_seed]
         if self.seed is not None or seeded:
@@ -122,17 +131,26 @@ def find_weights(cfg: Config) -> str | None:
     numbered = "train" if cfg.shot == 1 else f"train{cfg.shot}"
     course = cfg.experiment_dir / ("result.json" if cfg.shot == 1 else f"result_{numbered}.json")
     if (snapshots / f"best_{cfg.shot}shot.pth").is_file():
-        unfinished = course.is_file() and not json.loads(course.read_text()).get("finished", True)
+        unfinished = course.is_file() and not read_json(course).get("finished", True)
         return None if unfinished else ""
     released = sorted(snapshots.glob(f"{numbered}_epoch_*.pth"), key=lambda path: path.stem.split("_")[-1])
     return released[-1].name if released and not course.is_file() else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file holds, nothing if it is not a mapping; UserError if it is not JSON or cannot be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable JSON file ({error}); remove it or make it again") from None
+    return content if isinstance(content, dict) else {}
 
 
 def read_runs(exp: Path) -> list[Measured]:
     """Every test of a network in the result files below a folder; files of other kinds and versions are passed over."""
     runs = []
     for path in sorted(exp.rglob("result*.json")):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content.get("kind") != "test" or content.get("method") != "hmnet":
             continue
         try:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from tools.paper import published
 from tools.runs import Figures, Measured, Wanted
 from util.config import load_config
+from util.errors import UserError
 
 PASCAL = "config/pascal/pascal_split{split}_{net}_manet{shots}.yaml"
 COCO = "config/coco/coco_split{split}_{net}_manet{shots}.yaml"
@@ -70,20 +71,27 @@ class Sources(NamedTuple):
     benchmark: Mapping[str, Any] | None = None
     profile: Mapping[str, Any] | None = None
     config: str | None = None  # for Tables 3 to 8 on other data than the paper's
+    splits: Sequence[int] = ()  # the folds to report on; none: all
+    training_seeds: Sequence[int] = ()  # that every run should have been trained with; none: any one
 
     @property
-    def folds(self) -> int:
-        """Folds of the data."""
-        return load_config(self.config).folds if self.config else 4
+    def folds(self) -> Sequence[int]:
+        """The folds to report on. Raises UserError for one that the data does not have."""
+        count = load_config(self.config).folds if self.config else 4
+        if wrong := [split for split in self.splits if not 0 <= split < count]:
+            raise UserError(f"--splits {wrong[0]}: {self.config or 'the paper'} has folds 0 to {count - 1}")
+        return self.splits or range(count)
 
     def columns(self, *more: str) -> tuple[str, ...]:
         """The folds, their mean, and more."""
-        return (*(f"fold {i}" for i in range(self.folds)), "mean", *more)
+        return (*(f"fold {i}" for i in self.folds), "mean", *more)
 
     def beside(self, paper: Sequence[float | None]) -> list[float | None]:
         """Published figures of a row of folds, mean, FB-IoU; those of folds belong to the paper's data only."""
-        folds = [None] * self.folds if self.config else list(paper[:4])
-        return [*folds, *paper[4:6], *[None] * (6 - len(paper[:6]))]
+        means = [*paper[4:6], *[None] * (6 - len(paper[:6]))]
+        if self.config:
+            return [*[None] * len(self.folds), *means]
+        return [*(paper[i] for i in self.folds), *(means if len(self.folds) == 4 else [None, None])]
 
     def want(
         self, split: int, pattern: str, net: str = "resnet50", shot: int = 1, network: Any = None, **test: Any
@@ -97,12 +105,15 @@ class Sources(NamedTuple):
     def folds_of(self, sheet: Sheet, name: str, want: Callable[[int], Wanted]) -> list[Figures | None]:
         """The figures of every fold; the sheet notes what is missing or differs."""
         found: list[Figures | None] = []
-        for split in range(self.folds):
-            run = want(split)
-            found.append(figures := run.find(self.runs))
-            if figures is None:
-                sheet.lack(run.commands())
-            elif figures.differences:
+        for split in self.folds:
+            seeded = [want(split).trained_with(seed) for seed in self.training_seeds] or [want(split)]
+            for run in seeded:
+                if run.find(self.runs) is None:
+                    sheet.lack(run.commands())
+            seeds = set(self.training_seeds)
+            figures = want(split).find([run for run in self.runs if not seeds or run.cfg.manual_seed in seeds])
+            found.append(figures)
+            if figures and figures.differences:
                 sheet.notes.append(f"{name}, fold {split}: {', '.join(figures.differences)}")
         return found
 
@@ -124,12 +135,12 @@ def _comparison(sources: Sources, title: str, key: str, pattern: str) -> Sheet:
         for shot in (1, 5):
             for method, shots in methods.items():
                 name = f"{net}, {shot} shot, {method}"
-                own = [Cell()] * 6
+                own = [Cell()] * (len(sources.folds) + 2)
                 if method == "HMNet":
                     own = fold_cells(
                         sources.folds_of(sheet, name, lambda i, n=net, s=shot: sources.want(i, pattern, n, s))  # type: ignore[misc]
                     )
-                sheet.add(name, own, shots[shot])
+                sheet.add(name, own, sources.beside(shots[shot]))
     return sheet
 
 
