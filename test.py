@@ -16,8 +16,8 @@ from model.inference import FeatureCache, prepare_inference
 from util.checkpoint import load_weights
 from util.config import Config, load_config
 from util.distributed import World, connect
-from util.errors import UserError, run_main
-from util.evaluation import EpisodeSet, Names, Outcome, Segment, make_episodes, run_episodes
+from util.errors import run_main
+from util.evaluation import EpisodeSet, Names, Outcome, Segment, find_weights, make_episodes, run_episodes
 from util.failures import plain_failures
 from util.files import write_aside
 from util.image import read_image
@@ -36,19 +36,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--result", type=Path, metavar="FILE", help="default: result_test_*.json of the experiment")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="key value ..., instead of the config's")
     return parser.parse_args()
-
-
-def find_weights(cfg: Config) -> Path:
-    """The checkpoint to test; UserError says where it was looked for."""
-    snapshots = cfg.experiment_dir / "snapshot"
-    path = snapshots / (cfg.weight or f"best_{cfg.trained_shot or cfg.shot}shot.pth")
-    if path.is_file():
-        return path
-    if cfg.weight is None:
-        raise UserError(f"{path}: no such weights; train first, or name others by `--opts weight FILE`")
-    if not Path(cfg.weight).is_file():
-        raise UserError(f"weight: {cfg.weight!r} is neither a file in {snapshots} nor a path; put the checkpoint there")
-    return Path(cfg.weight)
 
 
 def prior_segment(model: HMNet) -> Segment:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
@@ -45,6 +46,19 @@ class Outcome(NamedTuple):
     truth: Tensor  # (h, w) in {0, 1, 255}, the query's own size
     prediction: Tensor  # (h, w) in {0, 1}
     iou: float | None
+
+
+def find_weights(cfg: Config) -> Path:
+    """The checkpoint to test; UserError says where it was looked for."""
+    snapshots = cfg.experiment_dir / "snapshot"
+    path = snapshots / (cfg.weight or f"best_{cfg.trained_shot or cfg.shot}shot.pth")
+    if path.is_file():
+        return path
+    if cfg.weight is None:
+        raise UserError(f"{path}: no such weights; train first, or name others by `--opts weight FILE`")
+    if not Path(cfg.weight).is_file():
+        raise UserError(f"weight: {cfg.weight!r} is neither a file in {snapshots} nor a path; put the checkpoint there")
+    return Path(cfg.weight)
 
 
 def evaluate(model: HMNet, cfg: Config, *, seed: int, count: int, progress: bool = True) -> Result:

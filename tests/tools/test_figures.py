@@ -1,0 +1,153 @@
+"""Every figure from the command line, on random networks and made-up results; the numbers beside the pictures."""
+
+import csv
+import json
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dataset.dataset import test_dataset as episodes_dataset
+from model import build_model
+from tests.tools.test_history import result, write_test, write_training
+from tests.toy import toy_config, write_toy, write_weights
+from tools.analysis import enhancement, state_cosines, visits
+from tools.figures import describe, main
+from tools.paper import published
+from util.checkpoint import load_weights
+from util.config import Config
+from util.errors import UserError
+from util.evaluation import make_episodes
+
+
+@pytest.fixture(scope="module")
+def cfg(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """A toy experiment with random weights, its config in toy.yaml, and a second network below other/."""
+    folder = tmp_path_factory.mktemp("figures")
+    write_toy(folder / "toy")
+    cfg = toy_config(folder, patch_ratio=2)
+    (folder / "toy.yaml").write_text(cfg.to_yaml())
+    write_weights(cfg)
+    write_weights(toy_config(folder, patch_ratio=2, fusion="concat", exp=folder / "other"))
+    return cfg
+
+
+@pytest.fixture
+def words(cfg: Config, tmp_path: Path) -> list[str]:
+    return ["--config", str(Path(cfg.data_root).parent / "toy.yaml"), "--out", str(tmp_path)]
+
+
+def read(folder: Path, name: str) -> dict[str, Any]:
+    """The numbers of a figure, once both pictures have been seen to be some."""
+    assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    with Image.open(folder / f"{name}.png") as picture:
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 20
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def network(cfg: Config) -> Any:
+    model = build_model(cfg, pretrained=False).eval()
+    load_weights(model, cfg.experiment_dir / "snapshot/best_1shot.pth")
+    return model
+
+
+def test_panels_of_two_networks(cfg: Config, words: list[str], tmp_path: Path) -> None:
+    other = Path(cfg.data_root).parent / "other"
+    main(["panels", *words, "--numbers", "5", "2", "--against-opts", "fusion", "concat", "exp", str(other)])
+    content = read(tmp_path, "figure4")
+    episodes = make_episodes(cfg, cfg.seeds[0], cfg.test_episodes).episodes
+    assert [row["query"] for row in content["rows"]] == [episodes[5].query, episodes[2].query]
+    assert list(content["rows"][0]["iou"]) == ["fusion hmnet", "fusion concat"]
+    assert content["weights"][1].startswith(str(other))
+    model, item = network(cfg), episodes_dataset(cfg, *make_episodes(cfg, cfg.seeds[0], cfg.test_episodes))[5]
+    with torch.inference_mode():
+        scores = model(item["query"][None], item["support"][None], item["support_mask"][None])
+    truth = item["query_mask"]
+    scores = torch.nn.functional.interpolate(scores, size=truth.shape, mode="bilinear", align_corners=True)
+    found, judged = scores[0].argmax(0) == 1, truth != 255
+    iou = (found & (truth == 1)).sum() / ((found & judged) | (truth == 1)).sum()
+    assert content["rows"][0]["iou"]["fusion hmnet"] == pytest.approx(float(iou), abs=0.02)
+
+
+@torch.inference_mode()
+def test_states_with_and_without_recap(cfg: Config, words: list[str], tmp_path: Path) -> None:
+    main(["states", *words, "--count", "3", "--names", "recap", "no recap"])
+    content = read(tmp_path, "figure5")
+    recap, plain = content["series"]["recap"], content["series"]["no recap"]
+    assert [len(part) for part in (*recap.values(), *plain.values())] == [4, 4, 1, 4]
+    assert recap["after_support"][0] == pytest.approx(plain["after_support"][0], abs=1e-3)  # one start, same weights
+    assert content["published"] == published("figure5_hidden_state")
+    model, dataset = network(cfg), episodes_dataset(cfg, *make_episodes(cfg, cfg.seeds[0], cfg.test_episodes))
+    maxima = [state_cosines(next(visits(model, dataset[number]))).query_maxima[3] for number in (0, 2, 4)]
+    assert recap["after_query"][3]["mean"] == pytest.approx(100 * fmean(map(float, maxima)), abs=1e-2)
+
+
+def test_interception_with_and_without_qim(cfg: Config, words: list[str], tmp_path: Path) -> None:
+    main(["interception", *words, "--count", "7"])
+    content = read(tmp_path, "figure7")
+    block, mean, paper = content["rows"]
+    assert (block["name"], paper["name"]) == ("block 2", "published")
+    assert [paper[key]["mean"] for key in ("before", "without", "with")] == published("figure7_qim")
+    assert {key: block[key] for key in ("before", "without", "with")} == {k: v for k, v in mean.items() if k != "name"}
+    dataset = episodes_dataset(cfg, *make_episodes(cfg, cfg.seeds[0], cfg.test_episodes))
+    for key, place, qim in (("before", 0, "share"), ("with", 1, "share"), ("without", 1, "none")):
+        model = network(cfg.model_copy(update={"qim": qim}))
+        found = [enhancement(model, dataset[number]) for number in range(7)]
+        values = [100 * one[1][place] for one in found if one]
+        assert block[key]["mean"] == pytest.approx(fmean(values), abs=1e-2)
+        assert block[key]["std"] == pytest.approx(np.std(values, ddof=1), abs=1e-2)
+
+
+def test_curves(tmp_path: Path) -> None:
+    runs = [write_training(tmp_path / name) for name in ("first", "second")]
+    main(["curves", *map(str, runs), "--out", str(tmp_path)])
+    content = read(tmp_path, "curves")
+    assert content["runs"]["second"]["loss"] == {"1": 0.8, "2": 1e-5}
+    assert [row["epoch"] for row in content["runs"]["first"]["validations"]] == [1.5, 2]
+
+
+def test_bars(tmp_path: Path) -> None:
+    seeds = [result(0, [0.2, None]), result(1, [0.4, None])]
+    runs = [write_test(tmp_path / "a/r.json", *seeds), write_test(tmp_path / "b/r.json", result(1, [0.5, 0.7, 0.9]))]
+    main(["bars", *map(str, runs), "--out", str(tmp_path), "--names", "HMNet", "prior"])
+    rows = read(tmp_path, "bars")["bars"]
+    assert {(row["run"], row["class"]): row["iou"] for row in rows if row["class"] in "def"} == {
+        ("HMNet", "d"): pytest.approx(30),
+        ("HMNet", "e"): None,
+        ("prior", "d"): 50,
+        ("prior", "e"): 70,
+        ("prior", "f"): 90,
+    }
+    with (tmp_path / "bars.csv").open() as file:
+        assert [row["iou"] for row in csv.DictReader(file)][:2] == [str(rows[0]["iou"]), ""]
+
+
+@pytest.mark.parametrize(
+    ("command", "more", "message"),
+    [
+        ("panels", [], "compares two networks: give --against FILE"),
+        ("panels", ["--against-opts", "split", "1"], "split: 0 and 1: both need the same episodes"),
+        ("panels", ["--against-opts", "width", "16", "--names", "one"], "--names one: should be 2 different names"),
+        (
+            "panels",
+            ["--against-opts", "srm", "basic", "--numbers", "7"],
+            "--numbers 7: the test has the episodes 0 to 6",
+        ),
+        ("states", ["--count", "0"], "--count 0: should be at least 1"),
+        ("states", ["--opts", "exp", "nowhere"], "nowhere/.*best_1shot.pth: no such weights"),
+        ("interception", ["--opts", "fusion", "concat"], "unexpected|missing|no hybrid"),
+    ],
+)
+def test_mistakes_are_one_line(words: list[str], command: str, more: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        main([command, *words, *more])
+
+
+def test_networks_are_named_by_their_differences(cfg: Config) -> None:
+    other = cfg.model_copy(update={"ensemble": False, "fusion": "concat", "print_freq": 3})
+    assert describe(cfg, other) == ["fusion hmnet, ensemble true", "fusion concat, ensemble false"]
+    assert describe(cfg, cfg) == [str(cfg.experiment_dir / "snapshot/best_1shot.pth")] * 2

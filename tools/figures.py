@@ -1,0 +1,274 @@
+"""Figures for papers: `python -m tools.figures {panels,states,interception,curves,bars} --help`.
+
+Each command writes PDF and PNG and, beside them, the drawn numbers as JSON. `panels` is the paper's Figure 4, `states`
+its Figure 5 and `interception` its Figure 7.
+"""
+
+import argparse
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dataset.dataset import test_dataset
+from dataset.index import class_names
+from model import build_model
+from model.hmnet import HMNet
+from model.inference import prepare_inference
+from tools.analysis import enhancement, state_cosines, visits
+from tools.history import as_rows, read_bars, read_course, short_names
+from tools.paper import published
+from tools.plots import draw_bars, draw_curves, draw_enhancement, draw_states, save
+from util.checkpoint import load_weights
+from util.config import Config, load_config
+from util.distributed import pick_device
+from util.errors import UserError, run_main
+from util.evaluation import EpisodeSet, Outcome, find_weights, make_episodes, run_episodes
+from util.files import write_aside
+from util.image import read_image, resize_image
+from util.visualize import GAP, PAPER, Picture, encode_image, episode_panel, overlay
+
+SAME_DATA = ("data_set", "data_root", "val_list", "split", "folds", "use_split_coco", "shot", "protocol", "ann_type")
+KINDS = ("before", "without", "with")  # QIM
+TOLD = ("fusion", "self_blocks", "srm", "qim", "ensemble", "blocks", "manual_seed", "weight")  # in names, if different
+
+
+def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tools.figures", description="Draw figures for papers.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    about = {
+        "panels": "Figure 4: the same episodes segmented by two networks",
+        "states": "Figure 5: the support in SRM's hidden state, segment by segment, with and without recap",
+        "interception": "Figure 7: query and support foreground before the block, and after it without and with QIM",
+    }
+    for name, text in about.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--config", required=True, help="YAML file of the first network")
+        command.add_argument("--opts", nargs="*", default=[], help="key value ..., instead of the config's")
+        command.add_argument("--against", metavar="FILE", help="the second network's; default: the first one's")
+        command.add_argument("--against-opts", nargs="*", metavar="OPT", help="key value ..., for the second network")
+        if name == "panels":
+            command.add_argument("--count", type=int, default=6, help="episodes, spread over the list of the test")
+            command.add_argument("--numbers", nargs="+", type=int, help="these episodes of the list instead")
+        else:
+            command.add_argument("--count", type=int, default=50, help="episodes, spread over the list of the test")
+    curves = commands.add_parser("curves", help="loss and accuracy in training, mIoU in validation")
+    curves.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a training, or its result.json")
+    bars = commands.add_parser("bars", help="IoU of every class")
+    bars.add_argument("runs", nargs="+", type=Path, metavar="RESULT", help="result_test_*.json")
+    for command in commands.choices.values():
+        command.add_argument("--names", nargs="+", metavar="NAME", help="of the networks or runs, for the legend")
+        command.add_argument("--out", type=Path, default=Path("exp/figures"), help="folder for the figures")
+    return parser.parse_args(words)
+
+
+def two_configs(arguments: argparse.Namespace, default: Sequence[str]) -> tuple[Config, Config]:
+    """Both networks' configs: the second is that of --against, or the first with --against-opts (or `default`).
+
+    Raises UserError when they would not see the same episodes.
+    """
+    first = load_config(arguments.config, arguments.opts)
+    changes = default if arguments.against_opts is None else arguments.against_opts
+    if arguments.against:
+        second = load_config(arguments.against, arguments.against_opts or [])
+    elif changes:
+        second = load_config(arguments.config, [*arguments.opts, *changes])
+    else:
+        raise UserError("panels compares two networks: give --against FILE or --against-opts key value ...")
+    for key in SAME_DATA:
+        if getattr(first, key) != getattr(second, key):
+            raise UserError(f"{key}: {getattr(first, key)!r} and {getattr(second, key)!r}: both need the same episodes")
+    return first, second
+
+
+def name_runs(given: Sequence[str] | None, names: Sequence[str]) -> list[str]:
+    """The names for a legend; UserError when there are too few or too many, or two alike."""
+    chosen = list(given or names)
+    if len(chosen) != len(names) or len(set(chosen)) < len(chosen):
+        raise UserError(f"--names {' '.join(chosen)}: should be {len(names)} different names")
+    return chosen
+
+
+def describe(first: Config, second: Config) -> list[str]:
+    """Names of two networks by the settings in which they differ."""
+    keys = [key for key in TOLD if getattr(first, key) != getattr(second, key)]
+    names = [", ".join(f"{key} {getattr(cfg, key)}" for key in keys).lower() for cfg in (first, second)]
+    return names if keys else [str(find_weights(cfg)) for cfg in (first, second)]
+
+
+def load_network(cfg: Config) -> HMNet:
+    """The trained network of a config, ready for inference."""
+    path = find_weights(cfg)
+    model = build_model(cfg, pretrained=False)
+    load_weights(model, path)
+    return prepare_inference(model.to(pick_device(cfg.device)))
+
+
+def spread(cfg: Config, count: int, numbers: Sequence[int] | None = None) -> EpisodeSet:
+    """`count` of the test's episodes at equal distances, or those of these numbers."""
+    chosen = make_episodes(cfg, cfg.seeds[0], cfg.test_episodes)
+    total = len(chosen.episodes)
+    if count < 1:
+        raise UserError(f"--count {count}: should be at least 1")
+    places = list(numbers or dict.fromkeys(i * total // count for i in range(count)))
+    if wrong := [place for place in places if not 0 <= place < total]:
+        raise UserError(f"--numbers {wrong[0]}: the test has the episodes 0 to {total - 1} (test_episodes)")
+    return chosen._replace(episodes=[chosen.episodes[place] for place in places])
+
+
+def panels(arguments: argparse.Namespace) -> list[Path]:
+    """Figure 4: support(s) | query | truth | first network | second network, a row per episode."""
+    first, second = two_configs(arguments, [])
+    names = name_runs(arguments.names, describe(first, second))
+    episode_set = spread(first, arguments.count, arguments.numbers)
+    outcomes: list[list[Outcome]] = []
+    for cfg in (first, second):
+        seen: list[Outcome] = []
+        run_episodes(load_network(cfg), cfg, episode_set, observe=seen.append)
+        outcomes.append(sorted(seen, key=lambda outcome: outcome.number))
+    classes, pictures, rows = class_names(first), [], []
+    for episode, *both in zip(episode_set.episodes, *outcomes, strict=True):
+        query, *supports = (read_image(episode_set.files[name][0]) for name in both[0].names)
+        shots = list(zip(supports, both[0].support_mask.numpy(), strict=True))
+        predictions = {n: (o.prediction.cpu().numpy(), o.iou) for n, o in zip(names, both, strict=True)}
+        shown = classes[episode.class_id]
+        pictures.append(episode_panel(shots, query, both[0].truth.cpu().numpy(), predictions, shown))
+        iou = {name: value for name, (_, value) in predictions.items()}
+        rows.append({"query": both[0].names[0], "support": both[0].names[1:], "class": shown, "iou": iou})
+    content = {**about("figure 4", (first, second), episode_set), "rows": rows}
+    written = [arguments.out / f"figure4.{suffix}" for suffix in ("pdf", "png", "json")]
+    for path in written[:2]:
+        write_aside(path, encode_image(stack(pictures), path.suffix))
+    write_aside(written[2], json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return written
+
+
+def stack(pictures: Sequence[Picture]) -> Picture:
+    """Pictures one below the other, flush left."""
+    width = max(picture.shape[1] for picture in pictures)
+    sheet = np.full((sum(p.shape[0] for p in pictures) + GAP * (len(pictures) - 1), width, 3), PAPER, np.uint8)
+    top = 0
+    for picture in pictures:
+        sheet[top : top + picture.shape[0], : picture.shape[1]] = picture
+        top += picture.shape[0] + GAP
+    return sheet
+
+
+def states(arguments: argparse.Namespace) -> list[Path]:
+    """Figure 5: the support in the first SRM's state after each segment; by default without recap: `srm basic`."""
+    configs = two_configs(arguments, ["srm", "basic"])
+    names = name_runs(arguments.names, describe(*configs))
+    episode_set = spread(configs[0], arguments.count)
+    series: dict[str, Any] = {}
+    maps: dict[str, Any] = {}
+    for name, cfg in zip(names, configs, strict=True):
+        found = [state_cosines(next(visits(model, item))) for model, item in items(cfg, episode_set)]
+        series[name] = {
+            "after_support": moments([one.support_maxima for one in found]),
+            "after_query": moments([one.query_maxima for one in found]),
+        }
+        maps[name] = found[0].after_support.cpu().numpy(), found[0].after_query.cpu().numpy()
+    numbers = {
+        **about("figure 5", configs, episode_set),
+        "series": series,
+        "published": published("figure5_hidden_state"),
+    }
+    picture = support_picture(configs[0], episode_set)
+    return save(arguments.out / "figure5", lambda: draw_states(numbers, maps, picture), numbers)
+
+
+def interception(arguments: argparse.Namespace) -> list[Path]:
+    """Figure 7: what each hybrid block does to the query's object, with QIM and by default with `qim none`."""
+    configs = two_configs(arguments, ["qim", "none"])
+    episode_set = spread(configs[0], arguments.count)
+    found = [[enhancement(model, item) for model, item in items(cfg, episode_set)] for cfg in configs]
+    blocks = sorted(set.intersection(*({number for one in half for number in one} for half in found)))
+    if not blocks:
+        raise UserError("the networks have no hybrid block at the same place, or no episode shows an object")
+    rows = []
+    for chosen in [*([block] for block in blocks), blocks]:
+        with_qim, without = ([one[b] for one in half for b in chosen if b in one] for half in found)
+        values = [[x for x, _ in with_qim], [x for _, x in without], [x for _, x in with_qim]]
+        keyed = {k: moments([torch.tensor([x]) for x in v])[0] for k, v in zip(KINDS, values, strict=True)}
+        rows.append({"name": "mean" if chosen is blocks else f"block {chosen[0] + 1}", **keyed})
+    paper = zip(KINDS, published("figure7_qim"), strict=True)
+    rows.append({"name": "published", **{key: {"mean": value, "std": None} for key, value in paper}})
+    numbers = {**about("figure 7", configs, episode_set), "rows": rows}
+    return save(arguments.out / "figure7", lambda: draw_enhancement(numbers), numbers)
+
+
+def curves(arguments: argparse.Namespace) -> list[Path]:
+    """Learning curves of any number of trainings."""
+    courses = [read_course(path) for path in arguments.runs]
+    names = name_runs(arguments.names, short_names(arguments.runs))
+    named = dict(zip(names, courses, strict=True))
+    numbers = {"kind": "curves", "runs": {k: {**asdict(v), "path": str(v.path)} for k, v in named.items()}}
+    return save(arguments.out / "curves", lambda: draw_curves(named), numbers)
+
+
+def bars(arguments: argparse.Namespace) -> list[Path]:
+    """IoU by class of any number of tests, also as CSV."""
+    tests = [read_bars(path) for path in arguments.runs]
+    names = name_runs(arguments.names, short_names(arguments.runs))
+    rows = as_rows(tests, names)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_aside(arguments.out / "bars.csv", text.getvalue())
+    named = dict(zip(names, tests, strict=True))
+    return [
+        *save(arguments.out / "bars", lambda: draw_bars(named), {"kind": "bars", "bars": rows}),
+        arguments.out / "bars.csv",
+    ]
+
+
+def items(cfg: Config, episode_set: EpisodeSet) -> Iterator[tuple[HMNet, dict[str, Any]]]:
+    """The trained network with each of the episodes."""
+    model, dataset = load_network(cfg), test_dataset(cfg, *episode_set)
+    for number in tqdm(range(len(dataset)), "episodes", leave=False, disable=None):
+        yield model, dataset[number]
+
+
+def about(kind: str, configs: Sequence[Config], episode_set: EpisodeSet) -> dict[str, Any]:
+    """Where a figure's numbers come from."""
+    weights = [str(find_weights(cfg)) for cfg in configs]
+    return {"kind": kind, "weights": weights, "episodes": len(episode_set.episodes)}
+
+
+def moments(values: Sequence[Tensor]) -> list[dict[str, float | None]]:
+    """Mean and standard deviation over the first dimension, in per cent, of cosines (P,) of every episode."""
+    columns = (100 * torch.stack(list(values))).T.tolist()
+    return [{"mean": fmean(column), "std": stdev(column) if len(column) > 1 else None} for column in columns]
+
+
+def support_picture(cfg: Config, episode_set: EpisodeSet) -> Picture:
+    """The first support of the first episode with its mask."""
+    item = test_dataset(cfg, *episode_set)[0]
+    image = read_image(episode_set.files[item["names"][1]][0]).astype(np.float32)
+    square = resize_image(image, cfg.val_size, cfg.val_size).round().clip(0, 255).astype(np.uint8)
+    return overlay(square, item["support_mask"][0].numpy())
+
+
+FIGURES = {"panels": panels, "states": states, "interception": interception, "curves": curves, "bars": bars}
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Draw one figure and say where it is."""
+    arguments = parse_arguments(words)
+    for path in FIGURES[arguments.command](arguments):
+        print(path)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,174 @@
+"""Drawing with matplotlib, for print: vector PDF and a PNG of the same, text that stays text, colour-blind-safe."""
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from tools.history import Bars, Course
+from util.files import write_aside
+from util.visualize import PALETTE, Picture
+
+STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # TrueType, as conferences want it
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4,
+}
+COLUMN, PAGE = 3.4, 6.9  # inches
+ORDER = (6, 0, 3, 4, 1, 2, 5)  # of the palette, for lines and bars: blue and orange first
+COLORS = [tuple(channel / 255 for channel in PALETTE[i]) for i in ORDER]
+PUBLISHED = "0.45"  # grey
+MARKERS = "os^Dv<>"
+
+
+def color(number: int) -> tuple[float, ...]:
+    """The colour of line or bar 0, 1, ..."""
+    return COLORS[number % len(COLORS)]
+
+
+def save(path: Path, draw: Callable[[], Figure], numbers: Mapping[str, Any]) -> list[Path]:
+    """Write `path` with the suffixes .pdf and .png, and .json with the numbers that are drawn; returns the files."""
+    written = [path.with_suffix(suffix) for suffix in (".pdf", ".png", ".json")]
+    with matplotlib.rc_context(STYLE):
+        figure = draw()
+        for file in written[:2]:
+            buffer = io.BytesIO()
+            metadata = {"CreationDate": None} if file.suffix == ".pdf" else {}
+            figure.savefig(buffer, format=file.suffix[1:], dpi=300, bbox_inches="tight", metadata=metadata)
+            write_aside(file, buffer.getvalue())
+    write_aside(written[2], json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
+    return written
+
+
+def draw_states(numbers: Mapping[str, Any], maps: Mapping[str, Any], picture: Picture) -> Figure:
+    """Figure 5. `numbers["series"]`: by name, after_support and after_query with mean and std, per cent.
+
+    `maps`: by name, the maps (P, p, p) after support and after query of the episode whose support `picture` shows.
+    """
+    figure = Figure(figsize=(PAGE, 4.4), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.25, 1)).flat
+    draw_segments(top.subplots(), numbers)
+    patches = len(next(iter(maps.values()))[1])
+    shown = sorted({0, 1, patches - 1})
+    axes = bottom.subplots(len(maps), 1 + 2 * len(shown), squeeze=False)
+    values = np.concatenate([np.ravel(part) for pair in maps.values() for part in pair])
+    limits = {"vmin": float(values.min()), "vmax": float(values.max()), "cmap": "viridis"}
+    for row, (name, (after_support, after_query)) in zip(axes, maps.items(), strict=True):
+        row[0].imshow(picture)
+        row[0].set_ylabel(name)
+        for place, patch in enumerate(shown):
+            if patch < len(after_support):
+                image = row[1 + 2 * place].imshow(after_support[patch], **limits)
+            image = row[2 + 2 * place].imshow(after_query[patch], **limits)
+    titles = ["support", *(title for patch in shown for title in ("after support", f"after patch {patch + 1}"))]
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=7)
+    for axis in axes.flat:
+        axis.grid(False)
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    bottom.colorbar(image, ax=axes, label="cosine", shrink=0.9, aspect=14)
+    return figure
+
+
+def draw_segments(axis: Axes, numbers: Mapping[str, Any]) -> None:
+    """The maximum cosine after each segment: filled markers after the support, hollow ones after a query patch."""
+    patches = 0
+    for number, (name, series) in enumerate(numbers["series"].items()):
+        supports, queries = series["after_support"], series["after_query"]
+        patches = max(patches, len(queries))
+        points = [(2 * i, row) for i, row in enumerate(supports)] + [(2 * i + 1, row) for i, row in enumerate(queries)]
+        points.sort(key=lambda point: point[0])
+        x = [place for place, _ in points]
+        mean, std = (np.array([row[key] or 0 for _, row in points]) for key in ("mean", "std"))
+        axis.fill_between(x, mean - std, mean + std, color=color(number), alpha=0.15, linewidth=0)
+        axis.plot(x, mean, color=color(number), label=name)
+        for place, row in points:
+            fill = "white" if place % 2 else color(number)
+            axis.plot(place, row["mean"], MARKERS[number], color=color(number), markerfacecolor=fill)
+    paper = numbers["published"]
+    x = list(range(2 * len(paper["after_support"])))
+    values = [value for pair in zip(paper["after_support"], paper["after_query"], strict=True) for value in pair]
+    axis.plot(x, values, "x", color=PUBLISHED, label="published (four segments of each kind)")
+    axis.set_xticks(range(2 * patches), [f"{i // 2 + 1}" if i % 2 else "S" for i in range(2 * patches)], fontsize=6)
+    axis.set(xlabel="state after the support (S) or after query patch 1, 2, ...", ylabel="maximum cosine, %")
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=3)
+
+
+def draw_enhancement(numbers: Mapping[str, Any]) -> Figure:
+    """Figure 7. `numbers["rows"]`: by block, mean over blocks, and as published: before, without and with QIM."""
+    figure = Figure(figsize=(COLUMN, 2.2), layout="constrained")
+    axis = figure.subplots()
+    kinds = {"before": "before the block", "without": "after it, without QIM", "with": "after it, with QIM"}
+    rows = numbers["rows"]
+    for place, (key, label) in enumerate(kinds.items()):
+        x = np.arange(len(rows)) + (place - 1) * 0.27
+        bars = axis.bar(x, [row[key]["mean"] for row in rows], 0.25, color=color(place), label=label)
+        axis.bar_label(bars, fmt="%.0f", fontsize=6, padding=1)
+    axis.set_xticks(range(len(rows)), [row["name"] for row in rows])
+    axis.set_ylabel("mean cosine of query and\nsupport foreground, %")
+    axis.grid(False, axis="x")
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.32), ncols=2)
+    return figure
+
+
+def draw_curves(courses: Mapping[str, Course]) -> Figure:
+    """Loss and share of hits in training and mIoU in validation, over epochs."""
+    figure = Figure(figsize=(PAGE, 2.3), layout="constrained")
+    loss, hits, miou = figure.subplots(1, 3)
+    for number, (name, course) in enumerate(courses.items()):
+        style = {"color": color(number), "marker": MARKERS[number % len(MARKERS)], "label": name}
+        loss.plot(*_sorted(course.loss), **style)
+        hits.plot(*_sorted(course.hits, 100), **style)
+        miou.plot(*_sorted({row["epoch"]: row["miou"] for row in course.validations}, 100), **style)
+    measures = sorted({course.hits_of for course in courses.values() if course.hits_of})
+    loss.set(xlabel="epoch", ylabel="training loss")
+    hits.set(xlabel="epoch", ylabel=f"training {' / '.join(measures)}, %")
+    miou.set(xlabel="epoch", ylabel="validation mIoU, %")
+    for axis in (loss, hits, miou):
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(*loss.get_legend_handles_labels(), loc="outside upper center", ncols=min(len(courses), 4))
+    return figure
+
+
+def draw_bars(tests: Mapping[str, Bars]) -> Figure:
+    """IoU of every class and of the whole, the tests side by side."""
+    keys = list(dict.fromkeys(key for test in tests.values() for key in test.values))
+    width = 0.8 / len(tests)
+    figure = Figure(figsize=(max(COLUMN, min(2 * PAGE, 0.5 + len(keys) * (0.25 + 0.18 * len(tests)))), 2.4))
+    figure.set_layout_engine("constrained")
+    axis = figure.subplots()
+    for number, (name, test) in enumerate(tests.items()):
+        known = [key for key in keys if test.values.get(key) is not None]
+        x = [keys.index(key) + (number - (len(tests) - 1) / 2) * width for key in known]
+        values = np.array([test.values[key] for key in known], dtype=float)
+        axis.bar(x, values, 0.92 * width, color=color(number), label=name)
+        limited = [i for i, key in enumerate(known) if key in test.low]
+        error = [(values[i] - test.low[known[i]], test.high[known[i]] - values[i]) for i in limited]
+        if error:
+            places = [x[i] for i in limited]
+            axis.errorbar(places, values[limited], np.array(error).T, fmt="none", color="black", capsize=2, linewidth=1)
+    axis.set_xticks(range(len(keys)), keys, rotation=30, ha="right", rotation_mode="anchor")
+    axis.grid(False, axis="x")
+    axis.set(ylabel="IoU, %", ylim=(0, None))
+    figure.legend(loc="outside upper center", ncols=min(len(tests), 3))
+    return figure
+
+
+def _sorted(values: Mapping[Any, float], times: float = 1) -> tuple[Sequence[float], NDArray[Any]]:
+    points = sorted(values.items())
+    return [x for x, _ in points], times * np.array([y for _, y in points])
