@@ -122,7 +122,8 @@ def draw_enhancement(numbers: Mapping[str, Any]) -> Figure:
     axis.set_xticks(range(len(rows)), [row["name"] for row in rows])
     axis.set_ylabel("mean cosine of query and\nsupport foreground, %")
     axis.grid(False, axis="x")
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.32), ncols=2)
+    axis.margins(y=0.12)
+    figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 

@@ -15,6 +15,7 @@ if [ -z "${PYTHON:-}" ]; then
     if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; fi
 fi
 export PYTHON
+python() { "$PYTHON" "$@"; } # as the commands call it
 commands=$("$PYTHON" -m tools.report "$@" --commands)
 while [ -n "$commands" ]; do
     command=${commands%%
@@ -23,6 +24,6 @@ while [ -n "$commands" ]; do
     commands=${commands#
 }
     echo "+ $command"
-    sh -c "$command"
+    eval "$command"
 done
 "$PYTHON" -m tools.report "$@"

@@ -1,0 +1,407 @@
+"""From result files to tables, and from tables to the commands that fill them."""
+
+import csv
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.toy import ROOT, toy_config, write_toy, write_weights
+from tools import benchmark, profile, report
+from tools.paper import PAPER, published
+from tools.runs import Wanted, read_runs
+from tools.tables import TABLES, Cell, Sheet, Sources, fold_cells
+from util.arguments import training_arguments
+from util.config import Config, load_config
+from util.errors import UserError
+
+PASCAL = "config/pascal/pascal_split{}_resnet50_manet.yaml"
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the project's configs and no runs."""
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def script(name: str) -> ModuleType:
+    """An entry point; test.py has the name of a package in Python's own library."""
+    spec = spec_from_file_location(f"{name}_entry_point", ROOT / f"{name}.py")
+    assert spec and spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def row(seed: int = 321, miou: float = 0.5, fb_iou: float = 0.75, seconds: float = 60.0) -> dict[str, Any]:
+    return {"seed": seed, "miou": miou, "fb_iou": fb_iou, "seconds": seconds}
+
+
+def write_run(cfg: Config, *rows: dict[str, Any], path: Path | None = None, **content: Any) -> Path:
+    """A result file as test.py writes it, as far as the report reads it."""
+    path = path or cfg.experiment_dir / f"result_test_{cfg.shot}shot{'_bbox' if cfg.ann_type == 'bbox' else ''}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    full = {"kind": "test", "method": "hmnet", "config": cfg.model_dump(), "results": [*(rows or [row()])], **content}
+    path.write_text(json.dumps(full))
+    return path
+
+
+def cells(sheet: Sheet, name: str) -> dict[str, Cell]:
+    (found,) = [row.cells for row in sheet.rows if row.name == name]
+    return dict(zip(sheet.columns, found, strict=True))
+
+
+def fill(number: int, place: Path, *more: Any) -> Sheet:
+    return TABLES[number](Sources(read_runs(place / "exp"), *more))
+
+
+def parse(command: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Config, Path | None]:
+    """Read a command back as the shell and the entry point would: its script, configuration and result file."""
+    shell, launch, processes, port, config, name, *arguments = shlex.split(command)
+    assert (shell, launch, port) == ("sh", "tools/launch.sh", "free") and processes in ("1", "gpus")
+    monkeypatch.setattr(sys, "argv", [name, "--config", config, *arguments])
+    if name in ("train.py", "train_base.py"):
+        return name, training_arguments("")[0], None
+    given = script("test").parse_arguments()
+    return name, load_config(given.config, given.opts), given.result
+
+
+def test_without_runs_a_table_is_the_paper(place: Path) -> None:
+    sheet = fill(1, place)
+    assert cells(sheet, "resnet50, 1 shot, HMNet")["fold 2"] == Cell(paper=70.0)
+    assert cells(sheet, "vgg, 5 shot, BAM")["mean"] == Cell(paper=68.8)
+    assert cells(sheet, "vgg, 5 shot, HDMNet")["FB-IoU"] == Cell()
+    assert len(sheet.rows) == 2 * (5 + 6)
+
+
+def numbers(tree: Any) -> Iterator[float]:
+    """All figures in a part of paper.yaml."""
+    for value in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else []:
+        yield from [value] if isinstance(value, float) else numbers(value)
+
+
+@pytest.mark.parametrize(("number", "rows"), list(enumerate((22, 18, 8, 4, 2, 5, 4, 4, 3), 1)))
+def test_every_table_holds_all_published_numbers(place: Path, number: int, rows: int) -> None:
+    paper = yaml.safe_load(PAPER.read_text())
+    (key,) = [key for key in paper if key.startswith(f"table{number}_")]
+    sheet = fill(number, place)
+    assert len(sheet.rows) == rows
+    assert all(len(row.cells) == len(sheet.columns) for row in sheet.rows)
+    shown = Counter(cell.paper for row in sheet.rows for cell in row.cells if cell.paper is not None)
+    assert shown == Counter(numbers(paper[key]))
+
+
+def test_a_filled_cell_and_its_difference(place: Path) -> None:
+    write_run(load_config(PASCAL.format(2)), row(miou=0.712, fb_iou=0.8))
+    cell = cells(fill(1, place), "resnet50, 1 shot, HMNet")["fold 2"]
+    assert cell.own == pytest.approx(71.2)
+    assert cell.difference == pytest.approx(1.2)
+    assert cell.spread is None
+    assert report.cell_text(cell) == "71.2 / 70.0 / +1.2"
+    assert cells(fill(1, place), "resnet50, 1 shot, HMNet")["mean"].own is None  # three folds are missing
+    for split in (0, 1, 3):
+        write_run(load_config(PASCAL.format(split)), row(miou=0.6, fb_iou=0.7))
+    filled = cells(fill(1, place), "resnet50, 1 shot, HMNet")
+    assert filled["mean"].own == pytest.approx((71.2 + 3 * 60) / 4)
+    assert filled["FB-IoU"].own == pytest.approx((80 + 3 * 70) / 4)
+
+
+def test_spread_is_over_training_seeds(place: Path) -> None:
+    for seed, miou in ((1, 0.6), (2, 0.7)):
+        write_run(load_config(PASCAL.format(0), ["manual_seed", str(seed), "exp", f"exp/{seed}"]), row(miou=miou))
+    newer = write_run(load_config(PASCAL.format(0), ["manual_seed", "2", "exp", "exp/3"]), row(miou=0.8))
+    os.utime(newer, (2e9, 2e9))  # replaces the older run with that seed
+    cell = cells(fill(1, place), "resnet50, 1 shot, HMNet")["fold 0"]
+    assert cell.own == pytest.approx(70)
+    assert cell.spread == pytest.approx(14.142136)  # of 60 and 80
+    assert report.cell_text(cell) == "70.0 ± 14.1 / 72.2 / -2.2"
+    chosen = Sources(read_runs(place / "exp"), splits=[0], training_seeds=[1, 5])
+    sheet = TABLES[1](chosen)
+    assert cells(sheet, "resnet50, 1 shot, HMNet")["fold 0"].own == pytest.approx(60)
+    assert any("manual_seed 5 exp exp/manual_seed-5" in command for command in sheet.missing)
+    assert not any("manual_seed 1 " in command and "shot1" in command for command in sheet.missing)
+
+
+def test_what_belongs_to_no_table_is_passed_over(place: Path) -> None:
+    cfg = load_config(PASCAL.format(0))
+    write_run(cfg, method="prior", path=place / "exp/a/result_prior.json")
+    write_run(cfg, kind="training", path=place / "exp/a/result.json")
+    write_run(cfg, config={"old": 1}, path=place / "exp/a/result_old.json")
+    (place / "exp/a/result_list.json").write_text("[1]")
+    assert read_runs(place / "exp") == []
+    (place / "exp/a/result_half.json").write_text('{"kind": ')
+    with pytest.raises(
+        UserError, match=r"result_half.json: not a readable JSON file \(.*\); remove it or make it again"
+    ):
+        read_runs(place / "exp")
+
+
+def test_other_settings_are_told(place: Path) -> None:
+    write_run(load_config(PASCAL.format(0), ["test_episodes", "100", "val_size", "241"]), row(miou=0.6))
+    sheet = fill(5, place)
+    assert cells(sheet, "mask")["fold 0"].own == pytest.approx(60)
+    note = "mask, fold 0: val_size 241 instead of 473, test_episodes 100 instead of 1000"
+    assert note in sheet.notes
+    write_run(load_config(PASCAL.format(0), ["exp", "exp/full"]), row(miou=0.7))  # one as wanted is preferred
+    sheet = fill(5, place)
+    assert cells(sheet, "mask")["fold 0"].own == pytest.approx(70)
+    assert note not in sheet.notes
+
+
+def test_rows_are_told_apart(place: Path) -> None:
+    """Every network of Table 3 in its own row and in no other."""
+    components = {
+        "self no, SRM none, QIM none, ensemble no": ["self_blocks", "false", "srm", "none", "qim", "none"],
+        "self yes, SRM basic, QIM none, ensemble no": ["srm", "basic", "qim", "none"],
+        "self yes, SRM recap, QIM share, ensemble no": [],
+    }
+    for number, changes in enumerate(components.values(), 1):
+        cfg = load_config(PASCAL.format(0), ["ensemble", "false", "exp", f"exp/{number}", *changes])
+        write_run(cfg, row(miou=number / 10))
+    sheet = fill(3, place)
+    found = {row.name: row.cells[0].own for row in sheet.rows if row.cells[0].own is not None}
+    assert found == {name: pytest.approx(10.0 * number) for number, name in enumerate(components, 1)}
+    assert cells(fill(8, place), "concat (BAM)")["fold 0"].own == pytest.approx(10)
+    assert cells(fill(4, place), "8")["mIoU"].own is None
+
+
+@pytest.mark.parametrize("config", [None, PASCAL.format(0)])
+@pytest.mark.parametrize("number", range(1, 9))
+def test_the_commands_make_what_is_missing(
+    place: Path, monkeypatch: pytest.MonkeyPatch, number: int, config: str | None
+) -> None:
+    """Read back as the entry points would, with results where they would write them, the commands fill the table."""
+    sources = (None, None, config) if config else ()
+    commands = [command for command in fill(number, place, *sources).missing if "tools.profile" not in command]
+    assert len(commands) == len(set(commands))
+    trained: dict[Path, Config] = {}
+    written: dict[Path, Config] = {}
+    for command in commands:
+        name, cfg, path = parse(command, monkeypatch)
+        if name == "test.py":
+            network = {
+                key: getattr(cfg, key) for key in ("split", "srm", "qim", "fusion", "blocks", "ensemble", "shot")
+            }
+            made = trained[cfg.experiment_dir / f"best_{cfg.shot}shot.pth"]
+            assert {key: getattr(made, key) for key in network} == network
+            path = path or write_run(cfg)
+            assert path not in written
+            written[path] = cfg
+            write_run(cfg, *(row(seed, seconds=5) for seed in cfg.seeds), path=path)
+        elif name == "train.py":
+            assert cfg.resume == "auto"
+            weights = cfg.experiment_dir / f"best_{cfg.shot}shot.pth"
+            assert trained.setdefault(weights, cfg) == cfg  # no two networks in one place
+    assert written
+    sheet = fill(number, place, *sources)
+    assert [command for command in sheet.missing if "tools.profile" not in command] == []
+    assert [note for note in sheet.notes if "instead of" in note] == []
+    own = [row for row in sheet.rows if number > 2 or row.name.endswith("HMNet")]
+    assert {row.cells[0].own for row in own} == {50.0}
+
+
+def test_only_what_is_missing_is_trained(place: Path) -> None:
+    wanted = Wanted(PASCAL.format(0), {"srm": "basic"})
+    base, train, test = wanted.commands()
+    assert ["train_base.py" in base, "train.py" in train, "test.py" in test] == [True] * 3
+    wanted.cfg.base_learner_path.parent.mkdir(parents=True)
+    wanted.cfg.base_learner_path.touch()
+    assert wanted.commands() == [train, test]
+    snapshots = wanted.cfg.experiment_dir / "snapshot"
+    snapshots.mkdir(parents=True)
+    (snapshots / "best_1shot.pth").touch()
+    assert wanted.commands() == [test]
+    course = wanted.cfg.experiment_dir / "result.json"
+    course.write_text('{"kind": "training", "finished": false}')  # an interrupted training has to go on first
+    assert wanted.commands() == [train, test]
+    course.unlink()
+    (snapshots / "best_1shot.pth").rename(snapshots / "train_epoch_210_0.7216.pth")
+    assert wanted.commands() == [f"{test} weight train_epoch_210_0.7216.pth"]
+
+
+def test_measurements_fill_tables_4_and_9(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fill(9, place).missing == ["python -m tools.benchmark"]
+    assert fill(4, place).missing[-1] == f"python -m tools.profile --config {PASCAL.format(0)}"
+    for module, command in ((benchmark, fill(9, place).missing[0]), (profile, fill(4, place).missing[-1])):
+        monkeypatch.setattr(sys, "argv", shlex.split(command)[2:])
+        assert load_config(module.parse_arguments().config).shot == 1
+    swept = {"hmnet": {"points": [{"size": 473, "cold": 0.5}, {"size": 633, "error": "killed"}], "line": None}}
+    for kind, content in (
+        ("benchmark", {"sweep": swept}),
+        ("profile", {"blocks": {"4": {"parameters": 33.5e6, "gflop": 400.0, "fps": 2.0}}}),
+    ):
+        (place / "exp" / kind).mkdir(parents=True)
+        (place / "exp" / kind / f"{kind}.json").write_text(json.dumps({"kind": kind, **content}))
+    measured = [report.find_json(place / "exp", kind) for kind in ("benchmark", "profile")]
+    sizes = cells(fill(9, place, *measured), "HMNet")
+    assert sizes["473"] == Cell(own=2000.0, paper=402.4)
+    assert sizes["633"] == Cell(paper=576.9)
+    blocks = cells(fill(4, place, *measured), "4")
+    assert [blocks[key].own for key in ("parameters M", "GFLOP", "frames/s")] == [33.5, 400.0, 2.0]
+    quick = place / "exp/quick/benchmark.json"
+    quick.parent.mkdir()
+    quick.write_text(json.dumps({"kind": "benchmark", "quick": True, "sweep": {}}))
+    os.utime(quick, (2e9, 2e9))
+    assert report.find_json(place / "exp", "benchmark") == measured[0]
+
+
+def test_no_mean_over_some_folds() -> None:
+    assert fold_cells([None, None]) == [Cell()] * 4
+
+
+def run_report(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["report", *words])
+    report.main()
+
+
+def test_files_in_three_formats(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(load_config(PASCAL.format(2)), row(miou=0.712))
+    run_report(monkeypatch, "--out", "tables")
+    printed = capsys.readouterr().out
+    assert [int(number) for number in re.findall(r"^## Table (\d)", printed, re.M)] == list(range(1, 10))
+    assert "| 71.2 / 70.0 / +1.2 |" in printed
+    assert published("table5_weak_labels")["bbox"][0] == 71.6 and "- / 71.6" in printed
+    for number in TABLES:
+        tex = (place / f"tables/table{number}.tex").read_text()
+        body = tex[tex.index(r"\toprule") : tex.index(r"\bottomrule")].splitlines()
+        columns = {line.count(" & ") for line in body if line.endswith(r"\\")}
+        assert len(columns) == 1 and columns != {0}
+        assert not re.search(r"(?<!\\)[_%#]", tex)
+        with (place / f"tables/table{number}.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        markdown = (place / f"tables/table{number}.md").read_text().splitlines()
+        lines = [line for line in markdown if line.startswith("|")][2:]
+        assert len(rows) == sum(line.replace("\\|", "").count("|") - 2 for line in lines)
+    with (place / "tables/table5.csv").open() as file:
+        (cell,) = [line for line in csv.DictReader(file) if line["row"] == "mask" and line["column"] == "fold 2"]
+    assert (float(cell["own"]), float(cell["published"])) == (pytest.approx(71.2), 70.0)
+    assert float(cell["difference"]) == pytest.approx(1.2)
+
+
+def test_commands_are_told_once(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_report(monkeypatch, "3", "8", "--splits", "1", "--commands", "--out", "tables")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(set(lines)) == 1 + 2 * (8 + 2)  # one base learner; two of Table 8's four are in Table 3
+    assert not (place / "tables").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["10"], "there is no Table 10: the paper's tables are 1 to 9"),
+        (["3", "--splits", "4"], "--splits 4: the paper has folds 0 to 3"),
+        (["3", "--config", "nowhere.yaml"], "nowhere.yaml: cannot read this config file"),
+    ],
+)
+def test_mistakes_are_one_line(place: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run_report(monkeypatch, *words)
+
+
+def toy(folder: Path) -> Config:
+    """A toy experiment, its config in toy.yaml."""
+    write_toy(folder / "toy")
+    cfg = toy_config(folder, epochs=1, base_epochs=1, val_start_epoch=0, val_episodes=2, batch_size=4)
+    (folder / "toy.yaml").write_text(cfg.to_yaml())
+    return cfg
+
+
+def test_the_report_reads_what_a_test_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = toy(tmp_path)
+    write_weights(cfg)
+    monkeypatch.setattr(sys, "argv", ["test.py", "--config", str(tmp_path / "toy.yaml")])
+    script("test").main()
+    capsys.readouterr()
+    figures = json.loads((cfg.experiment_dir / "result_test_1shot.json").read_text())["results"][0]
+    words = ["--config", str(tmp_path / "toy.yaml"), "--exp", cfg.exp, "--out", str(tmp_path / "tables")]
+    run_report(monkeypatch, "3", *words, "--splits", "0")
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if "ensemble yes" in line]
+    own = f"{100 * figures['miou']:.1f}"
+    assert [cell.strip().split(" / ")[0] for cell in line.split("|")[2:4]] == [own, own]
+    run_report(monkeypatch, "5", *words, "--splits", "0", "--commands")
+    (command,) = capsys.readouterr().out.splitlines()  # the weights are there, and the test with masks is done
+    assert "test.py --opts split 0 ann_type bbox" in command
+
+
+FAKE = """#!/bin/sh
+echo "$*" >> "$RECORD"
+case "$*" in
+    *--commands) printf '%s' "$COMMANDS" ;;
+    fails*) exit 3 ;;
+esac
+"""
+
+
+@pytest.fixture
+def reproduce(tmp_path: Path) -> Any:
+    """Call tools/reproduce.sh with an interpreter that only writes down what it was asked; its record and exit code."""
+    fake = tmp_path / "fake python"
+    fake.write_text(FAKE)
+    fake.chmod(0o755)
+
+    def call(commands: str, *words: str) -> tuple[list[str], int]:
+        record = tmp_path / "record"
+        record.write_text("")
+        env = {**os.environ, "PYTHON": str(fake), "RECORD": str(record), "COMMANDS": commands}
+        done = subprocess.run(
+            ["sh", str(ROOT / "tools/reproduce.sh"), *words], env=env, cwd=tmp_path, capture_output=True
+        )
+        return record.read_text().splitlines(), done.returncode
+
+    return call
+
+
+def test_reproduce_runs_the_commands_in_order(reproduce: Any) -> None:
+    commands = "python -m tools.benchmark\nsh tools/launch.sh 1 free config/demo.yaml test.py --opts exp 'a b'\n"
+    record, code = reproduce(commands, "9", "--exp", "e")
+    assert code == 0
+    assert record == [
+        "-m tools.report 9 --exp e --commands",
+        "-m tools.benchmark",
+        "test.py --config config/demo.yaml --opts exp a b",
+        "-m tools.report 9 --exp e",
+    ]
+
+
+def test_reproduce_without_anything_missing(reproduce: Any) -> None:
+    assert reproduce("", "3") == (["-m tools.report 3 --commands", "-m tools.report 3"], 0)
+
+
+def test_reproduce_stops_at_a_failure(reproduce: Any) -> None:
+    record, code = reproduce("python fails\npython -m tools.benchmark\n", "3")
+    assert (record, code) == (["-m tools.report 3 --commands", "fails"], 3)
+    assert reproduce("") == ([], 2)
+
+
+@pytest.mark.slow
+def test_reproduce_a_table(tmp_path: Path) -> None:
+    """Base learner, meta-training and both tests of Table 5, and nothing the second time."""
+    cfg = toy(tmp_path)
+    words = ["sh", "tools/reproduce.sh", "5", "--config", str(tmp_path / "toy.yaml"), "--splits", "0"]
+    words += ["--exp", cfg.exp, "--out", str(tmp_path / "tables")]
+    env = {**os.environ, "PYTHON": sys.executable, "NPROC": "1"}
+    first, second = (subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True) for _ in range(2))
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert sum(line.startswith("+ ") for line in first.stdout.splitlines()) == 4
+    assert "+ " not in second.stdout.replace("/ +", "")
+    assert "Missing" not in second.stdout
