@@ -18,6 +18,8 @@ from tools.tables import TABLES, Cell, Sheet, Sources
 from util.errors import UserError, run_main
 from util.files import write_aside
 
+INTERVALS = "mean IoU of the episodes and its 95 % interval"
+INTERVAL_LEGEND = "Bootstrap over the episodes of a test; limits averaged over training seeds where there are several."
 LEGEND = "Cells: this project's figure (± standard deviation over training seeds) / published / difference."
 
 
@@ -63,6 +65,20 @@ def as_table(sheet: Sheet) -> Table:
     return Table(sheet.title, ("", *sheet.columns), rows, [LEGEND, f"Published: {SOURCE}", *sheet.notes])
 
 
+def interval_table(sheet: Sheet) -> Table | None:
+    """How sure the figures of the rows with runs are, as far as it depends on the episodes; None without runs."""
+    told = {name: folds for name, folds in sheet.runs.items() if any(folds.values())}
+    if not told:
+        return None
+    rows: list[Sequence[str]] = []
+    for name, folds in told.items():
+        found = folds.values()
+        texts = (f"{x.episode_iou:.1f} [{x.interval[0]:.1f}, {x.interval[1]:.1f}]" if x else "-" for x in found)
+        rows.append((name, *texts))
+    columns = [f"fold {split}" for split in next(iter(told.values()))]
+    return Table(f"{sheet.title.split(':')[0]}: {INTERVALS}", ("", *columns), rows, [INTERVAL_LEGEND])
+
+
 def as_csv(sheets: Mapping[int, Sheet]) -> str:
     """A line per cell."""
     text = io.StringIO()
@@ -76,8 +92,8 @@ def as_csv(sheets: Mapping[int, Sheet]) -> str:
 
 
 def as_markdown(sheet: Sheet) -> str:
-    """The table and the commands for what it lacks."""
-    text = as_table(sheet).markdown()
+    """The table, its intervals and the commands for what it lacks."""
+    text = "\n".join(table.markdown() for table in (as_table(sheet), interval_table(sheet)) if table)
     if sheet.missing:
         text += "\nMissing; these commands would make it:\n\n```sh\n" + "\n".join(sheet.missing) + "\n```\n"
     return text
@@ -95,7 +111,8 @@ def main() -> None:
         return
     for number, sheet in sheets.items():
         write_aside(arguments.out / f"table{number}.md", as_markdown(sheet))
-        write_aside(arguments.out / f"table{number}.tex", as_table(sheet).latex())
+        tables = as_table(sheet), interval_table(sheet)
+        write_aside(arguments.out / f"table{number}.tex", "\n".join(table.latex() for table in tables if table))
         write_aside(arguments.out / f"table{number}.csv", as_csv({number: sheet}))
     print("\n".join(map(as_markdown, sheets.values())))
 

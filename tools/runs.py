@@ -33,6 +33,8 @@ class Measured(NamedTuple):
     miou: float  # in per cent
     fb_iou: float  # in per cent
     seconds: float
+    episode_iou: float  # mean over episodes, in per cent
+    interval: tuple[float, float]  # 95 % bootstrap interval of that mean
 
 
 class Figures(NamedTuple):
@@ -42,6 +44,8 @@ class Figures(NamedTuple):
     miou_spread: float | None  # standard deviation over the runs
     fb_iou: float
     seconds: float
+    episode_iou: float
+    interval: tuple[float, float]  # limits, each averaged over the runs
     runs: int
     differences: tuple[str, ...]  # from the settings that were wanted
 
@@ -96,8 +100,17 @@ class Wanted:
         newest = list({run.cfg.manual_seed: run for difference, run in told if difference == nearest}.values())
         mious = [run.miou for run in newest]
         spread = stdev(mious) if len(mious) > 1 else None
-        rest = fmean(run.fb_iou for run in newest), fmean(run.seconds for run in newest)
-        return Figures(fmean(mious), spread, *rest, len(newest), nearest)
+        low, high = (fmean(limits) for limits in zip(*(run.interval for run in newest), strict=True))
+        return Figures(
+            miou=fmean(mious),
+            miou_spread=spread,
+            fb_iou=fmean(run.fb_iou for run in newest),
+            seconds=fmean(run.seconds for run in newest),
+            episode_iou=fmean(run.episode_iou for run in newest),
+            interval=(low, high),
+            runs=len(newest),
+            differences=nearest,
+        )
 
     def commands(self) -> list[str]:
         """What makes this run, as far as it is not made: base learner, meta-training, test."""
@@ -159,8 +172,9 @@ def read_runs(exp: Path) -> list[Measured]:
             continue
         time = path.stat().st_mtime
         for row in content["results"]:
-            figures = 100 * row["miou"], 100 * row["fb_iou"], row["seconds"]
-            runs.append(Measured(path, time, cfg, row["seed"], *figures))
+            figures = 100 * row["miou"], 100 * row["fb_iou"], row["seconds"], 100 * row["mean_episode_iou"]
+            low, high = (100 * limit for limit in row["interval"])
+            runs.append(Measured(path, time, cfg, row["seed"], *figures, (low, high)))
     return runs
 
 

@@ -53,6 +53,7 @@ class Sheet:
     rows: list[Row] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    runs: dict[str, dict[int, Figures | None]] = field(default_factory=dict)  # by row and fold
 
     def add(self, name: str, own: Sequence[Cell], paper: Sequence[float | None]) -> None:
         """Add a row of one cell per column."""
@@ -115,6 +116,7 @@ class Sources(NamedTuple):
             found.append(figures)
             if figures and figures.differences:
                 sheet.notes.append(f"{name}, fold {split}: {', '.join(figures.differences)}")
+        sheet.runs[name] = dict(zip(self.folds, found, strict=True))
         return found
 
 

@@ -46,7 +46,8 @@ def script(name: str) -> ModuleType:
 
 
 def row(seed: int = 321, miou: float = 0.5, fb_iou: float = 0.75, seconds: float = 60.0) -> dict[str, Any]:
-    return {"seed": seed, "miou": miou, "fb_iou": fb_iou, "seconds": seconds}
+    about_episodes = {"mean_episode_iou": miou - 0.1, "interval": [miou - 0.2, miou]}
+    return {"seed": seed, "miou": miou, "fb_iou": fb_iou, "seconds": seconds, **about_episodes}
 
 
 def write_run(cfg: Config, *rows: dict[str, Any], path: Path | None = None, **content: Any) -> Path:
@@ -257,6 +258,16 @@ def test_measurements_fill_tables_4_and_9(place: Path, monkeypatch: pytest.Monke
     assert report.find_json(place / "exp", "benchmark") == measured[0]
 
 
+def test_intervals_of_what_has_been_run(place: Path) -> None:
+    assert report.interval_table(fill(1, place)) is None
+    write_run(load_config(PASCAL.format(1)), row(miou=0.6))
+    write_run(load_config(PASCAL.format(1), ["manual_seed", "2", "exp", "exp/2"]), row(miou=0.7))
+    table = report.interval_table(fill(1, place))
+    assert table.columns == ("", "fold 0", "fold 1", "fold 2", "fold 3")
+    assert table.rows == [("resnet50, 1 shot, HMNet", "-", "55.0 [45.0, 65.0]", "-", "-")]
+    assert report.interval_table(fill(4, place)) is None  # without the ensemble: another network
+
+
 def test_no_mean_over_some_folds() -> None:
     assert fold_cells([None, None]) == [Cell()] * 4
 
@@ -272,7 +283,7 @@ def test_files_in_three_formats(
     write_run(load_config(PASCAL.format(2)), row(miou=0.712))
     run_report(monkeypatch, "--out", "tables")
     printed = capsys.readouterr().out
-    assert [int(number) for number in re.findall(r"^## Table (\d)", printed, re.M)] == list(range(1, 10))
+    assert [int(number) for number in re.findall(r"^## Table (\d): (?!mean)", printed, re.M)] == list(range(1, 10))
     assert "| 71.2 / 70.0 / +1.2 |" in printed
     assert published("table5_weak_labels")["bbox"][0] == 71.6 and "- / 71.6" in printed
     for number in TABLES:
@@ -283,8 +294,8 @@ def test_files_in_three_formats(
         assert not re.search(r"(?<!\\)[_%#]", tex)
         with (place / f"tables/table{number}.csv").open() as file:
             rows = list(csv.DictReader(file))
-        markdown = (place / f"tables/table{number}.md").read_text().splitlines()
-        lines = [line for line in markdown if line.startswith("|")][2:]
+        first = (place / f"tables/table{number}.md").read_text().split("\n## ")[0]
+        lines = [line for line in first.splitlines() if line.startswith("|")][2:]
         assert len(rows) == sum(line.replace("\\|", "").count("|") - 2 for line in lines)
     with (place / "tables/table5.csv").open() as file:
         (cell,) = [line for line in csv.DictReader(file) if line["row"] == "mask" and line["column"] == "fold 2"]
@@ -328,7 +339,9 @@ def test_the_report_reads_what_a_test_writes(
     words = ["--config", str(tmp_path / "toy.yaml"), "--exp", cfg.exp, "--out", str(tmp_path / "tables")]
     run_report(monkeypatch, "3", *words, "--splits", "0")
     lines = capsys.readouterr().out.splitlines()
-    (line,) = [line for line in lines if "ensemble yes" in line]
+    line, interval = [line for line in lines if "ensemble yes" in line]
+    mean, limits = 100 * figures["mean_episode_iou"], [100 * limit for limit in figures["interval"]]
+    assert f"| {mean:.1f} [{limits[0]:.1f}, {limits[1]:.1f}] |" in interval
     own = f"{100 * figures['miou']:.1f}"
     assert [cell.strip().split(" / ")[0] for cell in line.split("|")[2:4]] == [own, own]
     run_report(monkeypatch, "5", *words, "--splits", "0", "--commands")
