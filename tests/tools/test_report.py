@@ -339,6 +339,7 @@ def test_the_report_reads_what_a_test_writes(
     words = ["--config", str(tmp_path / "toy.yaml"), "--exp", cfg.exp, "--out", str(tmp_path / "tables")]
     run_report(monkeypatch, "3", *words, "--splits", "0")
     lines = capsys.readouterr().out.splitlines()
+    assert f"- This project's figures are of toy, tiny, {tmp_path / 'toy.yaml'}: not of the same data." in lines
     line, interval = [line for line in lines if "ensemble yes" in line]
     mean, limits = 100 * figures["mean_episode_iou"], [100 * limit for limit in figures["interval"]]
     assert f"| {mean:.1f} [{limits[0]:.1f}, {limits[1]:.1f}] |" in interval
