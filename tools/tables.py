@@ -118,7 +118,8 @@ class Sources(NamedTuple):
                 sheet.notes.append(f"{name}, fold {split}: {', '.join(figures.differences)}")
         if self.config:
             cfg = want(self.folds[0]).cfg
-            note = f"This project's figures are of {cfg.data_set}, {cfg.backbone_name}, {self.config}: not of the same data."
+            data = f"{cfg.data_set}, {cfg.backbone_name}, {self.config}"
+            note = f"This project's figures are of {data}: not of the same data."
             sheet.notes += [note] if note not in sheet.notes else []
         sheet.runs[name] = dict(zip(self.folds, found, strict=True))
         return found
