@@ -95,7 +95,7 @@ class Predictor:
         cfg = config if isinstance(config, Config) else load_config(config)
         model = build_model(cfg, pretrained=False)
         load_weights(model, weights)
-        return cls(model, cfg.val_size, cfg.shot, pick_device(device), cfg.amp)
+        return cls(model, cfg.val_size, cfg.trained_shot or cfg.shot, pick_device(device), cfg.amp)
 
     def set_support(
         self,
@@ -151,7 +151,8 @@ class Predictor:
         shots, shot_masks = [], []
         for number, (image, mask) in enumerate(zip(images, masks, strict=True), 1):
             picture = read_image(image)
-            where = str(image) if isinstance(image, str | Path) else f"picture {number} of {name!r}"
+            where = str(image) if isinstance(image, str | Path) else f"picture {number}"
+            where += "" if name == SINGLE else f" of {name!r}"
             shots.append(self._network_input(picture))
             shot_masks.append(torch.from_numpy(self._network_mask(mask, picture.shape[:2], where)))
         with self._autocast():
@@ -208,9 +209,12 @@ def fill_boxes(boxes: Sequence[Any], size: tuple[int, ...], where: str) -> NDArr
     """The mask (h, w) of boxes; UserError for one that is empty or outside of the picture."""
     mask = np.zeros(size, np.uint8)
     for box in boxes:
-        left, top, right, bottom = (round(float(side)) for side in box)
+        try:
+            left, top, right, bottom = (round(float(side)) for side in box)
+        except (TypeError, ValueError, OverflowError):
+            left, top, right, bottom = (0, 0, 0, 0)
         if not (0 <= left < right <= size[1] and 0 <= top < bottom <= size[0]):
-            raise UserError(f"{where}: {list(box)} is no box (left, top, right, bottom) within {size[1]}x{size[0]}")
+            raise UserError(f"{where}: {box} is no box (left, top, right, bottom) within {size[1]}x{size[0]}")
         mask[top:bottom, left:right] = 1
     if not len(boxes):
         raise UserError(f"{where}: has no box")

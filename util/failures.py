@@ -13,18 +13,21 @@ RESUME = "start again with `--opts resume auto` to go on from the last checkpoin
 
 
 @contextmanager
-def plain_failures() -> Iterator[None]:
-    """Turn what goes wrong in loader workers, between processes and on the machine into a UserError of one line."""
+def plain_failures(again: str = RESUME) -> Iterator[None]:
+    """Turn what goes wrong in loader workers, between processes and on the machine into a UserError of one line.
+
+    `again` says how to go on afterwards.
+    """
     try:
         yield
     except (UserError, RuntimeError, OSError) as error:
-        line = explain(error)
+        line = explain(error, again)
         if line is None:
             raise
         raise UserError(line) from error
 
 
-def explain(error: Exception) -> str | None:
+def explain(error: Exception, again: str = RESUME) -> str | None:
     """The line that says what happened and what to do, or None for an error that is nobody's but the program's."""
     text = str(error)
     if isinstance(error, UserError):  # a loader worker hands over its whole traceback
@@ -32,11 +35,11 @@ def explain(error: Exception) -> str | None:
     first = text.strip().split("\n")[0]
     if isinstance(error, OSError):
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return f"{error.filename or 'cannot write'}: {error.strerror}; make room and {RESUME}" if full else None
+        return f"{error.filename or 'cannot write'}: {error.strerror}; make room and {again}" if full else None
     if isinstance(error, torch.OutOfMemoryError):
         return f"{first}; lower batch_size (and raise accumulate), or set checkpoint_blocks or amp"
     if "DataLoader worker" in text:
-        return f"a loader worker died, perhaps for lack of memory: {first}; lower loader_workers (0: none) and {RESUME}"
+        return f"a loader worker died, perhaps for lack of memory: {first}; lower loader_workers (0: none) and {again}"
     if isinstance(error, dist.DistError) or "gloo" in text.lower() or "Connection closed by peer" in text:
-        return f"lost contact with another process, whose own message says why: {first}; {RESUME}"
+        return f"lost contact with another process, whose own message says why: {first}; {again}"
     return None

@@ -46,8 +46,9 @@ def read_image(source: ImageSource) -> NDArray[np.uint8]:
 def read_index(source: ImageSource) -> NDArray[np.uint8]:
     """Class of every pixel (h, w) of a mask, 255 not to be judged: a palette's index or the grey value.
 
-    A mask with a single value besides 0 is binary, and so is a grey one in many shades (a JPEG, soft edges), of which
-    the brighter half is the object: both come back as 0 and 1. Raises UserError as `read_image`.
+    A mask is binary if 255 or more is its only value besides 0, if it has a single colour on black, and if it has many
+    shades (a JPEG, soft edges), of which the brighter half is the object: then it comes back as 0 and 1. Raises
+    UserError as `read_image`, and for a mask of several colours without a palette.
     """
     if isinstance(source, str | Path):
         try:
@@ -67,7 +68,7 @@ def read_index(source: ImageSource) -> NDArray[np.uint8]:
         values = np.moveaxis(values, 0, -1) if values.ndim == 3 else values
     else:
         values = source
-    values = values.max(axis=2) if values.ndim == 3 else values
+    values = _without_colours(values) if values.ndim == 3 else values
     if values.ndim != 2 or not values.size or values.min() < 0:
         raise UserError(f"a mask of shape {values.shape}: should be (h, w) with values from 0")
     if values.dtype.kind == "f":
@@ -77,8 +78,21 @@ def read_index(source: ImageSource) -> NDArray[np.uint8]:
     return _unless_binary(values)
 
 
+def _without_colours(values: NDArray[Any]) -> NDArray[Any]:
+    """The grey values (h, w) of a mask (h, w, channels)."""
+    brightest = values.max(axis=2)
+    if values.dtype != np.uint8 or (values == brightest[..., None]).all():
+        return np.asarray(brightest)
+    colours = np.unique(values.astype(np.int32) @ (256 ** np.arange(values.shape[2])))
+    if len(colours[colours > 0]) <= 1:
+        return brightest > 0
+    if len(colours) <= SHADES:
+        raise UserError(f"a mask in {len(colours[colours > 0])} colours; save it as an index or grey PNG")
+    return np.asarray(brightest)
+
+
 def _unless_binary(values: NDArray[Any]) -> NDArray[np.uint8]:
-    if len(np.unique(values[values > 0])) <= 1:
+    if values.max() >= 255 and len(np.unique(values[values > 0])) == 1:
         return (values > 0).astype(np.uint8)
     if values.max() > 255:
         raise UserError(f"a mask with the value {values.max()}: classes are 1 to 254, 255 is ignored")

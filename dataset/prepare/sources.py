@@ -110,7 +110,7 @@ def _values(task: tuple[Path, Colours | None]) -> set[int]:
 def _voc_names(source: Path) -> tuple[dict[int, str], Colours | None]:
     """Names by mask value from classes.txt, or names and colours from labelmap.txt, which CVAT writes; or neither."""
     if (source / "classes.txt").is_file():
-        return _read_classes(source / "classes.txt"), None
+        return read_classes(source / "classes.txt"), None
     if not (source / "labelmap.txt").is_file():
         return {}, None
     names: dict[int, str] = {}
@@ -131,7 +131,8 @@ def _voc_names(source: Path) -> tuple[dict[int, str], Colours | None]:
     return names, colours
 
 
-def _read_classes(path: Path) -> dict[int, str]:
+def read_classes(path: Path) -> dict[int, str]:
+    """Read lines of `index name`, whatever the indices; UserError for others."""
     names: dict[int, str] = {}
     for line in read_lines(path):
         value, _, name = line.partition(" ")

@@ -1,0 +1,126 @@
+"""Segment pictures of one's own, given a few with masks: README, "Segment your own pictures".
+
+    python predict.py --weights exp/.../best_1shot.pth --support support --query photos --out out
+    torchrun --nproc_per_node 4 predict.py ...
+
+Exit codes: 1 when some pictures could not be read, 2 for a mistake in what was asked.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dataset.support import read_support, select
+from model.predictor import Predictor
+from util.config import Config, load_config
+from util.distributed import World, connect
+from util.errors import UserError, run_main
+from util.failures import plain_failures
+from util.gallery import write_gallery
+from util.manifest import Part, read_manifest, write_manifest
+from util.prediction import Plan, find_queries, fingerprint, make_plan, segment_files
+
+AGAIN = "run the same command again, which goes on from there"
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Segment in pictures what a few support pictures show.")
+    parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="checkpoint of a trained network")
+    parser.add_argument("--support", type=Path, required=True, metavar="DIR", help="name.jpg with name.png, or ...")
+    parser.add_argument("--query", nargs="+", required=True, metavar="DIR_OR_GLOB", help="pictures to segment")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="default: what training left by the weights")
+    parser.add_argument("--boxes", type=Path, metavar="FILE", help="CSV: file,left,top,right,bottom[,class]")
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="look for these only: names, or values in masks")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="pictures per pass through the network (1)")
+    parser.add_argument("--overwrite", action="store_true", help="do again what is done")
+    parser.add_argument("--html", action="store_true", help="write index.html, one page with all thumbnails")
+    parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ...; default: the config's")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="key value ..., instead of the config's")
+    arguments = parser.parse_args()
+    if arguments.batch < 1:
+        raise UserError(f"--batch {arguments.batch}: should be at least 1")
+    if arguments.out.resolve().is_relative_to(arguments.support.resolve()):
+        raise UserError(f"--out {arguments.out}: is within the support folder; give another folder")
+    return arguments
+
+
+def find_config(weights: Path) -> Path:
+    """The config that training left where it left the weights; UserError if there is none."""
+    if not weights.is_file():
+        raise UserError(f"--weights {weights}: no such file")
+    shots = re.match(r"best_(\d+)shot|train(\d+)_", weights.name)
+    shot = (shots[1] or shots[2]) if shots else "1"
+    name = "config.yaml" if shot == "1" else f"config_train{shot}.yaml"
+    places = [weights.parent / name, weights.parent.parent / name]
+    found = next((path for path in places if path.is_file()), None)
+    if found is None:
+        raise UserError(f"{weights}: no {name} lies beside it; say by --config FILE how it was trained")
+    return found
+
+
+def plan_run(cfg: Config, arguments: argparse.Namespace) -> Plan:
+    """Read the supports, find the pictures, and see what is left to do."""
+    out: Path = arguments.out
+    support = read_support(arguments.support, arguments.boxes)
+    if arguments.classes:
+        support = select(support, arguments.classes)
+    queries = find_queries(arguments.query, [out / "masks", out / "overlays", arguments.support])
+    settings = fingerprint(arguments.weights, support, cfg.val_size, queries.root)
+    plan = make_plan(out, support, queries, settings, arguments.overwrite)
+    shots = ", ".join(f"{item.name} in {len(item.images)}" for item in support)
+    print(f"support: {shots}; {len(queries.files)} pictures, {len(queries.files) - len(plan.left)} of them done before")
+    return plan
+
+
+def predict(cfg: Config, arguments: argparse.Namespace, world: World) -> list[str]:
+    """Do this process's share of what is left; returns a line for each picture that cannot be read."""
+    plan = world.share(plan_run(cfg, arguments) if world.is_main else None)
+    assert plan
+    mine = plan.left[world.rank :: world.size]
+    complaints = []
+    if mine:
+        predictor = Predictor.from_checkpoint(cfg, arguments.weights, str(world.device))
+        predictor.set_support({item.name: (item.images, item.masks) for item in plan.support})
+        hidden = None if world.is_main else True  # None: shown where someone looks
+        with Part(arguments.out, world.rank) as part, tqdm(total=len(mine), unit="picture", disable=hidden) as bar:
+            for count, lines in segment_files(predictor, plan, mine, part, arguments.batch):
+                bar.update(count)
+                complaints += lines
+    complaints = sorted(line for lines in world.gather(complaints) for line in lines)
+    if world.is_main:
+        print(f"{len(plan.left) - len(complaints)} pictures segmented, see {arguments.out}")
+    return complaints
+
+
+def finish(arguments: argparse.Namespace, complaints: Sequence[str]) -> int:
+    """Join the manifest's parts, write the page, tell what could not be read; returns the exit code."""
+    out: Path = arguments.out
+    records = read_manifest(out)
+    write_manifest(out, records)
+    if arguments.html:
+        write_gallery(out / "index.html", out.resolve().name, records, complaints)
+    if complaints:
+        print("\n".join([f"{len(complaints)} pictures could not be read:", *complaints]), file=sys.stderr)
+    return 1 if complaints else 0
+
+
+def main() -> int:
+    """The entry point."""
+    arguments = parse_arguments()
+    cfg = load_config(arguments.config or find_config(arguments.weights), arguments.opts)
+    try:
+        with plain_failures(AGAIN), connect(arguments.device or cfg.device) as world:
+            complaints = predict(cfg, arguments, world)
+            return finish(arguments, complaints) if world.is_main else 0
+    except KeyboardInterrupt:
+        raise UserError(f"stopped; {AGAIN}") from None
+
+
+if __name__ == "__main__":
+    run_main(main)

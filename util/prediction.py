@@ -1,0 +1,244 @@
+"""Segmenting folders of pictures: which there are, what of them is done, and the files that are written for each."""
+
+import glob
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataset.prepare.files import is_intact_png
+from dataset.prepare.picture import is_image
+from dataset.support import SupportClass
+from model.predictor import Found, Prediction, Predictor
+from util.errors import UserError
+from util.files import write_aside
+from util.image import read_image
+from util.manifest import Part, Record, Records, read_manifest, write_manifest
+from util.visualize import (
+    PAPER,
+    Color,
+    Tile,
+    class_color,
+    draw_tile,
+    fit,
+    fit_mask,
+    overlay,
+    save_image,
+    save_index,
+)
+
+SETTINGS = "run.json"
+OVERLAY_SIDES = 320, 2000  # pixels of an overlay's longer side: smaller pictures are enlarged, larger ones reduced
+LETTERS = 15, 50  # pixels of a legend's letters: at least so many, and this part of the longer side
+JPEG_END = b"\xff\xd9"
+
+Picture = NDArray[np.uint8]
+
+
+class Queries(NamedTuple):
+    """Pictures to segment; `files` are paths below `root`."""
+
+    root: Path
+    files: list[str]
+
+
+def find_queries(patterns: Sequence[str], leave_out: Sequence[Path] = ()) -> Queries:
+    """All pictures below folders, and all files that patterns such as `photos/*.jpg` match.
+
+    What is hidden or in one of the folders `leave_out` does not count, unless the pattern itself begins there. Raises
+    UserError for a pattern without any picture.
+    """
+    roots: list[str] = []
+    files: list[str] = []
+    unwanted = [path.resolve() for path in leave_out]
+    for pattern in patterns:
+        if Path(pattern).is_dir():
+            root, found = Path(pattern), [path for path in Path(pattern).rglob("*") if is_image(path)]
+        else:
+            root = _fixed_part(pattern)
+            names = [pattern] if os.path.isfile(pattern) else glob.glob(pattern, recursive=True)
+            found = [Path(name) for name in names]
+        found = [path for path in found if path.is_file() and not _is_left_out(path, root, unwanted)]
+        if not found:
+            raise UserError(f"{pattern}: no pictures; give a folder, or a pattern in quotes such as 'photos/*.jpg'")
+        roots.append(os.path.abspath(root))
+        files += [os.path.abspath(path) for path in found]
+    common = Path(os.path.commonpath(roots))
+    return Queries(common, sorted({os.path.relpath(file, common) for file in files}))
+
+
+def _fixed_part(pattern: str) -> Path:
+    """The folder in front of the first part that has a wildcard, or of the file's name."""
+    parts = Path(pattern).parts
+    wild = next((number for number, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    return Path(*parts[: min(wild, len(parts) - 1)])
+
+
+def _is_left_out(path: Path, root: Path, unwanted: Sequence[Path]) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+    inside = set(path.resolve().parents) - {root.resolve(), *root.resolve().parents}
+    return hidden or not inside.isdisjoint(unwanted)
+
+
+def output_names(files: Iterable[str]) -> dict[str, str]:
+    """What each file's outputs are called: its path without suffix, or with it where that would mean two files."""
+    wanted = {file: str(Path(file).with_suffix("")) for file in files}
+    count = Counter(wanted.values())
+    return {file: name if count[name] == 1 and name not in wanted else file for file, name in wanted.items()}
+
+
+class Outputs:
+    """The folder that predictions are written to."""
+
+    def __init__(self, folder: Path, names: Mapping[str, str]) -> None:
+        self.folder, self.names = folder, names
+
+    def mask(self, file: str) -> str:
+        """The index PNG of a file, below the folder."""
+        return f"masks/{self.names[file]}.png"
+
+    def overlay(self, file: str) -> str:
+        """The picture of a file with what was found drawn on it, below the folder."""
+        return f"overlays/{self.names[file]}.jpg"
+
+    def is_done(self, file: str, records: Records) -> bool:
+        """Whether a file is in the manifest and its outputs are there and whole."""
+        known = records.get(file, [{}])[0]
+        if (known.get("mask"), known.get("overlay")) != (self.mask(file), self.overlay(file)):
+            return False
+        return is_intact_png(self.folder / self.mask(file)) and _is_whole_jpeg(self.folder / self.overlay(file))
+
+    def write(
+        self, file: str, image: Picture, prediction: Prediction, values: Mapping[str, int], seconds: float
+    ) -> list[Record]:
+        """Write mask and overlay of a picture and return its records; `values` are those of the classes in the mask."""
+        table = np.array([0, *(values[name] for name in prediction.names)], np.uint8)
+        mask, found = table[prediction.mask], prediction.found()
+        entries = [(class_color(values[item.name]), f"{item.name} {item.score:.2f}") for item in found]
+        save_index(self.folder / self.mask(file), mask)
+        save_image(self.folder / self.overlay(file), draw_overlay(image, mask, entries))
+        shared = {
+            **{"seconds": round(seconds, 4), "found": len(found)},
+            **{"mask": self.mask(file), "overlay": self.overlay(file)},
+        }
+        nothing = {"file": file, "class": None, "value": None, "area": 0, "score": 0.0, "box": None, **shared}
+        return [{**_record(file, item, values), **shared} for item in found] or [nothing]
+
+
+def _record(file: str, item: Found, values: Mapping[str, int]) -> Record:
+    known = {"file": file, "class": item.name, "value": values[item.name], "area": item.area}
+    return {**known, "score": round(item.score, 4), "box": list(item.box)}
+
+
+def _is_whole_jpeg(path: Path) -> bool:
+    return path.is_file() and path.read_bytes().endswith(JPEG_END)
+
+
+def overlay_size(height: int, width: int) -> tuple[int, int]:
+    """Height and width at which a picture of that size is drawn, in pixels."""
+    side = min(max(height, width, OVERLAY_SIDES[0]), OVERLAY_SIDES[1])
+    scale = side / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def draw_overlay(image: Picture, mask: NDArray[np.uint8], entries: Sequence[tuple[Color, str]]) -> Picture:
+    """A picture with its mask filled translucently and outlined, and below it a legend."""
+    shown = fit(image, *overlay_size(*mask.shape))
+    drawn = overlay(shown, fit_mask(mask, shown))
+    letters = max(LETTERS[0], max(shown.shape) // LETTERS[1])
+    return np.asarray(draw_tile(Tile("", drawn, entries or [(PAPER, "nothing found")]), letters))
+
+
+def fingerprint(weights: Path, support: Sequence[SupportClass], size: int, root: Path) -> dict[str, Any]:
+    """What predictions depend on: contents of weights and supports, the network's size; and where the pictures are.
+
+    Raises UserError for a file that cannot be read.
+    """
+    digest = hashlib.sha256()
+    for item in support:
+        digest.update(f"{item.name}\0{item.value}\0".encode())
+        for image, mask in zip(item.images, item.masks, strict=True):
+            digest.update(_digest(image).encode())
+            digest.update(repr(mask).encode() if isinstance(mask, list) else mask.tobytes())
+    return {"query": str(root), "weights": _digest(weights), "support": digest.hexdigest(), "val_size": size}
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run has to do, the same in all of its processes."""
+
+    support: Sequence[SupportClass]
+    queries: Queries
+    outputs: Outputs
+    left: Sequence[str]  # of the files of the queries
+
+    @property
+    def values(self) -> dict[str, int]:
+        """By which masks mark each class."""
+        return {item.name: item.value for item in self.support}
+
+
+def make_plan(
+    folder: Path, support: Sequence[SupportClass], queries: Queries, settings: Mapping[str, Any], overwrite: bool
+) -> Plan:
+    """Prepare a folder for outputs and see which files are left to do; one process calls this before all begin.
+
+    With `overwrite` all files are. Otherwise those that an earlier run of the same settings has done are left in peace,
+    and UserError is raised if the folder holds the results of other settings.
+    """
+    path = folder / SETTINGS
+    try:
+        same = not path.exists() or json.loads(path.read_bytes()) == settings
+    except ValueError:
+        same = False
+    if not same and not overwrite:
+        raise UserError(
+            f"{folder}: holds what other weights, supports or query folders gave; give another --out, or --overwrite"
+        )
+    records = read_manifest(folder) if same else {}
+    if overwrite:
+        records = {file: records[file] for file in records.keys() - set(queries.files)}
+    for aside in folder.rglob(".*.tmp"):  # left by a run that was killed
+        aside.unlink()
+    write_manifest(folder, records)
+    write_aside(path, json.dumps(settings, indent=1) + "\n")
+    write_aside(folder / "classes.txt", "".join(f"{item.value} {item.name}\n" for item in support))
+    outputs = Outputs(folder, output_names({*queries.files, *records}))
+    return Plan(support, queries, outputs, [file for file in queries.files if not outputs.is_done(file, records)])
+
+
+def segment_files(
+    predictor: Predictor, plan: Plan, files: Sequence[str], part: Part, batch: int
+) -> Iterator[tuple[int, list[str]]]:
+    """Segment some of the pictures that are left, `batch` at a time, and write what is found.
+
+    Yields after each batch the number of its pictures and a line for each that cannot be read.
+    """
+    for start in range(0, len(files), batch):
+        before = perf_counter()
+        images, complaints = {}, []
+        for file in files[start : start + batch]:
+            try:
+                images[file] = read_image(plan.queries.root / file)
+            except UserError as error:
+                complaints.append(str(error))
+        predictions = predictor.predict_batch(list(images.values())) if images else []
+        seconds = (perf_counter() - before) / max(1, len(images))
+        for (file, image), prediction in zip(images.items(), predictions, strict=True):
+            part.append(plan.outputs.write(file, image, prediction, plan.values, seconds))
+        yield len(images) + len(complaints), complaints
