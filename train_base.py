@@ -25,7 +25,7 @@ from util.errors import UserError, run_main
 from util.evaluation import evaluating
 from util.failures import plain_failures
 from util.learner import Learner, Output, Tensors
-from util.loader import Plan, load_steps
+from util.loader import Plan, deal, load_steps
 from util.metric import IGNORE
 from util.optim import make_sgd, poly_rate, set_rates
 from util.rng import make_deterministic, seed_all
@@ -87,8 +87,7 @@ def measure(model: PSPNet, cfg: Config, world: World) -> dict[str, float]:
     """Mean IoU over the base classes on the validation list, at the labels' own sizes, and pixel accuracy."""
     world.share_buffers(model)  # on CPUs every process has its own running statistics
     dataset, size = base_val_dataset(cfg), 1 + cfg.base_class_count
-    numbers = range(world.rank, len(dataset), world.size)
-    batches = [list(numbers[start:][: cfg.batch_size_val]) for start in range(0, len(numbers), cfg.batch_size_val)]
+    batches = deal(len(dataset), cfg.batch_size_val, world)
     confusion = torch.zeros(size, size, dtype=torch.int64, device=world.device)  # (label, prediction)
     with evaluating(model):
         for (batch,) in load_steps(dataset, batches, 1, cfg.loader_worker_count, collate):

@@ -73,17 +73,21 @@ class FeatureCache:
         return self.model.score_images(_stack(queries), state, query.shape[-2:])
 
     def _features(self, names: list[str], images: Tensor) -> list[ImageFeatures]:
-        """Features of every image, from memory or from one backbone batch of those that are new."""
+        """Features of every image, from memory or from the backbone.
+
+        A new image goes through it alone: how a batch is rounded depends on its size, and the features of an image
+        must not depend on which others this process has seen.
+        """
         position = {name: i for i, name in enumerate(names)}
-        known = {name: self.held[name] for name in position if name in self.held}
-        new = [name for name in position if name not in known]
-        if new:
-            frozen = self.model.extract(images[[position[name] for name in new]])
-            query, support = self.model.as_query(frozen), self.model.as_support(frozen)
-            known |= {name: _one_image(query, support, i) for i, name in enumerate(new)}
-        for name in position:
-            self._hold(name, known[name])
-        return [known[name] for name in names]
+        found = {name: self.held.get(name) or self._extract(images[i : i + 1]) for name, i in position.items()}
+        for name, features in found.items():
+            self._hold(name, features)
+        return [found[name] for name in names]
+
+    def _extract(self, image: Tensor) -> ImageFeatures:
+        frozen = self.model.extract(image)
+        query = self.model.as_query(frozen)
+        return ImageFeatures(query, query._replace(mid=self.model.as_support(frozen).mid))
 
     def _hold(self, name: str, features: ImageFeatures) -> None:
         if name not in self.held:
@@ -92,12 +96,6 @@ class FeatureCache:
         self.held.move_to_end(name)
         while self.nbytes > self.budget:
             self.nbytes -= self.held.popitem(last=False)[1].nbytes()
-
-
-def _one_image(query: Features, support: Features, index: int) -> ImageFeatures:
-    """Copies of one image's slices, so that the batch they come from can be freed."""
-    as_query = query.map(lambda x: x[index : index + 1].clone())
-    return ImageFeatures(as_query, as_query._replace(mid=support.mid[index : index + 1].clone()))
 
 
 def _stack(images: list[Features]) -> Features:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from util.errors import UserError
+from util.files import opened_aside
 
 RELEASED_NAMES = (  # (own name, released name), the first match wins
     (r"backbone\.(layer\d)", r"\1"),
@@ -112,20 +113,15 @@ def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
     UserError if the disk is full or the folder cannot be written.
     """
     path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
+        with opened_aside(path) as file:
             torch.save(dict(content), file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"{path}: cannot write the checkpoint ({error}); free some space or choose another folder"
         ) from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _open(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.functional import interpolate
-from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from dataset.dataset import collate, test_dataset
@@ -20,7 +19,7 @@ from model.inference import FeatureCache
 from util.config import Config
 from util.distributed import World
 from util.errors import UserError
-from util.loader import Batch, leave_group
+from util.loader import Batch, deal, load_steps
 from util.metric import Result, count_pixels, ratio, summarize
 from util.optim import amp_dtype
 
@@ -111,12 +110,14 @@ def run_episodes(
     episodes, _, classes = episode_set
     device = next(model.parameters()).device
     world = current_world(device)
-    loader = episode_loader(cfg, episode_set, range(world.rank, len(episodes), world.size))
+    batches = deal(len(episodes), cfg.batch_size_val, world)
+    loader = load_steps(test_dataset(cfg, *episode_set), batches, 1, cfg.loader_worker_count, collate)
+    shown = None if progress and world.is_main else True
     counts = torch.zeros(len(episodes), 2, 2, dtype=torch.int64, device=device)  # as count_pixels
     segment = segment or FeatureCache(model, cfg.feature_cache_mb).scores
     start, busy = perf_counter(), 0.0
     with evaluating(model), torch.autocast(device.type, amp_dtype(cfg.amp, device), enabled=cfg.amp != "off"):
-        for batch in tqdm(loader, "episodes", disable=None if progress and world.is_main else True, leave=False):
+        for (batch,) in tqdm(loader, "episodes", total=len(batches), disable=shown, leave=False):
             before = perf_counter()
             truths = [truth.to(device) for truth in batch["query_mask"]]
             predictions = predict(segment, batch, truths)
@@ -141,18 +142,6 @@ def current_world(device: torch.device) -> World:
     if not distributed.is_initialized():
         return World(device)
     return World(device, distributed.get_rank(), distributed.get_world_size())
-
-
-def episode_loader(cfg: Config, episode_set: EpisodeSet, numbers: Sequence[int]) -> DataLoader[Batch]:
-    """Batches of the episodes of these numbers, in order."""
-    return DataLoader(
-        Subset(test_dataset(cfg, *episode_set), numbers),
-        batch_size=cfg.batch_size_val,
-        num_workers=min(cfg.loader_worker_count, len(numbers)),
-        collate_fn=collate,
-        worker_init_fn=leave_group,
-        generator=torch.Generator(),  # its own: training draws the same numbers with and without validation
-    )
 
 
 def predict(segment: Segment, batch: Batch, truths: Sequence[Tensor]) -> list[Tensor]:

@@ -1,15 +1,35 @@
 """Writing files so that a reader never sees half of one."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
-def write_aside(path: Path, data: bytes | str) -> None:
-    """Write to a temporary neighbour, then rename over `path`; missing folders are made."""
+@contextmanager
+def opened_aside(path: Path) -> Iterator[BinaryIO]:
+    """A temporary neighbour of `path` to write to, renamed over it when the block ends well, else removed.
+
+    Missing folders are made. Only a kill leaves the neighbour behind; `remove_asides` clears it away.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        aside.write_bytes(data.encode() if isinstance(data, str) else data)
+        with aside.open("wb") as file:
+            yield file
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def write_aside(path: Path, data: bytes | str) -> None:
+    """Write all of a file, or leave it as it was."""
+    with opened_aside(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+def remove_asides(folder: Path, pattern: str) -> None:
+    """Remove what killed processes had begun to write aside for files of these names."""
+    for path in folder.glob(f".{pattern}.*.tmp"):
+        path.unlink(missing_ok=True)

@@ -50,6 +50,15 @@ class Plan(NamedTuple):
         return [order[number * whole + offset :][: self.batch] for number in numbers]
 
 
+def deal(items: int, batch: int, world: World) -> list[list[int]]:
+    """This process's share of the batches that one process would make of items 0, 1, ... in order.
+
+    Whole batches, because how a network rounds depends on the size of the batch.
+    """
+    batches = [list(range(start, min(start + batch, items))) for start in range(0, items, batch)]
+    return batches[world.rank :: world.size]
+
+
 def load_steps(
     dataset: Dataset[Batch],
     batches: list[list[int]],

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from util.checkpoint import released_state_dict, save_checkpoint
 from util.config import Config
 from util.errors import UserError
-from util.files import write_aside
+from util.files import remove_asides, write_aside
 from util.learner import Learner, NotFiniteError, Report
 from util.loader import Batch, Plan, load_steps
 from util.logger import Clock, RunLog
@@ -25,7 +25,6 @@ from util.snapshot import (
     newest_intact,
     noting_signals,
     read_snapshot,
-    remove_leftovers,
     snapshots,
     write_snapshot,
 )
@@ -107,7 +106,7 @@ class Run:
             self.stop = stack.enter_context(noting_signals())
             self._resume()
             if self.world.is_main:
-                remove_leftovers(self.paths.snapshots, self.snapshot_name)
+                self._clear_away()
                 write_aside(self.paths.file("config.yaml"), self.cfg.to_yaml())
             hidden = None if self.world.is_main else True  # None: shown where someone looks
             self.bar = stack.enter_context(tqdm(total=self.iterations, initial=self.iteration, disable=hidden))
@@ -155,6 +154,13 @@ class Run:
         restore_rng(content["rng"][self.world.rank % len(content["rng"])])
         self.saved_at = self.progress.epoch, self.progress.step
         self.log.info(f"resumed from {path}: epoch {self.progress.epoch}, step {self.progress.step}")
+
+    def _clear_away(self) -> None:
+        """Remove what a killed process of this run had begun to write."""
+        remove_asides(self.paths.snapshots, f"{self.snapshot_name}_[0-9]*.pth")
+        remove_asides(self.paths.best.parent, self.paths.best.name)
+        if self.paths.numbered:
+            remove_asides(self.paths.snapshots, f"{self.paths.numbered}_epoch_*.pth")
 
     def _check_fit(self, path: Path, content: Mapping[str, Any]) -> None:
         """UserError when the snapshot's steps are not this run's steps; a warning for whatever else differs."""

@@ -57,12 +57,6 @@ def newest_intact(folder: Path, name: str, warn: Callable[[str], None]) -> Path 
     return None
 
 
-def remove_leftovers(folder: Path, name: str) -> None:
-    """Remove what a killed process had begun to write aside."""
-    for path in folder.glob(f".{name}_[0-9]*.pth.*"):
-        path.unlink(missing_ok=True)
-
-
 class StopRequest:
     """Whether a signal has asked the run to stop; a second Ctrl-C does not wait."""
 

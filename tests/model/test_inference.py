@@ -65,4 +65,4 @@ def test_a_kept_image_is_not_extracted_again() -> None:
     cache.scores(*episode(images, [[0, 1]]))
     cache.scores(*episode(images, [[1, 0]]))
     cache.scores(*episode(images, [[1, 2]]))
-    assert extracted == [2, 1]
+    assert extracted == [1, 1, 1]

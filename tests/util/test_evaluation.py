@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -14,8 +13,11 @@ from dataset.dataset import test_dataset as episodes_dataset
 from dataset.episode import write_episodes
 from model import build_model
 from model.hmnet import HMNet
+from tests.processes import run_processes
 from tests.toy import random_network, toy_config, write_toy, write_weights
 from util.checkpoint import load_weights
+from util.config import Config
+from util.distributed import connect
 from util.errors import UserError
 from util.evaluation import Outcome, Segment, evaluate, make_episodes, run_episodes
 from util.metric import Result
@@ -39,7 +41,7 @@ def without_times(result: Result) -> Result:
 
 def jaccard(pairs: list[tuple[Tensor, Tensor]]) -> list[float]:
     """IoU of background and foreground over all pairs of prediction and target."""
-    from torchmetrics import JaccardIndex  # slow to import, and spawned processes do not need it
+    from torchmetrics import JaccardIndex  # slow to import
 
     metric = JaccardIndex(task="multiclass", num_classes=2, ignore_index=255, average="none")
     for prediction, target in pairs:
@@ -132,28 +134,26 @@ def test_a_class_with_too_few_pictures_is_named(folder: Path) -> None:
         evaluate(random_network(cfg), cfg, seed=3, count=6, progress=False)
 
 
-def evaluate_as_rank(rank: int, size: int, folder: Path, outcome: Path) -> None:
-    """One of `size` processes; the first one leaves its result."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting{size}", rank=rank, world_size=size)
-    result = evaluate_saved(folder)
-    torch.save(result.to_dict(), outcome / f"{size}_{rank}.pt")
-    torch.distributed.destroy_process_group()
+def evaluate_saved(cfg: Config) -> Result:
+    """The figures of saved weights, with the features of images kept, in this process of several."""
+    with connect(cfg.device):
+        model = build_model(cfg, pretrained=False)
+        load_weights(model, cfg.experiment_dir / "snapshot" / "best_1shot.pth")
+        return without_times(evaluate(model, cfg, seed=4, count=7, progress=False))
 
 
-def evaluate_saved(folder: Path) -> Result:
+@pytest.mark.parametrize("batch", [1, 2])
+def test_any_number_of_processes_gives_the_same_figures(folder: Path, batch: int) -> None:
+    cfg = toy_config(folder, batch_size_val=batch)
+    write_weights(cfg)
+    (expected,) = run_processes(1, evaluate_saved, cfg)
+    assert 0 < expected.miou < 1
+    for size in (2, 3):  # neither divides the seven episodes
+        assert run_processes(size, evaluate_saved, cfg) == [expected] * size
+
+
+@pytest.mark.slow
+def test_more_processes_than_episodes(folder: Path) -> None:
     cfg = toy_config(folder)
-    model = build_model(cfg, pretrained=False)
-    load_weights(model, cfg.experiment_dir / "snapshot" / "best_1shot.pth")
-    return run_episodes(model, cfg, make_episodes(cfg, 4, 7), segment=plain(model), progress=False)
-
-
-@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)])
-def test_any_number_of_processes_gives_the_same_figures(folder: Path, size: int) -> None:
-    write_weights(toy_config(folder))
-    expected = without_times(evaluate_saved(folder)).to_dict()
-    mp.spawn(evaluate_as_rank, (size, folder, folder), nprocs=size)
-    for rank in range(size):
-        result = torch.load(folder / f"{size}_{rank}.pt", weights_only=True)
-        assert result["seconds"] > 0
-        assert {**result, "seconds": 0, "seconds_per_episode": 0} == expected
+    write_weights(cfg)
+    assert run_processes(8, evaluate_saved, cfg) == run_processes(1, evaluate_saved, cfg) * 8

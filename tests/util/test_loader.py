@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from util.distributed import World
 from util.errors import UserError
 from util.failures import explain, plain_failures
-from util.loader import Plan, load_steps
+from util.loader import Plan, deal, load_steps
 
 
 def plan(items: int, batch: int, accumulate: int = 1, rank: int = 0, size: int = 1) -> Plan:
@@ -36,6 +36,15 @@ def test_the_order_depends_on_the_seed_alone() -> None:
     torch.manual_seed(2)
     assert plan(50, 5).batches(7) == first != plan(50, 5).batches(8)
     assert plan(50, 5).batches(7, first_step=4) == first[4:]
+
+
+def test_dealt_batches_are_those_of_one_process() -> None:
+    items, batch, size = random.randrange(1, 30), random.randrange(1, 6), random.randrange(1, 5)
+    shares = [deal(items, batch, World(torch.device("cpu"), rank, size)) for rank in range(size)]
+    dealt = sorted(numbers for share in shares for numbers in share)
+    assert dealt == deal(items, batch, World(torch.device("cpu")))
+    assert [number for numbers in dealt for number in numbers] == list(range(items))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_too_few_items() -> None:

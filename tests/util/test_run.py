@@ -214,6 +214,16 @@ def test_only_the_best_is_published(tmp_path: Path) -> None:
     assert [entry["miou"] for entry in result["validations"]] == [0.25, 0.5, 0.4]
 
 
+def test_what_a_killed_process_had_begun_to_write_goes(tmp_path: Path) -> None:
+    half = {".state_0001_000002.pth.5.tmp", ".best_1shot.pth.5.tmp", ".train_epoch_1_0.5000.pth.5.tmp"}
+    foreign = {".state_train5_0001_000002.pth.5.tmp", ".best_5shot.pth.5.tmp"}
+    (tmp_path / "snapshot").mkdir()
+    for name in half | foreign:
+        (tmp_path / "snapshot" / name).touch()
+    drive(tmp_path, epochs=1, **KEYS)
+    assert {path.name for path in (tmp_path / "snapshot").glob(".*")} == foreign
+
+
 def test_early_stop(tmp_path: Path) -> None:
     scores = [0.1, 0.3, 0.2, 0.3, 0.9]
     assert drive(tmp_path, scores=scores, epochs=5, stop_interval=2, **KEYS)["progress"]["epoch"] == 5

@@ -13,7 +13,6 @@ from util.snapshot import (
     newest_intact,
     noting_signals,
     read_snapshot,
-    remove_leftovers,
     snapshots,
     write_snapshot,
 )
@@ -78,13 +77,6 @@ def test_a_snapshot_is_data_never_code(tmp_path: Path, archive: bool) -> None:
     with pytest.raises(UserError, match=r"state_0001_000000\.pth"):
         read_snapshot(path)
     assert not proof.exists()
-
-
-def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
-    for name in (".state_0001_000002.pth.x1y2", "state_0001_000001.pth", ".state_train5_0001_000002.pth.x1y2"):
-        (tmp_path / name).touch()
-    remove_leftovers(tmp_path, "state")
-    assert names(tmp_path) == [".state_train5_0001_000002.pth.x1y2", "state_0001_000001.pth"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])

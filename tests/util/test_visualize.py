@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from util.files import write_aside
 from util.visualize import (
     GAP,
     IGNORED,
@@ -124,11 +123,3 @@ def test_saved_picture_is_the_picture(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), image)
     save_image(tmp_path / "a.JPG", np.full((20, 30, 3), 90, np.uint8))
     assert Image.open(tmp_path / "a.JPG").format == "JPEG"
-
-
-def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    write_aside(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_aside(path, "\ud800")
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
