@@ -73,7 +73,7 @@ def plan_run(cfg: Config, arguments: argparse.Namespace) -> Plan:
     queries = find_queries(arguments.query, [out / "masks", out / "overlays", arguments.support])
     settings = fingerprint(arguments.weights, support, cfg.val_size, queries.root)
     plan = make_plan(out, support, queries, settings, arguments.overwrite)
-    shots = ", ".join(f"{item.name} in {len(item.images)}" for item in support)
+    shots = ", ".join(f"{item.name} ({len(item.images)})" for item in support)
     print(f"support: {shots}; {len(queries.files)} pictures, {len(queries.files) - len(plan.left)} of them done before")
     return plan
 

@@ -124,6 +124,7 @@ def test_kinds_of_masks(tmp_path: Path) -> None:
     expected = np.where(index == 255, 255, index == 7)
     assert np.array_equal(read((tmp_path / "index.png", 7)), expected)
     assert np.array_equal(read((index, 7)), expected)
+    assert np.array_equal(read((np.where(mask, np.uint8(15), np.uint8(0)), 15)), mask)
     one_class = np.where(index == 9, 0, index).astype(np.uint8)
     assert np.array_equal(read(one_class), np.where(one_class == 255, 255, one_class == 7))
 
@@ -134,7 +135,7 @@ def test_boxes() -> None:
     expected[1:4, 2:5] = 1
     expected[:, 10:13] = 1
     assert np.array_equal(mask, expected)
-    for wrong in ([(5, 1, 2, 4)], [(0, 0, 21, 5)], [(-1, 0, 5, 5)], []):
+    for wrong in ([(5, 1, 2, 4)], [(0, 0, 21, 5)], [(-1, 0, 5, 5)], [(1, 2, 3)], [(0, 0, 5, np.nan)], []):
         with pytest.raises(UserError, match="here"):
             fill_boxes(wrong, (30, 20), "here")
 

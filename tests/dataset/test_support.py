@@ -1,0 +1,172 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataset.support import read_support, select
+from util.errors import UserError
+
+
+def write(path: Path, values: np.ndarray, **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path, **options)
+    return path
+
+
+def picture(height: int = 20, width: int = 30) -> np.ndarray:
+    return np.random.default_rng().integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def index(*values: int, height: int = 20, width: int = 30) -> np.ndarray:
+    """A mask with a random rectangle of each value, side by side."""
+    rng = np.random.default_rng()
+    mask = np.zeros((height, width), np.uint8)
+    for number, value in enumerate(values):
+        left, step = number * width // len(values), width // len(values)
+        mask[rng.integers(0, 9) : rng.integers(10, 20), left : left + rng.integers(1, step + 1)] = value
+    return mask
+
+
+def write_labelme(path: Path, image: str, *labels: str, height: int = 20, width: int = 30) -> None:
+    shapes = [
+        {"label": label, "points": [[2 + 5 * i, 3], [5 + 5 * i, 12]], "shape_type": "rectangle"}
+        for i, label in enumerate(labels)
+    ]
+    path.write_text(json.dumps({"imagePath": image, "imageHeight": height, "imageWidth": width, "shapes": shapes}))
+
+
+@pytest.mark.parametrize("value", [1, 15, 255])
+def test_one_class_without_a_name(tmp_path: Path, value: int) -> None:
+    masks = {f"{n}.jpg": index(value) for n in "ab"} | {"c.png": index(value)}
+    for name, mask in masks.items():
+        write(tmp_path / name, picture())
+        write(tmp_path / (f"{name[0]}_mask.png" if name == "c.png" else f"{name[0]}.png"), mask)
+    (only,) = read_support(tmp_path)
+    assert (only.name, only.value) == ("object", 1 if value == 255 else value)
+    assert [path.name for path in only.images] == list(masks)
+    for read, mask in zip(only.masks, masks.values(), strict=True):
+        assert np.array_equal(read, mask == value)
+
+
+def test_every_value_is_a_class(tmp_path: Path) -> None:
+    first, second = index(3, 15, 255), index(15)
+    for name, mask in (("a", first), ("b", second)):
+        write(tmp_path / f"{name}.jpg", picture())
+        palette = Image.fromarray(mask).convert("P")
+        palette.save(tmp_path / f"{name}.png")
+    three, fifteen = read_support(tmp_path)
+    assert (three.name, three.value, len(three.images)) == ("class_3", 3, 1)
+    assert (fifteen.name, fifteen.value, len(fifteen.images)) == ("class_15", 15, 2)
+    assert np.array_equal(fifteen.masks[0], np.where(first == 255, 255, first == 15))
+    assert np.array_equal(fifteen.masks[1], second == 15)
+    (tmp_path / "classes.txt").write_text("3 cat\n15 sea lion\n20 train\n")
+    support = read_support(tmp_path)
+    assert [item.name for item in support] == ["cat", "sea lion"]
+    assert [item.name for item in select(support, ["sea lion"])] == ["sea lion"]
+    assert [item.name for item in select(support, ["3", "sea lion"])] == ["cat", "sea lion"]
+    with pytest.raises(UserError, match=r"'train' is not among .*cat \(3\), sea lion \(15\)"):
+        select(support, ["train"])
+    (tmp_path / "classes.txt").write_text("3 cat\n")
+    with pytest.raises(UserError, match=r"no name for the value 15"):
+        read_support(tmp_path)
+
+
+def test_a_subfolder_for_each_class(tmp_path: Path) -> None:
+    for name, value in (("dog", 255), ("cat", 7)):
+        write(tmp_path / name / "a.jpg", picture())
+        write(tmp_path / name / "a.png", index(value))
+    (tmp_path / ".cache").mkdir()
+    assert [(item.name, item.value) for item in read_support(tmp_path)] == [("cat", 1), ("dog", 2)]
+    write(tmp_path / "cat" / "b.jpg", picture())
+    write(tmp_path / "cat" / "b.png", index(8))
+    with pytest.raises(UserError, match=r"cat: marks class_7, class_8, but a subfolder is one class"):
+        read_support(tmp_path)
+
+
+def test_labelme(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", picture())
+    write(tmp_path / "b.jpg", picture())
+    write(tmp_path / "without.jpg", picture())
+    write_labelme(tmp_path / "a.json", "a.png", "dog", "cat")
+    write_labelme(tmp_path / "b.json", "b.jpg", "dog")
+    cat, dog = read_support(tmp_path)
+    assert (cat.name, cat.value, cat.images) == ("cat", 1, [tmp_path / "a.png"])
+    assert (dog.name, dog.value, dog.images) == ("dog", 2, [tmp_path / "a.png", tmp_path / "b.jpg"])
+    expected = np.zeros((20, 30), bool)
+    expected[3:13, 7:11] = True
+    assert np.array_equal(cat.masks[0], expected)
+    write(tmp_path / "b.png", index(1))
+    with pytest.raises(UserError, match=r"b\.png is a mask, a\.json of LabelMe; take one kind away"):
+        read_support(tmp_path)
+
+
+def test_a_mask_of_the_pixels_as_they_are_stored(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned clockwise
+    mask = index(1)
+    write(tmp_path / "a.jpg", picture(), exif=exif)
+    write(tmp_path / "a.png", mask)
+    assert np.array_equal(read_support(tmp_path)[0].masks[0], np.rot90(mask, -1))
+    write(tmp_path / "a.png", np.rot90(mask, -1))
+    assert np.array_equal(read_support(tmp_path)[0].masks[0], np.rot90(mask, -1))
+
+
+def test_boxes(tmp_path: Path) -> None:
+    file = tmp_path / "boxes.csv"
+    file.write_text('file,left,top,right,bottom\na.jpg,1,2,3.5,4\n"b, c.jpg",5,6,7,8\na.jpg,9,10,11,12\n')
+    (only,) = read_support(tmp_path, file)
+    assert (only.name, only.value) == ("object", 1)
+    assert only.images == [tmp_path / "a.jpg", tmp_path / "b, c.jpg"]
+    assert only.masks == [[(1, 2, 3.5, 4), (9, 10, 11, 12)], [(5, 6, 7, 8)]]
+    file.write_text("file, left, top, right, bottom, class\na.jpg,1,2,3,4,dog\na.jpg,5,6,7,8,cat\n")
+    assert [(item.name, item.value, item.masks) for item in read_support(tmp_path, file)] == [
+        ("cat", 1, [[(5, 6, 7, 8)]]),
+        ("dog", 2, [[(1, 2, 3, 4)]]),
+    ]
+    for wrong, line in (("1,2,3", 2), ("1,2,3,x", 2), ("1,2,3,nan", 2)):
+        file.write_text(f"file,left,top,right,bottom\na.jpg,{wrong}\n")
+        with pytest.raises(UserError, match=rf"boxes\.csv:{line}: should be file,left,top,right,bottom"):
+            read_support(tmp_path, file)
+    file.write_text("a.jpg,1,2,3,4\na.jpg,1,2,3,4\n")
+    with pytest.raises(UserError, match=r"boxes\.csv:2: .*as the first line"):
+        read_support(tmp_path, file)
+    file.write_text("")
+    with pytest.raises(UserError, match="no boxes"):
+        read_support(tmp_path, file)
+    with pytest.raises(UserError, match=r"absent\.csv: cannot read"):
+        read_support(tmp_path, tmp_path / "absent.csv")
+
+
+def test_what_does_not_fit_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "support"
+    with pytest.raises(UserError, match="no such folder"):
+        read_support(folder)
+    folder.mkdir()
+    with pytest.raises(UserError, match="no pictures"):
+        read_support(folder)
+    for name in ("alone.jpg", "single.png", "twice.jpg", "twice.bmp", "twice.png"):
+        write(folder / name, picture())
+    with pytest.raises(UserError, match="3 support pictures"):
+        read_support(folder)
+    told = capsys.readouterr().err
+    assert "alone.jpg: has no mask; put alone.png beside it" in told
+    assert "single.png: has no mask; put single_mask.png beside it" in told
+    assert "twice.jpg: twice.bmp has the same mask twice.png" in told
+    for path in folder.iterdir():
+        path.unlink()
+    masks = {"empty": index(), "small": index(1)[:10], "coloured": np.dstack([index(1), index(9), index(7, 2)])}
+    for name, mask in masks.items():
+        write(folder / f"{name}.jpg", picture())
+        write(folder / f"{name}.png", mask)
+    write(folder / "torn.jpg", picture())
+    (folder / "torn.png").write_bytes((folder / "small.png").read_bytes()[:60])
+    with pytest.raises(UserError, match="4 support pictures"):
+        read_support(folder)
+    told = capsys.readouterr().err
+    assert "empty.jpg: its annotation marks no object" in told
+    assert "small.jpg is 30x20, its annotation 30x10; make them equal" in told
+    assert "coloured.png: not a readable mask (a mask in" in told
+    assert "torn.png: not a readable mask" in told

@@ -1,0 +1,357 @@
+import base64
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+import predict
+from model.predictor import Predictor
+from tests.processes import run_processes, start_processes
+from tests.toy import ROOT, draw_picture, generator, toy_config, write_toy, write_weights
+from util.errors import UserError
+from util.prediction import find_queries, output_names
+
+COLORS = (3, 5)  # of the classes that the supports show
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights where training leaves them, with its config."""
+    folder = tmp_path_factory.mktemp("predict")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        write_toy(folder / "toy")
+        cfg = toy_config(folder)
+        path = write_weights(cfg)
+        (cfg.experiment_dir / "config.yaml").write_text(cfg.to_yaml())
+        return path
+
+
+@pytest.fixture
+def support(tmp_path: Path) -> Path:
+    """Two classes, each with two pictures in a subfolder."""
+    for number, class_id in enumerate(COLORS * 2):
+        image, mask = draw_picture(generator(), 40, 50, [class_id])
+        folder = tmp_path / "support" / f"thing{class_id}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number}.jpg")
+        Image.fromarray(((mask == class_id) * 255).astype(np.uint8)).save(folder / f"{number}.png")
+    return tmp_path / "support"
+
+
+def scene(height: int = 40, width: int = 52) -> np.ndarray:
+    return draw_picture(generator(), height, width, list(COLORS))[0]
+
+
+def write_photos(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        Image.fromarray(scene()).save(folder / f"{number}.jpg")
+    return folder
+
+
+def arguments(weights: Path, tmp_path: Path, *more: object) -> list[str]:
+    words = ("--weights", weights, "--support", tmp_path / "support", "--query", tmp_path / "photos")
+    return ["predict.py", *map(str, (*words, "--out", tmp_path / "out", *more))]
+
+
+@pytest.fixture
+def run(weights: Path, support: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    def call(*more: object) -> int:
+        monkeypatch.setattr(sys, "argv", arguments(weights, tmp_path, *more))
+        return predict.main()
+
+    return call
+
+
+def manifest(tmp_path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (tmp_path / "out/manifest.jsonl").read_text().splitlines()]
+
+
+def lasting(tmp_path: Path) -> list[dict[str, Any]]:
+    """The manifest without what differs from run to run."""
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in manifest(tmp_path)]
+
+
+def read(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def write_odd_pictures(folder: Path) -> dict[str, tuple[int, int]]:
+    """Pictures of all kinds; their heights and widths as shown."""
+    folder.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned clockwise
+    Image.fromarray(scene(90, 40)).save(folder / "portrait.jpg")
+    Image.fromarray(scene(40, 400)).save(folder / "panorama.webp")
+    Image.fromarray(scene(1500, 4000)).save(folder / "large.jpg")
+    Image.fromarray(scene(32, 32)).save(folder / "small.png")
+    Image.fromarray(scene()).convert("L").save(folder / "grey.jpg")
+    Image.fromarray(np.dstack([scene(), np.full((40, 52), 200, np.uint8)])).save(folder / "alpha.png")
+    cv2.imwrite(str(folder / "deep.tif"), scene().astype(np.uint16) << 8)
+    cv2.imwrite(str(folder / "deep_grey.png"), scene()[..., 0].astype(np.uint16) << 8)
+    Image.fromarray(scene()).save(folder / "turned.jpg", exif=exif)
+    Image.fromarray(scene()).quantize(16).save(folder / "palette.png")
+    Image.fromarray(scene()).convert("CMYK").save(folder / "print.jpg")
+    Image.fromarray(scene()[..., 0] > 99).save(folder / "two_tone.png")
+    sizes = {"portrait.jpg": (90, 40), "panorama.webp": (40, 400), "large.jpg": (1500, 4000), "small.png": (32, 32)}
+    return {path.name: sizes.get(path.name, (40, 52)) for path in folder.iterdir()} | {"turned.jpg": (52, 40)}
+
+
+def test_pictures_of_all_kinds(run: Any, weights: Path, support: Path, tmp_path: Path) -> None:
+    sizes = write_odd_pictures(tmp_path / "photos")
+    assert run("--batch", 3) == 0
+    assert (tmp_path / "out/classes.txt").read_text() == "1 thing3\n2 thing5\n"
+    by_file: dict[str, list[dict[str, Any]]] = {}
+    for record in manifest(tmp_path):
+        by_file.setdefault(record["file"], []).append(record)
+    assert by_file.keys() == sizes.keys()
+    for file, records in by_file.items():
+        mask = read(tmp_path / "out" / records[0]["mask"])
+        assert mask.shape == sizes[file]
+        found = [record for record in records if record["class"]]
+        assert len(found) == records[0]["found"] == len(np.unique(mask[mask > 0]))
+        for record in found:
+            region = mask == record["value"]
+            rows, columns = np.nonzero(region)
+            assert record["class"] == f"thing{COLORS[record['value'] - 1]}" and record["area"] == region.sum()
+            assert record["box"] == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert 0 < record["score"] < 1 and record["seconds"] > 0
+        drawn = read(tmp_path / "out" / records[0]["overlay"])
+        assert 320 <= max(drawn.shape) <= 2200
+    assert len(by_file) < len(manifest(tmp_path))  # something is found
+    predictor = Predictor.from_checkpoint(weights.parents[1] / "config.yaml", weights, "cpu")
+    classes = {}
+    for folder in sorted(support.iterdir()):
+        images = sorted(folder.glob("*.jpg"))
+        classes[folder.name] = images, [path.with_suffix(".png") for path in images]
+    predictor.set_support(classes)
+    expected = predictor.predict(tmp_path / "photos/portrait.jpg").mask
+    assert (read(tmp_path / "out/masks/portrait.png") != expected).mean() < 0.01
+
+
+def test_masks_keep_the_values_of_the_supports(run: Any, tmp_path: Path, support: Path) -> None:
+    write_photos(tmp_path / "photos", 2)
+    for folder in sorted(support.iterdir()):
+        for path in folder.iterdir():
+            path.rename(support / path.name)
+        folder.rmdir()
+    for number, class_id in enumerate(COLORS * 2):
+        path = support / f"{number}.png"
+        Image.fromarray((read(path) // 255 * class_id * 10).astype(np.uint8)).save(path)
+    (support / "classes.txt").write_text("30 blue\n50 violet\n")
+    assert run() == 0
+    records = manifest(tmp_path)
+    assert {(record["class"], record["value"]) for record in records} <= {("blue", 30), ("violet", 50), (None, None)}
+    for record in records:
+        mask = read(tmp_path / "out" / record["mask"])
+        assert set(np.unique(mask)) <= {0, 30, 50} and (mask == record["value"]).sum() == record["area"]
+    assert run("--classes", "violet", "--out", tmp_path / "other") == 0
+    assert (tmp_path / "other/classes.txt").read_text() == "50 violet\n"
+
+
+def test_boxes_as_supports(run: Any, tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 1)
+    file = tmp_path / "boxes.csv"
+    file.write_text("file,left,top,right,bottom,class\nthing3/0.jpg,5,5,40,35,box\n")
+    assert run("--boxes", file) == 0
+    assert (tmp_path / "out/classes.txt").read_text() == "1 box\n"
+    file.write_text("file,left,top,right,bottom,class\nthing3/0.jpg,5,5,51,35,box\n")
+    with pytest.raises(UserError, match=r"0\.jpg of 'box': \(5.0, 5.0, 51.0, 35.0\) is no box .* within 50x40"):
+        run("--boxes", file, "--out", tmp_path / "other")
+
+
+def test_unreadable_pictures_are_told_at_the_end(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = write_photos(tmp_path / "photos", 4)
+    (photos / "1.jpg").write_bytes((photos / "1.jpg").read_bytes()[:400])
+    (photos / "text.png").write_text("no picture")
+    assert run("--html", "--batch", 2) == 1
+    told = capsys.readouterr()
+    assert "3 pictures segmented" in told.out
+    assert "2 pictures could not be read:" in told.err
+    assert re.search(r"photos/1\.jpg: .*\n.*photos/text\.png: ", told.err)
+    assert {record["file"] for record in manifest(tmp_path)} == {"0.jpg", "2.jpg", "3.jpg"}
+    assert "text.png" in (tmp_path / "out/index.html").read_text()
+    Image.fromarray(scene()).save(photos / "text.png")
+    (photos / "1.jpg").unlink()
+    assert run() == 0
+    assert "1 pictures segmented" in capsys.readouterr().out
+    assert len({record["file"] for record in manifest(tmp_path)}) == 4
+
+
+def test_what_is_done_is_left_in_peace(run: Any, tmp_path: Path, support: Path) -> None:
+    write_photos(tmp_path / "photos", 5)
+    out = tmp_path / "out"
+    assert run() == 0
+    expected = lasting(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/*.*")}
+    (out / "masks/0.png").write_bytes((out / "masks/0.png").read_bytes()[:-9])
+    (out / "overlays/1.jpg").write_bytes((out / "overlays/1.jpg").read_bytes()[:-9])
+    (out / "overlays/2.jpg").unlink()
+    (out / "masks/.3.png.77.tmp").write_text("half")
+    lines = [json.dumps(record) + "\n" for record in manifest(tmp_path) if record["file"] != "3.jpg"]
+    (out / "manifest.jsonl").write_text("".join(lines) + '{"file": "3.jpg", "cla')
+    assert run() == 0
+    assert lasting(tmp_path) == expected
+    again = {path: path.stat().st_mtime_ns for path in out.glob("*/*.*")}
+    assert again.keys() == before.keys()
+    assert {path.stem for path in before if again[path] != before[path]} == {"0", "1", "2", "3"}
+    assert run("--overwrite") == 0
+    assert lasting(tmp_path) == expected
+    assert all(path.stat().st_mtime_ns > again[path] for path in again)
+    next(support.glob("thing5/*.jpg")).with_suffix(".png").unlink()
+    next(path for path in support.glob("thing5/*.jpg") if not path.with_suffix(".png").exists()).unlink()
+    with pytest.raises(UserError, match="holds what other weights, supports or query folders gave.*--overwrite"):
+        run()
+    assert lasting(tmp_path) == expected
+    assert run("--overwrite") == 0
+    assert [record["file"] for record in lasting(tmp_path)] == sorted(record["file"] for record in lasting(tmp_path))
+
+
+def test_a_killed_run_goes_on(run: Any, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_photos(tmp_path / "photos", 12)
+    monkeypatch.setattr(sys, "argv", arguments(weights, tmp_path))
+    (process,), _ = start_processes(1, predict.main)
+    part = tmp_path / "out/manifest.part0.jsonl"
+    while not (part.exists() and part.stat().st_size):
+        assert process.is_alive()
+        time.sleep(0.002)
+    process.kill()
+    process.join()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("masks/*.png")}
+    assert 0 < len(before) < 12
+    assert run() == 0
+    assert {record["file"] for record in manifest(tmp_path)} == {f"{number}.jpg" for number in range(12)}
+    assert not part.exists()
+    kept = [path for path in before if path.stat().st_mtime_ns == before[path]]
+    assert len(kept) >= len(before) - 1  # the one that was being written is not in the manifest
+
+
+def test_two_processes_write_what_one_writes(
+    run: Any, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = write_photos(tmp_path / "photos", 5)
+    (photos / "torn.jpg").write_bytes((photos / "0.jpg").read_bytes()[:400])
+    assert run() == 1
+    alone = lasting(tmp_path)
+    masks = {path.name: path.read_bytes() for path in (tmp_path / "out/masks").iterdir()}
+    monkeypatch.setattr(sys, "argv", arguments(weights, tmp_path, "--overwrite", "--html"))
+    assert run_processes(2, predict.main) == [1, 0]
+    assert lasting(tmp_path) == alone
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out/masks").iterdir()} == masks
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        *("classes.txt", "index.html", "manifest.jsonl", "masks", "overlays", "run.json")
+    ]
+
+
+def test_from_the_command_line(weights: Path, support: Path, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 3)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    script, *words = arguments(weights, tmp_path)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launcher, str(ROOT / script), *words], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("3 pictures segmented") == 1
+    (photos / "3.jpg").write_text("no picture")
+    alone = [sys.executable, str(ROOT / script), *words]
+    done = subprocess.run(alone, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 2 and "3.jpg" in done.stderr
+
+
+class Page(HTMLParser):
+    """What a browser would show of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = ""
+        self.sources: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag != "script"
+        self.sources += [str(value) for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_html_page(run: Any, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 2)
+    (photos / "<script>&'x.jpg").write_bytes((photos / "1.jpg").read_bytes())
+    Image.fromarray(scene(300, 900)).save(photos / "wide.jpg")
+    assert run("--html") == 0
+    page = Page()
+    text = (tmp_path / "out/index.html").read_text()
+    page.feed(text)
+    assert "<script>&'x.jpg" in page.text and "4 pictures." in page.text
+    assert len(page.sources) == 4 and all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
+    assert len(text) < 4 * 60_000
+    data = base64.b64decode(page.sources[-1].split(",")[1])
+    assert Image.open(io.BytesIO(data)).size == (320, 107)
+    record = next(record for record in manifest(tmp_path) if record["class"])
+    assert f"{record['class']}: {record['area']} pixels" in page.text
+    before = (tmp_path / "out/index.html").stat().st_mtime_ns
+    assert run("--html") == 0  # with nothing left to segment
+    assert (tmp_path / "out/index.html").stat().st_mtime_ns > before
+
+
+def test_outputs_never_meet() -> None:
+    files = ["a.jpg", "a.png", "b/a.jpg", "b.jpg", "a.jpg.png", "c.d.jpg", "c.jpg", "b/x.jpg", "b/x.jpg.jpg"]
+    names = output_names(files)
+    assert len(set(names.values())) == len(files)
+    assert names["b.jpg"] == "b" and names["b/a.jpg"] == "b/a" and names["c.d.jpg"] == "c.d"
+    assert names["a.jpg"] == "a.jpg" and names["a.png"] == "a.png"
+
+
+def test_which_pictures_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = ("a.jpg", "b/c.PNG", "b/n.txt", ".x/d.jpg", "out/e.png")
+    for name in (*(f"photos/{name}" for name in inside), "more/f.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    out = [Path("photos/out")]
+    assert find_queries(["photos"], out) == (tmp_path / "photos", ["a.jpg", "b/c.PNG"])
+    assert find_queries([str(tmp_path / "photos")], out) == (tmp_path / "photos", ["a.jpg", "b/c.PNG"])
+    assert find_queries(["photos/**/*.*"], out) == (tmp_path / "photos", ["a.jpg", "b/c.PNG", "b/n.txt"])
+    assert find_queries(["photos/a.jpg", "photos/*.jpg"]) == (tmp_path / "photos", ["a.jpg"])
+    assert find_queries(["photos", "more/f.jpg"], out) == (tmp_path, ["more/f.jpg", "photos/a.jpg", "photos/b/c.PNG"])
+    assert find_queries(["photos/out"], [Path("photos")]) == (tmp_path / "photos/out", ["e.png"])
+    for wrong in ("absent", "photos/*.gif", "photos/b/*.txt/"):
+        with pytest.raises(UserError, match=re.escape(wrong)):
+            find_queries(["photos", wrong])
+
+
+def test_where_the_config_is_looked_for(tmp_path: Path) -> None:
+    snapshot = tmp_path / "run/snapshot"
+    snapshot.mkdir(parents=True)
+    for name in ("config.yaml", "config_train5.yaml"):
+        (tmp_path / "run" / name).touch()
+    names = {"best_1shot.pth": "config.yaml", "best_5shot.pth": "config_train5.yaml"}
+    names |= {"train5_epoch_3_0.5.pth": "config_train5.yaml", "train_epoch_3_0.5.pth": "config.yaml"}
+    for weights, config in names.items():
+        (snapshot / weights).touch()
+        assert predict.find_config(snapshot / weights) == tmp_path / "run" / config
+    (tmp_path / "elsewhere.pth").touch()
+    with pytest.raises(UserError, match=r"elsewhere\.pth: no config\.yaml lies beside it; say by --config"):
+        predict.find_config(tmp_path / "elsewhere.pth")
+    with pytest.raises(UserError, match=r"absent\.pth: no such file"):
+        predict.find_config(tmp_path / "absent.pth")
+
+
+def test_outputs_stay_out_of_the_supports(run: Any, support: Path, tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 1)
+    with pytest.raises(UserError, match="within the support folder"):
+        run("--out", support / "out")
+    with pytest.raises(UserError, match="--batch 0"):
+        run("--batch", 0)
