@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 TRAIN = ["train_pascal.sh", "train_coco.sh"]
 TEST = ["test_pascal.sh", "test_coco.sh"]
-LAUNCH = ["-m", "torch.distributed.run", "--nproc_per_node"]
+LAUNCH = ["-m", "tools.launch", "--nproc_per_node"]
 
 
 @pytest.fixture

@@ -25,4 +25,4 @@ if [ "$port" = free ]; then
 else
     rendezvous=--master_port=$port
 fi
-exec "$PYTHON" -m torch.distributed.run --nproc_per_node "$processes" "$rendezvous" "$script" --config "$config" "$@"
+exec "$PYTHON" -m tools.launch --nproc_per_node "$processes" "$rendezvous" "$script" --config "$config" "$@"
