@@ -41,7 +41,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "SLURM_GPUS_ON_NODE": "4",
     }
     places = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "NOTES": str(tmp_path), "PYTHON": str(tmp_path / "a python")}
-    return {**places, **{f"SLURM_{key}": value for key, value in slurm.items()}, "CODE": ""}
+    return {**places, **slurm, "CODE": ""}
 
 
 def start(environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
