@@ -13,8 +13,9 @@ from dataset.index import class_names
 from model import build_model
 from model.hmnet import HMNet
 from model.inference import FeatureCache, prepare_inference
+from util.arguments import experiment_config, experiment_parser
 from util.checkpoint import load_weights
-from util.config import Config, load_config
+from util.config import Config
 from util.distributed import World, connect
 from util.errors import run_main
 from util.evaluation import EpisodeSet, Names, Outcome, Segment, find_weights, make_episodes, run_episodes
@@ -25,16 +26,25 @@ from util.logger import RunLog
 from util.metric import Result, aggregate, format_table
 from util.visualize import episode_panel, save_image
 
+PANELS = 20  # drawn by --viz, which BAM's scripts pass without a number
+
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Test a network on the novel classes of a fold.")
-    parser.add_argument("--config", required=True, help="YAML file of the experiment")
+    parser = experiment_parser("Test a network on the novel classes of a fold.")
     parser.add_argument("--method", choices=["hmnet", "prior"], default="hmnet", help="prior: needs no training")
-    parser.add_argument("--visualize", type=int, default=0, metavar="N", help="draw N episodes, spread over the list")
+    parser.add_argument(
+        "--visualize",
+        "--viz",
+        nargs="?",
+        type=int,
+        const=PANELS,
+        default=0,
+        metavar="N",
+        help=f"draw N episodes ({PANELS} without a number), spread over the list",
+    )
     parser.add_argument("--episodes-out", type=Path, metavar="FILE", help="write the (first seed's) episodes")
     parser.add_argument("--result", type=Path, metavar="FILE", help="default: result_test_*.json of the experiment")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="key value ..., instead of the config's")
     return parser.parse_args()
 
 
@@ -114,7 +124,7 @@ def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
 def main() -> None:
     """The entry point."""
     arguments = parse_arguments()
-    cfg = load_config(arguments.config, arguments.opts)
+    cfg = experiment_config(arguments)
     with plain_failures(), connect(cfg.device) as world:
         test(cfg, arguments, world)
 

@@ -62,6 +62,13 @@ def test_seeds_table_json_log_and_panels(
     assert np.asarray(Image.open(panels[0])).shape[2] == 3
 
 
+def test_arguments_of_scripts_written_for_bam(
+    cfg: Config, entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(entry_point, monkeypatch, "--arch", "HMNet", "--local_rank", 0, "--viz", "--opts", "test_episodes", 3)
+    assert len(list((cfg.experiment_dir / "panels_test_1shot").iterdir())) == 3
+
+
 def test_prior_needs_no_trained_network(
     cfg: Config, entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
