@@ -118,6 +118,10 @@ def main() -> int:
         with plain_failures(AGAIN), connect(arguments.device or cfg.device) as world:
             complaints = predict(cfg, arguments, world)
             return finish(arguments, complaints) if world.is_main else 0
+    except OSError as error:  # a folder that may not be written, or is none
+        if error.filename is None:
+            raise
+        raise UserError(f"{error.filename}: {error.strerror}; mend that, then {AGAIN}") from error
     except KeyboardInterrupt:
         raise UserError(f"stopped; {AGAIN}") from None
 

@@ -349,9 +349,12 @@ def test_where_the_config_is_looked_for(tmp_path: Path) -> None:
         predict.find_config(tmp_path / "absent.pth")
 
 
-def test_outputs_stay_out_of_the_supports(run: Any, support: Path, tmp_path: Path) -> None:
+def test_folders_that_will_not_do(run: Any, support: Path, tmp_path: Path) -> None:
     write_photos(tmp_path / "photos", 1)
     with pytest.raises(UserError, match="within the support folder"):
         run("--out", support / "out")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file: File exists; mend that, then run the same command again"):
+        run("--out", tmp_path / "file")
     with pytest.raises(UserError, match="--batch 0"):
         run("--batch", 0)
