@@ -125,7 +125,7 @@ def main() -> None:
     """The entry point."""
     arguments = parse_arguments()
     cfg = experiment_config(arguments)
-    with plain_failures(), connect(cfg.device) as world:
+    with plain_failures("run the same command again"), connect(cfg.device) as world:
         test(cfg, arguments, world)
 
 
