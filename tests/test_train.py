@@ -5,6 +5,8 @@ import os
 import random
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +19,8 @@ from torch import Tensor
 import train
 import train_base
 from model import build_base_learner, build_model
-from tests.processes import run_processes, start_processes
-from tests.toy import toy_config, write_toy
+from tests.processes import free_port, run_processes, start_processes
+from tests.toy import ROOT, toy_config, write_toy
 from util.checkpoint import load_weights, read_checkpoint
 from util.config import Config, load_config
 from util.distributed import connect
@@ -207,4 +209,37 @@ def test_many_kills_lose_nothing(data: Path, tmp_path: Path, size: int) -> None:
     kills = killed_at_random(size, parts, kills=12, longest=(time.monotonic() - start) / 4)
     print(f"{kills} kills with {size} processes")
     assert kills >= 10
+    assert_same(last_weights(parts), last_weights(whole))
+
+
+def start_launcher(cfg: Config, *options: str) -> subprocess.Popen[str]:
+    """train.py under torchrun, as the scripts start it."""
+    path = Path(cfg.exp).with_suffix(".yaml")
+    path.write_text(cfg.to_yaml())
+    command = [sys.executable, "-m", "tools.launch", *options, "train.py", "--config", str(path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, "--opts", "resume", "auto"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.slow
+def test_under_torchrun_a_run_goes_on_on_other_machines(data: Path, tmp_path: Path) -> None:
+    keys = {"print_freq": 1, "batch_size": 2, "epochs": 4}
+    whole, parts = config(data, tmp_path / "whole", **keys), config(data, tmp_path / "parts", **keys)
+    run_processes(2, run, train.train, whole)
+
+    launcher = start_launcher(parts, "--standalone", "--nproc_per_node", "2")
+    log = parts.experiment_dir / "log.txt"
+    while not (log.exists() and "step" in log.read_text()) and launcher.poll() is None:
+        time.sleep(0.01)
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.communicate(timeout=60)[1].endswith("stopped by SIGTERM\n") and launcher.returncode == 75
+
+    meeting = ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"localhost:{free_port()}", "--rdzv_id", "run"]
+    machines = [start_launcher(parts, "--nnodes", "2", "--nproc_per_node", "1", *meeting) for _ in range(2)]
+    for machine in machines:
+        stderr = machine.communicate(timeout=120)[1]
+        assert machine.returncode == 0, stderr
+    assert "resumed from" in log.read_text()
     assert_same(last_weights(parts), last_weights(whole))

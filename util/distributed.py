@@ -1,6 +1,7 @@
 """The processes of one run: torchrun starts them, gloo (CPU) or NCCL (GPU) connects them."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,6 +85,8 @@ class World:
             return model
         if self.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        # Gradients of pointwise convolutions come channels last, which for 1 x 1 weights is no other order.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         # Some parameters get no gradient: what only feeds the last block's support, the shot weights of one shot.
         return DistributedDataParallel(model, find_unused_parameters=True, gradient_as_bucket_view=True)
 

@@ -112,23 +112,26 @@ def test_gradients_do_not_depend_on_the_spread(
             assert (told.pixel_loss, told.item_loss) == pytest.approx((report.pixel_loss, report.item_loss), rel=1e-5)
 
 
-def two_optimizers(amp: str) -> tuple[nn.Module, Learner]:
+def two_optimizers(amp: str, compiled: bool = False) -> tuple[nn.Module, Learner]:
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     optimizers = [make_sgd([part.parameters()], 0.9, 0) for part in model]
     for optimizer in optimizers:
         optimizer.param_groups[0]["lr"] = 0.1
     with connect("cpu") as world:
-        learner = Learner(model, optimizers, world, amp)
+        learner = Learner(model, optimizers, world, amp, compiled)
     if amp == "fp16":
         learner.scaler = GradScaler("cpu", init_scale=64.0)  # the usual one begins with skipping steps
     return model, learner
 
 
-@pytest.mark.parametrize("amp", ["off", "fp16", "bf16"])
-def test_a_step_moves_both_optimizers(amp: str) -> None:
+@pytest.mark.parametrize(
+    ("amp", "compiled"),
+    [("off", False), ("fp16", False), ("bf16", False), pytest.param("off", True, marks=pytest.mark.slow)],
+)
+def test_a_step_moves_both_optimizers(amp: str, compiled: bool) -> None:
     from tests.util.test_run import forward  # points and labels
 
-    model, learner = two_optimizers(amp)
+    model, learner = two_optimizers(amp, compiled)
     batch: dict[str, Any] = {
         "points": torch.randn(2, 6, 3),
         "label": torch.randint(0, 2, (2, 6)),
