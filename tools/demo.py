@@ -33,7 +33,7 @@ def main() -> None:
         step(f"Test on novel classes: {method}", "test.py", "--method", method, "--result", str(path), *options)
         results[method] = json.loads(path.read_text())["aggregate"]
     print(comparison(results))
-    print(f"\nsupport | query | truth | prediction: {cfg.experiment_dir / 'panels_1shot'}")
+    print(f"\nsupport | query | truth | prediction: {cfg.experiment_dir / 'panels_test_1shot'}")
 
 
 def step(title: str, script: str, *arguments: str) -> None:
