@@ -15,6 +15,13 @@ class ConsoleHandler(logging.Handler):
         tqdm.write(self.format(record))
 
 
+class FileHandler(logging.FileHandler):
+    """Does not go on when the disk is full."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise
+
+
 class RunLog:
     """Console, `log` file (appended to) and, given a folder for it, TensorBoard; silent unless `talks`."""
 
@@ -25,7 +32,7 @@ class RunLog:
             self.logger.disabled = True
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        for handler in (ConsoleHandler(), logging.FileHandler(path, encoding="utf-8")):
+        for handler in (ConsoleHandler(), FileHandler(path, encoding="utf-8")):
             handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
             self.logger.addHandler(handler)
         if board:

@@ -43,3 +43,10 @@ def test_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert clock.rate == pytest.approx(0.4)
     assert clock.left(10) == "00:00:25"
     assert clock.left(40_000) == "1d 03:46:40"
+
+
+def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    log = RunLog(tmp_path / "log.txt")
+    with pytest.raises(OSError, match="No space left on device"):
+        log.info("a line")
