@@ -1,5 +1,8 @@
 """How entry points end."""
 
+import subprocess
+import sys
+
 import pytest
 
 from util.errors import UserError, run_main
@@ -25,3 +28,21 @@ def test_exit_code(code: int | None) -> None:
 def test_other_errors_keep_their_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         run_main(lambda: 1 // 0)
+
+
+def test_reader_that_leaves_is_no_error() -> None:
+    talk = "from util.errors import run_main; run_main(lambda: print('line ' * 10**6))"
+    with subprocess.Popen([sys.executable, "-c", talk], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_other_broken_pipes_are_errors() -> None:
+    def main() -> None:
+        raise BrokenPipeError("a worker is gone")
+
+    with pytest.raises(BrokenPipeError, match="a worker"):
+        run_main(main)
