@@ -16,7 +16,7 @@ using at::vec::fmadd;
 using OptionalTensor = std::optional<Tensor>;
 using Vec = at::vec::Vectorized<float>;
 
-constexpr int64_t CHANNELS = 32;  // per block; fixed, so that results do not depend on the number of threads
+constexpr int64_t CHANNELS = 64;  // per block; fixed, so that results do not depend on the number of threads
 constexpr int64_t LANES = Vec::size();
 constexpr int64_t WIDTH = CHANNELS / LANES;  // vectors per block
 constexpr int64_t CACHE_LINE = 16;           // floats
