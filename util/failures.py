@@ -1,6 +1,7 @@
 """Failures of the machine, told in one line: dead processes and workers, full disks, full memory."""
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -41,5 +42,6 @@ def explain(error: Exception, again: str = RESUME) -> str | None:
     if "DataLoader worker" in text:
         return f"a loader worker died, perhaps for lack of memory: {first}; lower loader_workers (0: none) and {again}"
     if isinstance(error, dist.DistError) or "gloo" in text.lower() or "Connection closed by peer" in text:
-        return f"lost contact with another process, whose own message says why: {first}; {again}"
+        reason = re.sub(r"^\[\S+\] ", "", first).split(". ")[0]  # without gloo's source line and advice
+        return f"lost contact with another process, whose own message says why: {reason}; {again}"
     return None
