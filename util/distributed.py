@@ -79,16 +79,18 @@ class World:
         if self.is_main:
             self.barrier()
 
-    def parallel(self, model: nn.Module) -> nn.Module:
-        """The model whose backward pass averages gradients over processes; batch norms on GPUs see all images."""
+    def parallel(self, model: nn.Module, partial: bool = False) -> nn.Module:
+        """The model whose backward pass averages gradients over processes; batch norms on GPUs see all images.
+
+        `partial`: some of its parameters get no gradient.
+        """
         if self.size == 1:
             return model
         if self.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         # Gradients of pointwise convolutions come channels last, which for 1 x 1 weights is no other order.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-        # Some parameters get no gradient: what only feeds the last block's support, the shot weights of one shot.
-        return DistributedDataParallel(model, find_unused_parameters=True, gradient_as_bucket_view=True)
+        return DistributedDataParallel(model, find_unused_parameters=partial, gradient_as_bucket_view=True)
 
 
 @contextmanager

@@ -48,15 +48,24 @@ class NotFiniteError(Exception):
 
 
 class Learner:
-    """A model on its device with its optimisers, on all processes; `amp` and `compiled` are the config keys."""
+    """A model on its device with its optimisers, on all processes; `amp` and `compiled` are the config keys.
+
+    `partial`: some of the model's parameters get no gradient.
+    """
 
     def __init__(
-        self, model: nn.Module, optimizers: Sequence[Optimizer], world: World, amp: str = "off", compiled: bool = False
+        self,
+        model: nn.Module,
+        optimizers: Sequence[Optimizer],
+        world: World,
+        amp: str = "off",
+        compiled: bool = False,
+        partial: bool = False,
     ) -> None:
         if compiled:
             model.compile()
         self.model, self.optimizers, self.world = model, optimizers, world
-        self.network = world.parallel(model)
+        self.network = world.parallel(model, partial)
         self.dtype = amp_dtype(amp, world.device)
         self.scaler = GradScaler(world.device.type, enabled=self.dtype is torch.float16)
 

@@ -63,7 +63,8 @@ def base_gradients(cfg: Config) -> tuple[dict[str, Tensor], Report]:
 
 def gradients(cfg: Config, network: nn.Module, dataset: Any, forward: Any, target: str, batch: int) -> Any:
     with connect("cpu") as world:
-        learner = Learner(network, [make_sgd([network.parameters()], 0.9, 0)], world)
+        meta = forward is train.forward
+        learner = Learner(network, [make_sgd([network.parameters()], 0.9, 0)], world, partial=meta)
         plan = Plan(len(dataset), batch, cfg.accumulate, world)
         batches = next(load_steps(dataset, plan.batches(seed=3), cfg.accumulate, 0, collate))
         valid = [int((batch[target] != IGNORE).sum()) for rank in world.gather(batches) for batch in rank]
