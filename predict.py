@@ -71,7 +71,7 @@ def plan_run(cfg: Config, arguments: argparse.Namespace) -> Plan:
     if arguments.classes:
         support = select(support, arguments.classes)
     queries = find_queries(arguments.query, [out / "masks", out / "overlays", arguments.support])
-    settings = fingerprint(arguments.weights, support, cfg.val_size, queries.root)
+    settings = fingerprint(cfg, arguments.weights, support, queries.root)
     plan = make_plan(out, support, queries, settings, arguments.overwrite)
     shots = ", ".join(f"{item.name} ({len(item.images)})" for item in support)
     print(f"support: {shots}; {len(queries.files)} pictures, {len(queries.files) - len(plan.left)} of them done before")
@@ -118,10 +118,6 @@ def main() -> int:
         with plain_failures(AGAIN), connect(arguments.device or cfg.device) as world:
             complaints = predict(cfg, arguments, world)
             return finish(arguments, complaints) if world.is_main else 0
-    except OSError as error:  # a folder that may not be written, or is none
-        if error.filename is None:
-            raise
-        raise UserError(f"{error.filename}: {error.strerror}; mend that, then {AGAIN}") from error
     except KeyboardInterrupt:
         raise UserError(f"stopped; {AGAIN}") from None
 

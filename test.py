@@ -32,7 +32,7 @@ PANELS = 20  # drawn by --viz, which BAM's scripts pass without a number
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = experiment_parser("Test a network on the novel classes of a fold.")
-    parser.add_argument("--method", choices=["hmnet", "prior"], default="hmnet", help="prior: needs no training")
+    parser.add_argument("--method", choices=["hmnet", "prior"], default="hmnet", help="prior: no meta-training needed")
     parser.add_argument(
         "--visualize",
         "--viz",

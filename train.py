@@ -28,6 +28,7 @@ from util.metric import count_pixels
 from util.optim import make_sgd, make_trunk_adamw, poly_rate, set_rates
 from util.rng import make_deterministic, seed_all
 from util.run import Paths, Run
+from util.schema import run_name
 
 
 def main() -> None:
@@ -42,16 +43,16 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
     make_deterministic(cfg.deterministic)
     with world.main_first():  # one process scans the masks
         index, files = load_index(cfg, "train")
-        novel_index, _ = load_index(cfg, "val")
-    for checked in (index, novel_index):
-        check_possible(checked, cfg.shot)
+        checked = [index, load_index(cfg, "val")[0]] if cfg.evaluate else [index]
+    for each in checked:
+        check_possible(each, cfg.shot)
     classes = config_classes(cfg, "train")
     plan = Plan(len(index.images), cfg.batch_size, cfg.accumulate, world).check("batch_size")
 
     seed_all(cfg.manual_seed)
     model = build_model(cfg).to(world.device).train()
     sgd = make_sgd(model.learnable_groups(), cfg.momentum, cfg.weight_decay)
-    adamw = make_trunk_adamw(model.trunk, cfg.trunk_lr, cfg.batch_size * cfg.accumulate, cfg.trunk_weight_decay)
+    adamw = make_trunk_adamw(model.trunk, cfg.trunk_lr, cfg.batch_size, cfg.trunk_weight_decay)
     # Nothing comes to what only feeds the last block's support, nor to the shot weights of one shot.
     learner = Learner(model, [sgd, adamw], world, cfg.amp, cfg.compile, partial=True)
     run = Run(cfg, run_paths(cfg), plan, learner, cfg.epochs, cfg.stop_interval, hits="foreground IoU")
@@ -95,9 +96,9 @@ def validates(cfg: Config, position: float) -> bool:
 
 def run_paths(cfg: Config) -> Paths:
     """The run's files; runs of more shots share the folder and so carry their shots in their names."""
-    name = "train" if cfg.shot == 1 else f"train{cfg.shot}"
-    best = cfg.experiment_dir / "snapshot" / f"best_{cfg.shot}shot.pth"
-    return Paths(cfg.experiment_dir, best, tag="" if cfg.shot == 1 else f"_{name}", numbered=name)
+    name = run_name(cfg.shot)
+    tag = "" if cfg.shot == 1 else f"_{name}"
+    return Paths(cfg.experiment_dir, cfg.best_weights(cfg.shot), tag=tag, numbered=name)
 
 
 if __name__ == "__main__":

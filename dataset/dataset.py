@@ -27,28 +27,22 @@ class EvaluationEpisodes(Dataset[Item]):
 
     query (3, size, size) and support (K, 3, size, size) float32 normalised, the supports in the network's order;
     support_mask (K, size, size) and query_mask (h, w), of its own size, uint8: 1 object, 0 other, 255 ignore;
-    class_index, position in `classes`; class_id; names, query first, then the supports in the network's order; number.
+    class_index, position in `classes`; class_id; names: query, then supports, last drawn first; number.
     UserError for files that cannot be read or do not hold the class.
     """
 
     def __init__(
-        self,
-        episodes: Sequence[Episode],
-        files: Files,
-        classes: Sequence[int],
-        size: int,
-        ann_type: str = "mask",
-        reverse_support: bool = True,
+        self, episodes: Sequence[Episode], files: Files, classes: Sequence[int], size: int, ann_type: str = "mask"
     ) -> None:
         self.episodes, self.files, self.classes = episodes, files, list(classes)
-        self.size, self.ann_type, self.reverse_support = size, ann_type, reverse_support
+        self.size, self.ann_type = size, ann_type
 
     def __len__(self) -> int:
         return len(self.episodes)
 
     def __getitem__(self, number: int) -> Item:
         episode = self.episodes[number]
-        support_names = episode.support[::-1] if self.reverse_support else episode.support
+        support_names = episode.support[::-1]
         query, query_mask = _read_object(self.files, episode.query, episode.class_id)
         support = [_read_support(self.files, name, episode.class_id, self.ann_type) for name in support_names]
         return {
@@ -130,7 +124,7 @@ class BaseTraining(Dataset[Item]):
 
 
 class BaseValidation(Dataset[Item]):
-    """Images for the base learner at one size; items as in BaseTraining, but label (h, w) of the image's own size."""
+    """Images for the base learner at one size; image and label as in BaseTraining, the label (h, w) of its own size."""
 
     def __init__(self, files: Files, classes: Sequence[int], size: int) -> None:
         self.pairs, self.label_of_value, self.size = list(files.values()), _label_table(classes), size
@@ -145,8 +139,8 @@ class BaseValidation(Dataset[Item]):
 
 
 def test_dataset(cfg: Config, episodes: Sequence[Episode], files: Files, classes: Sequence[int]) -> EvaluationEpisodes:
-    """The test episodes of a config; the released protocol shows the network the support drawn last first."""
-    return EvaluationEpisodes(episodes, files, classes, cfg.val_size, cfg.ann_type, cfg.protocol == "released")
+    """The test episodes of a config."""
+    return EvaluationEpisodes(episodes, files, classes, cfg.val_size, cfg.ann_type)
 
 
 def train_dataset(

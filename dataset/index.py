@@ -207,6 +207,8 @@ def _read_released(
     for class_id, images in by_class.items():
         if unknown := [image for image in images if image not in known]:
             raise UserError(f"{class_path}: class {class_id} has {unknown[0]}, {list_path} does not; fetch both again")
+        if len(set(images)) < len(images):
+            raise UserError(f"{class_path}: class {class_id} has an image twice; fetch the file again")
     return pairs, by_class
 
 

@@ -132,7 +132,7 @@ class Branch(nn.Module):
 
 
 class Block(nn.Module):
-    """One Mamba block over query and support; the branches share layer norms and scan (hmnet: section 4.1).
+    """One Mamba block over query and support; the branches share layer norms and scan (paper, section 4.1).
 
     Subclasses say how the support is scanned and remembered, and how the query is scanned with that memory.
     """

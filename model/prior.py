@@ -21,7 +21,8 @@ class LevelPrior(NamedTuple):
 
 def masked_average(features: Tensor, mask: Tensor) -> Tensor:
     """Mean of `features (..., C, f, f)` under `mask (..., 1, f, f)`: prototypes `(..., C)`."""
-    return (features * mask).sum((-2, -1)) / (mask.sum((-2, -1)) + 5e-4)
+    weights = mask / (mask.sum((-2, -1), keepdim=True) + 5e-4)  # first, as sums may exceed half precision
+    return (features * weights).sum((-2, -1))
 
 
 def prototypes(features: Tensor, mask: Tensor) -> Tensor:
@@ -36,7 +37,8 @@ def prototypes(features: Tensor, mask: Tensor) -> Tensor:
     everywhere = _resize_transposed(torch.ones_like(mask[:1, 0]), size).flatten(2)  # (1, 1, h * w)
     weights = torch.cat([spread, everywhere - spread], dim=2)  # (B, K, 2, h * w)
     counts = torch.cat([total, mask.shape[-2] * mask.shape[-1] - total], dim=2)  # (B, K, 2)
-    return weights @ features.flatten(3).transpose(-1, -2) / (counts.unsqueeze(-1) + 5e-4)
+    weights = weights / (counts.unsqueeze(-1) + 5e-4)  # first, as sums may exceed half precision
+    return weights @ features.flatten(3).transpose(-1, -2)
 
 
 def _resize_transposed(mask: Tensor, size: torch.Size) -> Tensor:
@@ -48,9 +50,10 @@ def _resize_transposed(mask: Tensor, size: torch.Size) -> Tensor:
 
 def level_prior(query: Tensor, support_prototypes: Tensor, size: int) -> LevelPrior:
     """Priors of `query (B, C, h, w)` against `support_prototypes (B, K, 2, C)`, resized to `size`."""
-    cosine = torch.einsum("bchw,bknc->bknhw", query, support_prototypes)
-    norms = query.norm(dim=1)[:, None, None] * support_prototypes.norm(dim=-1)[..., None, None]
-    cosine = cosine / (norms + 1e-7)  # (B, K, 2, h, w)
+    unit = F.normalize(support_prototypes, dim=-1, eps=1e-7)
+    cosine = torch.einsum("bchw,bknc->bknhw", query, unit) / (
+        query.norm(dim=1)[:, None, None] + 1e-7
+    )  # (B, K, 2, h, w)
     low, high = cosine.amin((-2, -1), keepdim=True), cosine.amax((-2, -1), keepdim=True)
     normalised = (cosine - low) / (high - low + 1e-7)
     foreground, background = resize(normalised.flatten(0, 1), size).unflatten(0, normalised.shape[:2]).unbind(2)

@@ -213,8 +213,10 @@ def test_what_is_done_is_left_in_peace(run: Any, tmp_path: Path, support: Path) 
     assert all(path.stat().st_mtime_ns > again[path] for path in again)
     next(support.glob("thing5/*.jpg")).with_suffix(".png").unlink()
     next(path for path in support.glob("thing5/*.jpg") if not path.with_suffix(".png").exists()).unlink()
-    with pytest.raises(UserError, match="holds what other weights, supports or query folders gave.*--overwrite"):
-        run()
+    refusal = "holds what other weights, settings, supports or query folders gave.*--overwrite"
+    for changed in ([], ["--opts", "qim_skip", "channel"]):
+        with pytest.raises(UserError, match=refusal):
+            run(*changed)
     assert lasting(tmp_path) == expected
     assert run("--overwrite") == 0
     assert [record["file"] for record in lasting(tmp_path)] == sorted(record["file"] for record in lasting(tmp_path))

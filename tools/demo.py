@@ -4,6 +4,7 @@ Generates a data set, trains a base learner and HMNet on its base classes, and t
 on the novel classes, all through the project's own entry points. What is done already is not done again.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -19,6 +20,7 @@ PANELS = 12
 
 def main() -> None:
     """Run every step in turn and print the comparison."""
+    argparse.ArgumentParser(description="Train and test on a generated data set.").parse_args()
     cfg = load_config(CONFIG)
     if not Path(cfg.data_root, "ImageSets", "val.txt").is_file():
         write_demo(cfg.data_root)

@@ -4,6 +4,11 @@
 # PROCESSES is a number, or `gpus`: one for each visible GPU, one without any. NPROC in the environment overrides it.
 # PORT is that of the rendezvous, or `free` for any. PYTHON names the interpreter (.venv/bin/python, else python3).
 set -eu
+if [ $# -lt 4 ]; then
+    echo "usage: sh tools/launch.sh PROCESSES PORT CONFIG SCRIPT [arguments of the script]" >&2
+    echo "   eg: sh tools/launch.sh 2 free config/demo.yaml test.py" >&2
+    exit 2
+fi
 processes=${NPROC:-$1} port=$2 config=$3 script=$4
 shift 4
 if [ ! -f "$config" ]; then

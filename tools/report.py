@@ -15,6 +15,7 @@ from tools.paper import SOURCE
 from tools.runs import read_json, read_runs
 from tools.table import Table
 from tools.tables import TABLES, Cell, Sheet, Sources
+from util.config import load_config
 from util.errors import UserError, run_main
 from util.files import write_aside
 
@@ -27,7 +28,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Fill the paper's tables with the runs that have been made.")
     parser.add_argument("tables", nargs="*", type=int, metavar="TABLE", help="1 to 9; default: all")
-    parser.add_argument("--exp", type=Path, default=Path("exp"), help="folder of the runs")
+    parser.add_argument("--exp", type=Path, help="folder of the runs; default: that of --config, or exp")
     parser.add_argument("--out", type=Path, default=Path("exp/report"), help="folder for the tables")
     parser.add_argument("--config", help="for Tables 3 to 8: another data set and network than the paper's")
     parser.add_argument("--splits", nargs="+", type=int, default=[], help="these folds only; default: all")
@@ -36,6 +37,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--commands", action="store_true", help="only print the commands for what is missing")
     arguments = parser.parse_args()
+    if arguments.exp is None:
+        arguments.exp = Path(load_config(arguments.config).exp if arguments.config else "exp")
     if unknown := set(arguments.tables) - TABLES.keys():
         raise UserError(f"there is no Table {min(unknown)}: the paper's tables are 1 to 9")
     return arguments

@@ -1,14 +1,16 @@
 #!/bin/sh
 # Makes the runs that tables of the paper still lack, one after the other, then prints the tables. Run it again after an
 # interruption: what is done stays done.
-#   sh tools/reproduce.sh TABLE [TABLE ...] [--config FILE] [--splits 0 ...] [--seeds 321 ...] [--exp DIR]
+#   sh tools/reproduce.sh TABLE [TABLE ...] [--config FILE] [--splits 0 ...] [--seeds 321 ...]
 # PYTHON names the interpreter (.venv/bin/python, else python3).
 set -eu
-if [ $# -lt 1 ]; then
-    echo "usage: sh tools/reproduce.sh TABLE [more arguments of tools.report]" >&2
-    echo "   eg: sh tools/reproduce.sh 3" >&2
-    exit 2
-fi
+case " ${*:---help} " in
+    *" -h "* | *" --help "*)
+        echo "usage: sh tools/reproduce.sh TABLE [more arguments of tools.report]" >&2
+        echo "   eg: sh tools/reproduce.sh 3" >&2
+        exit 2
+        ;;
+esac
 cd "$(dirname "$0")/.."
 if [ -z "${PYTHON:-}" ]; then
     PYTHON=python3

@@ -50,7 +50,7 @@ class Outcome(NamedTuple):
 def find_weights(cfg: Config) -> Path:
     """The checkpoint to test; UserError says where it was looked for."""
     snapshots = cfg.experiment_dir / "snapshot"
-    path = snapshots / (cfg.weight or f"best_{cfg.trained_shot or cfg.shot}shot.pth")
+    path = snapshots / cfg.weight if cfg.weight else cfg.best_weights(cfg.trained_shot or cfg.shot)
     if path.is_file():
         return path
     if cfg.weight is None:

@@ -36,7 +36,9 @@ def explain(error: Exception, again: str = RESUME) -> str | None:
     first = text.strip().split("\n")[0]
     if isinstance(error, OSError):
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return f"{error.filename or 'cannot write'}: {error.strerror}; make room and {again}" if full else None
+        known = full or error.filename is not None
+        remedy = "make room and" if full else "mend that, then"
+        return f"{error.filename or 'cannot write'}: {error.strerror}; {remedy} {again}" if known else None
     if isinstance(error, torch.OutOfMemoryError):
         return f"{first}; lower batch_size (and raise accumulate), or set checkpoint_blocks or amp"
     if "DataLoader worker" in text:

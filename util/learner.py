@@ -74,9 +74,10 @@ class Learner:
 
         A mean of means is not the mean when batches differ in ignored pixels, so every batch's pixel loss gets the
         share of valid pixels that it has in all; `target` is the key of the masks in which they are counted.
-        Raises NotFiniteError in all processes when the loss is not finite in any.
+        Raises NotFiniteError in all processes when the loss is not finite in any, the model being as it was before.
         """
         world = self.world
+        buffers = [buffer.clone() for buffer in self.model.buffers()]  # batch norms take in what they see
         valid = torch.tensor([int((batch[target] != IGNORE).sum()) for batch in batches])
         share = valid.double() * world.size / world.sum(valid.sum())  # DDP divides by world.size
         losses, hits = torch.zeros(2, device=world.device), torch.zeros(2, dtype=torch.int64, device=world.device)
@@ -91,6 +92,8 @@ class Learner:
         blame = [] if losses.isfinite().all() else [" ".join(item) for batch in batches for item in batch["names"]]
         losses = world.sum(losses) / world.size
         if not losses.isfinite().all():
+            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
             guilty = [names for process in world.gather(blame) for names in process]
             raise NotFiniteError(f"the loss is not finite on these items: {'; '.join(guilty)}")
         return Report(*losses.tolist(), *world.sum(hits).tolist())

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -73,12 +74,17 @@ def load_steps(
         num_workers=min(workers, len(batches)),
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=leave_group,
+        worker_init_fn=partial(leave_group, main=os.getpid()),
         generator=torch.Generator(),  # its own: starting a loader must not shift the numbers that dropout draws
     )
     return zip(*[iter(loader)] * accumulate, strict=True)  # type: ignore[return-value]
 
 
-def leave_group(worker: int) -> None:
-    """A signal to the whole process group is for the main process, which needs its workers to finish the step."""
+def leave_group(worker: int, main: int) -> None:
+    """A signal to the whole process group is for the main process, which needs its workers to finish the step.
+
+    A worker whose main process was killed before it began has another parent, and would wait for it for ever.
+    """
     os.setsid()
+    if os.getppid() == 1 != main:
+        os._exit(1)

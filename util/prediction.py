@@ -18,6 +18,7 @@ from dataset.prepare.files import is_intact_png
 from dataset.prepare.picture import is_image
 from dataset.support import SupportClass
 from model.predictor import Found, Prediction, Predictor
+from util.config import Config
 from util.errors import UserError
 from util.files import write_aside
 from util.image import read_image
@@ -36,6 +37,17 @@ from util.visualize import (
 )
 
 SETTINGS = "run.json"
+NETWORK: tuple[str, ...] = (
+    "val_size",
+    "feature_size",
+    "patch_ratio",
+    "self_blocks",
+    "srm",
+    "qim",
+    "fusion",
+    "ensemble",
+)
+NETWORK += ("qim_skip", "kshot_unsort", "trained_shot", "amp")  # keys on which predictions of the same weights depend
 OVERLAY_SIDES = 320, 2000  # pixels of an overlay's longer side: smaller pictures are enlarged, larger ones reduced
 LETTERS = 15, 50  # pixels of a legend's letters: at least so many, and this part of the longer side
 JPEG_END = b"\xff\xd9"
@@ -157,8 +169,8 @@ def draw_overlay(image: Picture, mask: NDArray[np.uint8], entries: Sequence[tupl
     return np.asarray(draw_tile(Tile("", drawn, entries or [(PAPER, "nothing found")]), letters))
 
 
-def fingerprint(weights: Path, support: Sequence[SupportClass], size: int, root: Path) -> dict[str, Any]:
-    """What predictions depend on: contents of weights and supports, the network's size; and where the pictures are.
+def fingerprint(cfg: Config, weights: Path, support: Sequence[SupportClass], root: Path) -> dict[str, Any]:
+    """What predictions depend on: contents of weights and supports, the network; and where the pictures are.
 
     Raises UserError for a file that cannot be read.
     """
@@ -168,7 +180,8 @@ def fingerprint(weights: Path, support: Sequence[SupportClass], size: int, root:
         for image, mask in zip(item.images, item.masks, strict=True):
             digest.update(_digest(image).encode())
             digest.update(repr(mask).encode() if isinstance(mask, list) else mask.tobytes())
-    return {"query": str(root), "weights": _digest(weights), "support": digest.hexdigest(), "val_size": size}
+    contents = {"query": str(root), "weights": _digest(weights), "support": digest.hexdigest()}
+    return {**contents, **{key: getattr(cfg, key) for key in NETWORK}}
 
 
 def _digest(path: Path) -> str:
@@ -208,7 +221,8 @@ def make_plan(
         same = False
     if not same and not overwrite:
         raise UserError(
-            f"{folder}: holds what other weights, supports or query folders gave; give another --out, or --overwrite"
+            f"{folder}: holds what other weights, settings, supports or query folders gave; "
+            "give another --out, or --overwrite"
         )
     records = read_manifest(folder) if same else {}
     if overwrite:

@@ -206,6 +206,10 @@ class Config(BaseModel):
         """Where a run writes: exp/{data_set}/{arch}/split{i}/{backbone}."""
         return Path(self.exp, self.data_set, self.arch, f"split{self.split}", self.backbone_name)
 
+    def best_weights(self, shot: int) -> Path:
+        """Where meta-training with so many shots leaves its best weights."""
+        return self.experiment_dir / "snapshot" / f"best_{shot}shot.pth"
+
     @property
     def base_learner_path(self) -> Path:
         """Where stage 1 leaves its weights and stage 2 finds them."""
@@ -214,6 +218,11 @@ class Config(BaseModel):
     def to_yaml(self) -> str:
         """A flat file that `load_config` reads back as an equal Config."""
         return yaml.dump(self.model_dump(), Dumper=Dumper, sort_keys=False)
+
+
+def run_name(shot: int) -> str:
+    """What a training with so many shots is called in the names of files: train_epoch_..., train5_epoch_..."""
+    return "train" if shot == 1 else f"train{shot}"
 
 
 # Keys whose empty value means something: None, or a value worked out from other keys.
@@ -241,5 +250,11 @@ def broken_relations(cfg: Config) -> Iterator[tuple[str, str]]:
             yield low, f"should be at most {high} ({getattr(cfg, high)})"
     if cfg.layers not in (50, 101):
         yield "layers", "should be 50 or 101"
+    if cfg.trained_shot not in (None, 1, cfg.shot):
+        yield "trained_shot", f"should be empty, 1 or shot ({cfg.shot})"
+    if cfg.start_epoch >= cfg.epochs:
+        yield "start_epoch", f"should be below epochs ({cfg.epochs})"
+    if cfg.fusion in ("cross_attention", "self_calibrated") and cfg.width % 8:
+        yield "width", f"should be a multiple of 8, the heads of fusion {cfg.fusion}"
     if cfg.feature_size % cfg.patch_ratio:
         yield "feature_size", f"should be a multiple of patch_ratio ({cfg.patch_ratio})"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.scan.reference import follow
 from util.errors import UserError
 
 TINY_STEP = 2.0**-40  # exp(TINY_STEP * A) rounds to 1, so a token of this step adds to the state and decays nothing
@@ -46,13 +47,13 @@ def selective_scan_mamba_ssm(
         delta = delta + delta_bias[:, None]
     if delta_softplus:
         delta = F.softplus(delta)
-    tokens = [_follow(x, order) for x in (u[:, None].expand_as(delta), delta, B, C)]  # (B, K, L, D or N)
+    tokens = [follow(x, order) for x in (u[:, None].expand_as(delta), delta, B, C)]  # (B, K, L, D or N)
     if decay is None or recap_state is None:
         scan_u, scan_delta, scan_B, scan_C = (x.transpose(2, 3) for x in tokens)
         y, state = _scan(A, scan_u, scan_delta, scan_B, scan_C, initial_state)
     else:
         y, state = _scan_patches(A, tokens, decay, recap_state, period, initial_state)
-    y = _follow(y.transpose(2, 3), order.argsort(1)).sum(1)  # (B, L, D)
+    y = follow(y.transpose(2, 3), order.argsort(1)).sum(1)  # (B, L, D)
     return (y if skip is None else y + u * skip.sum(0)), state
 
 
@@ -88,11 +89,6 @@ def _scan(A: Tensor, u: Tensor, delta: Tensor, B: Tensor, C: Tensor, state: Tens
     scan = _selective_scan_fn()
     y = scan(u.flatten(1, 2), delta.flatten(1, 2), A.flatten(0, 1), B, C).unflatten(1, (directions, channels))
     return y[..., -states - length : -states], y[..., -states:]
-
-
-def _follow(x: Tensor, order: Tensor) -> Tensor:
-    """Take the tokens of x (B, K, L, C) in the order (K, L) of each direction."""
-    return x.gather(2, order[None, :, :, None].expand(x.shape[0], -1, -1, x.shape[-1]))
 
 
 def _selective_scan_fn():  # type: ignore[no-untyped-def]

@@ -50,7 +50,7 @@ def selective_scan(
     u's dtype. Differentiable in every floating argument through both outputs, once unless the backend is "reference".
     Raises ValueError for a wrong shape or backend.
 
-    Source: paper, section 3.2; the recap is section 4.2's support in front of every patch as one affine map.
+    Source: paper, section 3.2; the recap is section 4.3's support in front of every patch as one affine map.
     """
     _check(u, delta, A, B, C, order, skip, delta_bias, recap, initial_state)
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32

@@ -30,7 +30,7 @@ def selective_scan_reference(
         delta = delta + delta_bias[:, None]
     if delta_softplus:
         delta = F.softplus(delta)
-    delta, B, C = (_follow(x, order) for x in (delta, B, C))  # (B, K, L, D or N)
+    delta, B, C = (follow(x, order) for x in (delta, B, C))  # (B, K, L, D or N)
     drive = delta * u[:, order]  # (B, K, L, D)
     state = initial_state
     if state is None:
@@ -51,7 +51,7 @@ def selective_scan_reference(
         outputs.append(output)
 
     position = torch.empty_like(order).scatter_(1, order, torch.arange(length, device=order.device).expand_as(order))
-    y = _follow(torch.cat(outputs, 2), position).sum(1)  # (B, L, D)
+    y = follow(torch.cat(outputs, 2), position).sum(1)  # (B, L, D)
     if skip is not None:
         y = y + u * skip.sum(0)
     return y, state
@@ -80,6 +80,6 @@ def _scan_chunk(
     return output, state
 
 
-def _follow(x: Tensor, order: Tensor) -> Tensor:
+def follow(x: Tensor, order: Tensor) -> Tensor:
     """Take the tokens of x (B, K, L, C) in the order (K, L) of each direction."""
     return x.gather(2, order[None, :, :, None].expand(x.shape[0], -1, -1, x.shape[-1]))

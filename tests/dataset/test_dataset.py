@@ -40,7 +40,7 @@ def test_test_items_hold_the_episode(toy_root: Path, toy_config: MakeConfig, pro
     assert len(items) == 70
     for number, episode in enumerate(episodes):
         item = items[number]
-        order = episode.support[::-1] if protocol == "released" else episode.support
+        order = episode.support[::-1]
         assert (item["names"], item["number"]) == ([episode.query, *order], number)
         assert (item["class_id"], item["class_index"]) == (episode.class_id, episode.class_id - 3)
         torch.testing.assert_close(item["query"], expected_image(files[episode.query][0], 41))

@@ -1,6 +1,7 @@
 """The index: folds, class files, lists, which images count, the scan's cache, released lists, mistakes."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -204,6 +205,7 @@ def test_broken_released_lists_are_errors_and_never_run(toy_root: Path, tmp_path
         ("{1: [], 2: []}", r"has classes 1\.\.2, this fold 3\.\.4"),
         (good.replace("../data/", "elsewhere/", 1), "do not begin with"),
         (good.replace("val", "other", 1), "does not; fetch both"),
+        (re.sub(r"(\('[^)]*\))", r"\1, \1", good, count=1), "an image twice"),
     ]:
         class_list.write_text(text)
         with pytest.raises(UserError, match=message) as error:

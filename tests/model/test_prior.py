@@ -29,6 +29,18 @@ def test_prototypes_equal_averages_over_resized_features(size: tuple[int, int]) 
     torch.testing.assert_close(prototypes(features, mask), expected)
 
 
+def test_half_precision_holds_sums_over_large_maps() -> None:
+    support, query = 30 * torch.rand(1, 1, 8, 60, 60) + 10, torch.rand(1, 8, 60, 60)
+    mask = torch.zeros(1, 1, 1, 80, 80)
+    mask[..., :70, :] = 1
+    assert (resize(support[0], 80) * mask[0]).sum((-2, -1)).min() > torch.finfo(torch.half).max
+    average = masked_average(resize(support[0], 80).half(), mask[0].half())
+    torch.testing.assert_close(average.float(), masked_average(resize(support[0], 80), mask[0]), rtol=1e-2, atol=0)
+    expected = level_prior(query, prototypes(support, mask), 80)
+    found = level_prior(query.half(), prototypes(support.half(), mask.half()), 80)
+    torch.testing.assert_close(found.foreground.float(), expected.foreground, rtol=0, atol=0.05)
+
+
 def test_each_map_is_chosen_per_sample_and_shot_by_its_own_maximum() -> None:
     fourth = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)
     fifth = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4)

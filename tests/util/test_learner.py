@@ -153,13 +153,14 @@ def test_a_step_moves_both_optimizers(amp: str, compiled: bool) -> None:
 
 def bad_in_one_process() -> str:
     with connect("cpu") as world:
-        model = nn.Sequential(nn.Linear(3, 2))
-        points = torch.full((1, 6, 3), torch.nan if world.rank == 1 else 1.0)
-        batch = {"points": points, "label": torch.zeros(1, 6).long(), "names": [[f"query{world.rank}", "support"]]}
+        model = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(3, 2))
+        points = torch.full((2, 6, 3), torch.nan if world.rank == 1 else 1.0)
+        batch = {"points": points, "label": torch.zeros(2, 6).long(), "names": [[f"query{world.rank}", "support"]]}
         from tests.util.test_run import forward
 
         with pytest.raises(NotFiniteError) as error:
             Learner(model, [], world).accumulate([batch], forward, "label")
+        assert all(torch.equal(a, b) for a, b in zip(model.buffers(), nn.BatchNorm1d(6).buffers(), strict=True))
         return str(error.value)
 
 

@@ -83,7 +83,13 @@ def test_a_dead_worker_is_one_line() -> None:
 def test_errors_of_the_program_stay_what_they_are() -> None:
     with pytest.raises(RuntimeError, match="shape"), plain_failures():
         raise RuntimeError("shape mismatch")
-    with pytest.raises(FileNotFoundError), plain_failures():
+    with pytest.raises(OSError, match="odd"), plain_failures():
+        raise OSError("odd")
+
+
+def test_what_the_system_refuses_is_named() -> None:
+    message = r"^/nowhere/to/be/found: No such file or directory; mend that, then start"
+    with pytest.raises(UserError, match=message), plain_failures():
         Path("/nowhere/to/be/found").read_text()
 
 
