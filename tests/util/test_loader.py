@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from util.distributed import World
 from util.errors import UserError
 from util.failures import explain, plain_failures
-from util.loader import Plan, deal, load_steps
+from util.loader import Plan, deal, leave_group, load_steps
 
 
 def plan(items: int, batch: int, accumulate: int = 1, rank: int = 0, size: int = 1) -> Plan:
@@ -104,3 +104,15 @@ def test_a_full_disk() -> None:
         "a.pth: No space left on device; make room and start again with `--opts resume auto` to go on from the last "
         "checkpoint"
     )
+
+
+@pytest.mark.parametrize(("parent", "main", "leaves"), [(1, 77, True), (77, 77, False), (1, 1, False), (8, 77, False)])
+def test_a_worker_whose_main_process_is_gone_leaves(
+    monkeypatch: pytest.MonkeyPatch, parent: int, main: int, leaves: bool
+) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr(os, "setsid", lambda: None)
+    monkeypatch.setattr(os, "getppid", lambda: parent)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    leave_group(0, main=main)
+    assert codes == [1] * leaves
