@@ -28,6 +28,7 @@ from tools.analysis import enhancement, state_cosines, visits
 from tools.history import as_rows, read_bars, read_course, short_names
 from tools.paper import published
 from tools.plots import draw_bars, draw_curves, draw_enhancement, draw_states, save
+from tools.runs import COMPONENTS
 from util.checkpoint import load_weights
 from util.config import Config, load_config
 from util.distributed import pick_device
@@ -102,6 +103,8 @@ def name_runs(given: Sequence[str] | None, names: Sequence[str]) -> list[str]:
 def describe(first: Config, second: Config) -> list[str]:
     """Names of two networks by the settings in which they differ."""
     keys = [key for key in TOLD if getattr(first, key) != getattr(second, key)]
+    if "fusion" in keys:  # the components are HMNet's alone
+        keys = [key for key in keys if key not in COMPONENTS]
     names = [", ".join(f"{key} {getattr(cfg, key)}" for key in keys).lower() for cfg in (first, second)]
     return names if keys else [str(find_weights(cfg)) for cfg in (first, second)]
 

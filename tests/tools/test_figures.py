@@ -148,6 +148,6 @@ def test_mistakes_are_one_line(words: list[str], command: str, more: list[str], 
 
 
 def test_networks_are_named_by_their_differences(cfg: Config) -> None:
-    other = cfg.model_copy(update={"ensemble": False, "fusion": "concat", "print_freq": 3})
+    other = cfg.model_copy(update={"ensemble": False, "fusion": "concat", "qim": "none", "print_freq": 3})
     assert describe(cfg, other) == ["fusion hmnet, ensemble true", "fusion concat, ensemble false"]
     assert describe(cfg, cfg) == [str(cfg.experiment_dir / "snapshot/best_1shot.pth")] * 2
