@@ -12,6 +12,7 @@ from model.backbone import build_backbone
 from util.checkpoint import load_backbone, load_weights
 from util.config import Config
 from util.errors import UserError
+from util.evaluation import expected_weights
 from util.schema import run_name
 
 KINDS = ("ImageNet", "base learner", "HMNet")
@@ -45,11 +46,8 @@ def _places(cfg: Config) -> Iterator[tuple[str, Path, Callable[[], nn.Module], C
         yield imagenet, Path(cfg.initmodel, file), lambda: build_backbone(name, cfg.stem), load_backbone
     if cfg.ensemble:
         yield base_learner, cfg.base_learner_path, lambda: build_base_learner(cfg, pretrained=False), load_weights
-    snapshots = cfg.experiment_dir / "snapshot"
-    shot = cfg.trained_shot or cfg.shot
-    trained = sorted(snapshots.glob(f"{run_name(shot)}_epoch_*.pth"))
-    chosen = Path(cfg.weight) if cfg.weight and Path(cfg.weight).is_file() else snapshots / (cfg.weight or "")
-    chosen = chosen if cfg.weight else cfg.best_weights(shot)
+    trained = sorted(Path(cfg.experiment_dir, "snapshot").glob(f"{run_name(cfg.trained_shot or cfg.shot)}_epoch_*.pth"))
+    chosen = expected_weights(cfg)
     for path in [*trained, chosen] if chosen.is_file() else trained or [chosen]:
         yield network, path, lambda: build_model(cfg, pretrained=False), load_weights
 

@@ -49,15 +49,20 @@ class Outcome(NamedTuple):
 
 def find_weights(cfg: Config) -> Path:
     """The checkpoint to test; UserError says where it was looked for."""
-    snapshots = cfg.experiment_dir / "snapshot"
-    path = snapshots / cfg.weight if cfg.weight else cfg.best_weights(cfg.trained_shot or cfg.shot)
+    path, snapshots = expected_weights(cfg), cfg.experiment_dir / "snapshot"
     if path.is_file():
         return path
     if cfg.weight is None:
         raise UserError(f"{path}: no such weights; train first, or name others by `--opts weight FILE`")
-    if not Path(cfg.weight).is_file():
-        raise UserError(f"weight: {cfg.weight!r} is neither a file in {snapshots} nor a path; put the checkpoint there")
-    return Path(cfg.weight)
+    raise UserError(f"weight: {cfg.weight!r} is neither a file in {snapshots} nor a path; put the checkpoint there")
+
+
+def expected_weights(cfg: Config) -> Path:
+    """Where the checkpoint to test is or should be: `weight` among the run's snapshots or as a path, else the best."""
+    if cfg.weight is None:
+        return cfg.best_weights(cfg.trained_shot or cfg.shot)
+    inside, outside = cfg.experiment_dir / "snapshot" / cfg.weight, Path(cfg.weight)
+    return outside if outside.is_file() and not inside.is_file() else inside
 
 
 def evaluate(model: HMNet, cfg: Config, *, seed: int, count: int, progress: bool = True) -> Result:
