@@ -23,6 +23,7 @@ from util.failures import plain_failures
 from util.gallery import write_gallery
 from util.manifest import Part, read_manifest, write_manifest
 from util.prediction import Plan, find_queries, fingerprint, make_plan, segment_files
+from util.schema import run_tag
 
 AGAIN = "run the same command again, which goes on from there"
 
@@ -55,8 +56,8 @@ def find_config(weights: Path) -> Path:
     if not weights.is_file():
         raise UserError(f"--weights {weights}: no such file")
     shots = re.match(r"best_(\d+)shot|train(\d+)_", weights.name)
-    shot = (shots[1] or shots[2]) if shots else "1"
-    name = "config.yaml" if shot == "1" else f"config_train{shot}.yaml"
+    shot = int(shots[1] or shots[2]) if shots else 1
+    name = f"config{run_tag(shot)}.yaml"
     places = [weights.parent / name, weights.parent.parent / name]
     found = next((path for path in places if path.is_file()), None)
     if found is None:

@@ -28,7 +28,7 @@ from util.metric import count_pixels
 from util.optim import make_sgd, make_trunk_adamw, poly_rate, set_rates
 from util.rng import make_deterministic, seed_all
 from util.run import Paths, Run
-from util.schema import run_name
+from util.schema import run_name, run_tag
 
 
 def main() -> None:
@@ -96,9 +96,8 @@ def validates(cfg: Config, position: float) -> bool:
 
 def run_paths(cfg: Config) -> Paths:
     """The run's files; runs of more shots share the folder and so carry their shots in their names."""
-    name = run_name(cfg.shot)
-    tag = "" if cfg.shot == 1 else f"_{name}"
-    return Paths(cfg.experiment_dir, cfg.best_weights(cfg.shot), tag=tag, numbered=name)
+    best = cfg.best_weights(cfg.shot)
+    return Paths(cfg.experiment_dir, best, tag=run_tag(cfg.shot), numbered=run_name(cfg.shot))
 
 
 if __name__ == "__main__":

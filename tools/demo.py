@@ -26,7 +26,7 @@ def main() -> None:
         write_demo(cfg.data_root)
     if not cfg.base_learner_path.is_file():
         step("Stage 1: the base learner", "train_base.py", "--opts", "resume", "auto")
-    if not (cfg.experiment_dir / "snapshot" / "best_1shot.pth").is_file():
+    if not cfg.best_weights(cfg.shot).is_file():
         step("Stage 2: meta-training", "train.py", "--opts", "resume", "auto")
     results = {}
     for method in ("prior", "hmnet"):

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from util.config import Config, load_config
 from util.errors import UserError
-from util.schema import run_name
+from util.schema import run_name, run_tag
 
 COMPONENTS = ("self_blocks", "srm", "qim")
 IDENTITY = ("data_set", "folds", "split", "use_split_coco", "backbone_name", "shot", "ensemble", "blocks", "ann_type")
@@ -142,12 +142,11 @@ def _read(config: str) -> Config:
 def find_weights(cfg: Config) -> str | None:
     """`weight` for a test: "" where training has finished and left its best, a released file's name, else None."""
     snapshots = cfg.experiment_dir / "snapshot"
-    numbered = run_name(cfg.shot)
-    course = cfg.experiment_dir / ("result.json" if cfg.shot == 1 else f"result_{numbered}.json")
+    course = cfg.experiment_dir / f"result{run_tag(cfg.shot)}.json"
     if cfg.best_weights(cfg.shot).is_file():
         unfinished = course.is_file() and not read_json(course).get("finished", True)
         return None if unfinished else ""
-    released = sorted(snapshots.glob(f"{numbered}_epoch_*.pth"), key=lambda path: path.stem.split("_")[-1])
+    released = sorted(snapshots.glob(f"{run_name(cfg.shot)}_epoch_*.pth"), key=lambda path: path.stem.split("_")[-1])
     return released[-1].name if released and not course.is_file() else None
 
 

@@ -87,6 +87,8 @@ class Run:
         hits: str,
         weights: Callable[[nn.Module], Mapping[str, Tensor]] = released_state_dict,
     ) -> None:
+        if cfg.start_epoch >= last_epoch:
+            raise UserError(f"start_epoch: {cfg.start_epoch} should be below the number of epochs ({last_epoch})")
         self.cfg, self.world, self.paths, self.plan = cfg, learner.world, paths, plan
         self.learner, self.weights = learner, weights
         self.last_epoch, self.patience, self.hits = last_epoch, patience, hits

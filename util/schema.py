@@ -225,6 +225,11 @@ def run_name(shot: int) -> str:
     return "train" if shot == 1 else f"train{shot}"
 
 
+def run_tag(shot: int) -> str:
+    """What the names of its other files end in, as runs of all shots share a folder: nothing, or _train5."""
+    return "" if shot == 1 else f"_{run_name(shot)}"
+
+
 # Keys whose empty value means something: None, or a value worked out from other keys.
 NULLABLE_KEYS = frozenset(
     name for name, field in Config.model_fields.items() if type(None) in get_args(field.annotation)
@@ -252,8 +257,6 @@ def broken_relations(cfg: Config) -> Iterator[tuple[str, str]]:
         yield "layers", "should be 50 or 101"
     if cfg.trained_shot not in (None, 1, cfg.shot):
         yield "trained_shot", f"should be empty, 1 or shot ({cfg.shot})"
-    if cfg.start_epoch >= cfg.epochs:
-        yield "start_epoch", f"should be below epochs ({cfg.epochs})"
     if cfg.fusion in ("cross_attention", "self_calibrated") and cfg.width % 8:
         yield "width", f"should be a multiple of 8, the heads of fusion {cfg.fusion}"
     if cfg.feature_size % cfg.patch_ratio:

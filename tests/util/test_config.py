@@ -321,7 +321,6 @@ def test_written_config_reads_back_equal(tmp_path: Path, make_config: Callable[.
         ("train_w: 225\n", "{file}: train_w: 225 should equal train_h (473)"),
         ("scale_min: 1.2\n", "{file}: scale_min: 1.2 should be at most scale_max (1.1)"),
         ("shot: 5\ntrained_shot: 3\n", "{file}: trained_shot: 3 should be empty, 1 or shot (5)"),
-        ("start_epoch: 300\n", "{file}: start_epoch: 300 should be below epochs (300)"),
         (
             "fusion: cross_attention\nwidth: 20\n",
             "{file}: width: 20 should be a multiple of 8, the heads of fusion cross_attention",

@@ -344,3 +344,9 @@ def test_mixed_precision_goes_on_with_its_scale(tmp_path: Path) -> None:
         drive(tmp_path / "parts", signal_at(4), amp="fp16", **KEYS)
     assert_end(whole, drive(tmp_path / "parts", amp="fp16", resume="auto", **KEYS))
     assert whole[1]["scaler"]["_growth_tracker"] > 0
+
+
+def test_a_run_that_starts_behind_its_end_is_refused(tmp_path: Path) -> None:
+    message = rf"start_epoch: {EPOCHS} should be below the number of epochs \({EPOCHS}\)"
+    with pytest.raises(UserError, match=message):
+        build(config(tmp_path, start_epoch=EPOCHS), World(torch.device("cpu")), tmp_path)
