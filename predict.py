@@ -14,15 +14,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dataset.support import read_support, select
-from model.predictor import Predictor
+from prediction.gallery import write_gallery
+from prediction.manifest import Part, read_manifest, write_manifest
+from prediction.outputs import PredictionPlan, find_queries, fingerprint, make_plan, segment_files
+from prediction.predictor import Predictor
+from prediction.support import read_support, select
 from util.config import Config, load_config
 from util.distributed import World, connect
 from util.errors import UserError, run_main
-from util.failures import plain_failures
-from util.gallery import write_gallery
-from util.manifest import Part, read_manifest, write_manifest
-from util.prediction import Plan, find_queries, fingerprint, make_plan, segment_files
+from util.failures import explain_errors
 from util.schema import run_tag
 
 AGAIN = "run the same command again, which goes on from there"
@@ -65,7 +65,7 @@ def find_config(weights: Path) -> Path:
     return found
 
 
-def plan_run(cfg: Config, arguments: argparse.Namespace) -> Plan:
+def plan_run(cfg: Config, arguments: argparse.Namespace) -> PredictionPlan:
     """Read the supports, find the pictures, and see what is left to do."""
     out: Path = arguments.out
     support = read_support(arguments.support, arguments.boxes)
@@ -116,7 +116,7 @@ def main() -> int:
     arguments = parse_arguments()
     cfg = load_config(arguments.config or find_config(arguments.weights), arguments.opts)
     try:
-        with plain_failures(AGAIN), connect(arguments.device or cfg.device) as world:
+        with explain_errors(AGAIN), connect(arguments.device or cfg.device) as world:
             complaints = predict(cfg, arguments, world)
             return finish(arguments, complaints) if world.is_main else 0
     except KeyboardInterrupt:

@@ -10,20 +10,20 @@ from torch import Tensor
 
 from dataset.episode import write_episodes
 from dataset.index import class_names
-from model import build_model
+from engine.evaluation import EpisodeSet, Names, Outcome, Segment, find_weights, make_episodes, run_episodes
+from engine.metric import Result, aggregate, format_table
+from model.build import build_model
 from model.hmnet import HMNet
 from model.inference import FeatureCache, prepare_inference
+from model.released import load_weights
 from util.arguments import experiment_config, experiment_parser
-from util.checkpoint import load_weights
 from util.config import Config
 from util.distributed import World, connect
 from util.errors import run_main
-from util.evaluation import EpisodeSet, Names, Outcome, Segment, find_weights, make_episodes, run_episodes
-from util.failures import plain_failures
-from util.files import write_aside
+from util.failures import explain_errors
+from util.files import atomic_write
 from util.image import read_image
 from util.logger import RunLog
-from util.metric import Result, aggregate, format_table
 from util.visualize import episode_panel, save_image
 
 PANELS = 20  # drawn by --viz, which BAM's scripts pass without a number
@@ -87,7 +87,7 @@ def write_result(path: Path, cfg: Config, method: str, weights: Path | None, res
         "results": [{"seed": seed, **result.to_dict()} for seed, result in results.items()],
         "aggregate": aggregate(list(results.values())),
     }
-    write_aside(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    atomic_write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
@@ -125,7 +125,7 @@ def main() -> None:
     """The entry point."""
     arguments = parse_arguments()
     cfg = experiment_config(arguments)
-    with plain_failures("run the same command again"), connect(cfg.device) as world:
+    with explain_errors("run the same command again"), connect(cfg.device) as world:
         test(cfg, arguments, world)
 
 

@@ -15,26 +15,26 @@ from torch import nn
 from dataset.dataset import collate, train_dataset
 from dataset.episode import check_possible
 from dataset.index import config_classes, load_index
-from model import build_model
+from engine.evaluation import evaluate
+from engine.learner import Learner, Output, Tensors
+from engine.loader import StepPlan
+from engine.metric import count_pixels
+from engine.optim import make_sgd, make_trunk_adamw, poly_rate, set_rates
+from engine.run import Paths, Run
+from model.build import build_model
 from util.arguments import training_arguments
 from util.config import Config
 from util.distributed import World, connect
 from util.errors import run_main
-from util.evaluation import evaluate
-from util.failures import plain_failures
-from util.learner import Learner, Output, Tensors
-from util.loader import Plan
-from util.metric import count_pixels
-from util.optim import make_sgd, make_trunk_adamw, poly_rate, set_rates
+from util.failures import explain_errors
 from util.rng import make_deterministic, seed_all
-from util.run import Paths, Run
 from util.schema import run_name, run_tag
 
 
 def main() -> None:
     """Parse, connect, train."""
     cfg, viz = training_arguments("Meta-train HMNet.")
-    with plain_failures(), connect(cfg.device) as world:
+    with explain_errors(), connect(cfg.device) as world:
         train(cfg, world, viz)
 
 
@@ -47,7 +47,7 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
     for each in checked:
         check_possible(each, cfg.shot)
     classes = config_classes(cfg, "train")
-    plan = Plan(len(index.images), cfg.batch_size, cfg.accumulate, world).check("batch_size")
+    plan = StepPlan(len(index.images), cfg.batch_size, cfg.accumulate, world).check("batch_size")
 
     seed_all(cfg.manual_seed)
     model = build_model(cfg).to(world.device).train()

@@ -14,28 +14,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dataset.dataset import base_train_dataset, base_val_dataset, collate
-from model import build_base_learner
+from engine.evaluation import evaluating
+from engine.learner import Learner, Output, Tensors
+from engine.loader import StepPlan, load_steps, shard_batches
+from engine.metric import IGNORE
+from engine.optim import make_sgd, poly_rate, set_rates
+from engine.run import Paths, Run
 from model.base_learner import PSPNet
+from model.build import build_base_learner
+from model.released import released_state_dict
 from model.resize import resize
 from util.arguments import training_arguments
-from util.checkpoint import released_state_dict
 from util.config import Config
 from util.distributed import World, connect
 from util.errors import UserError, run_main
-from util.evaluation import evaluating
-from util.failures import plain_failures
-from util.learner import Learner, Output, Tensors
-from util.loader import Plan, deal, load_steps
-from util.metric import IGNORE
-from util.optim import make_sgd, poly_rate, set_rates
+from util.failures import explain_errors
 from util.rng import make_deterministic, seed_all
-from util.run import Paths, Run
 
 
 def main() -> None:
     """Parse, connect, train."""
     cfg, viz = training_arguments("Train the base learner.")
-    with plain_failures(), connect(cfg.device) as world:
+    with explain_errors(), connect(cfg.device) as world:
         train(cfg, world, viz)
 
 
@@ -43,7 +43,7 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
     """Train until the last epoch, or until validation has stopped improving; config/base explains every key."""
     make_deterministic(cfg.deterministic)
     images = len(base_train_dataset(cfg, cfg.manual_seed, epoch=1))
-    plan = Plan(images, process_batch(cfg, world), cfg.accumulate, world).check("base_batch_size")
+    plan = StepPlan(images, process_batch(cfg, world), cfg.accumulate, world).check("base_batch_size")
 
     seed_all(cfg.manual_seed)
     model = build_base_learner(cfg).to(world.device).train()
@@ -87,7 +87,7 @@ def measure(model: PSPNet, cfg: Config, world: World) -> dict[str, float]:
     """Mean IoU over the base classes on the validation list, at the labels' own sizes, and pixel accuracy."""
     world.share_buffers(model)  # on CPUs every process has its own running statistics
     dataset, size = base_val_dataset(cfg), 1 + cfg.base_class_count
-    batches = deal(len(dataset), cfg.batch_size_val, world)
+    batches = shard_batches(len(dataset), cfg.batch_size_val, world)
     confusion = torch.zeros(size, size, dtype=torch.int64, device=world.device)  # (label, prediction)
     with evaluating(model):
         for (batch,) in load_steps(dataset, batches, 1, cfg.loader_worker_count, collate):

@@ -18,7 +18,7 @@ from PIL import Image
 
 from dataset.reading import IGNORE
 from util.errors import run_main
-from util.files import write_aside
+from util.files import atomic_write
 from util.visualize import save_index
 
 Array = NDArray[np.float32]
@@ -114,9 +114,9 @@ def write_demo(root: str | Path, images_per_class: int = 40, size: int = 160, se
         save_index(root / mask_name, labels)
         lines.append(f"{image_name} {mask_name}\n")
     training = round(TRAINING_PART * images_per_class) * len(classes)
-    write_aside(root / "classes.txt", "".join(f"{class_id} {look.name}\n" for class_id, look in classes.items()))
-    write_aside(root / "ImageSets" / "train.txt", "".join(lines[:training]))
-    write_aside(root / "ImageSets" / "val.txt", "".join(lines[training:]))
+    atomic_write(root / "classes.txt", "".join(f"{class_id} {look.name}\n" for class_id, look in classes.items()))
+    atomic_write(root / "ImageSets" / "train.txt", "".join(lines[:training]))
+    atomic_write(root / "ImageSets" / "val.txt", "".join(lines[training:]))
 
 
 def draw_picture(classes: dict[int, Look], class_id: int, size: int, rng: Rng) -> tuple[NDArray[np.uint8], Labels]:

@@ -10,7 +10,7 @@ import torch
 
 from dataset.index import ImageIndex
 from util.errors import UserError
-from util.files import write_aside
+from util.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _draw_as_released(index: ImageIndex, query: str, shot: int, rng: random.Rand
 
 def write_episodes(path: str | Path, episodes: Iterable[Episode]) -> None:
     """Write one JSON object a line: query, class_id, support (in drawing order)."""
-    write_aside(Path(path), "".join(json.dumps(asdict(episode)) + "\n" for episode in episodes))
+    atomic_write(Path(path), "".join(json.dumps(asdict(episode)) + "\n" for episode in episodes))
 
 
 def read_episodes(path: str | Path) -> list[Episode]:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from dataset.reading import count_classes
 from util.errors import UserError
-from util.files import write_aside
+from util.files import atomic_write
 
 Stamp = tuple[int, int]  # modification time in nanoseconds, size in bytes
 Counts = dict[int, int]  # class -> number of pixels
@@ -90,7 +90,7 @@ def _write_cache(files: Sequence[Path], stamps: dict[str, Stamp], counts: dict[s
     content = json.dumps({"version": CACHE_VERSION, "masks": {name: [*stamps[name], counts[name]] for name in stamps}})
     for file in files:
         try:
-            write_aside(file, content)
+            atomic_write(file, content)
             return
         except OSError as error:
             logger.debug("no cache in %s: %s", file.parent, error)

@@ -41,7 +41,7 @@ class PatchMemory(NamedTuple):
         return PatchMemory(*(x.expand(batch, *x.shape[1:]) for x in self))
 
 
-class Branch(nn.Module):
+class AttentionBranch(nn.Module):
     """What query and support each have of their own: position, `parts` projections, output projection, MLP.
 
     Args: width C; how many of query, key and value are projected; `mixes`: whether anything is to be projected back.
@@ -78,12 +78,12 @@ class MlpBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Layer norms, which the branches share, around an attention that subclasses define."""
 
-    def __init__(self, width: int, query: Branch, support: Branch) -> None:
+    def __init__(self, width: int, query: AttentionBranch, support: AttentionBranch) -> None:
         super().__init__()
         self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.query, self.support = query, support
 
-    def leave(self, branch: Branch, residual: Tensor, mixed: Tensor | None) -> Tensor:
+    def leave(self, branch: AttentionBranch, residual: Tensor, mixed: Tensor | None) -> Tensor:
         """Add what attention gathered, `(B, f, f, C)`, if anything, then the MLP's output."""
         out = residual if mixed is None or branch.out_proj is None else residual + branch.out_proj(mixed)
         return out + branch.mlp(self.ln_2(out))
@@ -95,7 +95,7 @@ class SelfAttentionBlock(AttentionBlock):
     fuses = False
 
     def __init__(self, width: int) -> None:
-        super().__init__(width, Branch(width, parts=3), Branch(width, parts=3))
+        super().__init__(width, AttentionBranch(width, parts=3), AttentionBranch(width, parts=3))
 
     def forward(self, q: Tensor, memory: None) -> Tensor:
         """The query's way through the block, `(B, f, f, C)` to the same."""
@@ -105,7 +105,7 @@ class SelfAttentionBlock(AttentionBlock):
         """The support's way through the block; it leaves no memory."""
         return self._attend_to_self(self.support, s), None
 
-    def _attend_to_self(self, branch: Branch, x: Tensor) -> Tensor:
+    def _attend_to_self(self, branch: AttentionBranch, x: Tensor) -> Tensor:
         parts = (part.flatten(1, 2) for part in branch.project(self.ln_1(x)))
         return self.leave(branch, x, attend(*parts).unflatten(1, x.shape[1:3]))
 
@@ -116,7 +116,7 @@ class CrossAttentionBlock(AttentionBlock):
     fuses = True
 
     def __init__(self, width: int) -> None:
-        super().__init__(width, Branch(width, parts=1), Branch(width, parts=2, mixes=False))
+        super().__init__(width, AttentionBranch(width, parts=1), AttentionBranch(width, parts=2, mixes=False))
 
     def forward(self, q: Tensor, memory: AttentionMemory) -> Tensor:
         """The query's way through the block, `(B, f, f, C)` to the same."""
@@ -143,7 +143,7 @@ class SelfCalibratedBlock(AttentionBlock):
     fuses = True
 
     def __init__(self, width: int, patches: int) -> None:
-        super().__init__(width, Branch(width, parts=3), Branch(width, parts=2, mixes=False))
+        super().__init__(width, AttentionBranch(width, parts=3), AttentionBranch(width, parts=2, mixes=False))
         self.patches = patches
 
     def forward(self, q: Tensor, memory: PatchMemory) -> Tensor:

@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 import predict
-from model.predictor import Predictor
+from prediction.outputs import find_queries, output_names
+from prediction.predictor import Predictor
 from tests.processes import run_processes, start_processes
 from tests.toy import ROOT, draw_picture, generator, toy_config, write_toy, write_weights
 from util.errors import UserError
-from util.prediction import find_queries, output_names
 
 COLORS = (3, 5)  # of the classes that the supports show
 

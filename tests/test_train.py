@@ -18,15 +18,16 @@ from torch import Tensor
 
 import train
 import train_base
-from model import build_base_learner, build_model
+from engine.snapshot import read_snapshot, snapshots
+from model.build import build_base_learner, build_model
+from model.released import load_weights
 from tests.processes import free_port, run_processes, start_processes
 from tests.toy import ROOT, toy_config, write_toy
-from util.checkpoint import load_weights, read_checkpoint
+from util.checkpoint import read_checkpoint
 from util.config import Config, load_config
 from util.distributed import connect
 from util.errors import UserError
-from util.failures import plain_failures
-from util.snapshot import read_snapshot, snapshots
+from util.failures import explain_errors
 
 SHORT = {"epochs": 2, "val_start_epoch": 1, "val_episodes": 4, "batch_size": 3, "deterministic": True}
 
@@ -49,7 +50,7 @@ def config(data: Path, exp: Path, **keys: object) -> Config:
 def run(stage: Any, cfg: Config, *arguments: Any) -> None:
     """What the entry point does after parsing."""
     torch.set_num_threads(1)
-    with plain_failures(), connect(cfg.device) as world:
+    with explain_errors(), connect(cfg.device) as world:
         stage(cfg, world, *arguments)
 
 

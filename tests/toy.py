@@ -9,11 +9,11 @@ from PIL import Image
 from torch import nn
 
 from dataset.dataset import test_dataset as episodes_dataset
-from model import build_base_learner, build_model
+from engine.evaluation import make_episodes
+from model.build import build_base_learner, build_model
 from model.hmnet import HMNet
 from util.checkpoint import save_checkpoint
 from util.config import Config, load_config
-from util.evaluation import make_episodes
 
 ROOT = Path(__file__).resolve().parent.parent
 COLORS = [(220, 40, 40), (40, 200, 60), (60, 60, 230), (230, 220, 50), (200, 60, 210), (60, 210, 220), (240, 140, 30)]

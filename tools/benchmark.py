@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from tools.measure import in_fresh_process, machine
+from tools.paper.table import Table
 from tools.stages import episode_gflops, measure_episodes, measure_scan, measure_stages, stage_gflops
-from tools.table import Table
 from util.config import Config, load_config
 from util.errors import UserError, run_main
-from util.files import write_aside
+from util.files import atomic_write
 
 CONFIG = "config/pascal/pascal_split0_resnet50_manet.yaml"
 SIZES = {473: 64, 633: 80, 793: 100, 953: 120, 1113: 140}  # pixels of the paper's Table 9, and the trunk's grid
@@ -142,8 +142,8 @@ def main() -> None:
     arguments = parse_arguments()
     result = run(load_config(arguments.config, arguments.opts), arguments.quick, arguments.repeats)
     text = report(result)
-    write_aside(arguments.out / "benchmark.json", json.dumps(result, indent=1) + "\n")
-    write_aside(arguments.out / "benchmark.md", text)
+    atomic_write(arguments.out / "benchmark.json", json.dumps(result, indent=1) + "\n")
+    atomic_write(arguments.out / "benchmark.md", text)
     print(text)
 
 

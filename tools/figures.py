@@ -21,20 +21,20 @@ from tqdm import tqdm
 
 from dataset.dataset import test_dataset
 from dataset.index import class_names
-from model import build_model
+from engine.evaluation import EpisodeSet, Outcome, find_weights, make_episodes, run_episodes
+from model.build import build_model
 from model.hmnet import HMNet
 from model.inference import prepare_inference
-from tools.analysis import enhancement, state_cosines, visits
-from tools.history import as_rows, read_bars, read_course, short_names
-from tools.paper import published
-from tools.plots import draw_bars, draw_curves, draw_enhancement, draw_states, save
-from tools.runs import COMPONENTS
-from util.checkpoint import load_weights
+from model.released import load_weights
+from tools.paper.analysis import enhancement, state_cosines, visits
+from tools.paper.history import as_rows, read_bars, read_course, short_names
+from tools.paper.plots import draw_bars, draw_curves, draw_enhancement, draw_states, save
+from tools.paper.published import published
+from tools.paper.runs import COMPONENTS
 from util.config import Config, load_config
 from util.distributed import pick_device
 from util.errors import UserError, run_main
-from util.evaluation import EpisodeSet, Outcome, find_weights, make_episodes, run_episodes
-from util.files import write_aside
+from util.files import atomic_write
 from util.image import read_image, resize_image
 from util.visualize import GAP, PAPER, Picture, encode_image, episode_panel, overlay
 
@@ -151,8 +151,8 @@ def panels(arguments: argparse.Namespace) -> list[Path]:
     content = {**about("figure 4", (first, second), episode_set), "rows": rows}
     written = [arguments.out / f"figure4.{suffix}" for suffix in ("pdf", "png", "json")]
     for path in written[:2]:
-        write_aside(path, encode_image(stack(pictures), path.suffix))
-    write_aside(written[2], json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        atomic_write(path, encode_image(stack(pictures), path.suffix))
+    atomic_write(written[2], json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return written
 
 
@@ -228,7 +228,7 @@ def bars(arguments: argparse.Namespace) -> list[Path]:
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_aside(arguments.out / "bars.csv", text.getvalue())
+    atomic_write(arguments.out / "bars.csv", text.getvalue())
     named = dict(zip(names, tests, strict=True))
     return [
         *save(arguments.out / "bars", lambda: draw_bars(named), {"kind": "bars", "bars": rows}),

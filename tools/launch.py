@@ -11,8 +11,8 @@ from torch.distributed import DistError, run
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+from engine.snapshot import SAVED_EXIT
 from util.errors import UserError, run_main
-from util.snapshot import SAVED_EXIT
 
 
 def launch(arguments: Sequence[str]) -> int:

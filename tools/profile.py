@@ -12,16 +12,16 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from model import build_model
+from model.build import build_model
 from model.hmnet import HMNet
 from model.mamba import Block, Trunk
 from tools.measure import count_flops, in_fresh_process, machine, parameter_count
-from tools.paper import published
+from tools.paper.published import published
+from tools.paper.table import Table
 from tools.stages import GIGA, as_operator, measure_episodes, random_images, stage_gflops
-from tools.table import Table
 from util.config import Config, load_config
 from util.errors import run_main
-from util.files import write_aside
+from util.files import atomic_write
 
 MILLION = 1e6
 TABLE_4 = {"ensemble": False, "shot": 1, "val_size": 473, "feature_size": 64, "fusion": "hmnet"}
@@ -146,8 +146,8 @@ def main() -> None:
     about = [f"- {key}: {value}" for key, value in result["machine"].items()]
     tables = (part_table(result), stage_table(result), block_table(result))
     text = "\n".join(["# Profile", "", *about, "", *(table.markdown() for table in tables)])
-    write_aside(arguments.out / "profile.json", json.dumps(result, indent=1) + "\n")
-    write_aside(arguments.out / "profile.md", text)
+    atomic_write(arguments.out / "profile.json", json.dumps(result, indent=1) + "\n")
+    atomic_write(arguments.out / "profile.md", text)
     print(text)
 
 

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tools.paper import SOURCE
-from tools.runs import read_json, read_runs
-from tools.table import Table
-from tools.tables import TABLES, Cell, Sheet, Sources
+from tools.paper.published import SOURCE
+from tools.paper.runs import read_json, read_runs
+from tools.paper.table import Table
+from tools.paper.tables import TABLES, Cell, Sheet, Sources
 from util.config import load_config
 from util.errors import UserError, run_main
-from util.files import write_aside
+from util.files import atomic_write
 
 INTERVALS = "mean IoU of the episodes and its 95 % interval"
 INTERVAL_LEGEND = "Bootstrap over the episodes of a test; limits averaged over training seeds where there are several."
@@ -113,10 +113,10 @@ def main() -> None:
         print("".join(f"{command}\n" for command in missing), end="")
         return
     for number, sheet in sheets.items():
-        write_aside(arguments.out / f"table{number}.md", as_markdown(sheet))
+        atomic_write(arguments.out / f"table{number}.md", as_markdown(sheet))
         tables = as_table(sheet), interval_table(sheet)
-        write_aside(arguments.out / f"table{number}.tex", "\n".join(table.latex() for table in tables if table))
-        write_aside(arguments.out / f"table{number}.csv", as_csv({number: sheet}))
+        atomic_write(arguments.out / f"table{number}.tex", "\n".join(table.latex() for table in tables if table))
+        atomic_write(arguments.out / f"table{number}.csv", as_csv({number: sheet}))
     print("\n".join(map(as_markdown, sheets.values())))
 
 

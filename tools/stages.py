@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from model import build_model
+from model.build import build_model
 from model.ensemble import base_map, gram, scene_difference
 from model.hmnet import Features, HMNet
 from model.inference import FeatureCache, prepare_inference

@@ -7,12 +7,12 @@ from typing import Literal
 
 from torch import nn
 
-from model import IMAGENET_FILES, build_base_learner, build_model
+from engine.evaluation import expected_weights
 from model.backbone import build_backbone
-from util.checkpoint import load_backbone, load_weights
+from model.build import IMAGENET_FILES, build_base_learner, build_model
+from model.released import load_backbone, load_weights
 from util.config import Config
 from util.errors import UserError
-from util.evaluation import expected_weights
 from util.schema import run_name
 
 KINDS = ("ImageNet", "base learner", "HMNet")

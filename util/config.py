@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from util.errors import UserError
-from util.schema import NULLABLE_KEYS, RENAMED_KEYS, UNUSED_KEYS, Config, Loader, broken_relations
+from util.schema import NULLABLE_KEYS, RENAMED_KEYS, UNUSED_KEYS, Config, YamlLoader, broken_relations
 
 __all__ = ["Config", "load_config"]
 
@@ -79,7 +79,7 @@ def _read_overrides(overrides: Sequence[str]) -> dict[str, Setting]:
 
 def _parse(text: str, source: str) -> Any:
     try:
-        return yaml.load(text, Loader=Loader)
+        return yaml.load(text, Loader=YamlLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{source}: line {mark.line + 1}" if mark else source

@@ -14,7 +14,7 @@ RESUME = "start again with `--opts resume auto` to go on from the last checkpoin
 
 
 @contextmanager
-def plain_failures(again: str = RESUME) -> Iterator[None]:
+def explain_errors(again: str = RESUME) -> Iterator[None]:
     """Turn what goes wrong in loader workers, between processes and on the machine into a UserError of one line.
 
     `again` says how to go on afterwards.

@@ -8,10 +8,10 @@ from typing import BinaryIO
 
 
 @contextmanager
-def opened_aside(path: Path) -> Iterator[BinaryIO]:
+def atomic_open(path: Path) -> Iterator[BinaryIO]:
     """A temporary neighbour of `path` to write to, renamed over it when the block ends well, else removed.
 
-    Missing folders are made. Only a kill leaves the neighbour behind; `remove_asides` clears it away.
+    Missing folders are made. Only a kill leaves the neighbour behind; `remove_temporary` clears it away.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -23,13 +23,13 @@ def opened_aside(path: Path) -> Iterator[BinaryIO]:
         aside.unlink(missing_ok=True)
 
 
-def write_aside(path: Path, data: bytes | str) -> None:
+def atomic_write(path: Path, data: bytes | str) -> None:
     """Write all of a file, or leave it as it was."""
-    with opened_aside(path) as file:
+    with atomic_open(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
-def remove_asides(folder: Path, pattern: str) -> None:
+def remove_temporary(folder: Path, pattern: str) -> None:
     """Remove what killed processes had begun to write aside for files of these names."""
     for path in folder.glob(f".{pattern}.*.tmp"):
         path.unlink(missing_ok=True)

@@ -10,15 +10,15 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 
-class Loader(yaml.SafeLoader):
+class YamlLoader(yaml.SafeLoader):
     """YAML as people write it: `1e-4` is a number, as it is in Python, not a string."""
 
 
-class Dumper(yaml.SafeDumper):
-    """The inverse of Loader: strings that it would read as numbers are quoted."""
+class YamlDumper(yaml.SafeDumper):
+    """The inverse of YamlLoader: strings that it would read as numbers are quoted."""
 
 
-for _dialect in (Loader, Dumper):
+for _dialect in (YamlLoader, YamlDumper):
     _dialect.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
     )
@@ -217,7 +217,7 @@ class Config(BaseModel):
 
     def to_yaml(self) -> str:
         """A flat file that `load_config` reads back as an equal Config."""
-        return yaml.dump(self.model_dump(), Dumper=Dumper, sort_keys=False)
+        return yaml.dump(self.model_dump(), Dumper=YamlDumper, sort_keys=False)
 
 
 def run_name(shot: int) -> str:

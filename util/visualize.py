@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from util.files import write_aside
+from util.files import atomic_write
 
 Picture = NDArray[np.uint8]
 Color = tuple[int, int, int]
@@ -196,7 +196,7 @@ def encode_image(image: Picture, suffix: str = ".png") -> bytes:
 
 def save_image(path: Path, image: Picture) -> None:
     """Write a picture in the format of its suffix, whole or not at all; missing folders are made."""
-    write_aside(path, encode_image(image, path.suffix))
+    atomic_write(path, encode_image(image, path.suffix))
 
 
 def save_index(path: Path, mask: NDArray[np.uint8]) -> None:
@@ -205,4 +205,4 @@ def save_index(path: Path, mask: NDArray[np.uint8]) -> None:
     picture.putpalette(index_palette())
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    write_aside(path, buffer.getvalue())
+    atomic_write(path, buffer.getvalue())

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from dataset.prepare.download import download, verify_checksum
 from util.errors import UserError
-from util.files import write_aside
+from util.files import atomic_write
 
 Extract = Callable[[Path], Path]
 
@@ -72,7 +72,7 @@ def unpack(archive: Archive, source: Source, target: Path, records: Path) -> Non
     if archive.md5 and source.checksum:
         verify_checksum(path, archive.md5)
     sizes = _extract_all(path, archive, target)
-    write_aside(record, json.dumps(sizes, indent=0))
+    atomic_write(record, json.dumps(sizes, indent=0))
 
 
 def _where(path: Path) -> str:

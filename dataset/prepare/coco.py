@@ -8,7 +8,7 @@ from typing import Any
 
 from dataset.index import COCO_CLASSES, read_list
 from dataset.prepare.archive import Source, unpack
-from dataset.prepare.files import Pair, check_image, in_parallel, is_intact_png, refuse, write_label, write_pairs
+from dataset.prepare.files import Pair, check_image, in_parallel, is_intact_png, raise_if_any, write_label, write_pairs
 from dataset.prepare.known import coco_archives
 from dataset.prepare.labels import decode_segmentation, paint
 from util.errors import UserError
@@ -51,7 +51,7 @@ def _prepare_part(root: Path, part: str, folder: str, workers: int) -> list[Pair
         raise UserError(f"{source} has {len(classes)} categories instead of {len(COCO_CLASSES)}: not the official file")
     instances = group_instances(source, content, classes, root / folder, root / "annotations" / folder)
     outcome = in_parallel(make_mask, instances, f"masks {folder}", workers)
-    refuse(outcome.complaints, "annotations")
+    raise_if_any(outcome.complaints, "annotations")
     print(f"{folder}: {sum(outcome.results)} of {len(instances)} masks written, the others were there")
     pairs = [(str(item.image.relative_to(root)), str(item.mask.relative_to(root))) for item in instances]
     write_pairs(list_file, pairs)

@@ -13,7 +13,16 @@ import numpy as np
 import yaml
 
 from dataset.index import fold_classes
-from dataset.prepare.files import Label, Pair, in_parallel, is_intact_png, refuse, write_label, write_pairs, write_text
+from dataset.prepare.files import (
+    Label,
+    Pair,
+    in_parallel,
+    is_intact_png,
+    raise_if_any,
+    write_label,
+    write_pairs,
+    write_text,
+)
 from dataset.prepare.known import AREA_THRESHOLD, FOLD_SIZES, LIST_SIZES
 from dataset.prepare.labels import read_label
 from dataset.prepare.picture import Collection, Picture, upright_label
@@ -60,7 +69,7 @@ def prepare_custom(
     folds = _fold_count(source, len(collection.classes), folds)
     conversions = plan(collection, out)
     outcome = in_parallel(convert, conversions, "pictures", workers)
-    refuse(outcome.complaints, "pictures")
+    raise_if_any(outcome.complaints, "pictures")
     threshold = _area_threshold(outcome.results)
     counting = {
         item.picture.name: {value for value, area in made.classes.items() if area >= threshold}

@@ -18,7 +18,7 @@ from PIL import ExifTags, Image
 from tqdm import tqdm
 
 from util.errors import UserError
-from util.files import write_aside
+from util.files import atomic_write
 from util.image import UNREADABLE
 
 Label = NDArray[np.uint8]
@@ -31,7 +31,7 @@ def write_text(path: Path, text: str) -> bool:
     """Write `text` to `path` unless that is what the file holds already; return whether it was written."""
     if path.is_file() and path.read_bytes() == text.encode():
         return False
-    write_aside(path, text)
+    atomic_write(path, text)
     return True
 
 
@@ -39,7 +39,7 @@ def write_label(path: Path, label: Label) -> None:
     """Write a class map (H, W) as an 8-bit grey PNG whose grey value is the class."""
     buffer = io.BytesIO()
     Image.fromarray(label).save(buffer, format="PNG")
-    write_aside(path, buffer.getvalue())
+    atomic_write(path, buffer.getvalue())
 
 
 def write_pairs(path: Path, pairs: Sequence[Pair]) -> bool:
@@ -99,7 +99,7 @@ def opened_image(path: Path) -> Iterator[Image.Image]:
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[Result]):
+class PoolOutcome(Generic[Result]):
     """What became of a list of tasks: the results of those that succeeded, a one-line complaint for each other."""
 
     results: list[Result]
@@ -113,7 +113,7 @@ def default_workers() -> int:
 
 def in_parallel(
     function: Callable[[Task], Result], tasks: Sequence[Task], description: str, workers: int
-) -> Outcome[Result]:
+) -> PoolOutcome[Result]:
     """Apply `function` to every task in `workers` processes under a progress bar; its UserErrors become complaints."""
     attempt = partial(_attempt, function)
     style: dict[str, Any] = {"total": len(tasks), "desc": description, "unit": "file", "mininterval": 0.5}
@@ -124,7 +124,7 @@ def in_parallel(
         with ProcessPoolExecutor(workers) as pool:
             outcomes = list(tqdm(pool.map(attempt, tasks, chunksize=chunk), **style))
     results = [outcome for outcome in outcomes if not isinstance(outcome, _Complaint)]
-    return Outcome(results, [outcome.text for outcome in outcomes if isinstance(outcome, _Complaint)])
+    return PoolOutcome(results, [outcome.text for outcome in outcomes if isinstance(outcome, _Complaint)])
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _attempt(function: Callable[[Task], Result], task: Task) -> Result | _Compla
         return _Complaint(str(error))
 
 
-def refuse(complaints: Sequence[str], what: str) -> None:
+def raise_if_any(complaints: Sequence[str], what: str) -> None:
     """Print the complaints on stderr, one a line, and raise a UserError that counts them, if there are any."""
     if not complaints:
         return

@@ -10,8 +10,8 @@ from dataset.prepare.files import (
     check_image,
     in_parallel,
     is_intact_png,
+    raise_if_any,
     read_lines,
-    refuse,
     write_label,
     write_pairs,
 )
@@ -46,7 +46,7 @@ def prepare_pascal(root: Path, source: Source, workers: int) -> dict[str, list[P
     annotations = [_annotation(root, root / "SBD/cls", ".mat", name) for name in sbd_names]
     annotations += [_annotation(root, root / "SegmentationClass", ".png", name) for name in voc_names + val_names]
     outcome = in_parallel(make_mask, annotations, "masks", workers)
-    refuse(outcome.complaints, "annotations")
+    raise_if_any(outcome.complaints, "annotations")
     print(f"{sum(outcome.results)} of {len(annotations)} masks written, the others were there")
     lists = {"train": [_pair(name) for name in sbd_names + voc_names], "val": [_pair(name) for name in val_names]}
     for part, pairs in lists.items():

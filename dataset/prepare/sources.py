@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset.prepare.coco import group_instances, read_coco
-from dataset.prepare.files import in_parallel, read_lines, refuse
+from dataset.prepare.files import in_parallel, raise_if_any, read_lines
 from dataset.prepare.labelme import read_labelme
 from dataset.prepare.labels import Colours, read_label
 from dataset.prepare.picture import CocoPicture, Collection, MaskPicture, is_image
@@ -77,12 +77,12 @@ def _read_voc(source: Path, image_folder: Path, mask_folder: Path, workers: int)
     names, colours = _voc_names(source)
     masks = sorted(path for path in mask_folder.rglob("*") if is_image(path))
     images = {_name(path, image_folder): path for path in sorted(image_folder.rglob("*")) if is_image(path)}
-    refuse(
+    raise_if_any(
         [f"{mask} has no image in {image_folder}" for mask in masks if _name(mask, mask_folder) not in images], "masks"
     )
     tasks = [(mask, colours) for mask in masks]
     outcome = in_parallel(_values, tasks, "classes", workers)
-    refuse(outcome.complaints, "masks")
+    raise_if_any(outcome.complaints, "masks")
     found = sorted(set().union(*outcome.results) - {0, IGNORE})
     if not found:
         raise UserError(

@@ -5,7 +5,7 @@ import torch
 from torchvision.models import resnet50
 
 from model.backbone import build_backbone
-from util.checkpoint import load_backbone
+from model.released import load_backbone
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model import build_model, build_trunk
+from model.build import build_model, build_trunk
 from model.fusion import (
     AttentionBlock,
     CrossAttentionBlock,
@@ -17,7 +17,7 @@ from model.fusion import (
     attend,
     fusion_trunk,
 )
-from util.checkpoint import load_weights, released_state_dict
+from model.released import load_weights, released_state_dict
 from util.config import Config
 
 M = TypeVar("M", bound=nn.Module)

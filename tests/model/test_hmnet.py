@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import build_model
+from model.build import build_model
 from model.hmnet import HMNet
+from model.released import load_weights, released_state_dict
 from tests.data import golden_rule
-from util.checkpoint import load_weights, released_state_dict
 from util.config import load_config
 
 DATA = Path(__file__).parents[1] / "data"

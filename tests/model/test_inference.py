@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from model import build_model
+from model.build import build_model
 from model.hmnet import HMNet
 from model.inference import FeatureCache, prepare_inference
 from util.config import load_config

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model.mamba import HybridBlock, SelfBlock, Trunk
-from util.checkpoint import released_name
+from model.released import released_name
 
 WIDTH = 16
 FIXTURE = np.load(Path(__file__).parents[1] / "data" / "blocks.npz")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from model import build_model
+from model.build import build_model
 from model.mamba import Block
 from tests.toy import toy_config
 from tools import benchmark, profile

@@ -12,16 +12,16 @@ import torch
 from PIL import Image
 
 from dataset.dataset import test_dataset as episodes_dataset
-from model import build_model
-from tests.tools.test_history import result, write_test, write_training
+from engine.evaluation import make_episodes
+from model.build import build_model
+from model.released import load_weights
+from tests.tools.paper.test_history import result, write_test, write_training
 from tests.toy import toy_config, write_toy, write_weights
-from tools.analysis import enhancement, state_cosines, visits
 from tools.figures import describe, main
-from tools.paper import published
-from util.checkpoint import load_weights
+from tools.paper.analysis import enhancement, state_cosines, visits
+from tools.paper.published import published
 from util.config import Config
 from util.errors import UserError
-from util.evaluation import make_episodes
 
 
 @pytest.fixture(scope="module")

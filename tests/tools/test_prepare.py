@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from model import build_base_learner, build_model
+from model.build import build_base_learner, build_model
 from tests.dataset.prepare.trees import make_pascal, write_jpeg
 from tools.prepare import main
 from util.config import Config, load_config

@@ -18,9 +18,9 @@ import yaml
 
 from tests.toy import ROOT, toy_config, write_toy, write_weights
 from tools import benchmark, profile, report
-from tools.paper import PAPER, published
-from tools.runs import Wanted, read_runs
-from tools.tables import TABLES, Cell, Sheet, Sources, fold_cells
+from tools.paper.published import PAPER, published
+from tools.paper.runs import Wanted, read_runs
+from tools.paper.tables import TABLES, Cell, Sheet, Sources, fold_cells
 from util.arguments import training_arguments
 from util.config import Config, load_config
 from util.errors import UserError

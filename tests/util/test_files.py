@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 
 from tests.processes import start_processes
-from util.files import opened_aside, remove_asides, write_aside
+from util.files import atomic_open, atomic_write, remove_temporary
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    write_aside(path, "old")
+    atomic_write(path, "old")
     with pytest.raises(UnicodeEncodeError):
-        write_aside(path, "\ud800")
+        atomic_write(path, "\ud800")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 def write_for_ever(path: Path) -> None:
-    with opened_aside(path) as file:
+    with atomic_open(path) as file:
         file.write(b"half")
         file.flush()
         time.sleep(60)
@@ -34,5 +34,5 @@ def test_a_killed_write_leaves_what_can_be_cleared_away(tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 3
-    remove_asides(tmp_path, "state_[0-9]*.pth")
+    remove_temporary(tmp_path, "state_[0-9]*.pth")
     assert sorted(tmp_path.iterdir()) == [other, path]

@@ -17,16 +17,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model import build_model
+from engine.optim import amp_dtype
+from model.build import build_model
 from model.hmnet import HMNet, SupportState
 from model.inference import prepare_inference
+from model.released import load_weights
 from model.resize import resize
-from util.checkpoint import load_weights
 from util.config import Config, load_config
 from util.distributed import pick_device
 from util.errors import UserError
 from util.image import ImageSource, normalise, read_image, read_index, resize_image, resize_mask
-from util.optim import amp_dtype
 
 Box: TypeAlias = Sequence[float]  # left, top, right, bottom in pixels, the last two exclusive
 # A binary mask; an index mask and the class in it that is meant; or a list of boxes.
@@ -188,7 +188,7 @@ def object_mask(source: MaskSource, size: tuple[int, ...], where: str) -> NDArra
     `where` names the picture in the UserError that a misfit raises.
     """
     if isinstance(source, list):
-        return fill_boxes(source, size, where)
+        return mask_from_boxes(source, size, where)
     wanted: int | None = None
     if isinstance(source, tuple):
         source, wanted = source
@@ -205,7 +205,7 @@ def object_mask(source: MaskSource, size: tuple[int, ...], where: str) -> NDArra
     return np.where(index == 255, index, index == wanted).astype(np.uint8)
 
 
-def fill_boxes(boxes: Sequence[Any], size: tuple[int, ...], where: str) -> NDArray[np.uint8]:
+def mask_from_boxes(boxes: Sequence[Any], size: tuple[int, ...], where: str) -> NDArray[np.uint8]:
     """The mask (h, w) of boxes; UserError for one that is empty or outside of the picture."""
     mask = np.zeros(size, np.uint8)
     for box in boxes:

@@ -8,7 +8,7 @@ from scipy import stats
 from torch import Tensor
 from torchmetrics import JaccardIndex
 
-from util.metric import aggregate, bootstrap_interval, count_pixels, summarize
+from engine.metric import aggregate, bootstrap_interval, count_pixels, summarize
 
 CLASSES = [3, 7, 11, 15]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from util.optim import amp_dtype, make_sgd, make_trunk_adamw, poly_rate, set_rates
+from engine.optim import amp_dtype, make_sgd, make_trunk_adamw, poly_rate, set_rates
 
 
 def named_trunk() -> nn.ModuleDict:

@@ -14,15 +14,15 @@ import train
 import train_base
 from dataset.dataset import base_train_dataset, collate, train_dataset
 from dataset.index import config_classes, load_index
-from model import build_base_learner, build_model
+from engine.learner import Learner, NotFiniteError, Report
+from engine.loader import StepPlan, load_steps
+from engine.metric import IGNORE
+from engine.optim import make_sgd
+from model.build import build_base_learner, build_model
 from tests.processes import run_processes
 from tests.toy import toy_config, write_toy
 from util.config import Config
 from util.distributed import connect
-from util.learner import Learner, NotFiniteError, Report
-from util.loader import Plan, load_steps
-from util.metric import IGNORE
-from util.optim import make_sgd
 
 Spread = tuple[int, int, int]  # processes, batch, accumulate
 
@@ -65,7 +65,7 @@ def gradients(cfg: Config, network: nn.Module, dataset: Any, forward: Any, targe
     with connect("cpu") as world:
         meta = forward is train.forward
         learner = Learner(network, [make_sgd([network.parameters()], 0.9, 0)], world, partial=meta)
-        plan = Plan(len(dataset), batch, cfg.accumulate, world)
+        plan = StepPlan(len(dataset), batch, cfg.accumulate, world)
         batches = next(load_steps(dataset, plan.batches(seed=3), cfg.accumulate, 0, collate))
         valid = [int((batch[target] != IGNORE).sum()) for rank in world.gather(batches) for batch in rank]
         assert len(valid) == 1 or len(set(valid)) > 1  # or the shares of the pixels would not matter
@@ -130,7 +130,7 @@ def two_optimizers(amp: str, compiled: bool = False) -> tuple[nn.Module, Learner
     [("off", False), ("fp16", False), ("bf16", False), pytest.param("off", True, marks=pytest.mark.slow)],
 )
 def test_a_step_moves_both_optimizers(amp: str, compiled: bool) -> None:
-    from tests.util.test_run import forward  # points and labels
+    from tests.engine.test_run import forward  # points and labels
 
     model, learner = two_optimizers(amp, compiled)
     batch: dict[str, Any] = {
@@ -156,7 +156,7 @@ def bad_in_one_process() -> str:
         model = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(3, 2))
         points = torch.full((2, 6, 3), torch.nan if world.rank == 1 else 1.0)
         batch = {"points": points, "label": torch.zeros(2, 6).long(), "names": [[f"query{world.rank}", "support"]]}
-        from tests.util.test_run import forward
+        from tests.engine.test_run import forward
 
         with pytest.raises(NotFiniteError) as error:
             Learner(model, [], world).accumulate([batch], forward, "label")

@@ -14,7 +14,7 @@ from util.errors import UserError
 Batch = dict[str, Any]
 
 
-class Plan(NamedTuple):
+class StepPlan(NamedTuple):
     """How the items of an epoch become steps: a step takes `accumulate` batches of `batch` items in every process."""
 
     items: int
@@ -32,7 +32,7 @@ class Plan(NamedTuple):
         """Steps of an epoch; items left over wait for the next epoch's order."""
         return self.items // self.items_per_step
 
-    def check(self, key: str) -> "Plan":
+    def check(self, key: str) -> "StepPlan":
         """UserError that names the config key of the batch when the items do not fill one step."""
         if not self.steps:
             raise UserError(
@@ -51,7 +51,7 @@ class Plan(NamedTuple):
         return [order[number * whole + offset :][: self.batch] for number in numbers]
 
 
-def deal(items: int, batch: int, world: World) -> list[list[int]]:
+def shard_batches(items: int, batch: int, world: World) -> list[list[int]]:
     """This process's share of the batches that one process would make of items 0, 1, ... in order.
 
     Whole batches, because how a network rounds depends on the size of the batch.

@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 
 from dataset.dataset import test_dataset as episodes_dataset
-from model import build_model
-from model.predictor import Found, Prediction, Predictor, fill_boxes, object_mask
+from engine.evaluation import make_episodes, run_episodes
+from model.build import build_model
+from model.released import load_weights
+from prediction.predictor import Found, Prediction, Predictor, mask_from_boxes, object_mask
 from tests.toy import draw_picture, generator, random_network, toy_config, write_toy, write_weights
-from util.checkpoint import load_weights
 from util.config import Config
 from util.errors import UserError
-from util.evaluation import make_episodes, run_episodes
 
 
 @pytest.fixture(scope="module")
@@ -130,14 +130,14 @@ def test_kinds_of_masks(tmp_path: Path) -> None:
 
 
 def test_boxes() -> None:
-    mask = fill_boxes([(2, 1, 5, 4), [10.2, 0, 12.9, 30]], (30, 20), "here")
+    mask = mask_from_boxes([(2, 1, 5, 4), [10.2, 0, 12.9, 30]], (30, 20), "here")
     expected = np.zeros((30, 20), np.uint8)
     expected[1:4, 2:5] = 1
     expected[:, 10:13] = 1
     assert np.array_equal(mask, expected)
     for wrong in ([(5, 1, 2, 4)], [(0, 0, 21, 5)], [(-1, 0, 5, 5)], [(1, 2, 3)], [(0, 0, 5, np.nan)], []):
         with pytest.raises(UserError, match="here"):
-            fill_boxes(wrong, (30, 20), "here")
+            mask_from_boxes(wrong, (30, 20), "here")
 
 
 def test_a_box_is_the_filled_mask(predictor: Predictor) -> None:

@@ -14,14 +14,14 @@ from tqdm import tqdm
 from dataset.dataset import collate, test_dataset
 from dataset.episode import Episode, draw_episodes, read_episodes
 from dataset.index import Files, load_index
+from engine.loader import Batch, load_steps, shard_batches
+from engine.metric import Result, count_pixels, ratio, summarize
+from engine.optim import amp_dtype
 from model.hmnet import HMNet
 from model.inference import FeatureCache
 from util.config import Config
 from util.distributed import World
 from util.errors import UserError
-from util.loader import Batch, deal, load_steps
-from util.metric import Result, count_pixels, ratio, summarize
-from util.optim import amp_dtype
 
 Names = Sequence[Sequence[str]]  # of the images of every episode, query first
 # query (B, 3, H, W), support (B, K, 3, H, W), support_mask (B, K, H, W), names -> scores (B, 2, H, W)
@@ -115,7 +115,7 @@ def run_episodes(
     episodes, _, classes = episode_set
     device = next(model.parameters()).device
     world = current_world(device)
-    batches = deal(len(episodes), cfg.batch_size_val, world)
+    batches = shard_batches(len(episodes), cfg.batch_size_val, world)
     loader = load_steps(test_dataset(cfg, *episode_set), batches, 1, cfg.loader_worker_count, collate)
     shown = None if progress and world.is_main else True
     counts = torch.zeros(len(episodes), 2, 2, dtype=torch.int64, device=device)  # as count_pixels

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tools.runs import read_json
+from tools.paper.runs import read_json
 from util.errors import UserError
 
 EPOCH = re.compile(r"epoch (\d+) mean loss ([-\d.e+]+) (.+) ([\d.]+)$")

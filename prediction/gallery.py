@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from util.files import write_aside
+from prediction.manifest import Record, Records
+from prediction.outputs import overlay_size
+from util.files import atomic_write
 from util.image import UNREADABLE
-from util.manifest import Record, Records
-from util.prediction import overlay_size
 from util.visualize import class_color, encode_image, fit
 
 SIDES = 320, 160  # pixels of a thumbnail's longer side: on a page of up to MANY pictures, and of more
@@ -40,7 +40,7 @@ def write_gallery(path: Path, title: str, records: Records, complaints: Sequence
         lines = "".join(f"<li>{html.escape(line)}</li>" for line in complaints)
         summary += f"<p>{len(complaints)} could not be read:</p><ul>{lines}</ul>"
     page = PAGE.format(title=html.escape(title), side=side, summary=summary, figures=figures)
-    write_aside(path, page.encode(errors="replace"))
+    atomic_write(path, page.encode(errors="replace"))
 
 
 def _figure(folder: Path, group: Sequence[Record], side: int) -> str:

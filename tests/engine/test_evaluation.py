@@ -11,16 +11,16 @@ from torch.nn.functional import interpolate
 
 from dataset.dataset import test_dataset as episodes_dataset
 from dataset.episode import write_episodes
-from model import build_model
+from engine.evaluation import Outcome, Segment, evaluate, make_episodes, run_episodes
+from engine.metric import Result
+from model.build import build_model
 from model.hmnet import HMNet
+from model.released import load_weights
 from tests.processes import run_processes
 from tests.toy import random_network, toy_config, write_toy, write_weights
-from util.checkpoint import load_weights
 from util.config import Config
 from util.distributed import connect
 from util.errors import UserError
-from util.evaluation import Outcome, Segment, evaluate, make_episodes, run_episodes
-from util.metric import Result
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from model.mamba import HybridBlock, Tokens, Trunk
 from model.order import patch_orders, plain_orders
 from model.resize import resize_last
 from tests.model.test_hmnet import small
-from tools.analysis import Visit, enhancement, mean_cosine, state_cosines, visits, walk
+from tools.paper.analysis import Visit, enhancement, mean_cosine, state_cosines, visits, walk
 from util.errors import UserError
 
 SIZE, PATCHES = 6, 2

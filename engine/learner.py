@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from util.checkpoint import load_weights
+from engine.loader import Batch
+from engine.metric import IGNORE
+from engine.optim import amp_dtype
+from model.released import load_weights
 from util.distributed import World
-from util.loader import Batch
-from util.metric import IGNORE
-from util.optim import amp_dtype
 
 Tensors = dict[str, Tensor]
 

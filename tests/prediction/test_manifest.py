@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from util.manifest import Part, read_manifest, write_manifest
+from prediction.manifest import Part, read_manifest, write_manifest
 
 
 def records(file: str, found: int, **others: Any) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset.support import read_support, select
+from prediction.support import read_support, select
 from util.errors import UserError
 
 

@@ -9,17 +9,11 @@ import torch
 from torch import Tensor
 from torchvision.models import vgg16_bn
 
-from model import build_base_learner, build_model
 from model.backbone import build_backbone
+from model.build import build_base_learner, build_model
 from model.hmnet import HMNet
-from util.checkpoint import (
-    load_backbone,
-    load_base_learner,
-    load_weights,
-    read_checkpoint,
-    released_state_dict,
-    save_checkpoint,
-)
+from model.released import load_backbone, load_base_learner, load_weights, released_state_dict
+from util.checkpoint import read_checkpoint, save_checkpoint
 from util.config import Config, load_config
 from util.errors import UserError
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from tools.paper import published
-from tools.runs import Figures, Measured, Wanted
+from tools.paper.published import published
+from tools.paper.runs import Figures, Measured, Wanted
 from util.config import load_config
 from util.errors import UserError
 

@@ -12,15 +12,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from util.checkpoint import released_state_dict, save_checkpoint
-from util.config import Config
-from util.errors import UserError
-from util.files import remove_asides, write_aside
-from util.learner import Learner, NotFiniteError, Report
-from util.loader import Batch, Plan, load_steps
-from util.logger import Clock, RunLog
-from util.rng import restore_rng, rng_state, seed_all, undisturbed_rng
-from util.snapshot import (
+from engine.learner import Learner, NotFiniteError, Report
+from engine.loader import Batch, StepPlan, load_steps
+from engine.snapshot import (
     SAVED_EXIT,
     newest_intact,
     noting_signals,
@@ -28,6 +22,13 @@ from util.snapshot import (
     snapshots,
     write_snapshot,
 )
+from model.released import released_state_dict
+from util.checkpoint import save_checkpoint
+from util.config import Config
+from util.errors import UserError
+from util.files import atomic_write, remove_temporary
+from util.logger import Clock, RunLog
+from util.rng import restore_rng, rng_state, seed_all, undisturbed_rng
 
 RANK_STRIDE = 1_000_003  # between the seeds of two processes
 
@@ -79,7 +80,7 @@ class Run:
         self,
         cfg: Config,
         paths: Paths,
-        plan: Plan,
+        plan: StepPlan,
         learner: Learner,
         last_epoch: int,
         patience: int,
@@ -109,7 +110,7 @@ class Run:
             self._resume()
             if self.world.is_main:
                 self._clear_away()
-                write_aside(self.paths.file("config.yaml"), self.cfg.to_yaml())
+                atomic_write(self.paths.file("config.yaml"), self.cfg.to_yaml())
             hidden = None if self.world.is_main else True  # None: shown where someone looks
             self.bar = stack.enter_context(tqdm(total=self.iterations, initial=self.iteration, disable=hidden))
             try:
@@ -159,10 +160,10 @@ class Run:
 
     def _clear_away(self) -> None:
         """Remove what a killed process of this run had begun to write."""
-        remove_asides(self.paths.snapshots, f"{self.snapshot_name}_[0-9]*.pth")
-        remove_asides(self.paths.best.parent, self.paths.best.name)
+        remove_temporary(self.paths.snapshots, f"{self.snapshot_name}_[0-9]*.pth")
+        remove_temporary(self.paths.best.parent, self.paths.best.name)
         if self.paths.numbered:
-            remove_asides(self.paths.snapshots, f"{self.paths.numbered}_epoch_*.pth")
+            remove_temporary(self.paths.snapshots, f"{self.paths.numbered}_epoch_*.pth")
 
     def _check_fit(self, path: Path, content: Mapping[str, Any]) -> None:
         """UserError when the snapshot's steps are not this run's steps; a warning for whatever else differs."""
@@ -239,9 +240,9 @@ class Run:
             where = f"epoch {epoch}/{self.last_epoch} step {step}/{self.plan.steps}"
             self.log.info(f"{where} {figures}, {items:.2f} items/s, {left} left")
             self.log.curves({"train/loss": report.loss, "train/rate": rate}, self.iteration)
-        self.pause()
+        self.save_or_stop()
 
-    def pause(self) -> None:
+    def save_or_stop(self) -> None:
         """Where nothing is half-done: save when `save_minutes` are over; when a signal came, save and exit with 75."""
         due = time.monotonic() - self.saved_time >= 60 * self.cfg.save_minutes
         stop, due = self.world.any(self.stop.received is not None, due and self.world.is_main)
@@ -267,7 +268,7 @@ class Run:
         if progress.best is None or figures["miou"] > progress.best:
             self._publish(position, figures["miou"])
         self._write_result()
-        self.pause()
+        self.save_or_stop()
 
     def _publish(self, position: float, miou: float) -> None:
         """Write the best weights under their names, and remove the second name of those that they replace."""
@@ -303,7 +304,7 @@ class Run:
                 **{"miou": progress.best, "epoch": progress.best_epoch, "weights": str(self.paths.best)},
                 "validations": progress.history,
             }
-            write_aside(self.paths.file("result.json"), json.dumps(result, indent=1) + "\n")
+            atomic_write(self.paths.file("result.json"), json.dumps(result, indent=1) + "\n")
 
     def _finish(self) -> None:
         """The run has come to its end: save it for `resume`, and write result.json."""

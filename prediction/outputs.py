@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from dataset.prepare.files import is_intact_png
 from dataset.prepare.picture import is_image
-from dataset.support import SupportClass
-from model.predictor import Found, Prediction, Predictor
+from prediction.manifest import Part, Record, Records, read_manifest, write_manifest
+from prediction.predictor import Found, Prediction, Predictor
+from prediction.support import SupportClass
 from util.config import Config
 from util.errors import UserError
-from util.files import write_aside
+from util.files import atomic_write
 from util.image import read_image
-from util.manifest import Part, Record, Records, read_manifest, write_manifest
 from util.visualize import (
     PAPER,
     Color,
@@ -192,7 +192,7 @@ def _digest(path: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PredictionPlan:
     """What a run has to do, the same in all of its processes."""
 
     support: Sequence[SupportClass]
@@ -208,7 +208,7 @@ class Plan:
 
 def make_plan(
     folder: Path, support: Sequence[SupportClass], queries: Queries, settings: Mapping[str, Any], overwrite: bool
-) -> Plan:
+) -> PredictionPlan:
     """Prepare a folder for outputs and see which files are left to do; one process calls this before all begin.
 
     With `overwrite` all files are. Otherwise those that an earlier run of the same settings has done are left in peace,
@@ -230,14 +230,16 @@ def make_plan(
     for aside in folder.rglob(".*.tmp"):  # left by a run that was killed
         aside.unlink()
     write_manifest(folder, records)
-    write_aside(path, json.dumps(settings, indent=1) + "\n")
-    write_aside(folder / "classes.txt", "".join(f"{item.value} {item.name}\n" for item in support))
+    atomic_write(path, json.dumps(settings, indent=1) + "\n")
+    atomic_write(folder / "classes.txt", "".join(f"{item.value} {item.name}\n" for item in support))
     outputs = Outputs(folder, output_names({*queries.files, *records}))
-    return Plan(support, queries, outputs, [file for file in queries.files if not outputs.is_done(file, records)])
+    return PredictionPlan(
+        support, queries, outputs, [file for file in queries.files if not outputs.is_done(file, records)]
+    )
 
 
 def segment_files(
-    predictor: Predictor, plan: Plan, files: Sequence[str], part: Part, batch: int
+    predictor: Predictor, plan: PredictionPlan, files: Sequence[str], part: Part, batch: int
 ) -> Iterator[tuple[int, list[str]]]:
     """Segment some of the pictures that are left, `batch` at a time, and write what is found.
 

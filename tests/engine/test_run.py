@@ -17,18 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from engine.learner import Learner, Output
+from engine.loader import StepPlan
+from engine.optim import make_sgd, make_trunk_adamw, poly_rate, set_rates
+from engine.run import Paths, Run
+from engine.snapshot import read_snapshot, snapshots
 from tests.processes import run_processes, start_processes
 from util.checkpoint import read_checkpoint
 from util.config import Config, load_config
 from util.distributed import World, connect
 from util.errors import UserError
-from util.failures import plain_failures
-from util.learner import Learner, Output
-from util.loader import Plan
-from util.optim import make_sgd, make_trunk_adamw, poly_rate, set_rates
+from util.failures import explain_errors
 from util.rng import seed_all
-from util.run import Paths, Run
-from util.snapshot import read_snapshot, snapshots
 
 ITEMS, STEPS, EPOCHS = 14, 3, 3
 Observe = Callable[[Run], None]
@@ -98,7 +98,7 @@ def build(cfg: Config, world: World, folder: Path) -> Run:
     model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2)).train()
     optimizers = [make_sgd([model[0].parameters()], 0.9, 1e-4), make_trunk_adamw(model[2], 0.01, 2, 0.01)]
     learner = Learner(model, optimizers, world, cfg.amp)
-    plan = Plan(ITEMS, cfg.batch_size, cfg.accumulate, world).check("batch_size")
+    plan = StepPlan(ITEMS, cfg.batch_size, cfg.accumulate, world).check("batch_size")
     paths = Paths(folder, best=folder / "snapshot" / "best_1shot.pth", numbered="train")
     return Run(cfg, paths, plan, learner, cfg.epochs, cfg.stop_interval, hits="accuracy")
 
@@ -243,7 +243,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_state_before_it(
     line = str(error.value)
     assert "\n" not in line
     names = re.findall(r"item\d+", line)
-    plan = Plan(ITEMS, 2, 2, World(torch.device("cpu")))
+    plan = StepPlan(ITEMS, 2, 2, World(torch.device("cpu")))
     assert names == [f"item{number}" for batch in plan.batches(321 + 2, first_step=1)[:2] for number in batch]
     assert str(tmp_path / "snapshot" / "state_0002_000001.pth") in line
     assert_end(whole, drive(tmp_path, resume="auto", **KEYS))
@@ -251,7 +251,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_state_before_it(
 
 def drive_with_poison(folder: Path) -> None:
     """A run in whose data a NaN stands at one step."""
-    plan, intact = Plan(ITEMS, 2, 2, World(torch.device("cpu"))), Points.__getitem__
+    plan, intact = StepPlan(ITEMS, 2, 2, World(torch.device("cpu"))), Points.__getitem__
     bad = {number for batch in plan.batches(321 + 2, first_step=1)[:2] for number in batch}
 
     def poisoned(points: Points, item: int) -> dict[str, Any]:
@@ -298,7 +298,7 @@ def lose_partner(folder: Path) -> str:
         if run.world.rank == 1 and run.iteration == 4:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(UserError) as error, plain_failures():
+    with pytest.raises(UserError) as error, explain_errors():
         drive(folder, kill_second, save_minutes=1e-9, batch_size=2, accumulate=1)
     return str(error.value)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from util.files import write_aside
+from util.files import atomic_write
 
 NAME = "manifest.jsonl"
 PARTS = "manifest.part*.jsonl"
@@ -48,7 +48,7 @@ def read_manifest(folder: Path) -> Records:
 
 def write_manifest(folder: Path, records: Mapping[str, Sequence[Record]]) -> None:
     """Write the manifest, sorted by file, in place of what there is; its parts go."""
-    write_aside(folder / NAME, "".join(_text(records[file]) for file in sorted(records)))
+    atomic_write(folder / NAME, "".join(_text(records[file]) for file in sorted(records)))
     for part in folder.glob(PARTS):
         part.unlink()
 

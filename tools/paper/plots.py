@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from tools.history import Bars, Course
-from util.files import write_aside
+from tools.paper.history import Bars, Course
+from util.files import atomic_write
 from util.visualize import PALETTE, Picture
 
 STYLE: dict[Any, Any] = {
@@ -49,8 +49,8 @@ def save(path: Path, draw: Callable[[], Figure], numbers: Mapping[str, Any]) -> 
             buffer = io.BytesIO()
             metadata = {"CreationDate": None} if file.suffix == ".pdf" else {}
             figure.savefig(buffer, format=file.suffix[1:], dpi=300, bbox_inches="tight", metadata=metadata)
-            write_aside(file, buffer.getvalue())
-    write_aside(written[2], json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
+            atomic_write(file, buffer.getvalue())
+    atomic_write(written[2], json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
     return written
 
 

@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from util.checkpoint import save_checkpoint
-from util.errors import UserError
-from util.snapshot import (
+from engine.snapshot import (
     PARTS,
     newest_intact,
     noting_signals,
@@ -16,6 +14,8 @@ from util.snapshot import (
     snapshots,
     write_snapshot,
 )
+from util.checkpoint import save_checkpoint
+from util.errors import UserError
 
 
 def content(value: float = 0.0) -> dict[str, object]:

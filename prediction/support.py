@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dataset.prepare.files import Label, refuse
+from dataset.prepare.files import Label, raise_if_any
 from dataset.prepare.labelme import read_labelme
 from dataset.prepare.picture import Picture, is_image, upright_label
 from dataset.prepare.sources import read_classes
@@ -107,7 +107,7 @@ def _read_folder(folder: Path) -> list[SupportClass]:
     if annotations:
         collection = read_labelme(folder, annotations, None)
         return _by_class(collection.pictures, dict(enumerate(collection.classes, 1)))
-    refuse(complaints, "support pictures")
+    raise_if_any(complaints, "support pictures")
     names = folder / "classes.txt"
     return _by_class(pairs, read_classes(names) if names.is_file() else {})
 
@@ -148,7 +148,7 @@ def _by_class(pictures: Sequence[Picture], names: dict[int, str]) -> list[Suppor
         for value in values:
             mask = np.where(label == IGNORE, IGNORE, label == value).astype(np.uint8)
             shown.setdefault(value, []).append((picture.image, mask))
-    refuse(complaints, "support pictures")
+    raise_if_any(complaints, "support pictures")
     names = names or {value: SINGLE if len(shown) == 1 else f"class_{value}" for value in shown}
     if nameless := sorted(shown.keys() - names.keys()):
         raise UserError(

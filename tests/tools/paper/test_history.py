@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tools.history import Bars, as_rows, read_bars, read_course, short_names
+from tools.paper.history import Bars, as_rows, read_bars, read_course, short_names
 from util.errors import UserError
 
 LOG = """2026-01-02 03:04:05 INFO epoch 1/3 step 4/4 loss 0.9000 (0.5000 + 0.4000), 1.00 items/s, 00:01:00 left

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from engine.loader import StepPlan, leave_group, load_steps, shard_batches
 from util.distributed import World
 from util.errors import UserError
-from util.failures import explain, plain_failures
-from util.loader import Plan, deal, leave_group, load_steps
+from util.failures import explain, explain_errors
 
 
-def plan(items: int, batch: int, accumulate: int = 1, rank: int = 0, size: int = 1) -> Plan:
-    return Plan(items, batch, accumulate, World(torch.device("cpu"), rank, size))
+def plan(items: int, batch: int, accumulate: int = 1, rank: int = 0, size: int = 1) -> StepPlan:
+    return StepPlan(items, batch, accumulate, World(torch.device("cpu"), rank, size))
 
 
 @pytest.mark.parametrize(("size", "accumulate"), [(1, 1), (2, 1), (3, 2), (1, 4)])
@@ -40,9 +40,9 @@ def test_the_order_depends_on_the_seed_alone() -> None:
 
 def test_dealt_batches_are_those_of_one_process() -> None:
     items, batch, size = random.randrange(1, 30), random.randrange(1, 6), random.randrange(1, 5)
-    shares = [deal(items, batch, World(torch.device("cpu"), rank, size)) for rank in range(size)]
+    shares = [shard_batches(items, batch, World(torch.device("cpu"), rank, size)) for rank in range(size)]
     dealt = sorted(numbers for share in shares for numbers in share)
-    assert dealt == deal(items, batch, World(torch.device("cpu")))
+    assert dealt == shard_batches(items, batch, World(torch.device("cpu")))
     assert [number for numbers in dealt for number in numbers] == list(range(items))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -71,32 +71,32 @@ def test_loading_draws_no_random_number(workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_the_error_of_a_worker_is_one_line(workers: int) -> None:
-    with pytest.raises(UserError, match=r"\AJPEGImages/13\.jpg: cannot be read; fetch it again\Z"), plain_failures():
+    with pytest.raises(UserError, match=r"\AJPEGImages/13\.jpg: cannot be read; fetch it again\Z"), explain_errors():
         list(load_steps(Numbers(), [[13]], 1, workers))
 
 
 def test_a_dead_worker_is_one_line() -> None:
-    with pytest.raises(UserError, match=r"\Aa loader worker died, [^\n]*resume auto[^\n]*\Z"), plain_failures():
+    with pytest.raises(UserError, match=r"\Aa loader worker died, [^\n]*resume auto[^\n]*\Z"), explain_errors():
         list(load_steps(Numbers(), [[1], [14]], 1, 1))
 
 
 def test_errors_of_the_program_stay_what_they_are() -> None:
-    with pytest.raises(RuntimeError, match="shape"), plain_failures():
+    with pytest.raises(RuntimeError, match="shape"), explain_errors():
         raise RuntimeError("shape mismatch")
-    with pytest.raises(OSError, match="odd"), plain_failures():
+    with pytest.raises(OSError, match="odd"), explain_errors():
         raise OSError("odd")
 
 
 def test_what_the_system_refuses_is_named() -> None:
     message = r"^/nowhere/to/be/found: No such file or directory; mend that, then start"
-    with pytest.raises(UserError, match=message), plain_failures():
+    with pytest.raises(UserError, match=message), explain_errors():
         Path("/nowhere/to/be/found").read_text()
 
 
 def test_a_full_disk() -> None:
     with (
         pytest.raises(UserError, match=r"No space left on device; make room"),
-        plain_failures(),
+        explain_errors(),
         open("/dev/full", "w") as full,
     ):
         full.write("x" * 100_000)
