@@ -23,6 +23,7 @@ from util.config import Config
 from util.errors import UserError
 from util.files import atomic_write
 from util.image import read_image
+from util.schema import keys_of
 from util.visualize import (
     PAPER,
     Color,
@@ -37,17 +38,6 @@ from util.visualize import (
 )
 
 SETTINGS = "run.json"
-NETWORK: tuple[str, ...] = (
-    "val_size",
-    "feature_size",
-    "patch_ratio",
-    "self_blocks",
-    "srm",
-    "qim",
-    "fusion",
-    "ensemble",
-)
-NETWORK += ("qim_skip", "kshot_unsort", "trained_shot", "amp")  # keys on which predictions of the same weights depend
 OVERLAY_SIDES = 320, 2000  # pixels of an overlay's longer side: smaller pictures are enlarged, larger ones reduced
 LETTERS = 15, 50  # pixels of a legend's letters: at least so many, and this part of the longer side
 JPEG_END = b"\xff\xd9"
@@ -181,7 +171,7 @@ def fingerprint(cfg: Config, weights: Path, support: Sequence[SupportClass], roo
             digest.update(_digest(image).encode())
             digest.update(repr(mask).encode() if isinstance(mask, list) else mask.tobytes())
     contents = {"query": str(root), "weights": _digest(weights), "support": digest.hexdigest()}
-    return {**contents, **{key: getattr(cfg, key) for key in NETWORK}}
+    return {**contents, **{key: getattr(cfg, key) for key in keys_of("network")}}
 
 
 def _digest(path: Path) -> str:

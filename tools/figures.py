@@ -36,11 +36,12 @@ from util.distributed import pick_device
 from util.errors import UserError, run_main
 from util.files import atomic_write
 from util.image import read_image, resize_image
+from util.schema import keys_of
 from util.visualize import GAP, PAPER, Picture, encode_image, episode_panel, overlay
 
 SAME_DATA = ("data_set", "data_root", "val_list", "split", "folds", "use_split_coco", "shot", "protocol", "ann_type")
 KINDS = ("before", "without", "with")  # QIM
-TOLD = ("fusion", "self_blocks", "srm", "qim", "ensemble", "blocks", "manual_seed", "weight")  # in names, if different
+TOLD = (*keys_of("network"), "manual_seed", "weight")  # in names, if different
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:

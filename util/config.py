@@ -2,7 +2,7 @@
 
 import difflib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from util.errors import UserError
 from util.schema import NULLABLE_KEYS, RENAMED_KEYS, UNUSED_KEYS, Config, YamlLoader, broken_relations
 
-__all__ = ["Config", "load_config"]
+__all__ = ["Config", "load_config", "restore_config"]
 
 BASE_DIR = Path(__file__).resolve().parent.parent / "config" / "base"
 SECTIONS = frozenset({"data", "train", "method", "test_finetune"})
@@ -34,12 +34,24 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     given = _read_chain(Path(path), ()) | _read_overrides(overrides)
     data_set = given["data_set"].value if "data_set" in given else "pascal"
-    defaults = _read_file(BASE_DIR / ("coco.yaml" if data_set == "coco" else "pascal.yaml"))
-    settings = defaults | _drop_unused(given)
+    settings = _defaults(data_set) | _drop_unused(given)
     cfg = _validate(settings)
     for key, remedy in broken_relations(cfg):
         raise _wrong_value(settings, key, getattr(cfg, key), remedy)
     return cfg
+
+
+def restore_config(content: Mapping[str, Any]) -> Config | None:
+    """The config that a result or checkpoint holds; keys that are newer have their defaults. None if it is none."""
+    defaults = {key: setting.value for key, setting in _defaults(content.get("data_set")).items()}
+    try:
+        return Config(**(defaults | dict(content)))
+    except ValidationError:
+        return None
+
+
+def _defaults(data_set: Any) -> dict[str, Setting]:
+    return _read_chain(BASE_DIR / ("coco.yaml" if data_set == "coco" else "pascal.yaml"), ())
 
 
 def _read_chain(path: Path, children: tuple[Path, ...]) -> dict[str, Setting]:

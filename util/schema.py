@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
@@ -33,6 +33,12 @@ def _no_bool(value: Any) -> Any:
 def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
+
+# What a key is about; whoever compares runs or predictions asks `keys_of` and lists none by hand.
+Value = TypeVar("Value")
+Network = Annotated[Value, "network"]  # the network: with the same weights, another value predicts otherwise
+Recipe = Annotated[Value, "recipe"]  # how it is trained
+Protocol = Annotated[Value, "protocol"]  # what it is tested on
 
 Int = Annotated[int, BeforeValidator(_no_bool)]
 Float = Annotated[float, BeforeValidator(_no_bool)]
@@ -73,39 +79,39 @@ class Config(BaseModel):
     split: NotNegative
     use_split_coco: bool
     class_file: str | None
-    area_threshold: NotNegative
-    released_lists: str | None
+    area_threshold: Protocol[NotNegative]
+    released_lists: Protocol[str | None]
 
     # pictures
-    train_h: Positive
+    train_h: Recipe[Positive]
     train_w: Positive
-    val_size: Positive
-    scale_min: PositiveFloat
-    scale_max: PositiveFloat
-    rotate_min: Float
-    rotate_max: Float
+    val_size: Network[Positive]
+    scale_min: Recipe[PositiveFloat]
+    scale_max: Recipe[PositiveFloat]
+    rotate_min: Recipe[Float]
+    rotate_max: Recipe[Float]
 
     # network
     arch: Literal["HMNet", "HMNetAMP"]
     layers: Int
     vgg: bool
     backbone: Literal["resnet50", "resnet101", "vgg", "tiny"] | None
-    stem: Literal["deep", "torchvision"]
-    feature_size: Positive
-    width: Positive
-    blocks: Positive
-    state_size: Positive
-    patch_ratio: Positive
-    self_blocks: bool
-    srm: Literal["none", "basic", "recap"]
-    qim: Literal["none", "basic", "share"]
-    fusion: Literal["hmnet", "concat", "cross_attention", "self_calibrated"]
-    ensemble: bool
-    qim_skip: Literal["scalar", "channel"]
-    qim_state_grad: bool
-    kshot_unsort: bool
-    kshot_trans_dim: NotNegative
-    trained_shot: Positive | None
+    stem: Network[Literal["deep", "torchvision"]]
+    feature_size: Network[Positive]
+    width: Network[Positive]
+    blocks: Network[Positive]
+    state_size: Network[Positive]
+    patch_ratio: Network[Positive]
+    self_blocks: Network[bool]
+    srm: Network[Literal["none", "basic", "recap"]]
+    qim: Network[Literal["none", "basic", "share"]]
+    fusion: Network[Literal["hmnet", "concat", "cross_attention", "self_calibrated"]]
+    ensemble: Network[bool]
+    qim_skip: Network[Literal["scalar", "channel"]]
+    qim_state_grad: Recipe[bool]
+    kshot_unsort: Network[bool]
+    kshot_trans_dim: Network[NotNegative]
+    trained_shot: Network[Positive | None]
     scan: Literal["auto", "reference", "cpu", "triton", "mamba_ssm"]
     initmodel: str
     exp: str
@@ -114,17 +120,17 @@ class Config(BaseModel):
     shot: Positive
     batch_size: Positive
     accumulate: Positive
-    epochs: Positive
+    epochs: Recipe[Positive]
     start_epoch: NotNegative
     stop_interval: Positive
-    base_lr: PositiveFloat
+    base_lr: Recipe[PositiveFloat]
     index_split: Annotated[Int, Field(ge=-1)]
     power: NotNegativeFloat
     momentum: NotNegativeFloat
     weight_decay: NotNegativeFloat
-    trunk_lr: PositiveFloat
+    trunk_lr: Recipe[PositiveFloat]
     trunk_weight_decay: NotNegativeFloat
-    amp: Literal["off", "fp16", "bf16", "auto"]
+    amp: Network[Literal["off", "fp16", "bf16", "auto"]]
     checkpoint_blocks: bool
     compile: bool
     print_freq: Positive
@@ -158,10 +164,10 @@ class Config(BaseModel):
     # testing
     weight: str | None
     ann_type: Literal["mask", "bbox"]
-    protocol: Literal["released", "seeded"]
-    test_episodes: Positive
+    protocol: Protocol[Literal["released", "seeded"]]
+    test_episodes: Protocol[Positive]
     seeds: Annotated[list[NotNegative], Field(min_length=1), BeforeValidator(_as_list)]
-    episodes_file: str | None
+    episodes_file: Protocol[str | None]
     feature_cache_mb: NotNegative
 
     @field_validator("feature_size", mode="before")
@@ -218,6 +224,11 @@ class Config(BaseModel):
     def to_yaml(self) -> str:
         """A flat file that `load_config` reads back as an equal Config."""
         return yaml.dump(self.model_dump(), Dumper=YamlDumper, sort_keys=False)
+
+
+def keys_of(*topics: str) -> tuple[str, ...]:
+    """The keys that are about "network", "recipe" or "protocol", in the schema's order."""
+    return tuple(key for key, field in Config.model_fields.items() if set(topics) & set(map(str, field.metadata)))
 
 
 def run_name(shot: int) -> str:

@@ -9,19 +9,16 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
-
-from util.config import Config, load_config
+from util.config import Config, load_config, restore_config
 from util.errors import UserError
-from util.schema import run_name, run_tag
+from util.schema import keys_of, run_name, run_tag
 
 COMPONENTS = ("self_blocks", "srm", "qim")
 IDENTITY = ("data_set", "folds", "split", "use_split_coco", "backbone_name", "shot", "ensemble", "blocks", "ann_type")
 PLACED = ("split", "shot")  # already in the names of folders and files
 # What a table would rather have as the paper has it; a run that differs is shown and the difference told.
-SETTINGS: tuple[str, ...] = ("train_h", "val_size", "feature_size", "stem", "width", "state_size", "patch_ratio")
-SETTINGS += ("qim_skip", "qim_state_grad", "kshot_trans_dim", "kshot_unsort", "epochs", "base_lr", "trunk_lr", "amp")
-SETTINGS += ("scale_min", "scale_max", "area_threshold", "released_lists", "episodes_file", "protocol", "test_episodes")
+TOPICS = keys_of("network", "recipe", "protocol")
+SETTINGS = tuple(key for key in TOPICS if key not in (*COMPONENTS, *IDENTITY, "fusion"))
 
 
 class Measured(NamedTuple):
@@ -166,9 +163,8 @@ def read_runs(exp: Path) -> list[Measured]:
         content = read_json(path)
         if content.get("kind") != "test" or content.get("method") != "hmnet":
             continue
-        try:
-            cfg = Config(**content["config"])
-        except ValidationError:
+        cfg = restore_config(content["config"])
+        if cfg is None:
             continue
         time = path.stat().st_mtime
         for row in content["results"]:
