@@ -10,7 +10,16 @@ from torch import Tensor
 
 from dataset.episode import write_episodes
 from dataset.index import class_names
-from engine.evaluation import EpisodeSet, Names, Outcome, Segment, find_weights, make_episodes, run_episodes
+from engine.evaluation import (
+    EpisodeSet,
+    Names,
+    Outcome,
+    Segment,
+    episode_lines,
+    find_weights,
+    make_episodes,
+    run_episodes,
+)
 from engine.metric import Result, aggregate, format_table
 from model.build import build_model
 from model.hmnet import HMNet
@@ -104,6 +113,7 @@ def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
     log.info(f"{cfg.data_set} split {cfg.split}, {cfg.shot} shot, weights: {weights or 'none, the prior alone'}")
     names, draw = class_names(cfg), None
     results: dict[int, Result] = {}
+    lines = ""
     for seed in cfg.seeds[:1] if cfg.episodes_file else dict.fromkeys(cfg.seeds):
         episode_set = make_episodes(cfg, seed, cfg.test_episodes)
         if not results:
@@ -112,9 +122,11 @@ def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
             if arguments.visualize:
                 draw = panel_drawer(episode_set, names, path.parent / f"panels_{suffix}", arguments.visualize)
         results[seed] = run_episodes(model, cfg, episode_set, segment=segment, observe=draw)
+        lines += episode_lines(seed, episode_set.episodes, results[seed], names)
         log.info(f"seed {seed}: mIoU {results[seed].miou:.4f}, FB-IoU {results[seed].fb_iou:.4f}")
         draw = None
     if world.is_main:
+        atomic_write(path.with_suffix(".episodes.jsonl"), lines)
         write_result(path, cfg, arguments.method, weights, results)
         log.info("\n" + format_table({f"seed {seed}": result for seed, result in results.items()}, names))
         log.info(f"wrote {path}")

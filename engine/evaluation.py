@@ -1,7 +1,9 @@
 """Evaluation, the same code for test.py and for validation while training: episodes in, figures out."""
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -140,6 +142,22 @@ def run_episodes(
     world.sum(counts)  # integers: a row is zero on every rank but its own
     seconds = torch.tensor([(perf_counter() - start) / world.size, busy], dtype=torch.float64, device=device)
     return summarize(counts.cpu(), [e.class_id for e in episodes], classes, *world.sum(seconds).tolist())
+
+
+def episode_lines(seed: int, episodes: Sequence[Episode], result: Result, names: Mapping[int, str]) -> str:
+    """JSON Lines of one evaluation's episodes, `query`, `class_id` and `support` as `write_episodes` has them.
+
+    Besides `seed`, `number` in the list, `class` (name), `iou` of the object (null where there is nothing to judge),
+    and the pixels from which it and all other figures are computed: `intersection` and `union`, each
+    [background, foreground].
+    """
+    lines = []
+    figures = zip(episodes, result.episode_iou, result.episode_pixels, strict=True)
+    for number, (episode, iou, pixels) in enumerate(figures):
+        intersection, union = zip(*pixels, strict=True)
+        where = {"seed": seed, "number": number, "class": names[episode.class_id], **asdict(episode)}
+        lines.append(json.dumps({**where, "iou": iou, "intersection": intersection, "union": union}) + "\n")
+    return "".join(lines)
 
 
 def current_world(device: torch.device) -> World:

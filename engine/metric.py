@@ -25,12 +25,13 @@ class Result:
     mean_episode_iou: float
     interval: tuple[float, float]  # 95 % bootstrap interval of mean_episode_iou
     episode_iou: list[float | None]  # in episode order
+    episode_pixels: list[list[list[int]]]  # (E, 2, 2) as count_pixels
     seconds: float  # from the first to the last episode, loading included
     seconds_per_episode: float  # in the network and the resize of its scores
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
+        """Plain data for JSON, without the pixel counts."""
+        return {name: value for name, value in asdict(self).items() if name != "episode_pixels"}
 
 
 def count_pixels(prediction: Tensor, target: Tensor, ignore: int = IGNORE) -> Tensor:
@@ -85,6 +86,7 @@ def summarize(
         mean_episode_iou=fmean(known),
         interval=bootstrap_interval(known),
         episode_iou=episode_iou,
+        episode_pixels=counts.tolist(),
         seconds=seconds,
         seconds_per_episode=compute_seconds / len(counts),
     )

@@ -53,13 +53,39 @@ def test_seeds_table_json_log_and_panels(
     assert content["aggregate"]["miou"] == pytest.approx({"mean": np.mean(miou), "std": np.std(miou, ddof=1)})
     assert content["config"]["data_set"] == "toy" and content["config"]["seeds"] == [0, 1, 2]
     assert content["weights"].endswith("best_1shot.pth") and content["method"] == "hmnet"
-    assert content["classes"]["2"] == "thing2"
+    assert content["classes"]["2"] == "thing2" and "episode_pixels" not in content["results"][0]
     printed, logged = capsys.readouterr().out, path.with_suffix(".log").read_text()
     for text in (printed, logged):
         assert f"{100 * miou[1]:.2f}" in text and "1 thing1" in text and "mIoU over 3 seeds" in text
     panels = sorted((cfg.experiment_dir / "panels_test_1shot").iterdir())
     assert [panel.name[:5] for panel in panels] == ["00000", "00003"]
     assert np.asarray(Image.open(panels[0])).shape[2] == 3
+
+
+def test_lines_of_episodes_hold_every_figure_and_are_episodes(
+    cfg: Config, entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All figures of the result from the pixels of the lines, and the same episodes tested again from them."""
+    run(entry_point, monkeypatch, "--episodes-out", "drawn.jsonl", "--opts", "seeds", "[4, 5]")
+    path = cfg.experiment_dir / "result_test_1shot.json"
+    rows = [json.loads(line) for line in path.with_suffix(".episodes.jsonl").read_text().splitlines()]
+    drawn = [json.loads(line) for line in Path("drawn.jsonl").read_text().splitlines()]
+    results = json.loads(path.read_text())["results"]
+    assert [(row["seed"], row["number"]) for row in rows] == [(seed, n) for seed in (4, 5) for n in range(7)]
+    assert [{key: row[key] for key in ("query", "class_id", "support")} for row in rows[:7]] == drawn
+    assert all(row["class"] == f"thing{row['class_id']}" for row in rows)
+    for result, part in zip(results, (rows[:7], rows[7:]), strict=True):
+        assert [row["iou"] for row in part] == result["episode_iou"]
+        inside, union = (np.array([row[key] for row in part]) for key in ("intersection", "union"))
+        assert result["fb_iou"] == pytest.approx((inside.sum(0) / union.sum(0)).mean())
+        for class_id, iou in result["class_iou"].items():
+            chosen = np.array([row["class_id"] == int(class_id) for row in part])
+            if chosen.any():
+                assert iou == pytest.approx(inside[chosen, 1].sum() / union[chosen, 1].sum())
+    path.with_suffix(".episodes.jsonl").rename("all.jsonl")
+    run(entry_point, monkeypatch, "--opts", "episodes_file", "all.jsonl")
+    (again,) = json.loads(path.read_text())["results"]
+    assert again["episode_iou"] == pytest.approx([row["iou"] for row in rows], abs=1e-6)
 
 
 def test_arguments_of_scripts_written_for_bam(
