@@ -15,6 +15,7 @@ from torch import nn
 from dataset.dataset import collate, train_dataset
 from dataset.episode import check_possible
 from dataset.index import config_classes, load_index
+from dataset.reading import oversize_note
 from engine.evaluation import evaluate
 from engine.learner import Learner, Output, Tensors
 from engine.loader import StepPlan
@@ -63,6 +64,8 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
         return {"miou": result.miou, "fb_iou": result.fb_iou, "piou": result.piou}
 
     with run.started(viz):
+        if note := oversize_note([image for image, _ in files.values()], cfg.train_h, cfg.max_side):
+            run.log.warning(note)
         for epoch in run.epochs():
             dataset = train_dataset(cfg, index, files, classes, cfg.manual_seed, epoch)
             for batches in run.batches(dataset, collate):

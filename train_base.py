@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dataset.dataset import base_train_dataset, base_val_dataset, collate
+from dataset.reading import oversize_note
 from engine.evaluation import evaluating
 from engine.learner import Learner, Output, Tensors
 from engine.loader import StepPlan, load_steps, shard_batches
@@ -42,8 +43,8 @@ def main() -> None:
 def train(cfg: Config, world: World, viz: bool = False) -> None:
     """Train until the last epoch, or until validation has stopped improving; config/base explains every key."""
     make_deterministic(cfg.deterministic)
-    images = len(base_train_dataset(cfg, cfg.manual_seed, epoch=1))
-    plan = StepPlan(images, process_batch(cfg, world), cfg.accumulate, world).check("base_batch_size")
+    images = [image for image, _ in base_train_dataset(cfg, cfg.manual_seed, epoch=1).pairs]
+    plan = StepPlan(len(images), process_batch(cfg, world), cfg.accumulate, world).check("base_batch_size")
 
     seed_all(cfg.manual_seed)
     model = build_base_learner(cfg).to(world.device).train()
@@ -53,6 +54,8 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
     run = Run(cfg, run_paths(cfg), plan, learner, epochs, patience, hits="pixel accuracy", weights=weights)
 
     with run.started(viz):
+        if note := oversize_note(images, cfg.train_h, cfg.max_side):
+            run.log.warning(note)
         for epoch in run.epochs():
             for batches in run.batches(base_train_dataset(cfg, cfg.manual_seed, epoch), collate):
                 rate = poly_rate(cfg.base_lr_encoder, run.iteration, run.iterations, cfg.power)

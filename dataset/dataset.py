@@ -32,10 +32,16 @@ class EvaluationEpisodes(Dataset[Item]):
     """
 
     def __init__(
-        self, episodes: Sequence[Episode], files: Files, classes: Sequence[int], size: int, ann_type: str = "mask"
+        self,
+        episodes: Sequence[Episode],
+        files: Files,
+        classes: Sequence[int],
+        size: int,
+        ann_type: str = "mask",
+        max_side: int | None = None,
     ) -> None:
         self.episodes, self.files, self.classes = episodes, files, list(classes)
-        self.size, self.ann_type = size, ann_type
+        self.size, self.ann_type, self.max_side = size, ann_type, max_side
 
     def __len__(self) -> int:
         return len(self.episodes)
@@ -43,8 +49,10 @@ class EvaluationEpisodes(Dataset[Item]):
     def __getitem__(self, number: int) -> Item:
         episode = self.episodes[number]
         support_names = episode.support[::-1]
-        query, query_mask = _read_object(self.files, episode.query, episode.class_id)
-        support = [_read_support(self.files, name, episode.class_id, self.ann_type) for name in support_names]
+        query, query_mask = _read_object(self.files, episode.query, episode.class_id, self.max_side)
+        support = [
+            _read_support(self.files, name, episode.class_id, self.ann_type, self.max_side) for name in support_names
+        ]
         return {
             "query": normalise(resize_image(query, self.size, self.size)),
             "support": torch.stack([normalise(resize_image(image, self.size, self.size)) for image, _ in support]),
@@ -75,10 +83,12 @@ class TrainingEpisodes(Dataset[Item]):
         seed: int,
         epoch: int,
         ann_type: str = "mask",
+        max_side: int | None = None,
     ) -> None:
         check_possible(index, shot)
         self.index, self.files, self.classes, self.shot = index, files, list(classes), shot
-        self.augmentation, self.seed, self.epoch, self.ann_type = augmentation, seed, epoch, ann_type
+        self.augmentation, self.seed, self.epoch = augmentation, seed, epoch
+        self.ann_type, self.max_side = ann_type, max_side
 
     def __len__(self) -> int:
         return len(self.index.images)
@@ -86,9 +96,10 @@ class TrainingEpisodes(Dataset[Item]):
     def __getitem__(self, item: int) -> Item:
         rng = _item_generator(self.seed, self.epoch, item)
         episode = draw_episode(self.index, self.index.images[item], self.shot, rng)
-        query, query_mask = self.augmentation(*_read_object(self.files, episode.query, episode.class_id), rng)
+        class_id, max_side = episode.class_id, self.max_side
+        query, query_mask = self.augmentation(*_read_object(self.files, episode.query, class_id, max_side), rng)
         support = [
-            self.augmentation(*_read_support(self.files, name, episode.class_id, self.ann_type), rng)
+            self.augmentation(*_read_support(self.files, name, class_id, self.ann_type, max_side), rng)
             for name in episode.support
         ]
         return {
@@ -109,15 +120,23 @@ class BaseTraining(Dataset[Item]):
     names, of the image alone. UserError for files that cannot be read.
     """
 
-    def __init__(self, files: Files, classes: Sequence[int], augmentation: Augmentation, seed: int, epoch: int) -> None:
+    def __init__(
+        self,
+        files: Files,
+        classes: Sequence[int],
+        augmentation: Augmentation,
+        seed: int,
+        epoch: int,
+        max_side: int | None = None,
+    ) -> None:
         self.names, self.pairs, self.label_of_value = list(files), list(files.values()), _label_table(classes)
-        self.augmentation, self.seed, self.epoch = augmentation, seed, epoch
+        self.augmentation, self.seed, self.epoch, self.max_side = augmentation, seed, epoch, max_side
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, item: int) -> Item:
-        image, mask = read_pair(*self.pairs[item])
+        image, mask = read_pair(*self.pairs[item], self.max_side)
         rng = _item_generator(self.seed, self.epoch, item)
         image, label = self.augmentation(image, self.label_of_value[mask], rng)
         return {"image": normalise(image), "label": _tensor(label).long(), "names": [self.names[item]]}
@@ -126,21 +145,22 @@ class BaseTraining(Dataset[Item]):
 class BaseValidation(Dataset[Item]):
     """Images for the base learner at one size; image and label as in BaseTraining, the label (h, w) of its own size."""
 
-    def __init__(self, files: Files, classes: Sequence[int], size: int) -> None:
-        self.pairs, self.label_of_value, self.size = list(files.values()), _label_table(classes), size
+    def __init__(self, files: Files, classes: Sequence[int], size: int, max_side: int | None = None) -> None:
+        self.pairs, self.label_of_value = list(files.values()), _label_table(classes)
+        self.size, self.max_side = size, max_side
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, item: int) -> Item:
-        image, mask = read_pair(*self.pairs[item])
+        image, mask = read_pair(*self.pairs[item], self.max_side)
         image = resize_image(image, self.size, self.size)
         return {"image": normalise(image), "label": _tensor(self.label_of_value[mask]).long()}
 
 
 def test_dataset(cfg: Config, episodes: Sequence[Episode], files: Files, classes: Sequence[int]) -> EvaluationEpisodes:
     """The test episodes of a config."""
-    return EvaluationEpisodes(episodes, files, classes, cfg.val_size, cfg.ann_type)
+    return EvaluationEpisodes(episodes, files, classes, cfg.val_size, cfg.ann_type, cfg.max_side)
 
 
 def train_dataset(
@@ -149,19 +169,20 @@ def train_dataset(
     """The meta-training episodes of one epoch of a config."""
     rotation = (cfg.rotate_min, cfg.rotate_max)
     augmentation = Augmentation(cfg.train_h, cfg.train_w, (cfg.scale_min, cfg.scale_max), rotation, KEEP_OBJECT)
-    return TrainingEpisodes(index, files, classes, cfg.shot, augmentation, seed, epoch, cfg.ann_type)
+    return TrainingEpisodes(index, files, classes, cfg.shot, augmentation, seed, epoch, cfg.ann_type, cfg.max_side)
 
 
 def base_train_dataset(cfg: Config, seed: int, epoch: int) -> BaseTraining:
     """One epoch of the base learner's images: the whole training list, novel classes as background."""
     scales, rotation = (cfg.base_scale_min, cfg.base_scale_max), (cfg.rotate_min, cfg.rotate_max)
     augmentation = Augmentation(cfg.base_train_h, cfg.base_train_h, scales, rotation, keep_object=0)
-    return BaseTraining(list_files(cfg, "train"), config_classes(cfg, "train"), augmentation, seed, epoch)
+    classes = config_classes(cfg, "train")
+    return BaseTraining(list_files(cfg, "train"), classes, augmentation, seed, epoch, cfg.max_side)
 
 
 def base_val_dataset(cfg: Config) -> BaseValidation:
     """The base learner's validation images: the whole validation list, novel classes as background."""
-    return BaseValidation(list_files(cfg, "val"), config_classes(cfg, "train"), cfg.base_train_h)
+    return BaseValidation(list_files(cfg, "val"), config_classes(cfg, "train"), cfg.base_train_h, cfg.max_side)
 
 
 def collate(items: Sequence[Item]) -> Item:
@@ -175,17 +196,17 @@ def _collate(values: list[Any]) -> Any:
     return torch.tensor(values) if isinstance(values[0], int) else values
 
 
-def _read_object(files: Files, name: str, class_id: int) -> tuple[Image, Mask]:
+def _read_object(files: Files, name: str, class_id: int, max_side: int | None) -> tuple[Image, Mask]:
     """An image and the mask of one class in it: 1 where that class is, 255 kept, else 0."""
-    image, mask = read_pair(*files[name])
+    image, mask = read_pair(*files[name], max_side)
     of_class = np.where(mask == IGNORE, mask, (mask == class_id).astype(np.uint8))
     if not (of_class == 1).any():
         raise UserError(f"{files[name][1]}: no pixel of class {class_id}; draw the episodes from the masks as they are")
     return image, of_class
 
 
-def _read_support(files: Files, name: str, class_id: int, ann_type: str) -> tuple[Image, Mask]:
-    image, mask = _read_object(files, name, class_id)
+def _read_support(files: Files, name: str, class_id: int, ann_type: str, max_side: int | None) -> tuple[Image, Mask]:
+    image, mask = _read_object(files, name, class_id, max_side)
     return image, fill_boxes(mask) if ann_type == "bbox" else mask
 
 

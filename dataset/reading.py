@@ -1,5 +1,6 @@
 """Reads the pairs of image and mask; whatever is wrong with a file is a UserError that names it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,24 +8,44 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from util.errors import UserError
-from util.image import UNREADABLE, read_image
+from util.image import UNREADABLE, picture_size, read_image
 
 IGNORE = 255  # mask value of pixels that count neither as object nor as background
+CROP_RATIO = 1.06  # longer side of VOC's pictures, 500, to the crop of its trainings, 473
+OVERSIZE = 1.5  # the same ratio from which on crops are too small a part
+SAMPLED = 200  # pictures whose sizes are looked at
 MASK_MODES = ("1", "L", "P")  # a pixel is the number of its class; a palette only colours it
 
 
-def read_pair(image_path: Path, mask_path: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+def read_pair(
+    image_path: Path, mask_path: Path, max_side: int | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """RGB image (h, w, 3), 0 to 255, and the class number of every pixel (h, w), 255 = ignore.
 
-    UserError when a file is missing or unreadable, when the mask is no index image, and when the sizes differ.
+    With `max_side` the image, not its mask, is reduced to that longest side. UserError when a file is missing or
+    unreadable, when the mask is no index image, and when the sizes differ.
     """
-    image = read_image(image_path).astype(np.float32)
+    image = read_image(image_path, max_side).astype(np.float32)
     mask = np.array(_open_mask(mask_path), dtype=np.uint8)
-    if image.shape[:2] != mask.shape:
-        (height, width), (mask_height, mask_width) = image.shape[:2], mask.shape
+    height, width = picture_size(image_path) if max_side else image.shape[:2]
+    if (height, width) != mask.shape:
+        mask_height, mask_width = mask.shape
         sizes = f"mask is {mask_width}x{mask_height}, its image {image_path} is {width}x{height}"
         raise UserError(f"{mask_path}: {sizes}; make them equal")
     return image, mask
+
+
+def oversize_note(images: Sequence[Path], crop: int, max_side: int | None) -> str | None:
+    """A line about pictures of which a crop of `crop` pixels shows too little, judged by the median of some of them."""
+    some = images[:: max(len(images) // SAMPLED, 1)]
+    median = int(np.median([max(picture_size(path)) for path in some]))
+    seen = min(median, max_side or median)
+    if seen <= OVERSIZE * crop:
+        return None
+    return (
+        f"pictures of {median} pixels (the median longer side) are trained on at {seen}, crops of {crop} show only "
+        f"parts of them; set max_side, for example to {round(CROP_RATIO * crop)}"
+    )
 
 
 def count_classes(path: Path) -> dict[int, int]:

@@ -28,7 +28,12 @@ class Augmentation:
     keep_object: float  # fraction of the mask's pixels of value 1 that a crop should keep
 
     def __call__(self, image: Image, mask: Mask, rng: random.Random) -> tuple[Image, Mask]:
-        """Image (height, width, 3) and mask (height, width); fresh borders are the mean colour and 255."""
+        """Image (height, width, 3) and mask (height, width); fresh borders are the mean colour and 255.
+
+        A mask of another size, that of a picture before it was reduced, first takes the image's.
+        """
+        if mask.shape != image.shape[:2]:
+            mask = resize_mask(mask, *image.shape[:2])
         image, mask = scale(image, mask, rng.uniform(*self.scale))
         if rng.random() < 0.5:
             image, mask = rotate(image, mask, rng.uniform(*self.rotate))

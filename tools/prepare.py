@@ -122,7 +122,7 @@ def run_check(arguments: argparse.Namespace) -> int:
     findings = check(cfg, arguments.workers)
     for finding in findings:
         print(_line(finding))
-    amiss = sum(not finding.good for finding in findings)
+    amiss = sum(finding.good is False for finding in findings)
     print(f"{amiss} findings amiss" if amiss else "All is well.")
     return 1 if amiss else 0
 
@@ -146,7 +146,8 @@ def _config(file: Path, root: Path | None, overrides: Sequence[str] = ()) -> Con
 
 
 def _line(finding: Finding) -> str:
-    return f"{'ok   ' if finding.good else 'AMISS'}  {finding.text}"
+    mark = {True: "ok   ", False: "AMISS", None: "note "}[finding.good]
+    return f"{mark}  {finding.text}"
 
 
 if __name__ == "__main__":

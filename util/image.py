@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from util.errors import UserError
@@ -21,10 +21,11 @@ SHADES = 32  # more grey values than these are no classes
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for damaged files
 
 
-def read_image(source: ImageSource) -> NDArray[np.uint8]:
+def read_image(source: ImageSource, max_side: int | None = None) -> NDArray[np.uint8]:
     """RGB (h, w, 3) of a file or PIL image, upright as EXIF says, an array (h, w[, 1|3|4]) or a tensor ([1|3|4,] h, w).
 
     16-bit values keep their upper 8 bits, floating point values are in [0, 1], and what is transparent becomes white.
+    A file's picture whose longer side exceeds `max_side` is averaged down to it.
     Raises UserError naming the file that is missing, damaged or truncated, or the array's shape.
     """
     if isinstance(source, Tensor):
@@ -36,11 +37,26 @@ def read_image(source: ImageSource) -> NDArray[np.uint8]:
         return _from_pillow(source)
     try:
         with Image.open(source) as image:
-            return _from_pillow(image)
+            if max_side is None:
+                return _from_pillow(image)
+            image.draft(None, (max_side, max_side))  # a JPEG decodes at 1/2, 1/4 or 1/8 as long as that is no smaller
+            return _limit_side(_from_pillow(image), max_side)
     except FileNotFoundError:
         raise UserError(f"{source}: no such picture") from None
     except UNREADABLE as error:
         raise UserError(f"{source}: not a readable picture ({error}); export it again") from None
+
+
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """Height and width in pixels of a picture as it is shown, from its header alone; UserError as `read_image`."""
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such picture") from None
+    except UNREADABLE as error:
+        raise UserError(f"{path}: not a readable picture ({error}); export it again") from None
 
 
 def read_index(source: ImageSource) -> NDArray[np.uint8]:
@@ -107,6 +123,15 @@ def resize_image(image: NDArray[np.float32], height: int, width: int) -> NDArray
 def resize_mask(mask: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """Nearest neighbour as OpenCV takes it."""
     return np.asarray(cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
+
+
+def _limit_side(image: NDArray[np.uint8], max_side: int) -> NDArray[np.uint8]:
+    """The picture with its longer side at most `max_side`, averaged so that it does not alias."""
+    height, width = image.shape[:2]
+    if max(height, width) <= max_side:
+        return image
+    height, width = (max(round(side * max_side / max(image.shape[:2])), 1) for side in (height, width))
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def normalise(image: NDArray[np.float32]) -> Tensor:

@@ -86,6 +86,7 @@ class Config(BaseModel):
     train_h: Recipe[Positive]
     train_w: Positive
     val_size: Network[Positive]
+    max_side: Recipe[Positive | None]
     scale_min: Recipe[PositiveFloat]
     scale_max: Recipe[PositiveFloat]
     rotate_min: Recipe[Float]

@@ -8,7 +8,7 @@ from typing import get_args
 from dataset.index import Files, Mode, class_names, load_index, locate, read_list
 from dataset.prepare.files import check_image, in_parallel, is_intact_png, opened_image
 from dataset.prepare.known import AREA_THRESHOLD, CLASS_SIZES, FOLD_SIZES, LIST_SIZES
-from dataset.reading import count_classes
+from dataset.reading import count_classes, oversize_note
 from util.config import Config
 from util.errors import UserError
 
@@ -20,9 +20,9 @@ LEAST = 2  # images of a class that an episode needs: the query and one support
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report, and whether all is well with what it tells of."""
+    """One line of the report, and whether all is well with what it tells of; None: no fault, but worth a look."""
 
-    good: bool
+    good: bool | None
     text: str
 
 
@@ -33,7 +33,7 @@ def check(cfg: Config, workers: int) -> list[Finding]:
     must have the known sizes; every class must have images enough for an episode.
     """
     findings = [finding for mode in MODES for finding in _check_files(cfg, mode, workers)]
-    if all(finding.good for finding in findings):
+    if all(finding.good is not False for finding in findings):
         splits = [cfg.model_copy(update={"split": split}) for split in range(cfg.folds)]
         findings += [finding for mode in MODES for fold in splits for finding in _check_fold(fold, mode)]
     else:
@@ -56,6 +56,9 @@ def _check_files(cfg: Config, mode: Mode, workers: int) -> Iterator[Finding]:
     yield from (Finding(False, complaint) for complaint in complaints[:SHOWN])
     if len(complaints) > SHOWN:
         yield Finding(False, f"... and {len(complaints) - SHOWN} more")
+    images = [image for image, _ in files.values()]
+    if not complaints and mode == "train" and (note := oversize_note(images, cfg.train_h, cfg.max_side)):
+        yield Finding(None, note)
 
 
 def _files(cfg: Config, mode: Mode) -> Files:

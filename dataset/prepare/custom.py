@@ -27,8 +27,8 @@ from dataset.prepare.known import AREA_THRESHOLD, FOLD_SIZES, LIST_SIZES
 from dataset.prepare.labels import read_label
 from dataset.prepare.picture import Collection, Picture, upright_label
 from dataset.prepare.sources import read_source
-from dataset.reading import IGNORE
-from util.config import load_config
+from dataset.reading import CROP_RATIO, IGNORE
+from util.config import BASE_DIR, load_config
 from util.errors import UserError
 
 VOC_AREA = 500 * 375  # pixels of the pictures for which the area threshold was chosen
@@ -172,10 +172,12 @@ def _config_text(name: str, out: Path, classes: int, folds: int, threshold: int)
         "folds": folds,
         "split": 0,
         "area_threshold": threshold,
+        "max_side": round(CROP_RATIO * load_config(BASE_DIR / "pascal.yaml").train_h),
     }
     return (
         f"# split: the fold whose classes are novel, 0 to {folds - 1}.\n"
         "# area_threshold: pixels below which a class does not count in an image.\n"
+        f"# max_side: larger pictures are reduced to it first; {CROP_RATIO} times train_h suits.\n"
         "# Every other key has the default of config/base/pascal.yaml.\n"
         f"{yaml.safe_dump(keys, sort_keys=False, allow_unicode=True, width=1000)}"
     )

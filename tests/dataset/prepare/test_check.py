@@ -44,6 +44,12 @@ def test_all_is_well(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "ok     fold 1, validation images: 6" in out
 
 
+def test_pictures_larger_than_the_crop_are_noted(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out = check(data, capsys, "--opts", "train_h", "17", "train_w", "17")
+    assert code == 0 and "note   pictures of" in out and "set max_side" in out and "All is well." in out
+    assert "note" not in check(data, capsys, "--opts", "train_h", "17", "train_w", "17", "max_side", "18")[1]
+
+
 def test_every_file_at_fault_is_named(data: Path, rng: np.random.Generator, capsys: pytest.CaptureFixture[str]) -> None:
     masks, images = data / "SegmentationClassAug", data / "JPEGImages"
     (masks / "0.png").unlink()

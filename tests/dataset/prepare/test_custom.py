@@ -40,6 +40,7 @@ def test_the_index_reads_it(labels: Labels, tmp_path: Path, capsys: pytest.Captu
     cfg = load_config(out / "config.yaml")
     assert (cfg.data_set, cfg.num_classes, cfg.folds) == ("own", CLASSES, 3)
     assert cfg.area_threshold == round(2048 * 9000 / 187500)
+    assert cfg.max_side == 501  # VOC's pictures have 500, its crop 473
     assert class_names(cfg) == {value: f"class_{value}" for value in range(1, CLASSES + 1)}
     for split in range(3):
         index, files = load_index(cfg.model_copy(update={"split": split}), "val")
