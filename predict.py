@@ -100,7 +100,7 @@ def predict(cfg: Config, arguments: argparse.Namespace, world: World) -> list[st
 
 
 def finish(arguments: argparse.Namespace, complaints: Sequence[str]) -> int:
-    """Join the manifest's parts, write the page, tell what could not be read; returns the exit code."""
+    """Join the manifest's parts, write the page, print what could not be read; returns the exit code."""
     out: Path = arguments.out
     records = read_manifest(out)
     write_manifest(out, records)

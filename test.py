@@ -100,7 +100,7 @@ def write_result(path: Path, cfg: Config, method: str, weights: Path | None, res
 
 
 def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
-    """Evaluate every seed, then tell the figures."""
+    """Evaluate every seed, then print the figures."""
     weights = find_weights(cfg) if arguments.method == "hmnet" else None
     model = build_model(cfg, pretrained=weights is None)
     if weights:

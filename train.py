@@ -3,7 +3,7 @@
     python train.py --config config/pascal/pascal_split0_resnet50_manet.yaml [--viz] [--opts key value ...]
     torchrun --nproc_per_node 4 train.py --config ...
 
-Exit code 0: finished; 2: an error, told in one line; 75: stopped by SIGTERM, SIGINT or SIGUSR1 with everything saved,
+Exit code 0: finished; 2: an error, in one line; 75: stopped by SIGTERM, SIGINT or SIGUSR1 with everything saved,
 `--opts resume auto` goes on.
 """
 

@@ -49,7 +49,7 @@ def oversize_note(images: Sequence[Path], crop: int, max_side: int | None) -> st
 
 
 def count_classes(path: Path) -> dict[int, int]:
-    """Class -> pixels of a mask, background and ignored pixels aside; UserError as in read_pair."""
+    """Class -> pixels of a mask, without background and ignored pixels; UserError as in read_pair."""
     mask = _open_mask(path)
     counts = np.bincount(np.array(mask, np.uint8).ravel()).tolist() if mask.mode == "1" else mask.histogram()
     return {value: count for value, count in enumerate(counts) if count and value not in (0, IGNORE)}

@@ -15,7 +15,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Result:
-    """Figures of one evaluation, all IoUs as fractions; what no episode can tell is None."""
+    """Figures of one evaluation, all IoUs as fractions; what no episode shows is None."""
 
     miou: float  # mean over the classes that were drawn
     fb_iou: float  # mean of foreground and background

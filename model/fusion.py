@@ -56,7 +56,7 @@ class AttentionBranch(nn.Module):
         self.mlp = _mlp(width)
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
-        """`(B, f, f, C)` to its projections `(B, f, f, heads, C / heads)`; neighbours tell where a position lies."""
+        """`(B, f, f, C)` to its projections `(B, f, f, heads, C / heads)`; neighbours say where a position lies."""
         x = x + self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.in_proj(x).unflatten(-1, (self.parts, HEADS, -1)).unbind(3)
 

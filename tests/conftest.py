@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def fresh_random_numbers() -> None:
-    """Inputs differ from run to run; the seed, told when a test fails, brings them back."""
+    """Inputs differ from run to run; the seed, printed when a test fails, brings them back."""
     print(f"torch.manual_seed({torch.seed()})")
 
 

@@ -178,10 +178,10 @@ def test_unreadable_pictures_are_told_at_the_end(run: Any, tmp_path: Path, capsy
     (photos / "1.jpg").write_bytes((photos / "1.jpg").read_bytes()[:400])
     (photos / "text.png").write_text("no picture")
     assert run("--html", "--batch", 2) == 1
-    told = capsys.readouterr()
-    assert "3 pictures segmented" in told.out
-    assert "2 pictures could not be read:" in told.err
-    assert re.search(r"photos/1\.jpg: .*\n.*photos/text\.png: ", told.err)
+    printed = capsys.readouterr()
+    assert "3 pictures segmented" in printed.out
+    assert "2 pictures could not be read:" in printed.err
+    assert re.search(r"photos/1\.jpg: .*\n.*photos/text\.png: ", printed.err)
     assert {record["file"] for record in manifest(tmp_path)} == {"0.jpg", "2.jpg", "3.jpg"}
     assert "text.png" in (tmp_path / "out/index.html").read_text()
     Image.fromarray(scene()).save(photos / "text.png")
@@ -356,7 +356,7 @@ def test_folders_that_will_not_do(run: Any, support: Path, tmp_path: Path) -> No
     with pytest.raises(UserError, match="within the support folder"):
         run("--out", support / "out")
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file: File exists; mend that, then run the same command again"):
+    with pytest.raises(UserError, match=r"file: File exists; fix that, then run the same command again"):
         run("--out", tmp_path / "file")
     with pytest.raises(UserError, match="--batch 0"):
         run("--batch", 0)

@@ -25,7 +25,7 @@ NETWORK = {
 
 
 def generator() -> np.random.Generator:
-    """Others at every call, and brought back by the seed that a failing test tells."""
+    """Others at every call, and brought back by the seed that a failing test prints."""
     return np.random.default_rng(int(torch.randint(2**62, ())))
 
 

@@ -41,7 +41,7 @@ from util.visualize import GAP, PAPER, Picture, encode_image, episode_panel, ove
 
 SAME_DATA = ("data_set", "data_root", "val_list", "split", "folds", "use_split_coco", "shot", "protocol", "ann_type")
 KINDS = ("before", "without", "with")  # QIM
-TOLD = (*keys_of("network"), "manual_seed", "weight")  # in names, if different
+DISTINCTIVE = (*keys_of("network"), "manual_seed", "weight")  # in names, if different
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -103,7 +103,7 @@ def name_runs(given: Sequence[str] | None, names: Sequence[str]) -> list[str]:
 
 def describe(first: Config, second: Config) -> list[str]:
     """Names of two networks by the settings in which they differ."""
-    keys = [key for key in TOLD if getattr(first, key) != getattr(second, key)]
+    keys = [key for key in DISTINCTIVE if getattr(first, key) != getattr(second, key)]
     if "fusion" in keys:  # the components are HMNet's alone
         keys = [key for key in keys if key not in COMPONENTS]
     names = [", ".join(f"{key} {getattr(cfg, key)}" for key in keys).lower() for cfg in (first, second)]

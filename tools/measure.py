@@ -87,7 +87,7 @@ def parameter_count(module: nn.Module | None, learnable: bool = False) -> int:
 def peak_memory() -> int:
     """The most bytes this process has ever had in memory.
 
-    Linux tells it by program; `ru_maxrss`, taken elsewhere, may also remember what the process was before it was that.
+    Linux keeps it per program; `ru_maxrss`, taken elsewhere, may also remember what the process was before it was that.
     """
     status = Path("/proc/self/status")
     if status.is_file():
@@ -106,7 +106,7 @@ def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
         try:
             return pool.submit(function, *arguments).result()
         except BrokenProcessPool:
-            raise UserError(f"{function.__name__}: its process was killed, perhaps for want of memory") from None
+            raise UserError(f"{function.__name__}: its process was killed, perhaps for lack of memory") from None
 
 
 def machine() -> dict[str, Any]:

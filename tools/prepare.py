@@ -39,7 +39,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     custom.add_argument("--images", type=Path, metavar="DIR", help="the pictures, where they are not beside the JSON")
     _add_workers(custom)
     checking = commands.add_parser(
-        "check", help="verify lists, files and known sizes; exit code 1 if anything is amiss"
+        "check", help="verify lists, files and known sizes; exit code 1 if anything is wrong"
     )
     checking.add_argument("name", nargs="?", choices=["pascal", "coco"], help="an official data set, without a config")
     checking.add_argument("--root", type=Path, help="its folder; default: the config's data_root")
@@ -63,7 +63,7 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run a command; return 1 when a check found something amiss. Raises UserError."""
+    """Run a command; return 1 when a check found something wrong. Raises UserError."""
     arguments = parse_arguments(words)
     commands = {"pascal": build, "coco": build, "custom": build_custom, "check": run_check}
     try:
@@ -71,7 +71,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except OSError as error:  # a full disk, a folder that may not be written
         if error.errno is None:
             raise
-        raise UserError(f"{error.filename or arguments.command}: {error.strerror}; mend that and run again") from error
+        raise UserError(f"{error.filename or arguments.command}: {error.strerror}; fix that and run again") from error
 
 
 def build(arguments: argparse.Namespace) -> int:
@@ -122,9 +122,9 @@ def run_check(arguments: argparse.Namespace) -> int:
     findings = check(cfg, arguments.workers)
     for finding in findings:
         print(_line(finding))
-    amiss = sum(finding.good is False for finding in findings)
-    print(f"{amiss} findings amiss" if amiss else "All is well.")
-    return 1 if amiss else 0
+    wrong = sum(finding.good is False for finding in findings)
+    print(f"{wrong} findings wrong" if wrong else "All is well.")
+    return 1 if wrong else 0
 
 
 def check_weights(arguments: argparse.Namespace) -> int:
@@ -146,7 +146,7 @@ def _config(file: Path, root: Path | None, overrides: Sequence[str] = ()) -> Con
 
 
 def _line(finding: Finding) -> str:
-    mark = {True: "ok   ", False: "AMISS", None: "note "}[finding.good]
+    mark = {True: "ok   ", False: "WRONG", None: "note "}[finding.good]
     return f"{mark}  {finding.text}"
 
 

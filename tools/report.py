@@ -70,15 +70,15 @@ def as_table(sheet: Sheet) -> Table:
 
 def interval_table(sheet: Sheet) -> Table | None:
     """How sure the figures of the rows with runs are, as far as it depends on the episodes; None without runs."""
-    told = {name: folds for name, folds in sheet.runs.items() if any(folds.values())}
-    if not told:
+    shown = {name: folds for name, folds in sheet.runs.items() if any(folds.values())}
+    if not shown:
         return None
     rows: list[Sequence[str]] = []
-    for name, folds in told.items():
+    for name, folds in shown.items():
         found = folds.values()
         texts = (f"{x.episode_iou:.1f} [{x.interval[0]:.1f}, {x.interval[1]:.1f}]" if x else "-" for x in found)
         rows.append((name, *texts))
-    columns = [f"fold {split}" for split in next(iter(told.values()))]
+    columns = [f"fold {split}" for split in next(iter(shown.values()))]
     return Table(f"{sheet.title.split(':')[0]}: {INTERVALS}", ("", *columns), rows, [INTERVAL_LEGEND])
 
 

@@ -24,7 +24,7 @@ def experiment_config(arguments: argparse.Namespace) -> Config:
 
 
 def training_arguments(description: str, argv: Sequence[str] | None = None) -> tuple[Config, bool]:
-    """What both training stages are told: the config, and whether TensorBoard is wanted; UserError as above."""
+    """The arguments of both training stages: the config, and whether TensorBoard is wanted; UserError as above."""
     parser = experiment_parser(description)
     parser.add_argument("--viz", action="store_true", help="write TensorBoard curves beside the log")
     arguments = parser.parse_args(argv)

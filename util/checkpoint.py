@@ -41,7 +41,7 @@ def _refusal(error: Exception) -> str:
 
 
 def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint aside, flush it to the disk, then rename it, so that `path` is never half-written.
+    """Write a checkpoint whole: to a temporary file that is flushed to the disk and then renamed to `path`.
 
     UserError if the disk is full or the folder cannot be written.
     """

@@ -1,4 +1,4 @@
-"""Mistakes of the user, told in one line."""
+"""Mistakes of the user, reported in one line."""
 
 import os
 import select
@@ -10,7 +10,7 @@ READER_LEFT = 141  # 128 + SIGPIPE, as shells say it
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: the message names the file, key or class and the remedy in one line."""
+    """A mistake that the user can correct: the message names the file, key or class and the remedy in one line."""
 
 
 def run_main(main: Callable[[], int | None]) -> NoReturn:
@@ -35,7 +35,7 @@ def _reader_left() -> bool:
     """Whether it is standard output that nobody reads; what was still to be written is then dropped."""
     output = sys.stdout.fileno()
     poll = select.poll()
-    poll.register(output, 0)  # errors are told unasked
+    poll.register(output, 0)  # errors are always reported
     if not poll.poll(0):
         return False
     os.dup2(os.open(os.devnull, os.O_WRONLY), output)

@@ -1,4 +1,4 @@
-"""Failures of the machine, told in one line: dead processes and workers, full disks, full memory."""
+"""Failures of the machine, reported in one line: dead processes and workers, full disks, full memory."""
 
 import errno
 import re
@@ -29,7 +29,7 @@ def explain_errors(again: str = RESUME) -> Iterator[None]:
 
 
 def explain(error: Exception, again: str = RESUME) -> str | None:
-    """The line that says what happened and what to do, or None for an error that is nobody's but the program's."""
+    """The line that says what happened and what to do, or None for an error of the program itself."""
     text = str(error)
     if isinstance(error, UserError):  # a loader worker hands over its whole traceback
         return text.rpartition("UserError: ")[2].strip()
@@ -37,7 +37,7 @@ def explain(error: Exception, again: str = RESUME) -> str | None:
     if isinstance(error, OSError):
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         known = full or error.filename is not None
-        remedy = "make room and" if full else "mend that, then"
+        remedy = "make room and" if full else "fix that, then"
         return f"{error.filename or 'cannot write'}: {error.strerror}; {remedy} {again}" if known else None
     if isinstance(error, torch.OutOfMemoryError):
         return f"{first}; lower batch_size (and raise accumulate), or set checkpoint_blocks or amp"

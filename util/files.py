@@ -14,13 +14,13 @@ def atomic_open(path: Path) -> Iterator[BinaryIO]:
     Missing folders are made. Only a kill leaves the neighbour behind; `remove_temporary` clears it away.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with aside.open("wb") as file:
+        with temporary.open("wb") as file:
             yield file
-        aside.replace(path)
+        temporary.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def atomic_write(path: Path, data: bytes | str) -> None:
@@ -30,6 +30,6 @@ def atomic_write(path: Path, data: bytes | str) -> None:
 
 
 def remove_temporary(folder: Path, pattern: str) -> None:
-    """Remove what killed processes had begun to write aside for files of these names."""
+    """Remove what killed processes had begun to write for files of these names."""
     for path in folder.glob(f".{pattern}.*.tmp"):
         path.unlink(missing_ok=True)

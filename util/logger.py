@@ -1,4 +1,4 @@
-"""What a run tells: lines on the console and in its log file, curves in TensorBoard."""
+"""What a run reports: lines on the console and in its log file, curves in TensorBoard."""
 
 import logging
 import time

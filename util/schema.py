@@ -34,7 +34,7 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
-# What a key is about; whoever compares runs or predictions asks `keys_of` and lists none by hand.
+# What a key is about; code that compares runs or predictions asks `keys_of` and lists none by hand.
 Value = TypeVar("Value")
 Network = Annotated[Value, "network"]  # the network: with the same weights, another value predicts otherwise
 Recipe = Annotated[Value, "recipe"]  # how it is trained

@@ -20,7 +20,7 @@ LEAST = 2  # images of a class that an episode needs: the query and one support
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report, and whether all is well with what it tells of; None: no fault, but worth a look."""
+    """One line of the report, and whether what it describes is in order; None: no fault, but worth a look."""
 
     good: bool | None
     text: str
@@ -37,7 +37,7 @@ def check(cfg: Config, workers: int) -> list[Finding]:
         splits = [cfg.model_copy(update={"split": split}) for split in range(cfg.folds)]
         findings += [finding for mode in MODES for fold in splits for finding in _check_fold(fold, mode)]
     else:
-        findings.append(Finding(False, "classes and folds: not looked at, mend the above first"))
+        findings.append(Finding(False, "classes and folds: not looked at, correct the above first"))
     return findings
 
 

@@ -1,4 +1,4 @@
-"""Files: written aside and renamed, checked, and worked on by all cores."""
+"""Files: written under a temporary name and renamed, checked, and worked on by all cores."""
 
 import io
 import os
@@ -145,4 +145,4 @@ def raise_if_any(complaints: Sequence[str], what: str) -> None:
         return
     for complaint in complaints:
         print(complaint, file=sys.stderr)
-    raise UserError(f"{len(complaints)} {what} failed (named above); mend or delete those files and run again")
+    raise UserError(f"{len(complaints)} {what} failed (named above); correct or delete those files and run again")

@@ -86,7 +86,7 @@ def _read(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{file} is missing") from None
     except ValueError:
-        raise UserError(f"{file} is no JSON file; mend it or take it away") from None
+        raise UserError(f"{file} is no JSON file; correct it or remove it") from None
     return dict(content)
 
 

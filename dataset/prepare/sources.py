@@ -47,7 +47,7 @@ def _keys(path: Path) -> set[str]:
     try:
         content = json.loads(path.read_bytes())
     except ValueError:
-        raise UserError(f"{path} is no JSON file; mend it or take it away") from None
+        raise UserError(f"{path} is no JSON file; correct it or remove it") from None
     return set(content) if isinstance(content, dict) else set()
 
 

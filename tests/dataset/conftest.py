@@ -17,7 +17,7 @@ MakeConfig = Callable[..., Config]
 
 @pytest.fixture
 def generator() -> np.random.Generator:
-    """Brought back by the seed that a failing test tells."""
+    """Brought back by the seed that a failing test prints."""
     return np.random.default_rng(torch.initial_seed())
 
 

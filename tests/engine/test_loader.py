@@ -88,7 +88,7 @@ def test_errors_of_the_program_stay_what_they_are() -> None:
 
 
 def test_what_the_system_refuses_is_named() -> None:
-    message = r"^/nowhere/to/be/found: No such file or directory; mend that, then start"
+    message = r"^/nowhere/to/be/found: No such file or directory; fix that, then start"
     with pytest.raises(UserError, match=message), explain_errors():
         Path("/nowhere/to/be/found").read_text()
 

@@ -151,10 +151,10 @@ def test_what_does_not_fit_together(tmp_path: Path, capsys: pytest.CaptureFixtur
         write(folder / name, picture())
     with pytest.raises(UserError, match="3 support pictures"):
         read_support(folder)
-    told = capsys.readouterr().err
-    assert "alone.jpg: has no mask; put alone.png beside it" in told
-    assert "single.png: has no mask; put single_mask.png beside it" in told
-    assert "twice.jpg: twice.bmp has the same mask twice.png" in told
+    printed = capsys.readouterr().err
+    assert "alone.jpg: has no mask; put alone.png beside it" in printed
+    assert "single.png: has no mask; put single_mask.png beside it" in printed
+    assert "twice.jpg: twice.bmp has the same mask twice.png" in printed
     for path in folder.iterdir():
         path.unlink()
     masks = {"empty": index(), "small": index(1)[:10], "coloured": np.dstack([index(1), index(9), index(7, 2)])}
@@ -165,8 +165,8 @@ def test_what_does_not_fit_together(tmp_path: Path, capsys: pytest.CaptureFixtur
     (folder / "torn.png").write_bytes((folder / "small.png").read_bytes()[:45])
     with pytest.raises(UserError, match="4 support pictures"):
         read_support(folder)
-    told = capsys.readouterr().err
-    assert "empty.jpg: its annotation marks no object" in told
-    assert "small.jpg is 30x20, its annotation 30x10; make them equal" in told
-    assert "coloured.png: not a readable mask (a mask in" in told
-    assert "torn.png: not a readable mask" in told
+    printed = capsys.readouterr().err
+    assert "empty.jpg: its annotation marks no object" in printed
+    assert "small.jpg is 30x20, its annotation 30x10; make them equal" in printed
+    assert "coloured.png: not a readable mask (a mask in" in printed
+    assert "torn.png: not a readable mask" in printed

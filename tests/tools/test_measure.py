@@ -88,12 +88,12 @@ def test_memory_of_a_process_of_its_own() -> None:
 
 
 def test_a_process_that_is_killed() -> None:
-    with pytest.raises(UserError, match="die: its process was killed, perhaps for want of memory"):
+    with pytest.raises(UserError, match="die: its process was killed, perhaps for lack of memory"):
         in_fresh_process(die)
 
 
 def test_the_command_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("sys.argv", [str(tmp_path / "benchmark.py"), "--opts", "exp", "a b"])
-    told = machine()
-    assert told["command"] == "python -m tools.benchmark --opts exp 'a b'"
-    assert told["threads"] == torch.get_num_threads()
+    described = machine()
+    assert described["command"] == "python -m tools.benchmark --opts exp 'a b'"
+    assert described["threads"] == torch.get_num_threads()

@@ -72,7 +72,7 @@ def test_what_the_system_refuses_is_one_line(tmp_path: Path) -> None:
     write_jpeg(tmp_path / "src/images/a.jpg", np.random.default_rng())
     (tmp_path / "src/masks").mkdir()
     Image.fromarray(np.arange(9000, dtype=np.uint16).reshape(90, 100) % 3).save(tmp_path / "src/masks/a.png")
-    with pytest.raises(UserError, match=f"{tmp_path}/file/.*: Not a directory; mend that and run again"):
+    with pytest.raises(UserError, match=f"{tmp_path}/file/.*: Not a directory; fix that and run again"):
         main(["custom", str(tmp_path / "src"), "--out", str(tmp_path / "file/out")])
 
 

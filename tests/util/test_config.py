@@ -1,4 +1,4 @@
-"""Config files: those of the repository, those of BAM's users, and every mistake told precisely."""
+"""Config files: those of the repository, those of BAM's users, and every mistake named precisely."""
 
 import random
 import re
@@ -362,8 +362,8 @@ def test_mistakes_in_a_file(tmp_path: Path, text: str, message: str) -> None:
     path = write(tmp_path / "mistaken.yaml", text)
     with pytest.raises(UserError) as caught:
         load_config(path)
-    told = str(caught.value)
-    assert told.startswith(message.format(file=path, folder=tmp_path)) and "\n" not in told
+    message_line = str(caught.value)
+    assert message_line.startswith(message.format(file=path, folder=tmp_path)) and "\n" not in message_line
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from util.schema import keys_of, run_name, run_tag
 COMPONENTS = ("self_blocks", "srm", "qim")
 IDENTITY = ("data_set", "folds", "split", "use_split_coco", "backbone_name", "shot", "ensemble", "blocks", "ann_type")
 PLACED = ("split", "shot")  # already in the names of folders and files
-# What a table would rather have as the paper has it; a run that differs is shown and the difference told.
+# What a table would rather have as the paper has it; a run that differs is shown and the difference named.
 TOPICS = keys_of("network", "recipe", "protocol")
 SETTINGS = tuple(key for key in TOPICS if key not in (*COMPONENTS, *IDENTITY, "fusion"))
 
@@ -93,9 +93,9 @@ class Wanted:
             fitting = seeded
         if not fitting:
             return None
-        told = [(differences(run.cfg, cfg), run) for run in sorted(fitting, key=lambda run: run.time)]
-        nearest = min(reversed(told), key=lambda pair: len(pair[0]))[0]
-        newest = list({run.cfg.manual_seed: run for difference, run in told if difference == nearest}.values())
+        compared = [(differences(run.cfg, cfg), run) for run in sorted(fitting, key=lambda run: run.time)]
+        nearest = min(reversed(compared), key=lambda pair: len(pair[0]))[0]
+        newest = list({run.cfg.manual_seed: run for difference, run in compared if difference == nearest}.values())
         mious = [run.miou for run in newest]
         spread = stdev(mious) if len(mious) > 1 else None
         low, high = (fmean(limits) for limits in zip(*(run.interval for run in newest), strict=True))

@@ -38,7 +38,7 @@ def check(root: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[
 def test_all_is_well(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out = check(data, capsys)
     assert code == 0
-    assert "AMISS" not in out
+    assert "WRONG" not in out
     assert "ok     training files: 24 of 24 pairs are whole" in out
     assert "ok     fold 1, training images: 12" in out  # of 24, those of two of four classes
     assert "ok     fold 1, validation images: 6" in out
@@ -64,7 +64,7 @@ def test_every_file_at_fault_is_named(data: Path, rng: np.random.Generator, caps
     Image.new("RGB", (100, 90)).save(masks / "7.png")
     code, out = check(data, capsys)
     assert code == 1
-    assert "AMISS  training files: 16 of 24 pairs are whole" in out
+    assert "WRONG  training files: 16 of 24 pairs are whole" in out
     assert "ok     validation files: 12 of 12 pairs are whole" in out
     for text in (
         f"{masks}/0.png: no such mask",
@@ -76,7 +76,7 @@ def test_every_file_at_fault_is_named(data: Path, rng: np.random.Generator, caps
         f"{images}/6.jpg is damaged: it is no image",
         f"{masks}/7.png: mask holds RGB pixels",
     ):
-        assert f"AMISS  {text}" in out
+        assert f"WRONG  {text}" in out
 
 
 def test_missing_images_and_list(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,8 +85,8 @@ def test_missing_images_and_list(data: Path, capsys: pytest.CaptureFixture[str])
     (data / "ImageSets/train.txt").unlink()
     code, out = check(data, capsys)
     assert code == 1
-    assert f"AMISS  {data}/JPEGImages/30.jpg is missing\nAMISS  {data}/JPEGImages/32.jpg is missing\n" in out
-    assert f"AMISS  training list: {data}/ImageSets/train.txt: no readable list file" in out
+    assert f"WRONG  {data}/JPEGImages/30.jpg is missing\nWRONG  {data}/JPEGImages/32.jpg is missing\n" in out
+    assert f"WRONG  training list: {data}/ImageSets/train.txt: no readable list file" in out
 
 
 def test_too_few_images_for_an_episode(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,15 +94,15 @@ def test_too_few_images_for_an_episode(data: Path, capsys: pytest.CaptureFixture
     write_lines(data / "ImageSets/val.txt", [line for i, line in enumerate(lines) if i % 4 != 2 or i == 2])
     code, out = check(data, capsys)
     assert code == 1
-    assert "AMISS  fold 1, validation images of class 3 cow: 1, an episode needs 2 at least" in out
-    assert out.count("AMISS") == 1
+    assert "WRONG  fold 1, validation images of class 3 cow: 1, an episode needs 2 at least" in out
+    assert out.count("WRONG") == 1
 
 
 def test_many_complaints_are_counted(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for mask in (data / "SegmentationClassAug").iterdir():
         mask.unlink()
     _, out = check(data, capsys)
-    assert "AMISS  ... and 4 more" in out
+    assert "WRONG  ... and 4 more" in out
 
 
 def test_known_sizes(
@@ -113,7 +113,7 @@ def test_known_sizes(
     assert main(["pascal", "--root", str(root), "--archives", str(tmp_path / "archives"), "--workers", "1"]) == 0
     assert main(["check", "pascal", "--root", str(root), "--workers", "1"]) == 1
     out = capsys.readouterr().out
-    assert f"AMISS  training list, images: {len(raw_pascal.train)}, should be 5953" in out
+    assert f"WRONG  training list, images: {len(raw_pascal.train)}, should be 5953" in out
     counting = {
         name: {v for v in range(1, 21) if (raw_pascal.masks[name] == v).sum() >= 2048} for name in raw_pascal.masks
     }
@@ -130,9 +130,9 @@ def test_known_sizes(
     monkeypatch.setattr("dataset.prepare.check.LEAST", 0)  # so small a data set has no episodes
     assert main(["check", "pascal", "--root", str(root), "--workers", "1"]) == 0
     out = capsys.readouterr().out
-    assert "AMISS" not in out
+    assert "WRONG" not in out
     assert f"ok     fold 3, validation images of class 16 pottedplant: {classes[3][0]}" in out
     classes[2][4] += 1
     assert main(["check", "pascal", "--root", str(root), "--workers", "1"]) == 1
     out = capsys.readouterr().out
-    assert f"AMISS  fold 2, validation images of class 15 person: {classes[2][4] - 1}, should be {classes[2][4]}" in out
+    assert f"WRONG  fold 2, validation images of class 15 person: {classes[2][4] - 1}, should be {classes[2][4]}" in out
