@@ -1,0 +1,106 @@
+"""Benchmarks in two list files of `image mask` pairs, whose masks are index images: which images count."""
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from dataset.benchmarks.base import Benchmark, Files, ImageIndex, Mode
+from dataset.lists import Pair, locate, read_class_file, read_list, read_released, span
+from dataset.scan import Counts, scan_masks
+from util.errors import UserError
+
+
+class ListedMasks(Benchmark):
+    """Images that count by the area of their classes; the base of all sets in the VOC layout."""
+
+    CLASSES: tuple[str, ...] = ()  # names; none: a class file has them
+
+    def names(self) -> dict[int, str]:
+        """Name of every class 1..num_classes; UserError for a class file that is absent, malformed or of others."""
+        if self.cfg.class_file is None and self.CLASSES:
+            names, source = dict(enumerate(self.CLASSES, 1)), f"data_set {self.cfg.data_set}"
+        else:
+            path = locate(self.root, self.cfg.class_file or "classes.txt")
+            names, source = read_class_file(path), str(path)
+        if list(names) != list(range(1, self.cfg.num_classes + 1)):
+            listed = span(list(names))
+            raise UserError(f"num_classes: {self.cfg.num_classes}, but {source} has classes {listed}; make them agree")
+        return names
+
+    def load(self, mode: Mode) -> tuple[ImageIndex, Files]:
+        """Index and files of a mode; scans masks that are new or changed.
+
+        Validation keeps every image where a novel class counts; training keeps those whose classes are all base classes
+        and where at least one counts. A class counts from area_threshold pixels. With released_lists, what counts is
+        read from there. UserError names whatever is missing or malformed.
+        """
+        cfg, root, names = self.cfg, self._existing_root(), self.names()
+        wanted = self.wanted(mode)
+        if cfg.released_lists is not None:
+            folder = locate(root, cfg.released_lists) / mode
+            path = folder / f"data_list_{cfg.split}.txt"
+            pairs, by_class = read_released(root, path, folder / f"sub_class_file_list_{cfg.split}.txt", wanted)
+            counts = _scan(root, pairs, path, names)
+            classes = {image: sorted(counts[mask]) for image, mask in pairs}
+            index = ImageIndex([image for image, _ in pairs], classes, by_class)
+        else:
+            path = self._list_file(mode)
+            pairs = read_list(path)
+            counts = _scan(root, pairs, path, names)
+            index = _select(pairs, counts, wanted, cfg.area_threshold, only_wanted=mode == "train")
+        if not index.images:
+            raise UserError(f"{path}: no image for classes {span(wanted)}; check split, num_classes and area_threshold")
+        return index, _files(root, [pair for pair in pairs if pair[0] in index.classes], path)
+
+    def base_files(self, mode: Mode) -> Files:
+        """Files of every image in a mode's list, in list order; UserError names an image that is missing."""
+        root, path = self._existing_root(), self._list_file(mode)
+        return _files(root, read_list(path), path)
+
+    def _list_file(self, mode: Mode) -> Path:
+        return locate(self.root, self.cfg.train_list if mode == "train" else self.cfg.val_list)
+
+    def _existing_root(self) -> Path:
+        if not self.root.is_dir():
+            raise UserError(f"data_root: {self.root} is no folder; put the data set there or set data_root")
+        return self.root
+
+
+def _select(
+    pairs: Sequence[Pair], counts: dict[str, Counts], wanted: list[int], threshold: int, only_wanted: bool
+) -> ImageIndex:
+    index = ImageIndex([], {}, {class_id: [] for class_id in wanted})
+    for image, mask in pairs:
+        present = counts[mask]
+        counting = [class_id for class_id in wanted if present.get(class_id, 0) >= threshold and class_id in present]
+        if not counting or (only_wanted and not set(present) <= set(wanted)):
+            continue
+        index.images.append(image)
+        index.classes[image] = sorted(present)
+        for class_id in counting:
+            index.by_class[class_id].append(image)
+    return index
+
+
+def _scan(root: Path, pairs: Sequence[Pair], path: Path, names: dict[int, str]) -> dict[str, Counts]:
+    """Counts of every mask of the pairs, all of known classes."""
+    counts = scan_masks(root, [mask for _, mask in pairs], path)
+    for mask, present in counts.items():
+        if unknown := set(present) - set(names):
+            raise UserError(
+                f"{root / mask}: holds class {min(unknown)}, but num_classes is {len(names)}; correct either"
+            )
+    return counts
+
+
+def _files(root: Path, pairs: Sequence[Pair], path: Path) -> Files:
+    """Files of the pairs, after one look into each folder of images: on network disks, one per image takes minutes."""
+    folders: dict[str, set[str]] = defaultdict(set)
+    for image, _ in pairs:
+        folder, name = os.path.split(image)
+        if folder not in folders and (root / folder).is_dir():
+            folders[folder] = set(os.listdir(root / folder))
+        if name not in folders[folder]:
+            raise UserError(f"{root / image}: no such image, named in {path}; check the list and data_root")
+    return {image: (root / image, root / mask) for image, mask in pairs}
