@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dataset.episode import write_episodes
-from dataset.index import class_names
+from dataset.index import class_names, load_index
 from engine.evaluation import (
     EpisodeSet,
     Names,
@@ -114,14 +114,16 @@ def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
     names, draw = class_names(cfg), None
     results: dict[int, Result] = {}
     lines = ""
+    with world.main_first():  # the first one scans the masks, the others find its cache
+        novel = load_index(cfg, "val")
     for seed in cfg.seeds[:1] if cfg.episodes_file else dict.fromkeys(cfg.seeds):
-        episode_set = make_episodes(cfg, seed, cfg.test_episodes)
+        episode_set = make_episodes(cfg, seed, cfg.test_episodes, novel)
         if not results:
             if arguments.episodes_out and world.is_main:
                 write_episodes(arguments.episodes_out, episode_set.episodes)
             if arguments.visualize:
                 draw = panel_drawer(episode_set, names, path.parent / f"panels_{suffix}", arguments.visualize)
-        results[seed] = run_episodes(model, cfg, episode_set, segment=segment, observe=draw)
+        results[seed] = run_episodes(model, cfg, episode_set, world, segment=segment, observe=draw)
         lines += episode_lines(seed, episode_set.episodes, results[seed], names)
         log.info(f"seed {seed}: mIoU {results[seed].miou:.4f}, FB-IoU {results[seed].fb_iou:.4f}")
         draw = None

@@ -8,6 +8,7 @@ Exit code 0: finished; 2: an error, in one line; 75: stopped by SIGTERM, SIGINT 
 """
 
 import sys
+from functools import lru_cache
 from math import ceil
 
 from torch import nn
@@ -16,7 +17,7 @@ from dataset.dataset import collate, train_dataset
 from dataset.episode import check_possible
 from dataset.index import config_classes, load_index
 from dataset.reading import oversize_note
-from engine.evaluation import evaluate
+from engine.evaluation import EpisodeSet, make_episodes, run_episodes
 from engine.learner import Learner, Output, Tensors
 from engine.loader import StepPlan
 from engine.metric import count_pixels
@@ -44,8 +45,8 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
     make_deterministic(cfg.deterministic)
     with world.main_first():  # one process scans the masks
         index, files = load_index(cfg, "train")
-        checked = [index, load_index(cfg, "val")[0]] if cfg.evaluate else [index]
-    for each in checked:
+        novel = load_index(cfg, "val") if cfg.evaluate else None
+    for each in [index, *(novel or ())[:1]]:
         check_possible(each, cfg.shot)
     classes = config_classes(cfg, "train")
     plan = StepPlan(len(index.images), cfg.batch_size, cfg.accumulate, world).check("batch_size")
@@ -58,9 +59,13 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
     learner = Learner(model, [sgd, adamw], world, cfg.amp, cfg.compile, partial=True)
     run = Run(cfg, run_paths(cfg), plan, learner, cfg.epochs, cfg.stop_interval, hits="foreground IoU")
 
+    @lru_cache(maxsize=1)
+    def episodes(seed: int) -> EpisodeSet:
+        return make_episodes(cfg, seed, cfg.val_episodes, novel)
+
     def measure() -> dict[str, float]:
         seed = cfg.manual_seed + (0 if cfg.fix_random_seed_val else run.progress.epoch)
-        result = evaluate(model, cfg, seed=seed, count=cfg.val_episodes, progress=sys.stderr.isatty())
+        result = run_episodes(model, cfg, episodes(seed), world, progress=sys.stderr.isatty())
         return {"miou": result.miou, "fb_iou": result.fb_iou, "piou": result.piou}
 
     with run.started(viz):

@@ -9,13 +9,13 @@ from time import perf_counter
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from dataset.dataset import collate, test_dataset
 from dataset.episode import Episode, draw_episodes, read_episodes
-from dataset.index import Files, load_index
+from dataset.index import Files, ImageIndex, load_index
 from engine.loader import Batch, load_steps, shard_batches
 from engine.metric import Result, count_pixels, ratio, summarize
 from engine.optim import amp_dtype
@@ -67,23 +67,14 @@ def expected_weights(cfg: Config) -> Path:
     return outside if outside.is_file() and not inside.is_file() else inside
 
 
-def evaluate(model: HMNet, cfg: Config, *, seed: int, count: int, progress: bool = True) -> Result:
-    """Figures of `count` episodes of the fold's novel classes, drawn with `seed`, at the original size of the masks.
-
-    Leaves the model in the mode it was in, and every random state as it was. With torch.distributed initialised the
-    episodes are split over the ranks, and every rank returns the same figures, the same for any number of ranks.
-    Raises UserError for a class that cannot form an episode and for a file that is missing, unreadable or does not fit.
-    """
-    return run_episodes(model, cfg, make_episodes(cfg, seed, count), progress=progress)
-
-
-def make_episodes(cfg: Config, seed: int, count: int) -> EpisodeSet:
+def make_episodes(cfg: Config, seed: int, count: int, images: tuple[ImageIndex, Files] | None = None) -> EpisodeSet:
     """The whole episode list, before any image is read: drawn, or all that `episodes_file` holds.
 
-    Raises UserError as `evaluate`, and for a line of the file that does not belong to this data set, split and shot.
+    `images` is what `load_index` returned, where it is at hand: a scan looks at every mask of the list.
+    Raises UserError for a class that cannot form an episode and for a line of the file that does not belong to this
+    data set, split and shot.
     """
-    with current_world(torch.device("cpu")).main_first():  # the first one scans the masks, the others find its cache
-        index, files = load_index(cfg, "val")
+    index, files = images or load_index(cfg, "val")
     classes = sorted(index.by_class)
     if cfg.episodes_file is None:
         return EpisodeSet(draw_episodes(index, cfg.shot, count, seed, cfg.protocol, cfg.workers), files, classes)
@@ -105,18 +96,21 @@ def run_episodes(
     model: HMNet,
     cfg: Config,
     episode_set: EpisodeSet,
+    world: World,
     *,
     segment: Segment | None = None,
     observe: Callable[[Outcome], None] | None = None,
     progress: bool = True,
 ) -> Result:
-    """As `evaluate`, on episodes at hand; `observe` sees those of this rank.
+    """Figures of the episodes at the original size of the masks.
 
     `segment` replaces the forward pass, which by default keeps the features of images within `feature_cache_mb`.
+    Episodes are split over the processes of the world: `observe` sees this one's, the figures are the same in all and
+    for any number of them. Leaves the model in the mode it was in, and every random state as it was. Raises UserError
+    for a file that is missing, unreadable or does not fit.
     """
     episodes, _, classes = episode_set
-    device = next(model.parameters()).device
-    world = current_world(device)
+    device = world.device
     batches = shard_batches(len(episodes), cfg.batch_size_val, world)
     loader = load_steps(test_dataset(cfg, *episode_set), batches, 1, cfg.loader_worker_count, collate)
     shown = None if progress and world.is_main else True
@@ -158,13 +152,6 @@ def episode_lines(seed: int, episodes: Sequence[Episode], result: Result, names:
         where = {"seed": seed, "number": number, "class": names[episode.class_id], **asdict(episode)}
         lines.append(json.dumps({**where, "iou": iou, "intersection": intersection, "union": union}) + "\n")
     return "".join(lines)
-
-
-def current_world(device: torch.device) -> World:
-    """This process among those that torch.distributed connects; alone if it does not."""
-    if not distributed.is_initialized():
-        return World(device)
-    return World(device, distributed.get_rank(), distributed.get_world_size())
 
 
 def predict(segment: Segment, batch: Batch, truths: Sequence[Tensor]) -> list[Tensor]:

@@ -114,6 +114,23 @@ def test_deterministic_runs_are_the_same_to_the_bit(whole: Config, data: Path, t
     assert_same(*(read_checkpoint(path)["state_dict"] for path in best))
 
 
+@pytest.mark.parametrize(("fixed", "draws"), [(True, 1), (False, 2)])
+def test_validation_scans_once_and_draws_when_its_seed_moves(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fixed: bool, draws: int
+) -> None:
+    called: list[str] = []
+    for function in (train.load_index, train.make_episodes):
+
+        def counted(*arguments: Any, function: Any = function) -> Any:
+            called.append(function.__name__)
+            return function(*arguments)
+
+        monkeypatch.setattr(train, function.__name__, counted)
+    monkeypatch.setattr("engine.evaluation.load_index", lambda *_: pytest.fail("scanned again"))
+    run(train.train, config(data, tmp_path, fix_random_seed_val=fixed))
+    assert called == ["load_index"] * 2 + ["make_episodes"] * draws  # two epochs, validated twice each
+
+
 def test_more_shots_share_the_folder_with_one(data: Path, tmp_path: Path) -> None:
     cfg = config(data, tmp_path, shot=2, epochs=1, SubEpoch_val=False, arch="HMNetAMP", batch_size=2, accumulate=2)
     run(train.train, cfg)

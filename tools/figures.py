@@ -32,7 +32,7 @@ from tools.paper.plots import draw_bars, draw_curves, draw_enhancement, draw_sta
 from tools.paper.published import published
 from tools.paper.runs import COMPONENTS
 from util.config import Config, load_config
-from util.distributed import pick_device
+from util.distributed import World, pick_device
 from util.errors import UserError, run_main
 from util.files import atomic_write
 from util.image import read_image, resize_image
@@ -138,7 +138,7 @@ def panels(arguments: argparse.Namespace) -> list[Path]:
     outcomes: list[list[Outcome]] = []
     for cfg in (first, second):
         seen: list[Outcome] = []
-        run_episodes(load_network(cfg), cfg, episode_set, observe=seen.append)
+        run_episodes(load_network(cfg), cfg, episode_set, World(pick_device(cfg.device)), observe=seen.append)
         outcomes.append(sorted(seen, key=lambda outcome: outcome.number))
     classes, pictures, rows = class_names(first), [], []
     for episode, *both in zip(episode_set.episodes, *outcomes, strict=True):

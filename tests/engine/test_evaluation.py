@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 
 from dataset.dataset import test_dataset as episodes_dataset
 from dataset.episode import write_episodes
-from engine.evaluation import Outcome, Segment, evaluate, make_episodes, run_episodes
+from engine.evaluation import Outcome, Segment, make_episodes, run_episodes
 from engine.metric import Result
 from model.build import build_model
 from model.hmnet import HMNet
@@ -19,7 +19,7 @@ from model.released import load_weights
 from tests.processes import run_processes
 from tests.toy import random_network, toy_config, write_toy, write_weights
 from util.config import Config
-from util.distributed import connect
+from util.distributed import World, connect
 from util.errors import UserError
 
 
@@ -29,6 +29,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     write_toy(tmp_path / "toy")
     return tmp_path
+
+
+ALONE = World(torch.device("cpu"))
+
+
+def evaluate(model: HMNet, cfg: Config, seed: int, count: int) -> Result:
+    return run_episodes(model, cfg, make_episodes(cfg, seed, count), ALONE, progress=False)
 
 
 def plain(model: HMNet) -> Segment:
@@ -66,22 +73,22 @@ def test_figures_are_those_of_a_plain_loop(folder: Path, shot: int) -> None:
     by_class = {c: [pair for e, pair in zip(episodes, pairs, strict=True) if e.class_id == c] for c in classes}
     assert set(classes) == {1, 2} and all(by_class.values())
 
-    result = run_episodes(model, cfg, make_episodes(cfg, seed=5, count=9), segment=plain(model), progress=False)
+    result = run_episodes(model, cfg, make_episodes(cfg, seed=5, count=9), ALONE, segment=plain(model), progress=False)
     background, foreground = jaccard(pairs)
     assert result.fb_iou == pytest.approx((background + foreground) / 2, abs=1e-6)
     assert result.class_iou == pytest.approx({c: jaccard(by_class[c])[1] for c in classes}, abs=1e-6)
     assert result.episode_iou == pytest.approx([jaccard([pair])[1] for pair in pairs], abs=1e-6)
     assert 0 < result.seconds_per_episode * 9 <= result.seconds
 
-    kept = evaluate(model, cfg, seed=5, count=9, progress=False)  # features of images kept, other batches
+    kept = evaluate(model, cfg, seed=5, count=9)  # features of images kept, other batches
     assert kept.episode_iou == pytest.approx(result.episode_iou, abs=0.02)
 
 
 def test_batches_and_loader_workers_change_nothing(folder: Path) -> None:
     cfg = toy_config(folder)
     model = random_network(cfg)
-    alone = evaluate(model, cfg, seed=1, count=7, progress=False)
-    together = evaluate(model, toy_config(folder, batch_size_val=3, loader_workers=2), seed=1, count=7, progress=False)
+    alone = evaluate(model, cfg, seed=1, count=7)
+    together = evaluate(model, toy_config(folder, batch_size_val=3, loader_workers=2), seed=1, count=7)
     assert together.episode_iou == pytest.approx(alone.episode_iou, abs=0.02)
 
 
@@ -89,7 +96,7 @@ def test_training_goes_on_as_if_nothing_had_been_evaluated(folder: Path) -> None
     cfg = toy_config(folder)
     model = random_network(cfg).train()
     before = torch.get_rng_state(), random.getstate(), pickle.dumps(np.random.get_state())
-    evaluate(model, cfg, seed=1, count=3, progress=False)
+    evaluate(model, cfg, seed=1, count=3)
     assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
     assert pickle.dumps(np.random.get_state()) == before[2]
     assert model.training and model.trunk.training and not model.backbone.training
@@ -106,7 +113,7 @@ def test_observer_sees_every_episode(folder: Path) -> None:
     model = random_network(cfg)
     seen: list[Outcome] = []
     episode_set = make_episodes(cfg, seed=2, count=5)
-    result = run_episodes(model, cfg, episode_set, observe=seen.append, progress=False)
+    result = run_episodes(model, cfg, episode_set, ALONE, observe=seen.append, progress=False)
     assert [outcome.number for outcome in seen] == list(range(5))
     assert [outcome.iou for outcome in seen] == result.episode_iou
     for outcome, episode in zip(seen, episode_set.episodes, strict=True):
@@ -119,27 +126,27 @@ def test_episodes_from_a_file(folder: Path) -> None:
     model = random_network(cfg)
     path = folder / "episodes.jsonl"
     write_episodes(path, make_episodes(cfg, seed=3, count=6).episodes)
-    drawn = evaluate(model, cfg, seed=3, count=6, progress=False)
-    read = evaluate(model, toy_config(folder, episodes_file=path), seed=99, count=1, progress=False)
+    drawn = evaluate(model, cfg, seed=3, count=6)
+    read = evaluate(model, toy_config(folder, episodes_file=path), seed=99, count=1)
     assert without_times(read) == without_times(drawn)
     with pytest.raises(UserError, match=r"episodes\.jsonl:1: 1 supports.*shot is 2"):
-        evaluate(model, toy_config(folder, episodes_file=path, shot=2), seed=3, count=6, progress=False)
+        evaluate(model, toy_config(folder, episodes_file=path, shot=2), seed=3, count=6)
     with pytest.raises(UserError, match=r"episodes\.jsonl:\d: .*split 1"):
-        evaluate(model, toy_config(folder, episodes_file=path, split=1), seed=3, count=6, progress=False)
+        evaluate(model, toy_config(folder, episodes_file=path, split=1), seed=3, count=6)
 
 
 def test_a_class_with_too_few_pictures_is_named(folder: Path) -> None:
     cfg = toy_config(folder, shot=50)
     with pytest.raises(UserError, match=r"class 1: \d+ images"):
-        evaluate(random_network(cfg), cfg, seed=3, count=6, progress=False)
+        evaluate(random_network(cfg), cfg, seed=3, count=6)
 
 
 def evaluate_saved(cfg: Config) -> Result:
     """The figures of saved weights, with the features of images kept, in this process of several."""
-    with connect(cfg.device):
+    with connect(cfg.device) as world:
         model = build_model(cfg, pretrained=False)
         load_weights(model, cfg.experiment_dir / "snapshot" / "best_1shot.pth")
-        return without_times(evaluate(model, cfg, seed=4, count=7, progress=False))
+        return without_times(run_episodes(model, cfg, make_episodes(cfg, 4, 7), world, progress=False))
 
 
 @pytest.mark.parametrize("batch", [1, 2])

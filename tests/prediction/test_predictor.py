@@ -14,6 +14,7 @@ from model.released import load_weights
 from prediction.predictor import Found, Prediction, Predictor, mask_from_boxes, object_mask
 from tests.toy import draw_picture, generator, random_network, toy_config, write_toy, write_weights
 from util.config import Config
+from util.distributed import World
 from util.errors import UserError
 
 
@@ -58,9 +59,8 @@ def test_agrees_with_testing(
     load_weights(model, weights)
     episode_set = make_episodes(cfg, seed=3, count=4)
     tested: dict[int, np.ndarray] = {}
-    run_episodes(
-        model, cfg, episode_set, observe=lambda o: tested.update({o.number: o.prediction.numpy()}), progress=False
-    )
+    world = World(torch.device("cpu"))
+    run_episodes(model, cfg, episode_set, world, observe=lambda o: tested.update({o.number: o.prediction.numpy()}))
     predictor = Predictor.from_checkpoint(cfg, weights, "cpu")
     dataset = episodes_dataset(cfg, *episode_set)
     for number, episode in enumerate(episode_set.episodes):
