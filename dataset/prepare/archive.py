@@ -1,23 +1,24 @@
 """The official archives: where they come from, and unpacking what is needed of them, once."""
 
 import json
+import os
 import shutil
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from tqdm import tqdm
 
 from dataset.prepare.download import download, verify_checksum
 from util.errors import UserError
-from util.files import atomic_write
+from util.files import atomic_open, atomic_write
 
-Extract = Callable[[Path], Path]
+COPIED = 1 << 20  # bytes at a time
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def unpack(archive: Archive, source: Source, target: Path, records: Path) -> Non
         raise UserError(f"{path} is missing; {_where(path)}")
     if archive.md5 and source.checksum:
         verify_checksum(path, archive.md5)
-    sizes = _extract_all(path, archive, target)
+    sizes = _extract_wanted(path, archive, target)
     atomic_write(record, json.dumps(sizes, indent=0))
 
 
@@ -91,34 +92,42 @@ def _is_complete(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
 
 
-def _extract_all(path: Path, archive: Archive, target: Path) -> dict[str, int]:
-    """Extract the wanted files that `target` lacks, each aside and renamed; return the sizes of all wanted ones.
+def extract(path: Path, destination: Callable[[str], Path | None], replace: bool = True) -> dict[Path, int]:
+    """Extract what `destination` gives a path by its name in a tar or zip archive; return the size of each.
 
-    Of an archive that turns out to be damaged nothing is kept.
+    A file that is there with its full size stays as it is, and so does any other unless `replace`. Each is written
+    whole or not at all, and of an archive that turns out to be damaged nothing is kept; UserError then names it.
     """
-    sizes: dict[str, int] = {}
+    sizes: dict[Path, int] = {}
     written: list[Path] = []
-    aside = target / ".unpack"
     try:
-        with tqdm(desc=f"unpack {archive.name}", unit="file", mininterval=0.5) as progress:
-            for member, size, extract in _members(path):
-                name = _wanted_name(member, archive)
-                if name is None:
+        with tqdm(desc=f"unpack {path.name}", unit="file", mininterval=0.5) as progress:
+            for member, size, opened in _members(path):
+                if ".." in PurePosixPath(member).parts:
+                    raise tarfile.TarError(f"the member {member} leaves the archive's folder")
+                file = destination(member)
+                if file is None or file in sizes:
                     continue
-                destination = target / name
-                if not _is_complete(destination, size):
-                    destination.parent.mkdir(parents=True, exist_ok=True)
-                    written.append(extract(aside).replace(destination))
-                sizes[name] = size
+                if not _is_complete(file, size) and (replace or not os.path.lexists(file)):
+                    with opened() as content, atomic_open(file) as copy:
+                        shutil.copyfileobj(content, copy, COPIED)
+                    written.append(file)
+                sizes[file] = size
                 progress.update()
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # a full disk, say: not the archive's fault
             raise
         for file in written:
             file.unlink()
-        raise UserError(f"{path} is damaged or unsafe: {error}; delete it and fetch it again") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        reason = str(error).splitlines()[0].rstrip(":")
+        raise UserError(f"{path} is damaged or unsafe: {reason}; delete it and fetch it again") from None
+    return sizes
+
+
+def _extract_wanted(path: Path, archive: Archive, target: Path) -> dict[str, int]:
+    """Extract the wanted files below `target` and return their sizes; UserError where the archive lacks some."""
+    files = extract(path, lambda member: _destination(member, archive, target))
+    sizes = {file.relative_to(target).as_posix(): size for file, size in files.items()}
     for wanted in archive.wanted:
         if not any(PurePosixPath(name).is_relative_to(wanted) for name in sizes):
             lacking = PurePosixPath(archive.inside, wanted)
@@ -126,42 +135,32 @@ def _extract_all(path: Path, archive: Archive, target: Path) -> dict[str, int]:
     return sizes
 
 
-def _wanted_name(member: str, archive: Archive) -> str | None:
-    """A member's path below the archive's folder, if it is one that is wanted."""
+def _destination(member: str, archive: Archive, target: Path) -> Path | None:
+    """Where a member belongs, if it is one that is wanted."""
     path = PurePosixPath(member)
-    if ".." in path.parts:
-        raise tarfile.TarError(f"the member {member} leaves the archive's folder")
     if not path.is_relative_to(archive.inside):
         return None
     name = path.relative_to(archive.inside)
-    return str(name) if any(name.is_relative_to(wanted) for wanted in archive.wanted) else None
+    return target / name if any(name.is_relative_to(wanted) for wanted in archive.wanted) else None
 
 
-def _members(path: Path) -> Iterator[tuple[str, int, Extract]]:
-    """The files of a tar or zip archive: name, size in bytes, and a function that extracts it below a folder."""
-    with _opened(path) as archive:
-        if isinstance(archive, zipfile.ZipFile):
-            for entry in archive.infolist():
+def _members(path: Path) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
+    """The files of a tar or zip archive: name, size in bytes, and a function that opens it; links are passed over."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as zipped:
+            for entry in zipped.infolist():
                 if not entry.is_dir():
-                    yield entry.filename, entry.file_size, partial(_extract_entry, archive, entry)
-        else:
+                    yield entry.filename, entry.file_size, partial(zipped.open, entry)
+    else:
+        with tarfile.open(path) as archive:
             for member in archive:
                 if member.isfile():
-                    yield member.name, member.size, partial(_extract_member, archive, member)
-            while archive.fileobj and archive.fileobj.read(1 << 20):  # to the end, where gzip compares its checksum
+                    yield member.name, member.size, partial(_opened_member, archive, member)
+            while archive.fileobj and archive.fileobj.read(COPIED):  # to the end, where gzip compares its checksum
                 pass
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile | tarfile.TarFile]:
-    with zipfile.ZipFile(path) if path.suffix == ".zip" else tarfile.open(path) as archive:
-        yield archive
-
-
-def _extract_member(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> Path:
-    archive.extract(member, folder, set_attrs=False, filter="data")
-    return folder / member.name
-
-
-def _extract_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path) -> Path:
-    return Path(archive.extract(entry, folder))
+def _opened_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    content = archive.extractfile(member)
+    assert content  # a regular file
+    return content

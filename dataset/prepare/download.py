@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import re
 import ssl
 import time
 import urllib.error
@@ -14,23 +15,28 @@ from util.errors import UserError
 
 CHUNK = 1 << 20
 ATTEMPTS = 5
+TIMEOUT = 60  # seconds
+HTML = re.compile(rb"\s*<(!doctype html|html)\b", re.IGNORECASE)
+AGENT = "Mozilla/5.0 (compatible; HMNet)"  # share links refuse programs that do not look like a browser
 
 
 def download(url: str, path: Path, pause: float = 2.0) -> None:
     """Fetch `url` into `path`, through `path`.part, which a later call goes on with when this one is interrupted.
 
-    A broken connection is tried again after `pause` seconds, five times without progress at most. UserError when that
-    fails, or the server refuses.
+    Redirects are followed with the cookies that they set. A broken connection is tried again after `pause` seconds,
+    five times without progress at most. UserError when that fails, the server refuses, or answers with a web page.
     """
     if not url.startswith(("http://", "https://")):
         raise UserError(f"{url} is no http address; give --mirror as http://HOST/FOLDER")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     failures = 0
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    opener.addheaders = [("User-Agent", AGENT)]
     while True:
         before = part.stat().st_size if part.exists() else 0
         try:
-            _transfer(url, part, before)
+            _transfer(opener, url, part, before)
             break
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, ssl.SSLError, TimeoutError) as error:
             refused = isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500
@@ -41,31 +47,37 @@ def download(url: str, path: Path, pause: float = 2.0) -> None:
     part.replace(path)
 
 
-def _transfer(url: str, part: Path, start: int) -> None:
-    headers = {"User-Agent": "python-urllib"} | ({"Range": f"bytes={start}-"} if start else {})
+def _transfer(opener: urllib.request.OpenerDirector, url: str, part: Path, start: int) -> None:
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60)
+        response = opener.open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code != 416 or not start:
             raise
         if error.headers.get("Content-Range") == f"bytes */{start}":  # nothing is left to send
             return
         part.unlink()  # longer than the file on the server: not a part of it
-        response = urllib.request.urlopen(url, timeout=60)
+        response = opener.open(url, timeout=TIMEOUT)
     with response:
-        goes_on = response.status == 206
-        start = start if goes_on and part.exists() else 0
+        block = response.read(CHUNK)
+        if response.headers.get_content_type() == "text/html" or (not start and HTML.match(block)):
+            file = part.with_suffix("")
+            raise UserError(f"{url} is a web page, no file: open it in a browser, save the file as {file}, run again")
+        start = start if response.status == 206 and part.exists() else 0
+        if start and not response.headers.get("Content-Range", f"bytes {start}-").startswith(f"bytes {start}-"):
+            raise ConnectionError("the server sent another range than was asked for")
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
         with (
-            part.open("ab" if start else "wb") as file,
+            part.open("ab" if start else "wb") as output,
             tqdm(desc=part.stem, initial=start, total=total, unit="B", unit_scale=True, mininterval=0.5) as progress,
         ):
-            while block := response.read(CHUNK):
-                file.write(block)
+            while block:
+                output.write(block)
                 progress.update(len(block))
-            if total is not None and file.tell() != total:
-                raise ConnectionError(f"the connection ended after {file.tell()} of {total} bytes")
+                block = response.read(CHUNK)
+            if total is not None and output.tell() != total:
+                raise ConnectionError(f"the connection ended after {output.tell()} of {total} bytes")
 
 
 def verify_checksum(path: Path, md5: str) -> None:
