@@ -1,6 +1,7 @@
 """Evaluation, the same code for test.py and for validation while training: episodes in, figures out."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -24,6 +25,7 @@ from model.inference import FeatureCache
 from util.config import Config
 from util.distributed import World
 from util.errors import UserError
+from util.schema import run_name
 
 Names = Sequence[Sequence[str]]  # of the images of every episode, query first
 # query (B, 3, H, W), support (B, K, 3, H, W), support_mask (B, K, H, W), names -> scores (B, 2, H, W)
@@ -55,14 +57,27 @@ def find_weights(cfg: Config) -> Path:
     if path.is_file():
         return path
     if cfg.weight is None:
-        raise UserError(f"{path}: no such weights; train first, or name others by `--opts weight FILE`")
+        remedy = "train first, fetch released ones by `python -m tools.prepare weights --download`"
+        raise UserError(f"{path}: no such weights; {remedy}, or name others by `--opts weight FILE`")
     raise UserError(f"weight: {cfg.weight!r} is neither a file in {snapshots} nor a path; put the checkpoint there")
 
 
+def trained_weights(cfg: Config) -> list[Path]:
+    """The checkpoints train_epoch_{epoch}_{mIoU}.pth (train5_...) of the run or a release, the newest epoch last."""
+    pattern = re.compile(run_name(cfg.trained_shot or cfg.shot) + r"_epoch_(\d+(?:\.\d+)?)_[\d.]+\.pth")
+    found = [(pattern.fullmatch(path.name), path) for path in (cfg.experiment_dir / "snapshot").glob("*.pth")]
+    return [path for _, path in sorted((float(match[1]), path) for match, path in found if match)]
+
+
 def expected_weights(cfg: Config) -> Path:
-    """Where the checkpoint to test is or should be: `weight` among the run's snapshots or as a path, else the best."""
+    """Where the checkpoint to test is or should be.
+
+    `weight` among the run's snapshots or as a path; without it the best, or the newest of `trained_weights`, which is
+    how released networks are called.
+    """
     if cfg.weight is None:
-        return cfg.best_weights(cfg.trained_shot or cfg.shot)
+        best = cfg.best_weights(cfg.trained_shot or cfg.shot)
+        return best if best.is_file() else next(reversed(trained_weights(cfg)), best)
     inside, outside = cfg.experiment_dir / "snapshot" / cfg.weight, Path(cfg.weight)
     return outside if outside.is_file() and not inside.is_file() else inside
 

@@ -1,11 +1,12 @@
 """Fixtures for all tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.server import Server, serve
 from util.config import Config, load_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -15,6 +16,13 @@ ROOT = Path(__file__).resolve().parent.parent
 def fresh_random_numbers() -> None:
     """Inputs differ from run to run; the seed, printed when a test fails, brings them back."""
     print(f"torch.manual_seed({torch.seed()})")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A server of the files in tmp_path/archives."""
+    with serve(tmp_path / "archives") as running:
+        yield running
 
 
 @pytest.fixture

@@ -135,6 +135,23 @@ def test_where_weights_are_looked_for(
         run(entry_point, monkeypatch, "--opts", "weight", "absent.pth")
 
 
+def test_released_weights_are_found_by_their_names(
+    cfg: Config, entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a best file the newest epoch of the shots in question; the log says which."""
+    best = cfg.experiment_dir / "snapshot" / "best_1shot.pth"
+    newest = best.with_name("train_epoch_100.5_0.6012.pth")
+    for name in ("train_epoch_99_0.6100.pth", "train5_epoch_200_0.7.pth", "train_epoch_7_0.5.pth", "train_epoch_300.pth"):
+        best.with_name(name).touch()
+    assert entry_point.find_weights(cfg) == best
+    best.rename(newest)
+    run(entry_point, monkeypatch, "--opts", "test_episodes", "2")
+    assert f"weights: {newest}" in capsys.readouterr().out
+    five = cfg.model_copy(update={"shot": 5})
+    assert entry_point.find_weights(five) == best.with_name("train5_epoch_200_0.7.pth")
+    assert entry_point.find_weights(five.model_copy(update={"trained_shot": 1})) == newest
+
+
 def test_two_processes_from_the_command_line(
     cfg: Config, entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

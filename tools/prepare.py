@@ -1,4 +1,4 @@
-"""Prepare data sets and look at weights: `python -m tools.prepare {pascal,coco,custom,check,check-weights} --help`."""
+"""Prepare data sets and weights: `python -m tools.prepare {pascal,coco,custom,check,weights,check-weights} --help`."""
 
 import argparse
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from dataset.prepare.files import default_workers
 from dataset.prepare.known import LIST_SIZES
 from dataset.prepare.pascal import prepare_pascal
 from dataset.scan import scan_masks
+from tools.released import fetch, fetch_torchvision
 from util.config import Config, load_config
 from util.errors import UserError, run_main
 
@@ -46,11 +47,22 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     checking.add_argument("--config", type=Path, help="the config of the data set")
     _add_workers(checking)
     _add_overrides(checking)
-    weights = commands.add_parser(
+    weights = commands.add_parser("weights", help="bring released weights to where the configs look for them")
+    weights.add_argument(
+        "--download",
+        nargs="?",
+        const="all",
+        choices=["backbones", "checkpoints", "all", "torchvision"],
+        help="fetch what --archives lacks: the authors' backbones and trained networks (all), or torchvision's backbones",
+    )
+    weights.add_argument("--archives", type=Path, help="folder of initmodel.tar.gz, exp.tar.gz; default: initmodel")
+    weights.add_argument("--mirror", metavar="URL", help="folder to fetch from instead of the authors' links")
+    looking = commands.add_parser(
         "check-weights", help="which weights are present and fit; exit code 1 if one does not"
     )
-    weights.add_argument("--config", type=Path, help="look at this experiment's only")
-    _add_overrides(weights)
+    for command in (weights, looking):
+        command.add_argument("--config", type=Path, help="look at this experiment's only")
+        _add_overrides(command)
     return parser.parse_args(words)
 
 
@@ -66,8 +78,9 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run a command; return 1 when a check found something wrong. Raises UserError."""
     arguments = parse_arguments(words)
     commands = {"pascal": build, "coco": build, "custom": build_custom, "check": run_check}
+    commands |= {"weights": fetch_weights, "check-weights": check_weights}
     try:
-        return commands.get(arguments.command, check_weights)(arguments)
+        return commands[arguments.command](arguments)
     except OSError as error:  # a full disk, a folder that may not be written
         if error.errno is None:
             raise
@@ -125,6 +138,17 @@ def run_check(arguments: argparse.Namespace) -> int:
     wrong = sum(finding.good is False for finding in findings)
     print(f"{wrong} findings wrong" if wrong else "All is well.")
     return 1 if wrong else 0
+
+
+def fetch_weights(arguments: argparse.Namespace) -> int:
+    """Fetch and unpack released weights, then look at them."""
+    cfg = _config(arguments.config or CONFIGS / "base" / "pascal.yaml", None, arguments.opts)
+    kind = arguments.download or ("all" if arguments.mirror else None)
+    if kind == "torchvision":
+        fetch_torchvision(Path(cfg.initmodel), arguments.mirror)
+    else:
+        fetch(cfg, kind, arguments.archives or Path(cfg.initmodel), arguments.mirror)
+    return check_weights(arguments)
 
 
 def check_weights(arguments: argparse.Namespace) -> int:

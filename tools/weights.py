@@ -7,13 +7,12 @@ from typing import Literal
 
 from torch import nn
 
-from engine.evaluation import expected_weights
+from engine.evaluation import expected_weights, trained_weights
 from model.backbone import build_backbone
 from model.build import IMAGENET_FILES, build_base_learner, build_model
 from model.released import load_backbone, load_weights
 from util.config import Config
 from util.errors import UserError
-from util.schema import run_name
 
 KINDS = ("ImageNet", "base learner", "HMNet")
 
@@ -46,9 +45,7 @@ def _places(cfg: Config) -> Iterator[tuple[str, Path, Callable[[], nn.Module], C
         yield imagenet, Path(cfg.initmodel, file), lambda: build_backbone(name, cfg.stem), load_backbone
     if cfg.ensemble:
         yield base_learner, cfg.base_learner_path, lambda: build_base_learner(cfg, pretrained=False), load_weights
-    trained = sorted(Path(cfg.experiment_dir, "snapshot").glob(f"{run_name(cfg.trained_shot or cfg.shot)}_epoch_*.pth"))
-    chosen = expected_weights(cfg)
-    for path in [*trained, chosen] if chosen.is_file() else trained or [chosen]:
+    for path in dict.fromkeys([*trained_weights(cfg), expected_weights(cfg)]):
         yield network, path, lambda: build_model(cfg, pretrained=False), load_weights
 
 

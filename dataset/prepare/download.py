@@ -80,9 +80,9 @@ def _transfer(opener: urllib.request.OpenerDirector, url: str, part: Path, start
                 raise ConnectionError(f"the connection ended after {output.tell()} of {total} bytes")
 
 
-def verify_checksum(path: Path, md5: str) -> None:
-    """Raise UserError unless the file's MD5 sum (32 hex digits) is `md5`."""
-    digest = hashlib.md5(usedforsecurity=False)
+def verify_checksum(path: Path, expected: str, algorithm: str = "md5") -> None:
+    """Raise UserError unless the file's checksum, in hex digits, begins with `expected`."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     with (
         path.open("rb") as file,
         tqdm(desc=f"checksum {path.name}", total=path.stat().st_size, unit="B", unit_scale=True) as progress,
@@ -90,8 +90,9 @@ def verify_checksum(path: Path, md5: str) -> None:
         while block := file.read(CHUNK):
             digest.update(block)
             progress.update(len(block))
-    if digest.hexdigest() != md5:
+    if not digest.hexdigest().startswith(expected):
+        anew = ", or give --no-checksum if it was packed anew" if algorithm == "md5" else ""
         raise UserError(
-            f"{path} is damaged or not the official archive: MD5 {digest.hexdigest()}, not {md5}; "
-            "delete it and fetch it again, or give --no-checksum if it was packed anew"
+            f"{path} is damaged or not the official file: {algorithm.upper()} {digest.hexdigest()}, not {expected}; "
+            f"delete it and fetch it again{anew}"
         )

@@ -1,6 +1,7 @@
 """Test runs: those that a table wants, those that have been made, and the commands for the rest."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,10 +10,13 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+from engine.evaluation import expected_weights
 from util.config import Config, load_config, restore_config
 from util.errors import UserError
-from util.schema import keys_of, run_name, run_tag
+from util.schema import keys_of, run_tag
 
+EXPERIMENT = re.compile(r"config/(pascal|coco)/\1_split(\d)_([a-z0-9]+)_(\w+)\.yaml")
+PORT = "1234"  # as in the README
 COMPONENTS = ("self_blocks", "srm", "qim")
 IDENTITY = ("data_set", "folds", "split", "use_split_coco", "backbone_name", "shot", "ensemble", "blocks", "ann_type")
 PLACED = ("split", "shot")  # already in the names of folders and files
@@ -115,20 +119,27 @@ class Wanted:
         cfg = self.cfg
         network = {**self.network, **({"exp": self.folder} if self.folder != _read(self.config).exp else {})}
         lines = []
-        weight = find_weights(cfg)
-        if weight is None:
+        if not is_trained(cfg):
             if cfg.ensemble and not cfg.base_learner_path.is_file():
                 place = {key: value for key, value in self.network.items() if key in PLACED}
-                lines.append(self._command("gpus", "train_base.py", {**place, "resume": "auto"}))
-            lines.append(self._command("gpus", "train.py", {**network, "resume": "auto"}))
-        testing = {**network, **self.testing, **({"weight": weight} if weight else {})}
+                lines.append(self._command("train_base.py", {**place, "resume": "auto"}))
+            lines.append(self._command("train.py", {**network, "resume": "auto"}))
         result = ["--result", str(cfg.experiment_dir / self.result)] if self.result else []
-        return [*lines, self._command("1", "test.py", testing, *result)]
+        return [*lines, self._command("test.py", {**network, **self.testing}, *result)]
 
-    def _command(self, processes: str, script: str, options: Mapping[str, Any], *arguments: str) -> str:
-        words = ["sh", "tools/launch.sh", processes, "free", self.config, script, *arguments]
+    def _command(self, script: str, options: Mapping[str, Any], *arguments: str) -> str:
+        """The README's command for a config of config/, else the launcher, which takes any file."""
+        if match := EXPERIMENT.fullmatch(self.config):
+            data, split, net, name = match.groups()
+            words = {
+                "train_base.py": ["train_base.sh", PORT, data, split, net],
+                "train.py": [f"train_{data}.sh", PORT, split, net, name],
+                "test.py": [f"test_{data}.sh", split, net, name],
+            }[script]
+        else:
+            words = ["tools/launch.sh", "1" if script == "test.py" else "gpus", "free", self.config, script]
         values = [word for key, value in options.items() for word in (key, json.dumps(value).strip('"'))]
-        return shlex.join([*words, *(["--opts", *values] if values else [])])
+        return shlex.join(["sh", *words, *arguments, *(["--opts", *values] if values else [])])
 
 
 @cache
@@ -136,15 +147,11 @@ def _read(config: str) -> Config:
     return load_config(config)
 
 
-def find_weights(cfg: Config) -> str | None:
-    """`weight` for a test: "" where training has finished and left its best, a released file's name, else None."""
-    snapshots = cfg.experiment_dir / "snapshot"
+def is_trained(cfg: Config) -> bool:
+    """Whether there are weights to test, released ones or those of a training that has finished."""
     course = cfg.experiment_dir / f"result{run_tag(cfg.shot)}.json"
-    if cfg.best_weights(cfg.shot).is_file():
-        unfinished = course.is_file() and not read_json(course).get("finished", True)
-        return None if unfinished else ""
-    released = sorted(snapshots.glob(f"{run_name(cfg.shot)}_epoch_*.pth"), key=lambda path: path.stem.split("_")[-1])
-    return released[-1].name if released and not course.is_file() else None
+    finished = not course.is_file() or read_json(course).get("finished", True)
+    return finished and expected_weights(cfg).is_file()
 
 
 def read_json(path: Path) -> dict[str, Any]:

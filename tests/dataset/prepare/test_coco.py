@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.dataset.prepare.conftest import Server
+from tests.server import Server
 from tests.dataset.prepare.test_pascal import stamps
 from tests.dataset.prepare.trees import Raw
 from tools.prepare import main

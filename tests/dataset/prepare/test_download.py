@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dataset.prepare.download import ATTEMPTS, download, verify_checksum
-from tests.dataset.prepare.conftest import Server, md5
+from tests.dataset.prepare.conftest import md5
+from tests.server import Server
 from util.errors import UserError
 
 
@@ -80,3 +81,31 @@ def test_checksum(server: Server, content: bytes) -> None:
     path.write_bytes(damaged)
     with pytest.raises(UserError, match=f"{path} is damaged.*MD5.*{right}"):
         verify_checksum(path, right)
+
+
+def test_share_link_redirects_with_a_cookie(server: Server, content: bytes, tmp_path: Path) -> None:
+    server.break_after = [1_000_000]
+    download(server.url.replace("mirror", "share/file.tar?e=1&download=1"), tmp_path / "file.tar", pause=0)
+    assert (tmp_path / "file.tar").read_bytes() == content
+    address, private = "/share/file.tar?e=1&download=1", "/private/file.tar"
+    ranged = "bytes=1000000-"
+    assert server.requests == [(address, None), (private, None), (address, ranged), (private, ranged)]
+
+
+def test_web_page_instead_of_a_file(server: Server, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "file.tar.part").write_bytes(content[:100])
+    address = server.url.replace("mirror", "share/file.tar")
+    with pytest.raises(UserError, match=f"share/file.tar is a web page.*browser.*as {tmp_path}/file.tar, run again"):
+        download(address, tmp_path / "file.tar", pause=0)
+    (server.folder / "disguised.tar").write_bytes(b"\n <HTML><body>Sign in</body></html>")
+    with pytest.raises(UserError, match="disguised.tar is a web page"):
+        download(f"{server.url}/disguised.tar", tmp_path / "disguised.tar", pause=0)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["file.tar.part"]
+    assert (tmp_path / "file.tar.part").read_bytes() == content[:100]
+
+
+def test_size_that_was_announced_never_comes(server: Server, content: bytes, tmp_path: Path) -> None:
+    server.surplus = 7
+    with pytest.raises(UserError, match=rf"ended after {len(content)} of {len(content) + 7} bytes"):
+        fetch(server, tmp_path / "file.tar")
+    assert not (tmp_path / "file.tar").exists()

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import SBDataset
 
-from tests.dataset.prepare.conftest import Server
+from tests.server import Server
 from tests.dataset.prepare.trees import SIZE, Raw, write_jpeg
 from tools.prepare import main
 from util.errors import UserError
