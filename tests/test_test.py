@@ -141,8 +141,8 @@ def test_released_weights_are_found_by_their_names(
     """Without a best file the newest epoch of the shots in question; the log says which."""
     best = cfg.experiment_dir / "snapshot" / "best_1shot.pth"
     newest = best.with_name("train_epoch_100.5_0.6012.pth")
-    for name in ("train_epoch_99_0.6100.pth", "train5_epoch_200_0.7.pth", "train_epoch_7_0.5.pth", "train_epoch_300.pth"):
-        best.with_name(name).touch()
+    for name in ("train_epoch_99_0.6100", "train5_epoch_200_0.7", "train_epoch_7_0.5", "train_epoch_300"):
+        best.with_name(f"{name}.pth").touch()
     assert entry_point.find_weights(cfg) == best
     best.rename(newest)
     run(entry_point, monkeypatch, "--opts", "test_episodes", "2")

@@ -53,7 +53,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="?",
         const="all",
         choices=["backbones", "checkpoints", "all", "torchvision"],
-        help="fetch what --archives lacks: the authors' backbones and trained networks (all), or torchvision's backbones",
+        help="fetch what --archives lacks: the authors' backbones and networks (all), or torchvision's backbones",
     )
     weights.add_argument("--archives", type=Path, help="folder of initmodel.tar.gz, exp.tar.gz; default: initmodel")
     weights.add_argument("--mirror", metavar="URL", help="folder to fetch from instead of the authors' links")

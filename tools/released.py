@@ -17,7 +17,7 @@ TORCHVISION = {"resnet50.pth": "ResNet50", "resnet101.pth": "ResNet101", "vgg16_
 
 
 class Release(NamedTuple):
-    """An archive of the authors: its stem, its address, and the names that are taken of it, wherever they are nested."""
+    """An archive of the authors: its stem, its address, and the names that are taken of it, at any depth."""
 
     stem: str
     url: str
@@ -75,7 +75,7 @@ def unpack(archive: Path, release: Release, target: Path) -> None:
 
     files = extract(archive, destination, replace=False)
     if not files:
-        raise UserError(f"{archive} holds no file of a known name, such as in docs/weights.md: is it the right archive?")
+        raise UserError(f"{archive} has no file of a name as in docs/weights.md: is it the right archive?")
     print(f"{archive}: {len(files)} files below {target}, {sum(kept.values())} of them were there and stay as they are")
 
 

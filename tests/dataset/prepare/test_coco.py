@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.server import Server
 from tests.dataset.prepare.test_pascal import stamps
 from tests.dataset.prepare.trees import Raw
+from tests.server import Server
 from tools.prepare import main
 from util.errors import UserError
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from torchvision.datasets import SBDataset
 
-from tests.server import Server
 from tests.dataset.prepare.trees import SIZE, Raw, write_jpeg
+from tests.server import Server
 from tools.prepare import main
 from util.errors import UserError
 
