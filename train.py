@@ -24,6 +24,7 @@ from engine.metric import count_pixels
 from engine.optim import make_sgd, make_trunk_adamw, poly_rate, set_rates
 from engine.run import Paths, Run
 from model.build import build_model
+from model.loss import episode_loss
 from util.arguments import training_arguments
 from util.config import Config
 from util.distributed import World, connect
@@ -88,9 +89,9 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
 def forward(network: nn.Module, batch: Tensors) -> Output:
     """Losses of a batch of episodes, and intersection and union of the foreground."""
     truth = batch["query_mask"].long()
-    images = batch["query"], batch["support"], batch["support_mask"]
-    out = network(*images, query_mask=truth, base_class=batch["class_index"])
-    return Output(out["cross_entropy"], out["dice"], count_pixels(out["prediction"], truth)[1])
+    scores = network(batch["query"], batch["support"], batch["support_mask"], left_out=batch["class_index"])
+    losses = episode_loss(scores, truth)
+    return Output(losses["cross_entropy"], losses["dice"], count_pixels(scores.final.argmax(1), truth)[1])
 
 
 def validates(cfg: Config, position: float) -> bool:

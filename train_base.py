@@ -18,7 +18,6 @@ from dataset.reading import oversize_note
 from engine.evaluation import evaluating
 from engine.learner import Learner, Output, Tensors
 from engine.loader import StepPlan, load_steps, shard_batches
-from engine.metric import IGNORE
 from engine.optim import make_sgd, poly_rate, set_rates
 from engine.run import Paths, Run
 from model.base_learner import PSPNet
@@ -30,6 +29,7 @@ from util.config import Config
 from util.distributed import World, connect
 from util.errors import UserError, run_main
 from util.failures import explain_errors
+from util.image import IGNORE
 from util.rng import make_deterministic, seed_all
 
 

@@ -11,11 +11,11 @@ from torch.utils.data import Dataset
 
 from dataset.episode import Episode, check_possible, draw_episode
 from dataset.index import Files, ImageIndex, config_classes, list_files
-from dataset.reading import IGNORE, read_pair
+from dataset.reading import read_pair
 from dataset.transform import Augmentation, Image, Mask, fill_boxes
 from util.config import Config
 from util.errors import UserError
-from util.image import normalise, resize_image, resize_mask
+from util.image import IGNORE, normalise, resize_image, resize_mask
 
 Item = dict[str, Any]
 

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dataset.reading import IGNORE
 from util.errors import run_main
 from util.files import atomic_write
+from util.image import IGNORE
 from util.visualize import save_index
 
 Array = NDArray[np.float32]

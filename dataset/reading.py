@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from util.errors import UserError
-from util.image import UNREADABLE, picture_size, read_image
+from util.image import IGNORE, UNREADABLE, picture_size, read_image
 
-IGNORE = 255  # mask value of pixels that count neither as object nor as background
 CROP_RATIO = 1.06  # longer side of VOC's pictures, 500, to the crop of its trainings, 473
 OVERSIZE = 1.5  # the same ratio from which on crops are too small a part
 SAMPLED = 200  # pictures whose sizes are looked at

@@ -7,8 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dataset.reading import IGNORE
-from util.image import MEAN, resize_image, resize_mask
+from util.image import IGNORE, MEAN, resize_image, resize_mask
 
 Image = NDArray[np.float32]  # (h, w, 3) RGB, 0 to 255
 Mask = NDArray[np.uint8]  # (h, w)

@@ -10,10 +10,10 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from engine.loader import Batch
-from engine.metric import IGNORE
 from engine.optim import amp_dtype
 from model.released import load_weights
 from util.distributed import World
+from util.image import IGNORE
 
 Tensors = dict[str, Tensor]
 

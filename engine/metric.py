@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-IGNORE = 255
+from util.image import IGNORE
+
 RESAMPLES = 2000
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from model.hmnet import Features, HMNet
+from model.hmnet import Embedded, HMNet
+from model.resize import resize
 
 MEGABYTE = 2**20
 
@@ -39,15 +40,15 @@ def fold_batch_norms(module: nn.Module) -> None:
 
 
 class ImageFeatures(NamedTuple):
-    """One image's features, B = 1, in both roles; the two share f4, f5 and the Gram matrix."""
+    """One image's features, B = 1, in both roles; the two share the levels and the Gram matrix."""
 
-    query: Features
-    support: Features
+    query: Embedded
+    support: Embedded
 
     def nbytes(self) -> int:
         """Memory held, shared tensors counted once."""
-        tensors = [self.query.mid, self.support.mid, *self.query[1:]]
-        return sum(x.nbytes for x in tensors if x is not None)
+        shared = [*self.query.levels, *([] if self.query.gram is None else [self.query.gram])]
+        return sum(x.nbytes for x in (self.query.reduced, self.support.reduced, *shared))
 
 
 class FeatureCache:
@@ -63,14 +64,14 @@ class FeatureCache:
 
     @torch.inference_mode()
     def scores(self, query: Tensor, support: Tensor, support_mask: Tensor, names: Sequence[Sequence[str]]) -> Tensor:
-        """The network's scores `(B, 2, H, W)`; arguments as `HMNet.forward`, and `names[b]`: query, then supports."""
+        """Final scores `(B, 2, H, W)`; arguments as `HMNet.forward`, and `names[b]`: query, then supports."""
         images = torch.cat([query.unsqueeze(1), support], dim=1).flatten(0, 1)
         found = self._features([name for episode in names for name in episode], images)
         per_episode = 1 + support.shape[1]
         queries = [x.query for i, x in enumerate(found) if i % per_episode == 0]
         supports = [x.support for i, x in enumerate(found) if i % per_episode]
-        state = self.model.support_state(_stack(supports), support_mask)
-        return self.model.score_images(_stack(queries), state, query.shape[-2:])
+        state = self.model.support_state(stack(supports), support_mask)
+        return resize(self.model.score(stack(queries), state).final, query.shape[-2:])
 
     def _features(self, names: list[str], images: Tensor) -> list[ImageFeatures]:
         """Features of every image, from memory or from the backbone.
@@ -85,9 +86,8 @@ class FeatureCache:
         return [found[name] for name in names]
 
     def _extract(self, image: Tensor) -> ImageFeatures:
-        frozen = self.model.extract(image)
-        query = self.model.as_query(frozen)
-        return ImageFeatures(query, query._replace(mid=self.model.as_support(frozen).mid))
+        frozen = self.model.features(image)
+        return ImageFeatures(self.model.embed(frozen, "query"), self.model.embed(frozen, "support"))
 
     def _hold(self, name: str, features: ImageFeatures) -> None:
         if name not in self.held:
@@ -98,15 +98,8 @@ class FeatureCache:
             self.nbytes -= self.held.popitem(last=False)[1].nbytes()
 
 
-def _stack(images: list[Features]) -> Features:
-    return Features(
-        torch.cat([x.mid for x in images]),
-        torch.cat([x.f4 for x in images]),
-        _cat_or_none([x.f5 for x in images]),
-        _cat_or_none([x.gram for x in images]),
-    )
-
-
-def _cat_or_none(parts: Sequence[Tensor | None]) -> Tensor | None:
-    present = [x for x in parts if x is not None]
-    return torch.cat(present) if present else None
+def stack(images: Sequence[Embedded]) -> Embedded:
+    """Embedded features of single images as those of a batch."""
+    reduced, levels, grams = zip(*images, strict=True)
+    gram = None if grams[0] is None else torch.cat(grams)
+    return Embedded(torch.cat(reduced), tuple(torch.cat(level) for level in zip(*levels, strict=True)), gram)

@@ -3,8 +3,22 @@
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.hmnet import Scores
+from util.image import IGNORE
 
-def dice_loss(logits: Tensor, target: Tensor, ignore: int = 255) -> Tensor:
+
+def episode_loss(scores: Scores, query_mask: Tensor) -> dict[str, Tensor]:
+    """The losses by name, scalars whose sum is minimised; `query_mask (B, H, W)` in {0, 1, 255}.
+
+    The final scores are probabilities and still go through the cross-entropy's softmax, as in the released code.
+    """
+    return {
+        "cross_entropy": F.cross_entropy(scores.final, query_mask, ignore_index=IGNORE),
+        "dice": dice_loss(scores.meta, query_mask),
+    }
+
+
+def dice_loss(logits: Tensor, target: Tensor, ignore: int = IGNORE) -> Tensor:
     """Dice loss (Milletari et al., 2016) over both channels of `logits (B, 2, H, W)`.
 
     `target (B, H, W)` in {0, 1, ignore}. Ignored pixels belong to neither channel's target but do count in the

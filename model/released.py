@@ -22,10 +22,10 @@ RELEASED_NAMES = (  # (own name, released name), the first match wins
     (r"(base_learner|head)\.bn", r"cls.1"),
     (r"base_learner\.classifier", r"base_learner.2"),
     (r"head\.classifier", r"cls.4"),
-    (r"embed\.query\.0", r"down_query.0"),
-    (r"embed\.support\.0", r"down_supp.0"),
-    (r"embed\.merge_query", r"init_merge_query.0"),
-    (r"embed\.merge_support", r"init_merge_supp.0"),
+    (r"embedding\.query\.0", r"down_query.0"),
+    (r"embedding\.support\.0", r"down_supp.0"),
+    (r"embedding\.merge_query", r"init_merge_query.0"),
+    (r"embedding\.merge_support", r"init_merge_supp.0"),
     (r"trunk\.norm", r"mamba.norm"),
     (r"trunk\.blocks\.(\d+)\.scan\.x_proj", r"mamba.layers.0.blocks.\1.self_attention.x_proj_weight"),
     (r"trunk\.blocks\.(\d+)\.scan\.dt_proj", r"mamba.layers.0.blocks.\1.self_attention.dt_projs_weight"),
@@ -42,10 +42,11 @@ RELEASED_NAMES = (  # (own name, released name), the first match wins
     (r"decoder\.merge\.0", r"res1_meta.0"),
     (r"decoder\.refine\.(\d)", r"res2_meta.\1"),
     (r"decoder\.classifier\.(\d)", r"cls_meta.\1"),
-    (r"ensemble\.shot_weights\.transform", r"kshot_rw"),
-    (r"ensemble\.gram_merge", r"gram_merge"),
-    (r"ensemble\.base_merge", r"cls_merge"),
+    (r"merging\.shot_weights\.transform", r"kshot_rw"),
+    (r"merging\.gram_merge", r"gram_merge"),
+    (r"merging\.base_merge", r"cls_merge"),
 )
+FORMER_NAMES = ((r"^embed\.", "embedding."), (r"^ensemble\.", "merging."))  # own names in older snapshots
 STACKED = ("scan.A_log", "scan.skip")  # (4, D, ...) here, (4 * D, ...) in released checkpoints
 SHOWN_KEYS = 10
 
@@ -94,6 +95,8 @@ def _open(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Tensor], st
     content = read_checkpoint(source) if isinstance(source, str | Path) else source
     content = content.get("state_dict", content)
     state = {key.removeprefix("module."): value for key, value in content.items()}
+    for pattern, name in FORMER_NAMES:
+        state = {re.sub(pattern, name, key): value for key, value in state.items()}
     stray = [key for key, value in state.items() if not isinstance(value, Tensor)]
     if stray:
         raise UserError(f"{where}: '{stray[0]}' is not a tensor; expected a state dict, or a checkpoint holding one")

@@ -26,7 +26,7 @@ from model.resize import resize
 from util.config import Config, load_config
 from util.distributed import pick_device
 from util.errors import UserError
-from util.image import ImageSource, normalise, read_image, read_index, resize_image, resize_mask
+from util.image import IGNORE, ImageSource, normalise, read_image, read_index, resize_image, resize_mask
 
 Box: TypeAlias = Sequence[float]  # left, top, right, bottom in pixels, the last two exclusive
 # A binary mask; an index mask and the class in it that is meant; or a list of boxes.
@@ -125,8 +125,8 @@ class Predictor:
         pictures = [read_image(image) for image in images]
         queries = torch.stack([self._network_input(picture) for picture in pictures]).to(self.device)
         with self._autocast():
-            features = self.model.as_query(self.model.extract(queries))
-            scores = [self.model.score(features, state.expand(len(images)))[1] for state in self.states.values()]
+            features = self.model.embed(self.model.features(queries), "query")
+            scores = [self.model.score(features, state.expand(len(images))).final for state in self.states.values()]
         margins = torch.stack([pair[:, 1] - pair[:, 0] for pair in scores], dim=1).float()  # (B, classes, f, f)
         return [
             self._prediction(margin[None], picture.shape[:2]) for margin, picture in zip(margins, pictures, strict=True)
@@ -196,13 +196,13 @@ def object_mask(source: MaskSource, size: tuple[int, ...], where: str) -> NDArra
     if index.shape != size:
         (height, width), (h, w) = size, index.shape
         raise UserError(f"{where}: is {width}x{height} as shown, but its mask is {w}x{h}; make them equal")
-    classes = [value for value in np.unique(index).tolist() if value not in (0, 255)]
+    classes = [value for value in np.unique(index).tolist() if value not in (0, IGNORE)]
     if wanted is None and len(classes) > 1:
         raise UserError(f"{where}: its mask has the classes {classes}; say which one is meant by (mask, class)")
     wanted = classes[0] if wanted is None and classes else wanted
     if wanted not in classes:
         raise UserError(f"{where}: its mask marks no object" + (f" of class {wanted}" if wanted else ""))
-    return np.where(index == 255, index, index == wanted).astype(np.uint8)
+    return np.where(index == IGNORE, index, index == wanted).astype(np.uint8)
 
 
 def mask_from_boxes(boxes: Sequence[Any], size: tuple[int, ...], where: str) -> NDArray[np.uint8]:

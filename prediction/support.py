@@ -13,9 +13,8 @@ from dataset.prepare.files import Label, raise_if_any
 from dataset.prepare.labelme import read_labelme
 from dataset.prepare.picture import Picture, is_image, upright_label
 from dataset.prepare.sources import read_classes
-from dataset.reading import IGNORE
 from util.errors import UserError
-from util.image import read_index
+from util.image import IGNORE, read_index
 
 Box = tuple[float, ...]  # left, top, right, bottom in pixels, the last two exclusive
 

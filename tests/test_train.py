@@ -102,7 +102,7 @@ def test_training_moves_what_it_should(whole: Config) -> None:
         if name.startswith(("backbone.", "base_learner.")):
             assert torch.equal(value, fresh.state_dict()[name]), name
     moved = {name for name in after if not torch.equal(after[name], fresh.state_dict()[name])}
-    assert {"embed.query.0.weight", "decoder.classifier.3.weight", "trunk.blocks.0.scan.A_log"} <= moved
+    assert {"embedding.query.0.weight", "decoder.classifier.3.weight", "trunk.blocks.0.scan.A_log"} <= moved
 
 
 def test_deterministic_runs_are_the_same_to_the_bit(whole: Config, data: Path, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def random_network(cfg: Config) -> HMNet:
     with torch.no_grad():
         classifier.weight.mul_(10)
         state = model.encode_support(item["support"][None], item["support_mask"][None])
-        meta, _ = model.score(model.as_query(model.extract(item["query"][None])), state)  # (1, 2, f, f)
+        meta = model.score(model.embed(model.features(item["query"][None]), "query"), state).meta  # (1, 2, f, f)
         classifier.bias[1] -= (meta[:, 1] - meta[:, 0]).median()
     return model.train()
 

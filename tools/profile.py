@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from model.build import build_model
@@ -49,8 +50,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def parts(model: HMNet) -> dict[str, tuple[int, int]]:
     """Parameters and learnable parameters of every part that the network has, in the order of computation."""
-    modules = {name: getattr(model, name) for name in ("backbone", "base_learner", "embed", "trunk", "decoder")}
-    modules |= {"ensemble": model.ensemble}
+    modules: dict[str, nn.Module | None]
+    modules = {"backbone": model.backbone, "base_learner": model.base_learner, "embed": model.embedding}
+    modules |= {"trunk": model.trunk, "decoder": model.decoder, "ensemble": model.merging}
     return {k: (parameter_count(m), parameter_count(m, learnable=True)) for k, m in modules.items() if m is not None}
 
 

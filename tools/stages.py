@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,17 +10,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from model.build import build_model
-from model.ensemble import base_map, gram, scene_difference
-from model.hmnet import Features, HMNet
-from model.inference import FeatureCache, prepare_inference
+from model.ensemble import gram
+from model.hmnet import HMNet
+from model.inference import FeatureCache, prepare_inference, stack
 from model.mamba import Block
 from model.order import plain_orders
-from model.resize import resize
 from model.scan import selective_scan
 from tools.measure import count_flops, gemm_peak, peak_memory, timed
 from util.config import Config
 
 GIGA = 1e9
+ROLES: tuple[Literal["query", "support"], ...] = ("query", "support")
 MEGABYTE = 2**20
 
 
@@ -58,30 +58,30 @@ def stages(model: HMNet, images: Images) -> Iterator[Stage]:
     shot = images.support.shape[1]
     query, support = (x.contiguous(memory_format=torch.channels_last) for x in (images.query, images.support[0]))
     f2, _, f4 = model.backbone(query)
-    frozen = model.extract(query)
-    as_query, as_support = model.as_query(frozen), model.as_support(model.extract(support))
+    frozen = model.features(query)
+    as_query, as_support = model.embed(frozen, "query"), model.embed(model.features(support), "support")
     with Captured(model) as captured:
         state = model.support_state(as_support, images.support_mask)
         model.score(as_query, state)
     q, s = captured["merge_query"], captured["merge_support"]
-    roles = model.as_query, model.as_support
-    refined = model.trunk(q, state.memories).permute(0, 3, 1, 2)
+    refined = model.trunk(q, state.memories)
 
     yield Stage("backbone, one image", 1 + shot, lambda: model.backbone(query))
     if learner := model.base_learner:
         yield Stage("base learner, one image", 1 + shot, lambda: learner.features(f4))
         yield Stage("Gram matrix, one image", 1 + shot, lambda: gram(f2))
-    yield Stage("embedding for both roles, one image", 1 + shot, lambda: [f(frozen) for f in roles])
-    yield Stage("prior", 1, lambda: model.prior(as_query, state))
+    yield Stage("embedding for both roles, one image", 1 + shot, lambda: [model.embed(frozen, role) for role in ROLES])
+    yield Stage("prior", 1, lambda: model.prior(as_query.levels, state.levels))
     yield Stage("trunk, support", 1, lambda: model.trunk.encode_support(s))
     yield Stage("trunk, query", 1, lambda: model.trunk(q, state.memories))
     if isinstance(block := model.trunk.blocks[0], Block):
         count = len(model.trunk.blocks)
         yield Stage("projections and MLP of one block", count, products(block, model.feature_size), inside=True)
         yield Stage("scan of one block", count, scan_alone(block, model.feature_size), inside=True)
-    yield Stage("decoder", 1, lambda: model.decoder(refined))
-    if model.ensemble:
-        yield Stage("ensemble", 1, decision(model, as_query, state.gram))
+    yield Stage("decoder", 1, lambda: model.decode(refined))
+    if model.base_learner:
+        meta = model.decode(q)
+        yield Stage("ensemble", 1, lambda: model.ensemble(meta, as_query, state))
 
 
 class Captured(dict[str, Tensor]):
@@ -89,7 +89,7 @@ class Captured(dict[str, Tensor]):
 
     def __init__(self, model: HMNet) -> None:
         super().__init__()
-        self.modules = {name: getattr(model.embed, name) for name in ("merge_query", "merge_support")}
+        self.modules = {name: getattr(model.embedding, name) for name in ("merge_query", "merge_support")}
 
     def __enter__(self) -> "Captured":
         def keep(name: str) -> Callable[..., None]:
@@ -128,19 +128,6 @@ def scan_alone(block: Block, size: int, backend: str | None = None) -> Callable[
     return lambda: selective_scan(*inputs, **options, backend=backend or scan.backend)
 
 
-def decision(model: HMNet, query: Features, support_gram: Tensor | None) -> Callable[[], Any]:
-    """The ensemble: base logits, base map, scene difference and the merging of all."""
-    learner, ensemble, f5, query_gram = model.base_learner, model.ensemble, query.f5, query.gram
-    assert learner and ensemble and f5 is not None and query_gram is not None and support_gram is not None
-    meta = torch.randn(1, 2, model.feature_size, model.feature_size)
-
-    def run() -> None:
-        base = base_map(learner.classify(resize(f5, model.feature_size)))
-        ensemble(meta, base, scene_difference(query_gram, support_gram))
-
-    return run
-
-
 class Episode:
     """One episode through a cache of features that is empty or full."""
 
@@ -161,14 +148,8 @@ class Episode:
     def known_support(self) -> Callable[[], Tensor]:
         """Once it was cold: the query's features at hand and nothing of the support left to compute."""
         query, *supports = self.cache.held.values()
-        state = self.model.support_state(join([x.support for x in supports]), self.images.support_mask)
-        return lambda: self.model.score_images(query.query, state, self.images.query.shape[-2:])
-
-
-def join(images: list[Features]) -> Features:
-    """Features of single images as those of a batch."""
-    fields = ([x[i] for x in images] for i in range(len(Features._fields)))
-    return Features(*(None if field[0] is None else torch.cat(field) for field in fields))  # type: ignore[arg-type]
+        state = self.model.support_state(stack([x.support for x in supports]), self.images.support_mask)
+        return lambda: self.model.score(query.query, state).resize(self.images.query.shape[-2:]).final
 
 
 @torch.inference_mode()

@@ -17,6 +17,7 @@ ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Tensor"
 MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255  # of ImageNet
 STD = np.array([0.229, 0.224, 0.225], np.float32) * 255
 
+IGNORE = 255  # mask value of pixels that count neither as object nor as background
 SHADES = 32  # more grey values than these are no classes
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for damaged files
 

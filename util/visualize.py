@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from util.files import atomic_write
+from util.image import IGNORE
 
 Picture = NDArray[np.uint8]
 Color = tuple[int, int, int]
@@ -48,7 +49,7 @@ class Tile(NamedTuple):
 
 def class_color(class_id: int) -> Color:
     """Colour of class 1, 2, ..., repeating after seven; grey for 255."""
-    return IGNORED if class_id == 255 else PALETTE[(class_id - 1) % len(PALETTE)]
+    return IGNORED if class_id == IGNORE else PALETTE[(class_id - 1) % len(PALETTE)]
 
 
 def index_palette() -> list[int]:
@@ -72,9 +73,9 @@ def overlay(image: Picture, mask: NDArray[Any], truth: NDArray[Any] | None = Non
         region = mask == value
         drawn[region] = np.rint((1 - alpha) * image[region] + alpha * np.array(class_color(value)))
     for value in values:
-        if value != 255:
+        if value != IGNORE:
             draw_contour(drawn, mask == value, class_color(value))
-    for value in [] if truth is None else [int(value) for value in np.unique(truth) if value not in (0, 255)]:
+    for value in [] if truth is None else [int(value) for value in np.unique(truth) if value not in (0, IGNORE)]:
         draw_contour(drawn, truth == value, TRUTH)
     return drawn
 
@@ -170,7 +171,7 @@ def episode_panel(
 ) -> Picture:
     """One episode: support(s) | query | truth | one prediction per named model, with its mask (h, w) and its IoU."""
     color = class_color(1)
-    meaning = [(color, class_name), *([(IGNORED, "ignored")] if (truth == 255).any() else [])]
+    meaning = [(color, class_name), *([(IGNORED, "ignored")] if (truth == IGNORE).any() else [])]
     fitted = [(fit(image, height, 2 * height), mask) for image, mask in supports]
     query = fit(query, height, 2 * height)
     truth = fit_mask(truth, query)

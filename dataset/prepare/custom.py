@@ -27,9 +27,10 @@ from dataset.prepare.known import AREA_THRESHOLD, FOLD_SIZES, LIST_SIZES
 from dataset.prepare.labels import read_label
 from dataset.prepare.picture import Collection, Picture, upright_label
 from dataset.prepare.sources import read_source
-from dataset.reading import CROP_RATIO, IGNORE
+from dataset.reading import CROP_RATIO
 from util.config import BASE_DIR, load_config
 from util.errors import UserError
+from util.image import IGNORE
 
 VOC_AREA = 500 * 375  # pixels of the pictures for which the area threshold was chosen
 LEAST = 2  # images of a class that an episode needs: the query and one support

@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw
 from dataset.prepare.files import Label
 from dataset.prepare.labels import Shape, paint
 from dataset.prepare.picture import Collection, is_image
-from dataset.reading import IGNORE
 from util.errors import UserError
+from util.image import IGNORE
 
 # Labels by LabelMe's convention that are no classes, and the value painted for them.
 SPECIAL_LABELS = {"__ignore__": IGNORE, "_background_": 0}

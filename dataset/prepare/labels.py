@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from dataset.prepare.files import Label, opened_image
-from dataset.reading import IGNORE
 from util.errors import UserError
+from util.image import IGNORE
 
 Colours = Mapping[tuple[int, int, int], int]
 Shape = tuple[int, NDArray[np.bool_]]

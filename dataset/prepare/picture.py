@@ -10,8 +10,8 @@ from PIL import ExifTags
 
 from dataset.prepare.files import Label, opened_image
 from dataset.prepare.labels import Colours, decode_segmentation, paint, read_label
-from dataset.reading import IGNORE
 from util.errors import UserError
+from util.image import IGNORE
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 

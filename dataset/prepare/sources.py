@@ -10,8 +10,8 @@ from dataset.prepare.files import in_parallel, raise_if_any, read_lines
 from dataset.prepare.labelme import read_labelme
 from dataset.prepare.labels import Colours, read_label
 from dataset.prepare.picture import CocoPicture, Collection, MaskPicture, is_image
-from dataset.reading import IGNORE
 from util.errors import UserError
+from util.image import IGNORE
 
 LAYOUTS = (("JPEGImages", "SegmentationClassAug"), ("JPEGImages", "SegmentationClass"), ("images", "masks"))
 COCO_KEYS = {"images", "annotations", "categories"}

@@ -16,13 +16,13 @@ from dataset.dataset import base_train_dataset, collate, train_dataset
 from dataset.index import config_classes, load_index
 from engine.learner import Learner, NotFiniteError, Report
 from engine.loader import StepPlan, load_steps
-from engine.metric import IGNORE
 from engine.optim import make_sgd
 from model.build import build_base_learner, build_model
 from tests.processes import run_processes
 from tests.toy import toy_config, write_toy
 from util.config import Config
 from util.distributed import connect
+from util.image import IGNORE
 
 Spread = tuple[int, int, int]  # processes, batch, accumulate
 

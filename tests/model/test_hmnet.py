@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from model.build import build_model
-from model.hmnet import HMNet
+from model.hmnet import HMNet, Scores
+from model.loss import episode_loss
 from model.released import load_weights, released_state_dict
+from model.resize import resize
 from tests.data import golden_rule
 from util.config import load_config
 
@@ -41,18 +43,23 @@ def episode(shot: int = 1, size: int = 65, batch: int = 2) -> dict[str, Tensor]:
     }
 
 
+def total_loss(scores: Scores, query_mask: Tensor) -> Tensor:
+    return torch.stack([*episode_loss(scores, query_mask).values()]).sum()
+
+
 @torch.inference_mode()
 def test_full_network_reproduces_the_original() -> None:
     expected = {name: torch.from_numpy(array) for name, array in np.load(DATA / "full_r50_1s.npz").items()}
     model = released("resnet50_manet", "full_r50_1s")
     query, support = golden_rule.images(1, 129, 3), golden_rule.images(1, 129, 4)
-    frozen = model.extract(query)
-    state = model.encode_support(support[None], golden_rule.masks(1, 129)[None])
+    mask = golden_rule.masks(1, 129)[None]
+    state = model.encode_support(support[None], mask)
     captured: dict[str, Tensor] = {}
     model.trunk.register_forward_hook(lambda _module, _inputs, output: captured.update(trunk=output))
-    meta, _ = model.score(model.as_query(frozen), state)
-    out = model(query, support[None], golden_rule.masks(1, 129)[None])
-    assert (out - expected["out"]).abs().max() < 2e-4
+    meta = model.score(model.embed(model.features(query), "query"), state).meta
+    scores = model(query, support[None], mask)
+    assert (scores.final - expected["out"]).abs().max() < 2e-4
+    torch.testing.assert_close(scores.meta, resize(meta, 129))
     assert (meta - expected["meta"]).abs().max() < 2e-4
     trunk_out = captured["trunk"].permute(0, 3, 1, 2)[:, ::16]
     assert (trunk_out - expected["trunk_out"]).abs().max() < 2e-4
@@ -66,8 +73,9 @@ def test_released_keys_load_and_segment(config: str, keys: str) -> None:
     scores = model(
         golden_rule.images(1, 65, 3), golden_rule.images(shot, 65, 4)[None], golden_rule.masks(shot, 65)[None]
     )
-    assert scores.shape == (1, 2, 65, 65)
-    assert scores.isfinite().all()
+    for each in scores:
+        assert each.shape == (1, 2, 65, 65)
+        assert each.isfinite().all()
 
 
 def test_training_gives_losses_and_gradients_to_what_learns_only() -> None:
@@ -75,9 +83,9 @@ def test_training_gives_losses_and_gradients_to_what_learns_only() -> None:
     inputs = episode(shot=2)
     query_mask = torch.randint(0, 3, (2, 65, 65))
     query_mask[query_mask == 2] = 255
-    out = model(**inputs, query_mask=query_mask, base_class=torch.tensor([0, 14]))
-    assert out["prediction"].shape == (2, 65, 65)
-    (out["cross_entropy"] + out["dice"]).backward()
+    scores = model(**inputs, left_out=torch.tensor([0, 14]))
+    assert scores.meta.shape == scores.final.shape == (2, 2, 65, 65)
+    total_loss(scores, query_mask).backward()
     learnable = {id(p) for group in model.learnable_groups() for p in group} | {id(p) for p in model.trunk.parameters()}
     assert {id(p) for p in model.parameters() if p.requires_grad} == learnable
     unused = {name for name, p in model.named_parameters() if p.requires_grad and p.grad is None}
@@ -85,17 +93,38 @@ def test_training_gives_losses_and_gradients_to_what_learns_only() -> None:
         f"trunk.blocks.1.support.{name}"
         for name in ("out_proj.weight", "mlp.0.weight", "mlp.0.bias", "mlp.2.weight", "mlp.2.bias")
     }
-    assert not any(module.training for part in (model.backbone, model.base_learner) for module in part.modules())
+    frozen = [module for part in (model.backbone, model.base_learner) for module in part.modules()]
+    assert [module for module in frozen if module.training] == [model.base_learner.dropout]
+
+
+def test_meta_training_drops_channels_of_the_base_prediction_only() -> None:
+    """As in the released code, whose frozen base learner only has its batch norms at rest; feature "5" is before it."""
+    model, images = small(), torch.randn(2, 3, 65, 65)
+    quiet = model.eval().features(images)
+    model.train()
+    torch.testing.assert_close(model.features(images), quiet)
+    rates = []
+    model.base_learner.dropout.register_forward_hook(
+        lambda _module, inputs, out: rates.append((out == 0)[inputs[0] != 0].float().mean().item())
+    )
+    for _ in range(40):
+        model.base_learner.classify(quiet.levels[-1])
+    assert sum(rates) / len(rates) == pytest.approx(0.1, abs=0.03)
+    model.eval()
+    model.base_learner.classify(quiet.levels[-1])
+    assert rates[-1] == 0
 
 
 @torch.inference_mode()
 def test_supports_encoded_once_serve_many_queries() -> None:
     model, inputs = small(), episode(batch=3)
     state = model.encode_support(inputs["support"][:1], inputs["support_mask"][:1])
-    together = model.segment(inputs["query"], state.expand(3))
+    queries = model.embed(model.features(inputs["query"]), "query")
+    together = model.score(queries, state.expand(3)).resize(65)
     for i in range(3):
         alone = model(inputs["query"][i : i + 1], inputs["support"][:1], inputs["support_mask"][:1])
-        torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=1e-4)
+        for both, one in zip(together, alone, strict=True):
+            torch.testing.assert_close(both[i : i + 1], one, atol=1e-5, rtol=1e-4)
 
 
 @torch.inference_mode()
@@ -103,7 +132,7 @@ def test_only_the_value_one_of_a_support_mask_is_foreground() -> None:
     model, inputs = small(), episode()
     scores = model(**inputs)
     inputs["support_mask"][inputs["support_mask"] == 0] = 255
-    assert torch.equal(model(**inputs), scores)
+    assert torch.equal(model(**inputs).final, scores.final)
 
 
 @pytest.mark.parametrize(
@@ -129,8 +158,8 @@ def test_only_the_value_one_of_a_support_mask_is_foreground() -> None:
 def test_every_switch_builds_and_trains(overrides: tuple[str, ...]) -> None:
     model = small(*overrides).train()
     shot = int(dict(zip(overrides[::2], overrides[1::2], strict=True)).get("shot", 1))
-    out = model(**episode(shot), query_mask=torch.randint(0, 2, (2, 65, 65)), base_class=torch.tensor([1, 2]))
-    (out["cross_entropy"] + out["dice"]).backward()
+    scores = model(**episode(shot), left_out=torch.tensor([1, 2]))
+    total_loss(scores, torch.randint(0, 2, (2, 65, 65))).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
@@ -141,7 +170,7 @@ def test_the_released_switches_change_what_they_say() -> None:
         for parameter in default.trunk.blocks[1].scan.parameters():
             torch.nn.init.normal_(parameter)
         changed.load_state_dict(default.state_dict())
-        assert (default(**inputs) - changed(**inputs)).abs().max() > 1e-5, key
+        assert (default(**inputs).final - changed(**inputs).final).abs().max() > 1e-5, key
 
 
 @torch.inference_mode()
@@ -154,8 +183,13 @@ def test_one_shot_weights_serve_more_supports() -> None:
 
 
 @torch.inference_mode()
-def test_the_prior_baseline_is_a_map_between_zero_and_one() -> None:
-    prior = small().prior_scores(**episode())
+def test_the_prior_baseline_is_a_map_between_zero_and_one_without_a_trunk() -> None:
+    model, inputs = small(), episode()
+    state = model.encode_support(inputs["support"], inputs["support_mask"])
+    expected = model.prior(model.features(inputs["query"]).levels, state.levels)[:, 0]  # (B, f, f)
+    model.trunk = model.decoder = None
+    prior = model.prior_scores(**inputs)
+    torch.testing.assert_close(prior, resize(expected[:, None], 65)[:, 0])
     assert prior.shape == (2, 65, 65)
     assert prior.min() >= 0
     assert prior.max() <= 1 + 1e-6

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.loss import dice_loss
+from model.hmnet import Scores
+from model.loss import dice_loss, episode_loss
 
 FIXTURE = np.load(Path(__file__).parents[1] / "data" / "blocks.npz")
 
@@ -26,3 +27,15 @@ def test_dice_equals_its_formula_and_counts_ignored_pixels_only_as_predictions()
             expected = expected + 1 - 2 * (p * t).sum() / (p.square().sum() + t.sum())
     torch.testing.assert_close(dice_loss(logits, target), expected / 3)
     assert torch.autograd.gradcheck(lambda x: dice_loss(x, target), logits)
+
+
+def test_an_episode_has_two_losses_on_the_scores_that_they_are_for() -> None:
+    meta, final = torch.randn(2, 2, 2, 5, 7, dtype=torch.float64)
+    target = torch.randint(0, 3, (2, 5, 7))
+    target[target == 2] = 255
+    losses = episode_loss(Scores(meta, final), target)
+    valid = target != 255
+    right = final.softmax(1).gather(1, (target * valid)[:, None])[:, 0][valid]
+    assert losses.keys() == {"cross_entropy", "dice"}
+    torch.testing.assert_close(losses["cross_entropy"], -right.log().mean())
+    torch.testing.assert_close(losses["dice"], dice_loss(meta, target))

@@ -42,6 +42,17 @@ def test_own_and_released_names_load(cfg: Config, tmp_path: Path, prefix: str, n
     assert_same(target.state_dict(), source.state_dict())
 
 
+def test_snapshots_written_under_former_names_load(cfg: Config) -> None:
+    source, target = build_model(cfg, pretrained=False), build_model(cfg, pretrained=False)
+    state = source.state_dict()
+    former = {"embedding.": "embed.", "merging.": "ensemble."}
+    for now, before in former.items():
+        state = {before + key.removeprefix(now) if key.startswith(now) else key: x for key, x in state.items()}
+    assert {"embed.query.0.weight", "ensemble.gram_merge.weight"} <= state.keys()
+    load_weights(target, state)
+    assert_same(target.state_dict(), source.state_dict())
+
+
 def test_base_learner_checkpoint_fills_only_the_frozen_parts(cfg: Config) -> None:
     base, model = build_base_learner(cfg, pretrained=False), build_model(cfg, pretrained=False)
     before = {key: value.clone() for key, value in model.state_dict().items()}

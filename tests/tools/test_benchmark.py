@@ -46,7 +46,7 @@ def test_the_stages_are_the_whole_episode(cfg: Config) -> None:
     # The stages embed every image for both roles; the network each for its own.
     embedding = cfg.width * sum(model.backbone.channels[2:4]) * 2 * (1 + cfg.shot) * 5**2 / 1e9
     images_only = sum(stage.times * gflops[stage.name] for stage in outer if "one image" in stage.name)
-    merges = sum(parameter_count(part) for part in (model.embed.merge_query, model.embed.merge_support))
+    merges = sum(parameter_count(part) for part in (model.embedding.merge_query, model.embedding.merge_support))
     merging = 2 * merges * cfg.feature_size**2 / 1e9
     assert images_only < total
     assert summed + merging == pytest.approx(total + embedding, rel=3e-3)  # no stage makes the priors' prototypes

@@ -48,7 +48,7 @@ def visits(model: HMNet, item: dict[str, Any]) -> Iterator[Visit]:
     if not any(isinstance(block, HybridBlock) for block in model.trunk.blocks):
         raise UserError("this network has no hybrid Mamba block: needs fusion hmnet, and srm or qim other than none")
     with Captured(model) as captured:
-        model.score(model.as_query(model.extract(query)), model.encode_support(support, mask))
+        model(query, support, mask)
     yield from walk(model.trunk, captured["merge_query"], captured["merge_support"])
 
 
