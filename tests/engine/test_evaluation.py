@@ -15,6 +15,7 @@ from engine.evaluation import Outcome, Segment, make_episodes, run_episodes
 from engine.metric import Result
 from model.build import build_model
 from model.hmnet import HMNet
+from model.loss import episode_loss
 from model.released import load_weights
 from tests.processes import run_processes
 from tests.toy import random_network, toy_config, write_toy, write_weights
@@ -39,7 +40,7 @@ def evaluate(model: HMNet, cfg: Config, seed: int, count: int) -> Result:
 
 
 def plain(model: HMNet) -> Segment:
-    return lambda query, support, mask, names: model(query, support, mask)
+    return lambda query, support, mask, names: model(query, support, mask).final
 
 
 def without_times(result: Result) -> Result:
@@ -66,7 +67,7 @@ def test_figures_are_those_of_a_plain_loop(folder: Path, shot: int) -> None:
     for number in range(len(episodes)):
         item = dataset[number]
         with torch.no_grad():
-            scores = model(item["query"][None], item["support"][None], item["support_mask"][None])
+            scores = model(item["query"][None], item["support"][None], item["support_mask"][None]).final
         target = item["query_mask"]
         scores = interpolate(scores, target.shape, mode="bilinear", align_corners=True)
         pairs.append((scores[0].argmax(0), target))
@@ -103,7 +104,7 @@ def test_training_goes_on_as_if_nothing_had_been_evaluated(folder: Path) -> None
 
     images, masks = torch.randn(2, 2, 3, 33, 33), torch.randint(0, 2, (2, 2, 33, 33))
     classes = torch.zeros(2, dtype=torch.long)
-    losses = model(images[0], images[1][:, None], masks[1][:, None], query_mask=masks[0], base_class=classes)
+    losses = episode_loss(model(images[0], images[1][:, None], masks[1][:, None], classes), masks[0])
     (losses["cross_entropy"] + losses["dice"]).backward()
     assert all(parameter.grad is not None for parameter in model.decoder.parameters())
 

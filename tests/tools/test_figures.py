@@ -65,7 +65,7 @@ def test_panels_of_two_networks(cfg: Config, words: list[str], tmp_path: Path) -
     assert content["weights"][1].startswith(str(other))
     model, item = network(cfg), episodes_dataset(cfg, *make_episodes(cfg, cfg.seeds[0], cfg.test_episodes))[5]
     with torch.inference_mode():
-        scores = model(item["query"][None], item["support"][None], item["support_mask"][None])
+        scores = model(item["query"][None], item["support"][None], item["support_mask"][None]).final
     truth = item["query_mask"]
     scores = torch.nn.functional.interpolate(scores, size=truth.shape, mode="bilinear", align_corners=True)
     found, judged = scores[0].argmax(0) == 1, truth != 255
