@@ -15,7 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from model.order import patch_orders, plain_orders
 from model.resize import resize_last
-from model.scan import Recap, selective_scan
+from model.scan import BackendError, Recap, selective_scan
+from util.errors import UserError
 
 Srm = Literal["none", "basic", "recap"]
 Qim = Literal["none", "basic", "share"]
@@ -79,20 +80,13 @@ class SelectiveScan(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Scan along `order (4, L)`: outputs `(B, L, D)` summed over directions, last states `(B, 4, D, N)`."""
         B, C = tokens.projected[..., self.rank :].transpose(1, 2).split(self.state_size, dim=-1)  # (B, 4, L, N) each
-        return selective_scan(
-            tokens.u,
-            self.delta(tokens),
-            self.A,
-            B,
-            C,
-            order,
-            skip=self.skip,
-            delta_bias=self.dt_bias,
-            delta_softplus=True,
-            recap=recap,
-            initial_state=initial_state,
-            backend=self.backend,
-        )
+        try:
+            return selective_scan(
+                tokens.u, self.delta(tokens), self.A, B, C, order, skip=self.skip, delta_bias=self.dt_bias,
+                delta_softplus=True, recap=recap, initial_state=initial_state, backend=self.backend,
+            )  # fmt: skip
+        except BackendError as error:
+            raise UserError(f"config key scan: {error}") from error
 
     def memory(self, tokens: Tokens, order: Tensor) -> tuple[Tensor, SupportMemory]:
         """Scan the support once: its outputs and the affine map that the whole of it is to any state."""

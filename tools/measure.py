@@ -62,7 +62,7 @@ def count_flops(function: Callable[[], Any]) -> int:
     resizes are not counted. Within a FakeTensorMode nothing is computed.
     """
     formulas = {
-        torch.ops.hmnet.selective_scan: _scan_flops,
+        torch.ops.selective_scan.forward: _scan_flops,
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     }
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter:

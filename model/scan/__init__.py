@@ -1,6 +1,10 @@
-"""The selective scan of state-space models as one operator with several backends."""
+"""The selective scan of state-space models as one operator with several backends.
 
-from model.scan.mamba_api import selective_scan_fn
-from model.scan.operator import Recap, selective_scan
+This folder needs PyTorch and nothing else, and can be copied into another project as it is.
+"""
 
-__all__ = ["Recap", "selective_scan", "selective_scan_fn"]
+from .inputs import BackendError
+from .mamba_api import selective_scan_fn
+from .operator import Recap, selective_scan
+
+__all__ = ["BackendError", "Recap", "selective_scan", "selective_scan_fn"]

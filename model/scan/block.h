@@ -1,19 +1,20 @@
 // What the forward and backward kernels of the selective scan share: blocks of channels and the tokens they read.
 #pragma once
 
+#include <ATen/core/Dict.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/cpu/vec/functional.h>
 #include <ATen/cpu/vec/vec.h>
 
 #include <algorithm>
-#include <optional>
+#include <string>
 #include <vector>
 
 namespace scan {
 
 using at::Tensor;
 using at::vec::fmadd;
-using OptionalTensor = std::optional<Tensor>;
+using Tensors = c10::Dict<std::string, Tensor>;  // by the names of ScanInputs; what is absent is not in it
 using Vec = at::vec::Vectorized<float>;
 
 constexpr int64_t CHANNELS = 64;  // per block; fixed, so that results do not depend on the number of threads
@@ -90,27 +91,26 @@ struct Rows {  // (B, K, L, *) with contiguous rows
   }
 };
 
-inline const float* pointer(const OptionalTensor& x) {
-  return x.has_value() ? x->const_data_ptr<float>() : nullptr;
+inline const float* pointer(const Tensors& inputs, const char* name) {
+  return inputs.contains(name) ? inputs.at(name).const_data_ptr<float>() : nullptr;
 }
 
 struct Problem {
+  Rows u, delta, B, C;
   int64_t batch, directions, length, channels, states, blocks, period, chunk;
   bool softplus;
   const float *A, *skip, *bias, *decay, *recap, *initial;
-  Rows u, delta, B, C;
   const int64_t* order;
   std::vector<char> recaps;  // whether a recap comes before token t
 
-  Problem(const Tensor& u_, const Tensor& delta_, const Tensor& A_, const Tensor& B_, const Tensor& C_,
-          const Tensor& order_, const OptionalTensor& skip_, const OptionalTensor& bias_, bool softplus_,
-          const OptionalTensor& decay_, const OptionalTensor& recap_, int64_t period_,
-          const OptionalTensor& initial_, int64_t chunk_)
-      : batch(delta_.size(0)), directions(delta_.size(1)), length(delta_.size(2)), channels(delta_.size(3)),
-        states(A_.size(2)), blocks((channels + CHANNELS - 1) / CHANNELS), period(period_), chunk(chunk_),
-        softplus(softplus_), A(A_.const_data_ptr<float>()), skip(pointer(skip_)), bias(pointer(bias_)),
-        decay(pointer(decay_)), recap(pointer(recap_)), initial(pointer(initial_)),
-        u(u_.unsqueeze(1)), delta(delta_), B(B_), C(C_), order(order_.const_data_ptr<int64_t>()),
+  Problem(const Tensors& inputs, bool softplus_, int64_t period_, int64_t chunk_)
+      : u(inputs.at("u").unsqueeze(1)), delta(inputs.at("delta")), B(inputs.at("B")), C(inputs.at("C")),
+        batch(inputs.at("u").size(0)), directions(inputs.at("A").size(0)), length(inputs.at("u").size(1)),
+        channels(inputs.at("A").size(1)), states(inputs.at("A").size(2)),
+        blocks((channels + CHANNELS - 1) / CHANNELS), period(period_), chunk(chunk_), softplus(softplus_),
+        A(pointer(inputs, "A")), skip(pointer(inputs, "skip")), bias(pointer(inputs, "delta_bias")),
+        decay(pointer(inputs, "decay")), recap(pointer(inputs, "recap_state")),
+        initial(pointer(inputs, "initial_state")), order(inputs.at("order").const_data_ptr<int64_t>()),
         recaps(length) {
     for (int64_t t = 0; period > 0 && t < length; t += period) recaps[t] = 1;
     std::vector<int64_t> seen(length, -1);  // an index out of range would read foreign memory

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.scan.operator import selective_scan
+from .operator import selective_scan
 
 
 def selective_scan_fn(

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.scan.reference import follow
-from util.errors import UserError
+from .inputs import BackendError, ScanInputs
+from .reference import follow
 
 TINY_STEP = 2.0**-40  # exp(TINY_STEP * A) rounds to 1, so a token of this step adds to the state and decays nothing
 
@@ -27,34 +27,18 @@ def is_available() -> bool:
     return find_spec("mamba_ssm") is not None
 
 
-def selective_scan_mamba_ssm(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    order: Tensor,
-    skip: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-    decay: Tensor | None = None,
-    recap_state: Tensor | None = None,
-    period: int = 0,
-    initial_state: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Scan float32 tensors as `selective_scan` does, differentiably; UserError without the package mamba-ssm."""
-    if delta_bias is not None:
-        delta = delta + delta_bias[:, None]
-    if delta_softplus:
-        delta = F.softplus(delta)
-    tokens = [follow(x, order) for x in (u[:, None].expand_as(delta), delta, B, C)]  # (B, K, L, D or N)
-    if decay is None or recap_state is None:
-        scan_u, scan_delta, scan_B, scan_C = (x.transpose(2, 3) for x in tokens)
-        y, state = _scan(A, scan_u, scan_delta, scan_B, scan_C, initial_state)
+def selective_scan_mamba_ssm(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
+    """Scan float32 tensors as `selective_scan` does, differentiably; BackendError without the package mamba-ssm."""
+    u, A, order, delta = inputs.u, inputs.A, inputs.order, inputs.time_steps()
+    # (B, K, L, D or N) each
+    tokens = [follow(x, order) for x in (u[:, None].expand_as(delta), delta, inputs.B, inputs.C)]
+    if inputs.decay is None or inputs.recap_state is None:
+        scan_u, scan_delta, B, C = (x.transpose(2, 3) for x in tokens)
+        y, state = _scan(A, scan_u, scan_delta, B, C, inputs.initial_state)
     else:
-        y, state = _scan_patches(A, tokens, decay, recap_state, period, initial_state)
+        y, state = _scan_patches(A, tokens, inputs.decay, inputs.recap_state, inputs.period, inputs.initial_state)
     y = follow(y.transpose(2, 3), order.argsort(1)).sum(1)  # (B, L, D)
-    return (y if skip is None else y + u * skip.sum(0)), state
+    return (y if inputs.skip is None else y + u * inputs.skip.sum(0)), state
 
 
 def _scan_patches(
@@ -95,5 +79,5 @@ def _selective_scan_fn():  # type: ignore[no-untyped-def]
     try:
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
     except ImportError as error:
-        raise UserError(f"scan backend 'mamba_ssm': {error}; pip install mamba-ssm, or use scan: triton") from error
+        raise BackendError(f"scan backend 'mamba_ssm': {error}; pip install mamba-ssm, or use triton") from error
     return selective_scan_fn

@@ -2,46 +2,28 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from .inputs import ScanInputs
+
 CHUNK = 64  # tokens whose states exist at the same time
-GRADIENTS = (0, 1, 2, 3, 4, 6, 7, 9, 10, 12)  # the arguments of a scan that have gradients
 
 
-def selective_scan_reference(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    order: Tensor,
-    skip: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-    decay: Tensor | None = None,
-    recap_state: Tensor | None = None,
-    period: int = 0,
-    initial_state: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+def selective_scan_reference(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """Scan as `selective_scan` does, in the inputs' dtype; the backward pass recomputes the states chunk by chunk."""
-    batch, directions, length, channels = delta.shape
-    if delta_bias is not None:
-        delta = delta + delta_bias[:, None]
-    if delta_softplus:
-        delta = F.softplus(delta)
-    delta, B, C = (follow(x, order) for x in (delta, B, C))  # (B, K, L, D or N)
+    u, A, order, length = inputs.u, inputs.A, inputs.order, inputs.u.shape[1]
+    delta, B, C = (follow(x, order) for x in (inputs.time_steps(), inputs.B, inputs.C))  # (B, K, L, D or N)
     drive = delta * u[:, order]  # (B, K, L, D)
-    state = initial_state
+    state = inputs.initial_state
     if state is None:
-        state = u.new_zeros(batch, directions, channels, A.shape[-1])
+        state = u.new_zeros(len(u), *A.shape)
 
-    recap = None if decay is None or recap_state is None else (decay, recap_state)
+    recap = None if inputs.decay is None or inputs.recap_state is None else (inputs.decay, inputs.recap_state)
     outputs = []
     recomputed = torch.is_grad_enabled() and length > CHUNK
     for start in range(0, length, CHUNK):
         part = slice(start, min(start + CHUNK, length))
-        recaps = [recap is not None and t % period == 0 for t in range(part.start, part.stop)]
+        recaps = [recap is not None and t % inputs.period == 0 for t in range(part.start, part.stop)]
         tokens = (delta[:, :, part], drive[:, :, part], A, B[:, :, part], C[:, :, part])
         arguments = (state, *tokens, recap, recaps)
         if recomputed:
@@ -52,9 +34,7 @@ def selective_scan_reference(
 
     position = torch.empty_like(order).scatter_(1, order, torch.arange(length, device=order.device).expand_as(order))
     y = follow(torch.cat(outputs, 2), position).sum(1)  # (B, L, D)
-    if skip is not None:
-        y = y + u * skip.sum(0)
-    return y, state
+    return (y if inputs.skip is None else y + u * inputs.skip.sum(0)), state
 
 
 def _scan_chunk(

@@ -1,4 +1,4 @@
-// The selective scan on a CPU, forward and backward, as operators of the library `hmnet_scan`. Work is cut into (batch,
+// The selective scan on a CPU, forward and backward, as operators of the library `selective_scan_cpu`. Work is cut into (batch,
 // block of channels): what a block computes does not depend on the thread that does it.
 #include "backward.h"
 #include "forward.h"
@@ -37,16 +37,12 @@ void for_each_part(const Problem& p, const F& make) {
   });
 }
 
-std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B,
-                                           const Tensor& C, const Tensor& order, const OptionalTensor& skip,
-                                           const OptionalTensor& delta_bias, bool delta_softplus,
-                                           const OptionalTensor& decay, const OptionalTensor& recap_state,
-                                           int64_t period, const OptionalTensor& initial_state, int64_t chunk) {
-  const Problem p(u, delta, A, B, C, order, skip, delta_bias, delta_softplus, decay, recap_state, period,
-                  initial_state, chunk);
-  Tensor y = at::zeros({p.batch, p.length, p.channels}, u.options());
-  Tensor state = at::empty({p.batch, p.directions, p.channels, p.states}, u.options());
-  Tensor saved = at::empty({p.batch, p.directions, p.chunks(), p.states, p.channels}, u.options());
+std::tuple<Tensor, Tensor, Tensor> forward(const Tensors& inputs, bool softplus, int64_t period, int64_t chunk) {
+  const Problem p(inputs, softplus, period, chunk);
+  const auto options = inputs.at("u").options();
+  Tensor y = at::zeros({p.batch, p.length, p.channels}, options);
+  Tensor state = at::empty({p.batch, p.directions, p.channels, p.states}, options);
+  Tensor saved = at::empty({p.batch, p.directions, p.chunks(), p.states, p.channels}, options);
   const Output out{y.data_ptr<float>(), state.data_ptr<float>(), saved.data_ptr<float>()};
   for_each_part(p, [&] {
     return [&, scratch = std::vector<Lanes>(FORWARD_ARRAYS * p.states)](
@@ -71,52 +67,49 @@ Tensor sum_parts(const Tensor& parts) {
   return sum;
 }
 
-std::vector<Tensor> backward(const Tensor& grad_y, const Tensor& grad_state, const Tensor& saved, const Tensor& u,
-                             const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C,
-                             const Tensor& order, const OptionalTensor& skip, const OptionalTensor& delta_bias,
-                             bool delta_softplus, const OptionalTensor& decay, const OptionalTensor& recap_state,
-                             int64_t period, const OptionalTensor& initial_state, int64_t chunk) {
-  const Problem p(u, delta, A, B, C, order, skip, delta_bias, delta_softplus, decay, recap_state, period,
-                  initial_state, chunk);
-  const auto empty = [&](bool present, std::initializer_list<int64_t> size) {
-    return present ? at::empty(size, u.options()) : at::empty({0}, u.options());
-  };
+Tensors backward(const Tensor& grad_y, const Tensor& grad_state, const Tensor& saved, const Tensors& inputs,
+                 bool softplus, int64_t period, int64_t chunk) {
+  const Problem p(inputs, softplus, period, chunk);
   const int64_t batch = p.batch, k = p.directions, d = p.channels, n = p.states;
-  Tensor grad_u = at::zeros({batch, p.length, d}, u.options());
-  Tensor grad_delta = empty(true, {batch, k, p.length, d});
-  Tensor grad_B = empty(true, {p.blocks, batch, k, p.length, n}), grad_C = empty(true, {p.blocks, batch, k, p.length, n});
-  Tensor grad_A = empty(true, {batch, k, d, n});
-  Tensor grad_skip = empty(skip.has_value(), {batch, k, d}), grad_bias = empty(delta_bias.has_value(), {batch, k, d});
-  Tensor grad_decay = empty(period > 0, {batch, k, d, n}), grad_recap = empty(period > 0, {batch, k, d, n});
-  Tensor grad_initial = empty(initial_state.has_value(), {batch, k, d, n});
-  const auto pointer = [](const Tensor& x) { return x.numel() > 0 ? x.data_ptr<float>() : nullptr; };
-  const Gradients g{grad_y.const_data_ptr<float>(), grad_state.const_data_ptr<float>(), saved.const_data_ptr<float>(),
-                    pointer(grad_u), pointer(grad_delta), pointer(grad_B), pointer(grad_C), pointer(grad_A),
-                    pointer(grad_skip), pointer(grad_bias), pointer(grad_decay), pointer(grad_recap),
-                    pointer(grad_initial)};
+  Tensors gradients;
+  const auto gradient = [&](const char* name, std::initializer_list<int64_t> size) -> float* {
+    if (!inputs.contains(name)) return nullptr;
+    gradients.insert(name, at::empty(size, grad_y.options()));
+    return gradients.at(name).data_ptr<float>();
+  };
+  const Gradients g{grad_y.const_data_ptr<float>(),
+                    grad_state.const_data_ptr<float>(),
+                    saved.const_data_ptr<float>(),
+                    gradient("u", {batch, p.length, d}),
+                    gradient("delta", {batch, k, p.length, d}),
+                    gradient("B", {p.blocks, batch, k, p.length, n}),
+                    gradient("C", {p.blocks, batch, k, p.length, n}),
+                    gradient("A", {batch, k, d, n}),
+                    gradient("skip", {batch, k, d}),
+                    gradient("delta_bias", {batch, k, d}),
+                    gradient("decay", {batch, k, d, n}),
+                    gradient("recap_state", {batch, k, d, n}),
+                    gradient("initial_state", {batch, k, d, n})};
+  gradients.at("u").zero_();
   for_each_part(p, [&] {
     return [&, scratch = std::vector<Lanes>(Backward<0, false>::arrays(chunk) * n),
             steps = std::vector<Step>(chunk)](const Part& part, auto states, auto full) mutable {
       Backward<states(), full()>(part, g, scratch.data(), steps.data()).run();
     };
   });
-  return {grad_u, grad_delta, sum_parts(grad_A), sum_parts(grad_B), sum_parts(grad_C),
-          skip.has_value() ? sum_parts(grad_skip) : grad_skip,
-          delta_bias.has_value() ? sum_parts(grad_bias) : grad_bias, grad_decay, grad_recap, grad_initial};
+  for (const char* name : {"A", "B", "C", "skip", "delta_bias"}) {  // one part per sample or block of channels
+    if (gradients.contains(name)) gradients.insert_or_assign(name, sum_parts(gradients.at(name)));
+  }
+  return gradients;
 }
 
 }  // namespace
 }  // namespace scan
 
-TORCH_LIBRARY(hmnet_scan, library) {
-  const std::string inputs =
-      "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor order, Tensor? skip, Tensor? delta_bias, "
-      "bool delta_softplus, Tensor? decay, Tensor? recap_state, int period, Tensor? initial_state, int chunk";
-  library.def(("forward(" + inputs + ") -> (Tensor, Tensor, Tensor)").c_str());
-  library.def(("backward(Tensor grad_y, Tensor grad_state, Tensor saved, " + inputs + ") -> Tensor[]").c_str());
-}
-
-TORCH_LIBRARY_IMPL(hmnet_scan, CPU, library) {
-  library.impl("forward", scan::forward);
-  library.impl("backward", scan::backward);
+// Tensors in dictionaries do not choose the device, so these operators have one implementation, for the CPU.
+TORCH_LIBRARY(selective_scan_cpu, library) {
+  const std::string inputs = "Dict(str, Tensor) inputs, bool delta_softplus, int period, int chunk";
+  const std::string outputs = "Tensor grad_y, Tensor grad_state, Tensor saved, ";
+  library.def(("forward(" + inputs + ") -> (Tensor, Tensor, Tensor)").c_str(), scan::forward);
+  library.def(("backward(" + outputs + inputs + ") -> Dict(str, Tensor)").c_str(), scan::backward);
 }

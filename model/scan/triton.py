@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from util.errors import UserError
+from .inputs import BackendError, ScanInputs
 
 MAX_CHUNK = 16  # tokens; with 32 the backward kernel spills registers
 TILE = 128  # channels x states of a program: one per thread, so that each thread has a chunk's tokens to itself
@@ -292,19 +292,19 @@ def _gradients(
 class _Scan:
     """One scan's inputs as the kernels take them, how it is cut up, and step 1 of both passes."""
 
-    def __init__(
-        self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, order: Tensor, bias: Tensor | None,
-        softplus: bool, decay: Tensor | None, recap_state: Tensor | None, period: int,
-    ) -> None:  # fmt: skip
-        if u.device.type == "cpu" and isinstance(_outputs, triton.JITFunction):
-            raise UserError("scan backend 'triton' needs tensors on a GPU: on a CPU use scan: cpu or scan: auto")
-        self.u, self.A, self.order = u.contiguous(), A.contiguous(), order.contiguous()
-        self.delta, self.B, self.C = (x if x.stride(-1) == 1 else x.contiguous() for x in (delta, B, C))
-        self.bias = A.new_zeros(A.shape[:2]) if bias is None else bias.contiguous()
-        self.decay, self.recap_state = (self.A if x is None else x.contiguous() for x in (decay, recap_state))
-        batch, directions, length, channels = delta.shape
+    def __init__(self, inputs: ScanInputs) -> None:
+        if inputs.u.device.type == "cpu" and isinstance(_outputs, triton.JITFunction):
+            raise BackendError("scan backend 'triton' needs tensors on a GPU: on a CPU use cpu or auto")
+        A, decay = inputs.A, inputs.decay
+        self.u, self.A, self.order = inputs.u.contiguous(), A.contiguous(), inputs.order.contiguous()
+        self.delta, self.B, self.C = (
+            x if x.stride(-1) == 1 else x.contiguous() for x in (inputs.delta, inputs.B, inputs.C)
+        )
+        self.bias = A.new_zeros(A.shape[:2]) if inputs.delta_bias is None else inputs.delta_bias.contiguous()
+        self.decay, self.recap_state = (self.A if x is None else x.contiguous() for x in (decay, inputs.recap_state))
+        batch, directions, length, channels = inputs.delta.shape
         states = A.shape[-1]
-        patch = length if decay is None else period
+        patch = inputs.period or length
         chunk, patch_chunks, self.chunks = _cut(length, patch)
         block_n = triton.next_power_of_2(states)
         block_d = min(max(1, TILE // block_n), triton.next_power_of_2(channels))
@@ -313,7 +313,7 @@ class _Scan:
         self.state_shape = (batch, directions, channels, states)
         tile = {"BLOCK_D": block_d, "BLOCK_N": block_n, "num_warps": WARPS}
         self.sizes = (length, channels, states, directions, patch, patch_chunks)
-        self.options = {"SOFTPLUS": softplus, "CHUNK": chunk, **tile}
+        self.options = {"SOFTPLUS": inputs.delta_softplus, "CHUNK": chunk, **tile}
         self.compose_sizes = (channels, states, directions, self.chunks, patch_chunks)
         self.compose_options = {"RECAP": decay is not None, **tile}
         self.strides = (*self.delta.stride()[:3], *self.B.stride()[:3], *self.C.stride()[:3])
@@ -334,25 +334,22 @@ def _cut(length: int, patch: int) -> tuple[int, int, int]:
     return chunk, patch_chunks, length // patch * patch_chunks + triton.cdiv(length % patch, chunk)
 
 
-def saved_shape(delta: Tensor, A: Tensor, period: int) -> tuple[int, ...]:
+def saved_shape(inputs: ScanInputs) -> tuple[int, ...]:
     """The shape (B, K, S, D, N) of what `forward` saves for `backward`."""
-    return *delta.shape[:2], _cut(delta.shape[2], period or delta.shape[2])[2], *A.shape[1:]
+    batch, directions, length, _ = inputs.delta.shape
+    return batch, directions, _cut(length, inputs.period or length)[2], *inputs.A.shape[1:]
 
 
-def forward(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, order: Tensor, skip: Tensor | None,
-    delta_bias: Tensor | None, delta_softplus: bool, decay: Tensor | None, recap_state: Tensor | None, period: int,
-    initial_state: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor, Tensor]:
     """Scan float32 tensors as `selective_scan` does.
 
     Returns the outputs (B, L, D), the final states (B, K, D, N) and, for `backward`, the states before every chunk
-    (B, K, S, D, N). Raises UserError for tensors on a CPU outside Triton's interpreter.
+    (B, K, S, D, N). Raises BackendError for tensors on a CPU outside Triton's interpreter.
     """
-    s = _Scan(u, delta, A, B, C, order, delta_bias, delta_softplus, decay, recap_state, period)
-    initial = u.new_zeros(s.state_shape) if initial_state is None else initial_state.contiguous()
+    s, u, skip = _Scan(inputs), inputs.u, inputs.skip
+    initial = u.new_zeros(s.state_shape) if inputs.initial_state is None else inputs.initial_state.contiguous()
     final = torch.empty_like(initial)
-    outputs = u.new_empty(delta.shape)  # (B, K, L, D)
+    outputs = u.new_empty(inputs.delta.shape)  # (B, K, L, D)
     with torch.cuda.device_of(u):
         gains, totals = s.chunk_maps(s.u, s.B, reverse=False)
         states = torch.empty_like(gains)
@@ -361,22 +358,18 @@ def forward(
         )
         _outputs[(s.chunks, s.blocks, s.sequences)](
             s.u, s.delta, s.bias, s.A, s.B, s.C, s.order, states, s.decay, s.recap_state, outputs,
-            *s.strides, *s.sizes, RECAP=decay is not None, **s.options,
+            *s.strides, *s.sizes, RECAP=inputs.decay is not None, **s.options,
         )  # fmt: skip
     y = outputs.sum(1)
     return (y if skip is None else y + u * skip.sum(0)), final, states
 
 
-def backward(
-    grad_y: Tensor, grad_final: Tensor, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, order: Tensor,
-    skip: Tensor | None, delta_bias: Tensor | None, delta_softplus: bool, decay: Tensor | None,
-    recap_state: Tensor | None, period: int, initial_state: Tensor | None, saved: Tensor,
-) -> tuple[Tensor | None, ...]:  # fmt: skip
-    """Gradients for u, delta, A, B, C, skip, delta_bias, decay, recap_state and initial_state; None where absent."""
-    s = _Scan(u, delta, A, B, C, order, delta_bias, delta_softplus, decay, recap_state, period)
+def backward(grad_y: Tensor, grad_final: Tensor, saved: Tensor, inputs: ScanInputs) -> dict[str, Tensor]:
+    """Gradients of the tensors among the inputs, by name, from those of both outputs and what `forward` saved."""
+    s, u, skip = _Scan(inputs), inputs.u, inputs.skip
     grad_y, grad_final = grad_y.contiguous(), grad_final.contiguous()
     grad_initial, grad_decay, grad_recap = (torch.empty_like(grad_final) for _ in range(3))
-    du, ddelta, dB, dC = (u.new_empty(x.shape) for x in (delta, delta, B, C))
+    du, ddelta, dB, dC = (u.new_empty(x.shape) for x in (inputs.delta, inputs.delta, inputs.B, inputs.C))
     with torch.cuda.device_of(u):
         gains, totals = s.chunk_maps(grad_y, s.C, reverse=True)
         grads, dA = torch.empty_like(gains), gains  # the gains' memory serves again
@@ -386,14 +379,11 @@ def backward(
         )  # fmt: skip
         _gradients[(s.chunks, s.sequences)](
             grad_y, s.u, s.delta, s.bias, s.A, s.B, s.C, s.order, saved, s.decay, s.recap_state, grads,
-            du, ddelta, dA, dB, dC, *s.strides, *s.sizes, RECAP=decay is not None, **s.options,
+            du, ddelta, dA, dB, dC, *s.strides, *s.sizes, RECAP=inputs.decay is not None, **s.options,
         )  # fmt: skip
-    du, dskip = du.sum(1), None
+    gradients = {"u": du.sum(1), "delta": ddelta, "A": dA.sum((0, 2)), "B": dB, "C": dC, "initial_state": grad_initial}
+    gradients |= {"decay": grad_decay, "recap_state": grad_recap, "delta_bias": ddelta.sum((0, 2))}
     if skip is not None:
-        du = du + grad_y * skip.sum(0)
-        dskip = (grad_y * u).sum((0, 1)).repeat(len(skip), 1)  # every direction visits every token once
-    return (
-        du, ddelta, dA.sum((0, 2)), dB, dC, dskip, None if delta_bias is None else ddelta.sum((0, 2)),
-        None if decay is None else grad_decay, None if recap_state is None else grad_recap,
-        None if initial_state is None else grad_initial,
-    )  # fmt: skip
+        gradients["u"] += grad_y * skip.sum(0)
+        gradients["skip"] = (grad_y * u).sum((0, 1)).repeat(len(skip), 1)  # every direction visits every token once
+    return {name: gradients[name] for name in inputs.differentiable()}

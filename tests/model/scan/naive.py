@@ -1,34 +1,18 @@
 """The selective scan written down token by token in float64, and random inputs for it."""
 
 import random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-
-class Inputs(NamedTuple):
-    """The arguments of a scan in the order in which every backend takes them."""
-
-    u: Tensor
-    delta: Tensor
-    A: Tensor
-    B: Tensor
-    C: Tensor
-    order: Tensor
-    skip: Tensor | None
-    delta_bias: Tensor | None
-    delta_softplus: bool
-    decay: Tensor | None
-    recap_state: Tensor | None
-    period: int
-    initial_state: Tensor | None
+from model.scan.inputs import ScanInputs
 
 
 def random_inputs(
     batch: int, directions: int, length: int, channels: int, states: int, period: int = 0,
     initial: bool = False, plain: bool = False,
-) -> Inputs:  # fmt: skip
+) -> ScanInputs:  # fmt: skip
     """Fresh float32 inputs, B and C strided as a projection leaves them; plain: without bias, softplus and skip."""
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
@@ -40,7 +24,7 @@ def random_inputs(
     state = (batch, directions, channels, states)
     projected = normal(batch, length, directions, 1 + 2 * states).transpose(1, 2)
     delta = normal(batch, length, directions, channels).transpose(1, 2)
-    return Inputs(
+    return ScanInputs(
         u=normal(batch, length, channels),
         delta=delta.abs() if plain else delta,
         A=-torch.arange(1.0, states + 1) * torch.rand(directions, channels, 1, generator=generator),
@@ -57,7 +41,7 @@ def random_inputs(
     )
 
 
-def naive_scan(inputs: Inputs) -> tuple[Tensor, Tensor]:
+def naive_scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """Outputs (B, L, D) and last states (B, K, D, N), by the definition, differentiable."""
     u, delta, A, B, C, order, skip, bias, softplus, decay, recap_state, period, initial_state = inputs
     batch, directions, length, channels = delta.shape
@@ -88,14 +72,14 @@ class Expected(NamedTuple):
     grad_final: Tensor  # float32
 
 
-def expected(inputs: Inputs) -> Expected:
+def expected(inputs: ScanInputs) -> Expected:
     """Outputs and gradients of the naive scan for random gradients of both outputs."""
-    leaves = {
+    leaves: dict[str, Any] = {
         name: value.double().requires_grad_()
         for name, value in inputs._asdict().items()
         if isinstance(value, Tensor) and value.is_floating_point()
     }
-    y, final = naive_scan(Inputs(**(inputs._asdict() | leaves)))
+    y, final = naive_scan(inputs._replace(**leaves))
     grad_y, grad_final = torch.randn(y.shape), torch.randn(final.shape)
     loss = (y * grad_y).sum() + (final * grad_final).sum()
     gradients = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.scan import BackendError
 from model.scan.mamba_ssm import is_available, selective_scan_mamba_ssm
 from tests.model.scan.naive import assert_close, expected, random_inputs
-from util.errors import UserError
 
 
 def cuda_function(
@@ -69,7 +69,7 @@ def test_outputs_and_gradients(
     inputs = random_inputs(2, directions, length, 3, states, period, initial, plain=length == 9)
     wanted = expected(inputs)
     leaves = {name: getattr(inputs, name).requires_grad_() for name in wanted.gradients}
-    y, final = selective_scan_mamba_ssm(*inputs)
+    y, final = selective_scan_mamba_ssm(inputs)
     assert_close({"y": y, "final": final}, wanted.outputs, 1e-5)
     loss = (y * wanted.grad_y).sum() + (final * wanted.grad_final).sum()
     gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
@@ -80,7 +80,7 @@ def test_states_pass_through_tokens_exactly(package: None) -> None:
     """Steps of nothing: what enters as the initial state leaves as the final state bit by bit."""
     inputs = random_inputs(2, 3, 4, 5, 16, initial=True, plain=True)
     inputs = inputs._replace(delta=torch.zeros_like(inputs.delta), initial_state=inputs.initial_state * 1e3)
-    assert torch.equal(selective_scan_mamba_ssm(*inputs)[1], inputs.initial_state)
+    assert torch.equal(selective_scan_mamba_ssm(inputs)[1], inputs.initial_state)
 
 
 def test_is_available_with_the_package(package: None) -> None:
@@ -90,5 +90,5 @@ def test_is_available_with_the_package(package: None) -> None:
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mamba_ssm", None)
     assert not is_available()
-    with pytest.raises(UserError, match="pip install mamba-ssm"):
-        selective_scan_mamba_ssm(*random_inputs(1, 1, 3, 2, 4))
+    with pytest.raises(BackendError, match="pip install mamba-ssm"):
+        selective_scan_mamba_ssm(random_inputs(1, 1, 3, 2, 4))

@@ -15,12 +15,11 @@ triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from model.scan import Recap, selective_scan  # noqa: E402
+from model.scan import BackendError, Recap, selective_scan  # noqa: E402
 from model.scan import triton as kernels  # noqa: E402
-from tests.model.scan.naive import Inputs, assert_close, expected, random_inputs  # noqa: E402
-from util.errors import UserError  # noqa: E402
+from model.scan.inputs import ScanInputs  # noqa: E402
+from tests.model.scan.naive import assert_close, expected, random_inputs  # noqa: E402
 
-GRADIENTS = ("u", "delta", "A", "B", "C", "skip", "delta_bias", "decay", "recap_state", "initial_state")
 compiles_here = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="Triton only interprets here")
 
 
@@ -33,13 +32,12 @@ def interpreter() -> Iterator[ProcessPoolExecutor]:
         yield pool
 
 
-def check(interpreter: ProcessPoolExecutor, inputs: Inputs) -> None:
+def check(interpreter: ProcessPoolExecutor, inputs: ScanInputs) -> None:
     wanted = expected(inputs)
-    y, final, saved = interpreter.submit(kernels.forward, *inputs).result()
-    assert saved.shape == kernels.saved_shape(inputs.delta, inputs.A, inputs.period)
+    y, final, saved = interpreter.submit(kernels.forward, inputs).result()
+    assert saved.shape == kernels.saved_shape(inputs)
     assert_close({"y": y, "final": final}, wanted.outputs, 1e-5)
-    values = interpreter.submit(kernels.backward, wanted.grad_y, wanted.grad_final, *inputs, saved).result()
-    gradients = {name: x for name, x in zip(GRADIENTS, values, strict=True) if x is not None}
+    gradients = interpreter.submit(kernels.backward, wanted.grad_y, wanted.grad_final, saved, inputs).result()
     assert_close(gradients, wanted.gradients, 1e-4)
 
 
@@ -80,9 +78,9 @@ def test_larger(interpreter: ProcessPoolExecutor, period: int) -> None:
     check(interpreter, random_inputs(1, 2, 37, 5, 16, period, initial=True))
 
 
-def differentiate_operator(inputs: Inputs, grad_y: Tensor, grad_final: Tensor) -> dict[str, Tensor]:
+def differentiate_operator(inputs: ScanInputs, grad_y: Tensor, grad_final: Tensor) -> dict[str, Tensor]:
     """Outputs and gradients of the whole operator; for the interpreter's process."""
-    leaves = {name: getattr(inputs, name).requires_grad_() for name in GRADIENTS}
+    leaves = {name: x.requires_grad_() for name, x in inputs.differentiable().items()}
     y, final = selective_scan(
         inputs.u, inputs.delta, inputs.A, inputs.B, inputs.C, inputs.order, skip=inputs.skip,
         delta_bias=inputs.delta_bias, delta_softplus=True, recap=Recap(inputs.decay, inputs.recap_state, inputs.period),
@@ -101,8 +99,8 @@ def test_operator_runs_the_kernels(interpreter: ProcessPoolExecutor) -> None:
 
 @compiles_here
 def test_tensors_on_a_cpu_are_refused() -> None:
-    with pytest.raises(UserError, match="needs tensors on a GPU"):
-        kernels.forward(*random_inputs(1, 1, 3, 2, 4))
+    with pytest.raises(BackendError, match="needs tensors on a GPU"):
+        kernels.forward(random_inputs(1, 1, 3, 2, 4))
 
 
 @compiles_here
