@@ -91,9 +91,7 @@ def test_lengths(length: int) -> None:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.bfloat16, 1e-2)])
 def test_half_precision_inputs(dtype: torch.dtype, tolerance: float) -> None:
     arguments = random_arguments(64, True, True, 1, True, True, True)
-    halves: dict[str, Any] = {
-        name: x.to(dtype) if name in ("u", "delta", "B", "C", "z") else x for name, x in arguments.items()
-    }
+    halves = arguments | {name: arguments[name].to(dtype) for name in ("u", "delta", "B", "C", "z")}
     assert selective_scan_fn(**halves).dtype == dtype
     check(halves, True, tolerance)
 
