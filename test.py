@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dataset.episode import write_episodes
-from dataset.index import class_names, load_index
+from dataset.index import class_names, load_index, test_config
 from engine.evaluation import (
     EpisodeSet,
     Names,
@@ -35,6 +35,7 @@ from util.image import read_image
 from util.logger import RunLog
 from util.visualize import episode_panel, save_image
 
+SEEDLESS = ("hsnet", "fptrans")  # protocols that have a seed of their own
 PANELS = 20  # drawn by --viz, which BAM's scripts pass without a number
 
 
@@ -92,7 +93,7 @@ def write_result(path: Path, cfg: Config, method: str, weights: Path | None, res
         "method": method,
         "weights": None if weights is None else str(weights),
         "config": cfg.model_dump(),
-        "classes": class_names(cfg),
+        "classes": class_names(test_config(cfg)),
         "results": [{"seed": seed, **result.to_dict()} for seed, result in results.items()],
         "aggregate": aggregate(list(results.values())),
     }
@@ -101,6 +102,7 @@ def write_result(path: Path, cfg: Config, method: str, weights: Path | None, res
 
 def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
     """Evaluate every seed, then print the figures."""
+    data = test_config(cfg)
     weights = find_weights(cfg) if arguments.method == "hmnet" else None
     model = build_model(cfg, pretrained=weights is None)
     if weights:
@@ -108,15 +110,17 @@ def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
     prepare_inference(model.to(world.device))
     segment = FeatureCache(model, cfg.feature_cache_mb).scores if weights else prior_segment(model)
     suffix = f"test_{cfg.shot}shot" + ("" if weights else "_prior") + ("_bbox" if cfg.ann_type == "bbox" else "")
+    suffix += f"_{data.data_set}{data.split}" if cfg.test_set else ""
+    suffix += f"_{cfg.protocol}" if cfg.protocol in SEEDLESS else ""
     path = arguments.result or cfg.experiment_dir / f"result_{suffix}.json"
     log = RunLog(path.with_suffix(".log"), talks=world.is_main)
     log.info(f"{cfg.data_set} split {cfg.split}, {cfg.shot} shot, weights: {weights or 'none, the prior alone'}")
-    names, draw = class_names(cfg), None
+    names, draw = class_names(data), None
     results: dict[int, Result] = {}
     lines = ""
     with world.main_first():  # the first one scans the masks, the others find its cache
-        novel = load_index(cfg, "val")
-    for seed in cfg.seeds[:1] if cfg.episodes_file else dict.fromkeys(cfg.seeds):
+        novel = load_index(data, "test")
+    for seed in cfg.seeds[:1] if cfg.episodes_file or cfg.protocol in SEEDLESS else dict.fromkeys(cfg.seeds):
         episode_set = make_episodes(cfg, seed, cfg.test_episodes, novel)
         if not results:
             if arguments.episodes_out and world.is_main:

@@ -15,7 +15,7 @@ from torch import nn
 
 from dataset.dataset import collate, train_dataset
 from dataset.episode import check_possible
-from dataset.index import config_classes, load_index
+from dataset.index import config_classes, load_index, test_config
 from dataset.reading import oversize_note
 from engine.evaluation import EpisodeSet, make_episodes, run_episodes
 from engine.learner import Learner, Output, Tensors
@@ -46,7 +46,7 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
     make_deterministic(cfg.deterministic)
     with world.main_first():  # one process scans the masks
         index, files = load_index(cfg, "train")
-        novel = load_index(cfg, "val") if cfg.evaluate else None
+        novel = load_index(test_config(cfg), "val") if cfg.evaluate else None
     for each in [index, *(novel or ())[:1]]:
         check_possible(each, cfg.shot)
     classes = config_classes(cfg, "train")

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from dataset.episode import Episode, check_possible, draw_episode
 from dataset.index import Files, ImageIndex, config_classes, list_files
-from dataset.reading import read_pair
+from dataset.reading import check_sizes, read_pair
 from dataset.transform import Augmentation, Image, Mask, fill_boxes
 from util.config import Config
 from util.errors import UserError
@@ -198,11 +198,11 @@ def _collate(values: list[Any]) -> Any:
 
 def _read_object(files: Files, name: str, class_id: int, max_side: int | None) -> tuple[Image, Mask]:
     """An image and the mask of one class in it: 1 where that class is, 255 kept, else 0."""
-    image, mask = read_pair(*files[name], max_side)
-    of_class = np.where(mask == IGNORE, mask, (mask == class_id).astype(np.uint8))
-    if not (of_class == 1).any():
+    image, mask = files.picture(name, max_side), files.read(name, class_id)
+    check_sizes(files.size(name) if max_side else image.shape[:2], mask, *files[name])
+    if not (mask == 1).any():
         raise UserError(f"{files[name][1]}: no pixel of class {class_id}; draw the episodes from the masks as they are")
-    return image, of_class
+    return image.astype(np.float32), mask
 
 
 def _read_support(files: Files, name: str, class_id: int, ann_type: str, max_side: int | None) -> tuple[Image, Mask]:

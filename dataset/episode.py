@@ -2,15 +2,19 @@
 
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import torch
 
 from dataset.index import ImageIndex
 from util.errors import UserError
 from util.files import atomic_write
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -25,17 +29,23 @@ class Episode:
 def draw_episodes(
     index: ImageIndex, shot: int, count: int, seed: int = 321, protocol: str = "released", workers: int = 8
 ) -> list[Episode]:
-    """Draw `count` episodes as the released evaluation does ("released"), or each from (seed, number) alone ("seeded").
+    """Draw `count` episodes.
 
-    `workers` is how many loader workers the released protocol simulates, whatever number really runs.
-    UserError when a class has too few images, for an unknown protocol, and for an image without a wanted class.
+    Protocols: "released", the released evaluation's draws, with as many simulated loader `workers`, whatever number
+    really runs; "seeded", each from (seed, number) alone; "hsnet" (HSNet, Matcher, PATNet ...) and "fptrans" (FPTrans
+    on COCO -> PASCAL), whose seeds are their own. UserError when a class has too few images, for an unknown protocol,
+    and for an image without a wanted class.
     """
+    if protocol == "hsnet":
+        return _draw_hsnet(index, shot, count)
     check_possible(index, shot)
+    if protocol == "fptrans":
+        return _draw_fptrans(index, shot, count)
     if protocol == "released":
         return _draw_released(index, shot, count, seed, workers)
     if protocol == "seeded":
         return [draw_seeded(index, shot, seed, number) for number in range(count)]
-    raise UserError(f"protocol: {protocol!r} is unknown; use released or seeded")
+    raise UserError(f"protocol: {protocol!r} is unknown; use released, seeded, hsnet or fptrans")
 
 
 def check_possible(index: ImageIndex, shot: int) -> None:
@@ -99,6 +109,62 @@ def _draw_as_released(index: ImageIndex, query: str, shot: int, rng: random.Rand
             position = rng.randint(1, len(images)) - 1
         drawn.append(position)
     return Episode(query, class_id, [images[position] for position in drawn])
+
+
+def _draw_hsnet(index: ImageIndex, shot: int, count: int) -> list[Episode]:
+    """HSNet's draws: one stream of NumPy's legacy generator, seed 0; a support may repeat, but is never the query."""
+    rule, rng, classes = index.hsnet, np.random.RandomState(0), sorted(index.by_class)
+    least = shot + 1 if rule.distinct else 2
+    for class_id, names in index.by_class.items():
+        usable = [name for name in dict.fromkeys(names) if any(rule.objects.get((class_id, name), ("itself",)))]
+        if len(usable) < least:
+            raise UserError(f"class {class_id}: {len(usable)} images, but its episodes need {least}; check the lists")
+
+    def choice(items: Sequence[Item]) -> Item:
+        return items[rng.permutation(len(items))[0]]  # as choice(items, 1, replace=False) takes it
+
+    def draw(class_id: int, others: Sequence[str]) -> tuple[str, str]:
+        """An image that is none of the others, and what it is called: itself, or one object in it."""
+        while True:
+            image = choice(index.by_class[class_id])
+            if image in others:
+                continue
+            found = choice(rule.objects[class_id, image]) if rule.objects else image
+            if found is not None:
+                return image, found
+
+    episodes = []
+    for number in range(count):
+        if rule.lines:
+            query_image, class_id = rule.lines[number % len(rule.lines)]
+            query = query_image
+        else:
+            class_id = choice(classes) if rule.draw_class else classes[number % len(classes)]
+            query_image, query = draw(class_id, ())
+        drawn, supports = [query_image], []
+        for _ in range(shot):
+            image, support = draw(class_id, drawn)
+            supports.append(support)
+            if rule.distinct:
+                drawn.append(image)
+        episodes.append(Episode(query, class_id, supports))
+    return episodes
+
+
+def _draw_fptrans(index: ImageIndex, shot: int, count: int) -> list[Episode]:
+    """FPTrans's draws on COCO -> PASCAL: the list in another order every pass, supports distinct; seed 5678."""
+    rng = np.random.RandomState(5678)
+    episodes: list[Episode] = []
+    while len(episodes) < count:
+        for position in rng.permutation(len(index.images))[: count - len(episodes)]:
+            query = index.images[position]
+            class_id = int(rng.choice(wanted_classes(index, query)))
+            images, support = index.by_class[class_id], [query]
+            while len(support) <= shot:
+                if (name := images[int(rng.choice(len(images), 1)[0])]) not in support:
+                    support.append(name)
+            episodes.append(Episode(query, class_id, support[1:]))
+    return episodes
 
 
 def write_episodes(path: str | Path, episodes: Iterable[Episode]) -> None:

@@ -3,12 +3,12 @@
 from dataset.benchmarks.base import Files, ImageIndex, Mode, fold_classes
 from dataset.benchmarks.coco import COCO_CLASSES
 from dataset.benchmarks.pascal import PASCAL_CLASSES
-from dataset.benchmarks.table import open_benchmark
+from dataset.benchmarks.table import open_benchmark, test_config
 from dataset.lists import locate, read_list
 from util.config import Config
 
-__all__ = ["COCO_CLASSES", "PASCAL_CLASSES", "Files", "ImageIndex", "Mode", "class_names", "config_classes"]
-__all__ += ["fold_classes", "list_files", "load_index", "locate", "read_list"]
+__all__ = ["COCO_CLASSES", "PASCAL_CLASSES", "Files", "ImageIndex", "Mode", "fold_classes", "locate", "read_list"]
+__all__ += ["class_names", "config_classes", "episode_count", "list_files", "load_index", "test_config"]
 
 
 def config_classes(cfg: Config, mode: Mode) -> list[int]:
@@ -29,3 +29,10 @@ def list_files(cfg: Config, mode: Mode) -> Files:
 def load_index(cfg: Config, mode: Mode) -> tuple[ImageIndex, Files]:
     """Index of the fold's training or validation images, and the files of each; see the benchmark's `load`."""
     return open_benchmark(cfg).load(mode)
+
+
+def episode_count(cfg: Config, index: ImageIndex) -> int:
+    """How many episodes a test of the benchmark has if nobody says another number."""
+    if cfg.test_episodes is not None:
+        return cfg.test_episodes
+    return open_benchmark(cfg).EPISODES or len(index.hsnet.lines) or len(index.images)

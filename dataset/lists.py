@@ -1,7 +1,10 @@
-"""Reads list files: `image mask` pairs, `index name` classes, and the released index format."""
+"""Reads list files: `image mask` pairs, `index name` classes, the released index format, and other papers' lists."""
 
 import ast
+import pickle
+import re
 from pathlib import Path
+from typing import Any, NoReturn
 
 from util.errors import UserError
 
@@ -97,3 +100,65 @@ def span(classes: list[int]) -> str:
     if classes and classes == list(range(classes[0], classes[-1] + 1)):
         return f"{classes[0]}..{classes[-1]}"
     return ", ".join(map(str, classes)) or "none"
+
+
+def find_list(folder: Path, *names: str) -> Path:
+    """The first of the names that is a file of the folder; UserError that says what was looked for."""
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    wanted = " or ".join(names)
+    raise UserError(
+        f"{folder}: no list {wanted}; set lists, or fetch it: python -m tools.prepare lists NAME --download"
+    )
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a list that are not empty."""
+    return [line.strip() for line in _read_text(path, "list").splitlines() if line.strip()]
+
+
+def read_labelled(path: Path) -> list[tuple[str, int]]:
+    """Name and class of lines `name__class`, `name class` or `class name name ...`; UserError names any other."""
+    lines = []
+    for line in read_lines(path):
+        single, several = re.fullmatch(r"(\S+?)(?:__| +)(\d+)", line), re.fullmatch(r"(\d+)((?: +\S+)+)", line)
+        if single:
+            lines.append((single[1], int(single[2])))
+        elif several:
+            lines += [(name, int(several[1])) for name in several[2].split()]
+        else:
+            raise UserError(f"{path}: {line!r} is neither `name__class` nor `name class`; fetch the list again")
+    return lines
+
+
+def read_class_lists(path: Path) -> dict[int, list[str]]:
+    """The names of each class: `class name name ...` lines, or a pickled dict {class from 0: [name, ...]}."""
+    if path.suffix == ".pkl":
+        content = read_pickle(path)
+        try:
+            return {int(c) + 1: [str(name) for name in names] for c, names in content.items()}
+        except (AttributeError, TypeError, ValueError):
+            raise UserError(f"{path}: not a dict {{class: [name, ...]}}; fetch the list again") from None
+    rows = [line.split() for line in read_lines(path)]
+    if wrong := [row[0] for row in rows if not row[0].isdecimal()]:
+        raise UserError(f"{path}: {wrong[0]!r} is no class number; lines are `class name name ...`")
+    return {int(row[0]): row[1:] for row in rows}
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Takes numbers, text, lists and dicts; whatever would have to be imported is refused, so nothing is executed."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def read_pickle(path: Path) -> Any:
+    """What a pickle of plain data holds; UserError for one that is damaged or asks for any class or function."""
+    try:
+        with path.open("rb") as file:
+            return _PlainUnpickler(file).load()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; put it there") from None
+    except Exception as error:  # a damaged pickle makes the reader fail in any way there is
+        raise UserError(f"{path}: not a pickle of plain data ({error}); fetch it again") from None

@@ -10,6 +10,8 @@ from PIL import Image
 from util.errors import UserError
 from util.image import IGNORE, UNREADABLE, picture_size, read_image
 
+Mask = NDArray[np.uint8]
+
 CROP_RATIO = 1.06  # longer side of VOC's pictures, 500, to the crop of its trainings, 473
 OVERSIZE = 1.5  # the same ratio from which on crops are too small a part
 SAMPLED = 200  # pictures whose sizes are looked at
@@ -25,13 +27,28 @@ def read_pair(
     unreadable, when the mask is no index image, and when the sizes differ.
     """
     image = read_image(image_path, max_side).astype(np.float32)
-    mask = np.array(_open_mask(mask_path), dtype=np.uint8)
-    height, width = picture_size(image_path) if max_side else image.shape[:2]
-    if (height, width) != mask.shape:
-        mask_height, mask_width = mask.shape
+    mask = read_mask(mask_path)
+    check_sizes(picture_size(image_path) if max_side else image.shape[:2], mask, image_path, mask_path)
+    return image, mask
+
+
+def read_mask(path: Path) -> Mask:
+    """Class number of every pixel (h, w), 255 = ignore; UserError when the file is missing or no index image."""
+    return np.array(_open_mask(path), dtype=np.uint8)
+
+
+def read_grey_mask(path: Path) -> Mask:
+    """A picture of one object (h, w): 1 where its grey value is 128 or more, else 0; UserError as read_mask."""
+    with _opened(path) as mask:
+        return (np.asarray(mask.convert("L")) >= 128).astype(np.uint8)
+
+
+def check_sizes(size: tuple[int, ...], mask: Mask, image_path: Path, mask_path: Path) -> None:
+    """UserError unless an image of `size` (h, w) and its mask (h, w) are equal in size."""
+    if size != mask.shape:
+        (height, width), (mask_height, mask_width) = size, mask.shape
         sizes = f"mask is {mask_width}x{mask_height}, its image {image_path} is {width}x{height}"
         raise UserError(f"{mask_path}: {sizes}; make them equal")
-    return image, mask
 
 
 def oversize_note(images: Sequence[Path], crop: int, max_side: int | None) -> str | None:
@@ -55,6 +72,13 @@ def count_classes(path: Path) -> dict[int, int]:
 
 
 def _open_mask(path: Path) -> Image.Image:
+    mask = _opened(path)
+    if mask.mode not in MASK_MODES:
+        raise UserError(f"{path}: mask holds {mask.mode} pixels; masks are 8-bit index PNG files, value = class number")
+    return mask
+
+
+def _opened(path: Path) -> Image.Image:
     try:
         mask = Image.open(path)
         mask.load()
@@ -62,6 +86,4 @@ def _open_mask(path: Path) -> Image.Image:
         raise UserError(f"{path}: no such mask; check the list file and data_root") from None
     except UNREADABLE as error:
         raise UserError(f"{path}: not a readable mask ({error}); fetch or export it again") from None
-    if mask.mode not in MASK_MODES:
-        raise UserError(f"{path}: mask holds {mask.mode} pixels; masks are 8-bit index PNG files, value = class number")
     return mask

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dataset.dataset import collate, test_dataset
 from dataset.episode import Episode, draw_episodes, read_episodes
-from dataset.index import Files, ImageIndex, load_index
+from dataset.index import Files, ImageIndex, episode_count, load_index, test_config
 from engine.loader import Batch, load_steps, shard_batches
 from engine.metric import Result, count_pixels, ratio, summarize
 from engine.optim import amp_dtype
@@ -82,14 +82,20 @@ def expected_weights(cfg: Config) -> Path:
     return outside if outside.is_file() and not inside.is_file() else inside
 
 
-def make_episodes(cfg: Config, seed: int, count: int, images: tuple[ImageIndex, Files] | None = None) -> EpisodeSet:
-    """The whole episode list, before any image is read: drawn, or all that `episodes_file` holds.
+def make_episodes(
+    cfg: Config, seed: int, count: int | None, images: tuple[ImageIndex, Files] | None = None
+) -> EpisodeSet:
+    """The whole episode list of `test_set`, before any image is read: drawn, or all that `episodes_file` holds.
+
+    Without a count there are as many as the benchmark is known by.
 
     `images` is what `load_index` returned, where it is at hand: a scan looks at every mask of the list.
     Raises UserError for a class that cannot form an episode and for a line of the file that does not belong to this
     data set, split and shot.
     """
-    index, files = images or load_index(cfg, "val")
+    cfg = test_config(cfg)
+    index, files = images or load_index(cfg, "test")
+    count = count or episode_count(cfg, index)
     classes = sorted(index.by_class)
     if cfg.episodes_file is None:
         return EpisodeSet(draw_episodes(index, cfg.shot, count, seed, cfg.protocol, cfg.workers), files, classes)

@@ -4,12 +4,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from dataset.benchmarks.table import BENCHMARKS
 from dataset.prepare.archive import Source
 from dataset.prepare.check import Finding, check
 from dataset.prepare.coco import prepare_coco
 from dataset.prepare.custom import prepare_custom
 from dataset.prepare.files import default_workers
 from dataset.prepare.known import LIST_SIZES
+from dataset.prepare.lists import LISTS, fetch_lists, list_paths
 from dataset.prepare.pascal import prepare_pascal
 from dataset.scan import scan_masks
 from tools.released import fetch, fetch_torchvision
@@ -39,6 +41,11 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     custom.add_argument("--val", type=float, default=0.2, metavar="SHARE", help="of the images for validation (0.2)")
     custom.add_argument("--images", type=Path, metavar="DIR", help="the pictures, where they are not beside the JSON")
     _add_workers(custom)
+    lists = commands.add_parser("lists", help="public lists of a benchmark, by which its episodes are drawn")
+    lists.add_argument("name", choices=list(LISTS), metavar="NAME", help=", ".join(LISTS))
+    lists.add_argument("--out", type=Path, help="folder for them; default: lists/ in the benchmark's folder")
+    lists.add_argument("--download", action="store_true", help="fetch those that are missing")
+    lists.add_argument("--mirror", metavar="URL", help="folder to fetch from instead of the authors' repositories")
     checking = commands.add_parser(
         "check", help="verify lists, files and known sizes; exit code 1 if anything is wrong"
     )
@@ -77,7 +84,7 @@ def _add_overrides(parser: argparse.ArgumentParser) -> None:
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command; return 1 when a check found something wrong. Raises UserError."""
     arguments = parse_arguments(words)
-    commands = {"pascal": build, "coco": build, "custom": build_custom, "check": run_check}
+    commands = {"pascal": build, "coco": build, "custom": build_custom, "check": run_check, "lists": bring_lists}
     commands |= {"weights": fetch_weights, "check-weights": check_weights}
     try:
         return commands[arguments.command](arguments)
@@ -123,6 +130,19 @@ def build_custom(arguments: argparse.Namespace) -> int:
     print(f"\n{config}:\n{config.read_text()}")
     print(f"Verify it with: python -m tools.prepare check --config {config}")
     return 0
+
+
+def bring_lists(arguments: argparse.Namespace) -> int:
+    """Fetch a benchmark's public lists, or say which are there; 1 when one is missing."""
+    folder = arguments.out or Path(BENCHMARKS[arguments.name].ROOT, "lists")
+    if arguments.download or arguments.mirror:
+        fetch_lists(arguments.name, folder, arguments.mirror)
+    missing = [path for path in list_paths(arguments.name, folder) if not path.is_file()]
+    for path in list_paths(arguments.name, folder):
+        print(f"{'missing' if path in missing else 'there  '}  {path}")
+    if missing:
+        print("Fetch them with --download, or give a folder that has them as `lists`.")
+    return 1 if missing else 0
 
 
 def run_check(arguments: argparse.Namespace) -> int:

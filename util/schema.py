@@ -165,8 +165,13 @@ class Config(BaseModel):
     # testing
     weight: str | None
     ann_type: Literal["mask", "bbox"]
-    protocol: Protocol[Literal["released", "seeded"]]
-    test_episodes: Protocol[Positive]
+    test_set: Protocol[str | None]
+    test_root: str | None
+    test_fold: Protocol[NotNegative | None]
+    protocol: Protocol[Literal["released", "seeded", "hsnet", "fptrans"]]
+    lists: str | None
+    variant: Protocol[str | None]
+    test_episodes: Protocol[Positive | None]
     seeds: Annotated[list[NotNegative], Field(min_length=1), BeforeValidator(_as_list)]
     episodes_file: Protocol[str | None]
     feature_cache_mb: NotNegative
@@ -181,6 +186,12 @@ class Config(BaseModel):
     def _default_base_train_h(cls, value: Any, info: ValidationInfo) -> Any:
         return (473 if info.data.get("data_set") == "coco" else 417) if value is None else value
 
+    @field_validator("test_episodes", mode="before")
+    @classmethod
+    def _default_test_episodes(cls, value: Any, info: ValidationInfo) -> Any:
+        own = info.data.get("test_set") is None and info.data.get("protocol") in ("released", "seeded")
+        return (4000 if info.data.get("data_set") == "coco" else 1000) if value is None and own else value
+
     @field_validator("amp", mode="before")
     @classmethod
     def _default_amp(cls, value: Any, info: ValidationInfo) -> Any:
@@ -192,6 +203,16 @@ class Config(BaseModel):
     def backbone_name(self) -> str:
         """'resnet50', 'resnet101', 'vgg' or 'tiny': `backbone`, or what BAM's `vgg` and `layers` say."""
         return self.backbone or ("vgg" if self.vgg else f"resnet{self.layers}")
+
+    @property
+    def list_kind(self) -> str:
+        """Which training images stay: "filtered", without any novel class, or "all" that have a base class."""
+        return "all" if self.train_list == "all" else "filtered"
+
+    @property
+    def train_list_file(self) -> str:
+        """The list file of training: `train_list`, unless that only says which images stay."""
+        return "ImageSets/train.txt" if self.train_list in ("filtered", "all") else self.train_list
 
     @property
     def novel_class_count(self) -> int:

@@ -1,15 +1,75 @@
 """What a benchmark is: pictures, masks, classes, folds and lists behind one small interface."""
 
+import os
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from dataset.reading import Mask, read_grey_mask, read_mask
 from util.config import Config
 from util.errors import UserError
+from util.image import IGNORE, picture_size, read_image
 
-Mode = Literal["train", "val"]
-Files = dict[str, tuple[Path, Path]]  # image name -> image file, mask file
+Mode = Literal["train", "val", "test"]
+
+
+class Files(dict[str, tuple[Path, Path]]):
+    """Image name -> image file, mask file; read here as index masks, which benchmarks of other masks override."""
+
+    def picture(self, name: str, max_side: int | None = None) -> NDArray[np.uint8]:
+        """RGB image (h, w, 3), its longer side reduced to `max_side`; UserError when it cannot be read."""
+        return read_image(self[name][0], max_side)
+
+    def size(self, name: str) -> tuple[int, int]:
+        """Height and width in pixels of an image as it is."""
+        return picture_size(self[name][0])
+
+    def read(self, name: str, class_id: int) -> Mask:
+        """The mask (h, w) of one class in an image: 1 where it is, 255 not to be judged, else 0."""
+        mask = read_mask(self[name][1])
+        return np.where(mask == IGNORE, mask, mask == class_id).astype(np.uint8)
+
+    def checked(self, source: Path) -> "Files":
+        """Itself, after one look into each folder of images: on network disks, one per image takes minutes.
+
+        UserError names an image that is missing, and `source`, where it is named.
+        """
+        folders: dict[Path, set[str]] = {}
+        for image, _ in self.values():
+            folder = image.parent
+            if folder not in folders:
+                folders[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
+            if image.name not in folders[folder]:
+                raise UserError(f"{image}: no such image, named in {source}; check the list and data_root")
+        return self
+
+
+class GreyFiles(Files):
+    """Masks that are grey pictures of one object; a `*` in their paths is the folder of the class."""
+
+    folders: Mapping[int, str] = {}
+
+    def read(self, name: str, class_id: int) -> Mask:
+        """1 where the grey value is 128 or more."""
+        return read_grey_mask(Path(str(self[name][1]).replace("*", self.folders.get(class_id, "*"))))
+
+
+@dataclass
+class HsnetRule:
+    """What `protocol: hsnet` needs to know of a benchmark, beside the images of each class."""
+
+    lines: list[tuple[str, int]] = field(
+        default_factory=list
+    )  # queries and their classes in order, where they are given
+    draw_class: bool = False  # drawn at random; else the classes take turns
+    objects: dict[tuple[int, str], list[str | None]] = field(default_factory=dict)  # (class, image) -> its objects;
+    # one is drawn, None is redrawn with its image
+    distinct: bool = False  # supports of an episode differ
 
 
 @dataclass
@@ -19,6 +79,16 @@ class ImageIndex:
     images: list[str]
     classes: dict[str, list[int]]  # image -> classes in its mask, ascending, however small
     by_class: dict[int, list[str]]  # wanted class -> its images above the area threshold, in list order
+    hsnet: HsnetRule = field(default_factory=HsnetRule)
+
+
+def listed_index(by_class: dict[int, list[str]], lines: Sequence[tuple[str, int]] = (), **rule: Any) -> ImageIndex:
+    """An index of what class lists alone tell; images in the order of the query lines, or of the lists."""
+    classes: dict[str, list[int]] = {}
+    for name, class_id in lines or [(name, class_id) for class_id, names in by_class.items() for name in names]:
+        classes.setdefault(name, []).append(class_id)
+    classes = {name: sorted(set(present)) for name, present in classes.items()}
+    return ImageIndex(list(classes), classes, by_class, HsnetRule(lines=list(lines), **rule))
 
 
 def fold_classes(
@@ -42,28 +112,60 @@ def fold_classes(
 class Benchmark(ABC):
     """A data set as papers use it; a subclass is a whole benchmark, and `table.BENCHMARKS` knows its name.
 
-    Args: the config that names it by `data_set`, and its `data_root` and `split`.
+    Args: the config that names it by `data_set`, and its `data_root`, `split` and `lists`.
     """
+
+    CLASSES: ClassVar[tuple[str, ...]] = ()  # names, from class 1
+    ROOT: ClassVar[str] = ""  # where it lies if `test_root` says nothing
+    FOLDS: ClassVar[int] = 1
+    EPISODES: ClassVar[int | None] = None  # of a test; None: as many as there are queries
+    VARIANTS: ClassVar[tuple[str, ...]] = ("",)  # values of the key `variant`, the default first
 
     def __init__(self, cfg: Config) -> None:
         self.cfg, self.root = cfg, Path(cfg.data_root)
+        self.lists = self.root / "lists" if cfg.lists is None else Path(cfg.lists)
+        self.variant = cfg.variant or self.VARIANTS[0]
+        if self.variant not in self.VARIANTS:
+            choices = ", ".join(filter(None, self.VARIANTS)) or "none"
+            raise UserError(f"variant: {self.variant!r} is no variant of {cfg.data_set}; choose: {choices}")
 
     @abstractmethod
+    def index(self, mode: Mode) -> ImageIndex:
+        """Which images count for which class of the fold in a mode, as far as possible without any picture."""
+
+    @abstractmethod
+    def files(self, index: ImageIndex) -> Files:
+        """The files of an index's images; UserError names one that is missing."""
+
+    def load(self, mode: Mode) -> tuple[ImageIndex, Files]:
+        """Index of a mode, and the files of its images."""
+        index = self.index(mode)
+        return index, self.files(index)
+
     def names(self) -> dict[int, str]:
         """Name of every class by its number."""
-
-    @abstractmethod
-    def load(self, mode: Mode) -> tuple[ImageIndex, Files]:
-        """Index of the fold's training or validation images, and the files of each."""
+        return dict(enumerate(self.CLASSES, 1))
 
     def wanted(self, mode: Mode) -> list[int]:
         """Base classes for training, novel classes for validation and testing, ascending."""
         cfg = self.cfg
+        if self.FOLDS == 1 and self.CLASSES:
+            return list(self.names())
         base, novel = fold_classes(cfg.data_set, cfg.split, cfg.num_classes, cfg.folds, cfg.use_split_coco)
         return base if mode == "train" else novel
 
     def base_files(self, mode: Mode) -> Files:
         """The files of every image of a list, on which the base learner trains; their masks are index images."""
-        raise UserError(
-            f"data_set: {self.cfg.data_set} has no index masks to train a base learner on; set ensemble False"
-        )
+        raise UserError(f"data_set: {self.cfg.data_set} has no index masks for a base learner; set ensemble False")
+
+    def notes(self) -> list[str]:
+        """What a reader of its figures should know: conventions, and what could not be verified."""
+        return []
+
+    def class_label(self, class_id: int) -> str:
+        """What stands for a class in a list of episodes."""
+        return str(class_id)
+
+    def image_label(self, name: str) -> str:
+        """What stands for an image in a list of episodes."""
+        return Path(name).stem

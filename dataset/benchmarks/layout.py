@@ -1,7 +1,5 @@
 """Benchmarks in two list files of `image mask` pairs, whose masks are index images: which images count."""
 
-import os
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +11,6 @@ from util.errors import UserError
 
 class ListedMasks(Benchmark):
     """Images that count by the area of their classes; the base of all sets in the VOC layout."""
-
-    CLASSES: tuple[str, ...] = ()  # names; none: a class file has them
 
     def names(self) -> dict[int, str]:
         """Name of every class 1..num_classes; UserError for a class file that is absent, malformed or of others."""
@@ -31,14 +27,17 @@ class ListedMasks(Benchmark):
     def load(self, mode: Mode) -> tuple[ImageIndex, Files]:
         """Index and files of a mode; scans masks that are new or changed.
 
-        Validation keeps every image where a novel class counts; training keeps those whose classes are all base classes
-        and where at least one counts. A class counts from area_threshold pixels. With released_lists, what counts is
-        read from there. UserError names whatever is missing or malformed.
+        Validation keeps every image where a novel class counts; training keeps those whose classes are all base
+        classes, or with `train_list: all` every one, and where at least one counts. A class counts from area_threshold
+        pixels. What counts is read from released_lists, and under `protocol: hsnet` or with `lists` from those.
+        UserError names whatever is missing or malformed.
         """
         cfg, root, names = self.cfg, self._existing_root(), self.names()
         wanted = self.wanted(mode)
+        if self._is_public(mode):
+            return super().load(mode)
         if cfg.released_lists is not None:
-            folder = locate(root, cfg.released_lists) / mode
+            folder = locate(root, cfg.released_lists) / ("train" if mode == "train" else "val")
             path = folder / f"data_list_{cfg.split}.txt"
             pairs, by_class = read_released(root, path, folder / f"sub_class_file_list_{cfg.split}.txt", wanted)
             counts = _scan(root, pairs, path, names)
@@ -47,19 +46,38 @@ class ListedMasks(Benchmark):
         else:
             path = self._list_file(mode)
             pairs = read_list(path)
-            counts = _scan(root, pairs, path, names)
-            index = _select(pairs, counts, wanted, cfg.area_threshold, only_wanted=mode == "train")
+            only_wanted = mode == "train" and cfg.list_kind == "filtered"
+            index = _select(pairs, _scan(root, pairs, path, names), wanted, cfg.area_threshold, only_wanted)
         if not index.images:
             raise UserError(f"{path}: no image for classes {span(wanted)}; check split, num_classes and area_threshold")
-        return index, _files(root, [pair for pair in pairs if pair[0] in index.classes], path)
+        return index, existing_files(root, [pair for pair in pairs if pair[0] in index.classes], path)
+
+    def index(self, mode: Mode) -> ImageIndex:
+        """The index alone, for which public lists need no picture."""
+        return self.public_index() if self._is_public(mode) else self.load(mode)[0]
+
+    def files(self, index: ImageIndex) -> Files:
+        """Files of the images of public lists."""
+        return existing_files(self.root, [(image, self.mask_of(image)) for image in index.images], self.lists)
+
+    def public_index(self) -> ImageIndex:
+        """Index of the fold's public test lists."""
+        raise UserError(f"protocol: hsnet: data_set {self.cfg.data_set} has no public lists; use released or seeded")
+
+    def mask_of(self, image: str) -> str:
+        """Where the mask of an image of the public lists lies."""
+        raise NotImplementedError
+
+    def _is_public(self, mode: Mode) -> bool:
+        return mode != "train" and (self.cfg.protocol == "hsnet" or self.cfg.lists is not None)
 
     def base_files(self, mode: Mode) -> Files:
         """Files of every image in a mode's list, in list order; UserError names an image that is missing."""
         root, path = self._existing_root(), self._list_file(mode)
-        return _files(root, read_list(path), path)
+        return existing_files(root, read_list(path), path)
 
     def _list_file(self, mode: Mode) -> Path:
-        return locate(self.root, self.cfg.train_list if mode == "train" else self.cfg.val_list)
+        return locate(self.root, self.cfg.train_list_file if mode == "train" else self.cfg.val_list)
 
     def _existing_root(self) -> Path:
         if not self.root.is_dir():
@@ -94,13 +112,6 @@ def _scan(root: Path, pairs: Sequence[Pair], path: Path, names: dict[int, str]) 
     return counts
 
 
-def _files(root: Path, pairs: Sequence[Pair], path: Path) -> Files:
-    """Files of the pairs, after one look into each folder of images: on network disks, one per image takes minutes."""
-    folders: dict[str, set[str]] = defaultdict(set)
-    for image, _ in pairs:
-        folder, name = os.path.split(image)
-        if folder not in folders and (root / folder).is_dir():
-            folders[folder] = set(os.listdir(root / folder))
-        if name not in folders[folder]:
-            raise UserError(f"{root / image}: no such image, named in {path}; check the list and data_root")
-    return {image: (root / image, root / mask) for image, mask in pairs}
+def existing_files(root: Path, pairs: Sequence[Pair], source: Path) -> Files:
+    """Files of the pairs; UserError names an image that is missing, and `source`, which lists it."""
+    return Files({image: (root / image, root / mask) for image, mask in pairs}).checked(source)

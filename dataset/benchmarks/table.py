@@ -1,14 +1,44 @@
-"""The names of the benchmarks: the value of `data_set`; any other is a data set of one's own."""
+"""The names of the benchmarks: values of `data_set` and `test_set`; any other `data_set` is one's own."""
 
 from dataset.benchmarks.base import Benchmark
 from dataset.benchmarks.coco import Coco
+from dataset.benchmarks.fss1000 import Fss1000
+from dataset.benchmarks.isaid5i import Isaid
+from dataset.benchmarks.isic2018 import Isic2018
 from dataset.benchmarks.layout import ListedMasks
 from dataset.benchmarks.pascal import Pascal
 from util.config import Config
+from util.errors import UserError
 
-BENCHMARKS: dict[str, type[Benchmark]] = {"pascal": Pascal, "coco": Coco}
+BENCHMARKS: dict[str, type[Benchmark]] = {
+    "pascal": Pascal,
+    "coco": Coco,
+    "fss1000": Fss1000,
+    "isaid5i": Isaid,
+    "isic2018": Isic2018,
+}
 
 
 def open_benchmark(cfg: Config) -> Benchmark:
-    """The benchmark that a config names."""
+    """The benchmark that a config names as `data_set`."""
     return BENCHMARKS.get(cfg.data_set, ListedMasks)(cfg)
+
+
+def test_config(cfg: Config) -> Config:
+    """The config of what is tested on: `cfg` itself, or with `test_set`, `test_root` and `test_fold` in their place.
+
+    UserError for a benchmark or fold that does not exist.
+    """
+    split = cfg.split if cfg.test_fold is None else cfg.test_fold
+    if cfg.test_set is None:
+        return cfg.model_copy(update={"split": split})
+    kind = BENCHMARKS.get(cfg.test_set)
+    if kind is None:
+        raise UserError(f"test_set: {cfg.test_set!r} is unknown; choose {', '.join(BENCHMARKS)}")
+    if kind.FOLDS == 1 and cfg.test_fold is None:
+        split = 0
+    if split >= kind.FOLDS:
+        raise UserError(f"test_fold: {split}, but {cfg.test_set} has {kind.FOLDS} folds; choose 0 to {kind.FOLDS - 1}")
+    place = {"data_set": cfg.test_set, "data_root": cfg.test_root or kind.ROOT, "split": split}
+    sizes = {"num_classes": len(kind.CLASSES), "folds": kind.FOLDS}
+    return cfg.model_copy(update={**place, **sizes, "class_file": None, "released_lists": None})

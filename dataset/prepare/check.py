@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 from dataset.index import Files, Mode, class_names, load_index, locate, read_list
 from dataset.prepare.files import check_image, in_parallel, is_intact_png, opened_image
@@ -12,7 +11,7 @@ from dataset.reading import count_classes, oversize_note
 from util.config import Config
 from util.errors import UserError
 
-MODES: tuple[Mode, ...] = get_args(Mode)
+MODES: tuple[Mode, ...] = ("train", "val")
 MODE_NAMES = {"train": "training", "val": "validation"}
 SHOWN = 20  # complaints of one list that are printed
 LEAST = 2  # images of a class that an episode needs: the query and one support
@@ -65,10 +64,10 @@ def _files(cfg: Config, mode: Mode) -> Files:
     """The files of a mode's list, or of all folds of the released lists."""
     if cfg.released_lists is None:
         root = Path(cfg.data_root)
-        pairs = read_list(locate(root, cfg.train_list if mode == "train" else cfg.val_list))
-        return {image: (root / image, root / mask) for image, mask in pairs}
+        pairs = read_list(locate(root, cfg.train_list_file if mode == "train" else cfg.val_list))
+        return Files({image: (root / image, root / mask) for image, mask in pairs})
     folds = (cfg.model_copy(update={"split": split}) for split in range(cfg.folds))
-    return {name: pair for fold in folds for name, pair in load_index(fold, mode)[1].items()}
+    return Files({name: pair for fold in folds for name, pair in load_index(fold, mode)[1].items()})
 
 
 def _check_pair(task: tuple[Path, Path, int]) -> None:

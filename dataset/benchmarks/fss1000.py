@@ -1,0 +1,55 @@
+"""FSS-1000: 1000 classes of ten pictures; 520 train, 240 validate, 240 test (Li et al., CVPR 2020)."""
+
+from dataset.benchmarks.base import Benchmark, Files, GreyFiles, ImageIndex, Mode, listed_index
+from dataset.lists import find_list, read_lines
+from dataset.reading import Mask
+from util.image import resize_mask
+
+PARTS: dict[Mode, str] = {"test": "test", "val": "val", "train": "trn"}
+PICTURES = range(1, 11)
+
+
+class FssFiles(GreyFiles):
+    """Grey masks; the few that have another size than their picture are brought to it, as every public code does."""
+
+    def read(self, name: str, class_id: int) -> Mask:
+        """The mask of the one object."""
+        return resize_mask(super().read(name, class_id), *self.size(name))
+
+
+class Fss1000(Benchmark):
+    """Every picture of a test class is a query once: 2400 episodes; the lists of classes are HSNet's."""
+
+    ROOT, CLASSES = "../data/FSS-1000", ()
+
+    def names(self) -> dict[int, str]:
+        """The test classes from 1, then those of validation and training as far as their lists are there."""
+        return {number: name for mode in PARTS for number, name in self._part(mode, missing_ok=mode != "test").items()}
+
+    def index(self, mode: Mode) -> ImageIndex:
+        """Ten pictures a class; queries in the order 1, 10, 2, ... 9, as a sorted folder has them."""
+        classes = self._part(mode)
+        by_class = {number: [f"{name}/{k}.jpg" for k in PICTURES] for number, name in classes.items()}
+        return listed_index(by_class, [(name, number) for number in classes for name in sorted(by_class[number])])
+
+    def files(self, index: ImageIndex) -> Files:
+        """Stray `.jpeg` files are left alone."""
+        root = self.root / "data" if (self.root / "data").is_dir() else self.root
+        return FssFiles({name: (root / name, (root / name).with_suffix(".png")) for name in index.images}).checked(
+            self.lists
+        )
+
+    def wanted(self, mode: Mode) -> list[int]:
+        """The classes of a mode's list."""
+        return list(self._part(mode))
+
+    def class_label(self, class_id: int) -> str:
+        """The class's own name."""
+        return self._part("test")[class_id]
+
+    def _part(self, mode: Mode, missing_ok: bool = False) -> dict[int, str]:
+        first = {"test": 1, "val": 241, "train": 481}[mode]
+        names = [f"{start}{PARTS[mode]}.txt" for start in ("fss1000_", "fss/", "")]
+        if missing_ok and not any((self.lists / name).is_file() for name in names):
+            return {}
+        return dict(enumerate(sorted(read_lines(find_list(self.lists, *names))), first))

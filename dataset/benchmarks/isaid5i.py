@@ -1,0 +1,51 @@
+"""iSAID-5i: aerial pictures in patches of 256x256, 3 folds of 5 classes (Yao et al., TGRS 2022)."""
+
+from dataset.benchmarks.base import ImageIndex, listed_index
+from dataset.benchmarks.layout import ListedMasks
+from dataset.lists import find_list, read_labelled
+
+PATCH = 256
+SUFFIX = "_instance_color_RGB.png"
+
+# fmt: off
+ISAID_CLASSES = (
+    "ship", "storage tank", "baseball diamond", "tennis court", "basketball court", "ground track field", "bridge",
+    "large vehicle", "small vehicle", "helicopter", "swimming pool", "roundabout", "soccer field", "plane", "harbour",
+)
+# fmt: on
+
+
+class Isaid(ListedMasks):
+    """Its public lists are SCCNet's; `protocol: released` on its filtered lists is DMNet's evaluation."""
+
+    CLASSES = ISAID_CLASSES
+    ROOT, FOLDS = "../data/iSAID_patches", 3
+
+    def public_index(self) -> ImageIndex:
+        """Every line of the fold's list is a query, once."""
+        fold = self.cfg.split
+        path = find_list(
+            self.lists, *(f"{name}{fold}.txt" for name in ("isaid5i_val_fold", "isaid/val/fold", "val/fold"))
+        )
+        lines = [(f"val/images/{patch_name(name)}.png", class_id) for name, class_id in read_labelled(path)]
+        by_class = {c: [name for name, class_id in lines if class_id == c] for c in self.wanted("test")}
+        return listed_index(by_class, lines)
+
+    def mask_of(self, image: str) -> str:
+        """The mask of a patch."""
+        return image.replace("/images/", "/semantic_png/").replace(".png", SUFFIX)
+
+    def notes(self) -> list[str]:
+        """What differs from others."""
+        if self.cfg.protocol == "hsnet":
+            return ["SCCNet's lists; whether INSID3's are the same is unverified"]
+        return ["filtered training lists (DMNet) score some points above unfiltered ones"]
+
+
+def patch_name(name: str) -> str:
+    """The full name of a patch that a list calls by its corner: P0003_0_206 is P0003_0_256_206_462."""
+    parts = name.split("_")
+    if len(parts) != 3:
+        return name
+    picture, y, x = parts[0], int(parts[1]), int(parts[2])
+    return f"{picture}_{y}_{y + PATCH}_{x}_{x + PATCH}"
