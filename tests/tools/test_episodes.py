@@ -68,7 +68,7 @@ def test_queries_by_line(shot: int, tmp_path: Path) -> None:
         query, class_id = lines[number % 60]
         supports = naive_supports(stream, [name for name, c in lines if c == class_id], query, shot)
         expected.append([str(class_id), query, *supports])
-    for name, folder, words in (("isaid5i", "a", (2,)), ("isaid5i", "b", (2,)), ("pascal", "c", (2,))):
+    for name, folder in (("isaid5i", "a"), ("isaid5i", "b"), ("pascal", "c")):
         words = ("--fold", 2, "--shot", shot, "--lists", tmp_path / folder)
         assert draw(tmp_path, name, *words, "--count", 70) == expected
         assert len(draw(tmp_path, name, *words)) == (1000 if name == "pascal" else 60)
@@ -111,8 +111,8 @@ def test_classes_in_turn_and_every_picture_once(tmp_path: Path) -> None:
     (tmp_path / "fss").mkdir()
     (tmp_path / "fss/test.txt").write_bytes(b"zebra\r\nant\r\n")
     episodes = draw(tmp_path, "fss1000", "--lists", tmp_path, "--shot", 3)
-    order = [1, 10, *range(2, 10)]
-    assert [row[:2] for row in episodes] == [[name, str(k)] for name in ("ant", "zebra") for k in order]
+    numbers = [1, 10, *range(2, 10)]
+    assert [row[:2] for row in episodes] == [[name, str(k)] for name in ("ant", "zebra") for k in numbers]
     assert all(row[1] not in row[2:] and len(row) == 5 for row in episodes)
 
 
