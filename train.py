@@ -56,8 +56,9 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
     model = build_model(cfg).to(world.device).train()
     sgd = make_sgd(model.learnable_groups(), cfg.momentum, cfg.weight_decay)
     adamw = make_trunk_adamw(model.trunk, cfg.trunk_lr, cfg.batch_size, cfg.trunk_weight_decay)
+    optimizers = [sgd, adamw] if len(model.trunk.blocks) else [sgd]  # a trunk may be empty
     # Nothing comes to what only feeds the last block's support, nor to the shot weights of one shot.
-    learner = Learner(model, [sgd, adamw], world, cfg.amp, cfg.compile, partial=True)
+    learner = Learner(model, optimizers, world, cfg.amp, cfg.compile, partial=True)
     run = Run(cfg, run_paths(cfg), plan, learner, cfg.epochs, cfg.stop_interval, hits="foreground IoU")
 
     @lru_cache(maxsize=1)

@@ -71,7 +71,7 @@ class PSPNet(nn.Module):
     def __init__(self, backbone: Backbone, base_classes: int) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = BaseLearner(backbone.channels[4], base_classes)
+        self.head = BaseLearner(backbone.channels[-1], base_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images `(B, 3, H, W)` to logits `(B, 1 + base classes, H, W)`."""

@@ -1,16 +1,22 @@
 """Networks built from a configuration."""
 
+from collections.abc import Callable
+from inspect import signature
+from itertools import cycle
 from pathlib import Path
+from typing import TypeVar
 
 from model.backbone import build_backbone
 from model.base_learner import BaseLearner, PSPNet
-from model.fusion import fusion_trunk
+from model.fusion import FUSIONS
 from model.hmnet import HMNet
-from model.mamba import Trunk
+from model.mamba import HybridBlock, SelfBlock
 from model.released import load_backbone, load_base_learner
+from model.trunk import Block, Trunk
 from util.config import Config
 from util.errors import UserError
 
+T = TypeVar("T")
 IMAGENET_FILES = {
     ("resnet50", "deep"): "resnet50_v2.pth",
     ("resnet101", "deep"): "resnet101_v2.pth",
@@ -25,8 +31,8 @@ def build_model(cfg: Config, pretrained: bool = True) -> HMNet:
     With `pretrained`, the frozen parts come from `initmodel/`: the base learner's checkpoint, or ImageNet weights where
     `ensemble` is off; UserError says which file is expected where if it is missing.
     """
-    backbone = build_backbone(cfg.backbone_name, cfg.stem)
-    base_learner = BaseLearner(backbone.channels[4], cfg.base_class_count) if cfg.ensemble else None
+    backbone = build_backbone(cfg.backbone_name, cfg.stem, cfg.dilate_first)
+    base_learner = BaseLearner(backbone.channels[-1], cfg.base_class_count) if cfg.ensemble else None
     model = HMNet(
         backbone,
         base_learner,
@@ -51,31 +57,29 @@ def build_base_learner(cfg: Config, pretrained: bool = True) -> PSPNet:
 
     The `tiny` backbone has no ImageNet weights and starts from random ones.
     """
-    network = PSPNet(build_backbone(cfg.backbone_name, cfg.stem), cfg.base_class_count)
+    network = PSPNet(build_backbone(cfg.backbone_name, cfg.stem, cfg.dilate_first), cfg.base_class_count)
     if pretrained and cfg.backbone_name != "tiny":
         load_backbone(network.backbone, _imagenet_file(cfg))
     return network
 
 
 def build_trunk(cfg: Config) -> Trunk:
-    """The trunk that `fusion` names; HMNet's with every component off is the concatenation alone (paper, Table 3)."""
-    nothing = not cfg.self_blocks and cfg.srm == cfg.qim == "none"
-    fusion = "concat" if cfg.fusion == "hmnet" and nothing else cfg.fusion
-    if fusion != "hmnet":
-        return fusion_trunk(fusion, cfg.width, cfg.blocks, cfg.patch_ratio, cfg.checkpoint_blocks)
-    return Trunk(
-        cfg.width,
-        cfg.blocks,
-        cfg.state_size,
-        cfg.scan,
-        self_blocks=cfg.self_blocks,
-        checkpoint_blocks=cfg.checkpoint_blocks,
-        patches=cfg.patch_ratio,
-        srm=cfg.srm,
-        qim=cfg.qim,
-        qim_skip=cfg.qim_skip,
-        qim_state_grad=cfg.qim_state_grad,
-    )
+    """The trunk of the blocks that `fusion` names."""
+    kinds = hmnet_blocks(cfg) if cfg.fusion == "hmnet" else FUSIONS[cfg.fusion]
+    blocks = [from_config(kind, cfg) for kind, _ in zip(cycle(kinds), range(cfg.blocks), strict=False)]
+    return Trunk(blocks, cfg.width, cfg.checkpoint_blocks)
+
+
+def hmnet_blocks(cfg: Config) -> tuple[Callable[..., Block], ...]:
+    """The kinds of HMNet's blocks, in turn; with every component off there is none, as in `concat` (paper, Table 3)."""
+    own = (SelfBlock,) if cfg.self_blocks else ()
+    hybrid = () if cfg.srm == cfg.qim == "none" else (HybridBlock,)
+    return (*own, *hybrid)
+
+
+def from_config(kind: Callable[..., T], cfg: Config) -> T:
+    """Call `kind`, whose parameters have the names of config keys, with the values of those keys."""
+    return kind(**{name: getattr(cfg, name) for name in signature(kind).parameters})
 
 
 def _imagenet_file(cfg: Config) -> Path:

@@ -1,20 +1,19 @@
 """Other ways for the query to meet the support, to compare Mamba with (paper, section 5.3 and Table 8).
 
-Each has the width, the number of blocks, the MLPs and the interface of `model.mamba.Trunk`. None is the cited network
-itself: it is that network's way of mixing query and support, put into the same surroundings.
+Blocks for the trunk like HMNet's own, with the same width and MLPs. None is the cited network itself: it is that
+network's way of mixing query and support, put into the same surroundings.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.mamba import Trunk, initialise_linear
 from model.order import patch_orders
+from model.trunk import Block
 
-Fusion = Literal["concat", "cross_attention", "self_calibrated"]
 HEADS = 8
 
 
@@ -52,7 +51,7 @@ class AttentionBranch(nn.Module):
         self.parts = parts
         self.conv = nn.Conv2d(width, width, 3, padding=1, groups=width)
         self.in_proj = nn.Linear(width, parts * width, bias=False)
-        self.out_proj = nn.Linear(width, width, bias=False) if mixes else None
+        self.out_proj = nn.Linear(width, width, bias=False) if mixes else nn.Identity()
         self.mlp = _mlp(width)
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -62,7 +61,7 @@ class AttentionBranch(nn.Module):
 
 
 class MlpBlock(nn.Module):
-    """The trunk's block without any mixing of positions: query and support only meet in the embedding (as in BAM)."""
+    """The block's MLP without any mixing of positions: query and support only meet in the embedding."""
 
     fuses = False
 
@@ -74,81 +73,87 @@ class MlpBlock(nn.Module):
         """The query's way through the block, `(B, f, f, C)` to the same."""
         return q + self.mlp(self.ln_2(q))
 
+    def encode_support(self, s: Tensor) -> tuple[Tensor, None]:
+        """The support as it is, and no memory."""
+        return s, None
 
-class AttentionBlock(nn.Module):
-    """Layer norms, which the branches share, around an attention that subclasses define."""
-
-    def __init__(self, width: int, query: AttentionBranch, support: AttentionBranch) -> None:
-        super().__init__()
-        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.query, self.support = query, support
-
-    def leave(self, branch: AttentionBranch, residual: Tensor, mixed: Tensor | None) -> Tensor:
-        """Add what attention gathered, `(B, f, f, C)`, if anything, then the MLP's output."""
-        out = residual if mixed is None or branch.out_proj is None else residual + branch.out_proj(mixed)
-        return out + branch.mlp(self.ln_2(out))
+    def remember(self, s: Tensor) -> None:
+        """No memory."""
 
 
-class SelfAttentionBlock(AttentionBlock):
-    """Query and support each attend to themselves."""
+class SelfAttentionBlock(nn.Module):
+    """Query and support each attend to themselves; they share the layer norms."""
 
     fuses = False
 
     def __init__(self, width: int) -> None:
-        super().__init__(width, AttentionBranch(width, parts=3), AttentionBranch(width, parts=3))
+        super().__init__()
+        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.support = AttentionBranch(width, parts=3), AttentionBranch(width, parts=3)
 
     def forward(self, q: Tensor, memory: None) -> Tensor:
         """The query's way through the block, `(B, f, f, C)` to the same."""
-        return self._attend_to_self(self.query, q)
+        return self._attend(self.query, q)
 
     def encode_support(self, s: Tensor) -> tuple[Tensor, None]:
         """The support's way through the block; it leaves no memory."""
-        return self._attend_to_self(self.support, s), None
+        return self._attend(self.support, s), None
 
-    def _attend_to_self(self, branch: AttentionBranch, x: Tensor) -> Tensor:
+    def remember(self, s: Tensor) -> None:
+        """No memory."""
+
+    def _attend(self, branch: AttentionBranch, x: Tensor) -> Tensor:
         parts = (part.flatten(1, 2) for part in branch.project(self.ln_1(x)))
-        return self.leave(branch, x, attend(*parts).unflatten(1, x.shape[1:3]))
+        x = x + branch.out_proj(attend(*parts).unflatten(1, x.shape[1:3]))
+        x = x + branch.mlp(self.ln_2(x))
+        return x
 
 
-class CrossAttentionBlock(AttentionBlock):
+class CrossAttentionBlock(nn.Module):
     """The query attends to the whole support (as in CyCTR, NeurIPS 2021, without its cycle consistency)."""
 
     fuses = True
 
     def __init__(self, width: int) -> None:
-        super().__init__(width, AttentionBranch(width, parts=1), AttentionBranch(width, parts=2, mixes=False))
+        super().__init__()
+        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.support = AttentionBranch(width, parts=1), AttentionBranch(width, parts=2, mixes=False)
 
     def forward(self, q: Tensor, memory: AttentionMemory) -> Tensor:
         """The query's way through the block, `(B, f, f, C)` to the same."""
         (query,) = self.query.project(self.ln_1(q))
         mixed = attend(*(x.flatten(1, 2) for x in (query, *memory)))
-        return self.leave(self.query, q, mixed.unflatten(1, q.shape[1:3]))
+        q = q + self.query.out_proj(mixed.unflatten(1, q.shape[1:3]))
+        q = q + self.query.mlp(self.ln_2(q))
+        return q
 
     def encode_support(self, s: Tensor) -> tuple[Tensor, AttentionMemory]:
         """The support's way through the block: its MLP alone; and the memory for the query."""
-        return self.leave(self.support, s, None), self.remember(s)
+        return s + self.support.mlp(self.ln_2(s)), self.remember(s)
 
     def remember(self, s: Tensor) -> AttentionMemory:
         """The memory alone."""
         return AttentionMemory(*self.support.project(self.ln_1(s)))
 
 
-class SelfCalibratedBlock(AttentionBlock):
+class SelfCalibratedBlock(nn.Module):
     """Every query patch attends to itself and to the support patch most like it, in one softmax.
 
     So a background pixel that finds nothing of its kind in the support can turn to its own patch (SCCAN, ICCV 2023).
-    Patches are alike by the cosine of their mean features. Args: width C; `patches` along a side.
+    Patches are alike by the cosine of their mean features. Args: width C; `patch_ratio`, the patches along a side.
     """
 
     fuses = True
 
-    def __init__(self, width: int, patches: int) -> None:
-        super().__init__(width, AttentionBranch(width, parts=3), AttentionBranch(width, parts=2, mixes=False))
-        self.patches = patches
+    def __init__(self, width: int, patch_ratio: int) -> None:
+        super().__init__()
+        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.support = AttentionBranch(width, parts=3), AttentionBranch(width, parts=2, mixes=False)
+        self.patch_ratio = patch_ratio
 
     def forward(self, q: Tensor, memory: PatchMemory) -> Tensor:
         """The query's way through the block, `(B, f, f, C)` to the same."""
-        order = patch_orders(q.shape[1], self.patches, q.device)[0]
+        order = patch_orders(q.shape[1], self.patch_ratio, q.device)[0]
         x = self.ln_1(q)
         query, key, value = (self._cut(part, order) for part in self.query.project(x))  # (B, P, t, heads, d)
         nearest = (self._look(x, order) @ memory.look.transpose(1, 2)).argmax(2)  # (B, P)
@@ -157,56 +162,36 @@ class SelfCalibratedBlock(AttentionBlock):
         value = torch.cat([value, memory.value[sample, nearest]], dim=2)
         mixed = attend(*(part.flatten(0, 1) for part in (query, key, value)))  # (B * P, t, C)
         mixed = mixed.view(len(q), -1, mixed.shape[-1])[:, order.argsort()]
-        return self.leave(self.query, q, mixed.unflatten(1, q.shape[1:3]))
+        q = q + self.query.out_proj(mixed.unflatten(1, q.shape[1:3]))
+        q = q + self.query.mlp(self.ln_2(q))
+        return q
 
     def encode_support(self, s: Tensor) -> tuple[Tensor, PatchMemory]:
         """The support's way through the block: its MLP alone; and the memory for the query."""
-        return self.leave(self.support, s, None), self.remember(s)
+        return s + self.support.mlp(self.ln_2(s)), self.remember(s)
 
     def remember(self, s: Tensor) -> PatchMemory:
         """The memory alone."""
-        order = patch_orders(s.shape[1], self.patches, s.device)[0]
+        order = patch_orders(s.shape[1], self.patch_ratio, s.device)[0]
         x = self.ln_1(s)
         key, value = (self._cut(part, order) for part in self.support.project(x))
         return PatchMemory(key, value, self._look(x, order))
 
     def _cut(self, x: Tensor, order: Tensor) -> Tensor:
         """`(B, f, f, ...)` to its patches `(B, P, t, ...)`."""
-        return x.flatten(1, 2)[:, order].unflatten(1, (self.patches**2, -1))
+        return x.flatten(1, 2)[:, order].unflatten(1, (self.patch_ratio**2, -1))
 
     @torch.no_grad()
     def _look(self, x: Tensor, order: Tensor) -> Tensor:
         return F.normalize(self._cut(x, order).mean(2), dim=-1)
 
 
-class FusionTrunk(Trunk):
-    """The same number of blocks of other kinds, in turn, in the trunk's frame.
-
-    Args: one maker of a block for even places and one for odd ones, width C, number of blocks, `checkpoint_blocks`.
-    """
-
-    def __init__(
-        self,
-        makers: tuple[Callable[[], nn.Module], Callable[[], nn.Module]],
-        width: int = 256,
-        blocks: int = 8,
-        checkpoint_blocks: bool = False,
-    ) -> None:
-        super().__init__(width, blocks=0, checkpoint_blocks=checkpoint_blocks)
-        self.blocks.extend(makers[i % 2]() for i in range(blocks))
-        self.apply(initialise_linear)
-
-
-def fusion_trunk(
-    fusion: Fusion, width: int = 256, blocks: int = 8, patches: int = 4, checkpoint_blocks: bool = False
-) -> FusionTrunk:
-    """The trunk that compares with HMNet's: `patches` a of `self_calibrated`, the rest as in `Trunk`."""
-    makers: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
-        "concat": (lambda: MlpBlock(width), lambda: MlpBlock(width)),
-        "cross_attention": (lambda: SelfAttentionBlock(width), lambda: CrossAttentionBlock(width)),
-        "self_calibrated": (lambda: SelfAttentionBlock(width), lambda: SelfCalibratedBlock(width, patches)),
-    }
-    return FusionTrunk(makers[fusion], width, blocks, checkpoint_blocks)
+FUSIONS: dict[str, tuple[Callable[..., Block], ...]] = {  # the kinds of blocks, in turn; arguments are config keys
+    "concat": (),  # the decoder on the embedding alone
+    "mlp": (MlpBlock,),
+    "cross_attention": (SelfAttentionBlock, CrossAttentionBlock),
+    "self_calibrated": (SelfAttentionBlock, SelfCalibratedBlock),
+}
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ from model.backbone import Backbone
 from model.base_learner import BaseLearner
 from model.decoder import Decoder
 from model.ensemble import Ensemble, base_map, gram, scene_difference
-from model.mamba import SupportMemory, Trunk
 from model.prior import level_prior, masked_average, prototypes, select_prior
 from model.resize import resize
+from model.trunk import Memory, Trunk
 
 PRIOR_GAIN = 10  # of the released code; the paper does not mention it
 Levels = tuple[Tensor, ...]
@@ -48,7 +48,7 @@ class SupportState(NamedTuple):
     prototype: Tensor  # (B, C, 1, 1)
     levels: Levels  # per feature level (B, K, 2, channels): foreground and background prototypes
     gram: Tensor | None  # (B, K, C2, C2)
-    memories: list[SupportMemory | None]  # one per trunk block
+    memories: list[Memory | None]  # one per trunk block
 
     def expand(self, batch: int) -> "SupportState":
         """Share one support set, B = 1, among `batch` queries without copying it."""
@@ -104,7 +104,7 @@ class HMNet(nn.Module):
         self.feature_size = feature_size
         self.backbone = backbone.requires_grad_(False)
         self.base_learner = base_learner and base_learner.requires_grad_(False)
-        self.embedding = Embedding(backbone.channels[2] + backbone.channels[3], width)
+        self.embedding = Embedding(sum(backbone.channels[:2]), width)
         self.trunk = trunk
         self.decoder = Decoder(width)
         self.merging = Ensemble(shot, kshot_trans_dim, kshot_unsort) if base_learner else None

@@ -1,17 +1,14 @@
-"""The trunk: self Mamba blocks and hybrid Mamba blocks in turn (paper, section 4).
+"""HMNet's blocks for the trunk: self Mamba blocks and hybrid Mamba blocks (paper, section 4).
 
-The support never sees the query: each block first turns the support into a memory for the query and into the next
-block's support (`encode_support`), then the query is scanned with that memory (`forward`). So the support's half can be
-computed once for many queries. Maps are channels last, `(B, f, f, C)`; scans run over `(B, L, D)` in image order.
+Maps are channels last, `(B, f, f, C)`; scans run over `(B, L, D)` in image order.
 """
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from model.order import patch_orders, plain_orders
 from model.resize import resize_last
@@ -38,27 +35,29 @@ class Tokens(NamedTuple):
     """Scan input with its projections, which are per position and therefore in image order."""
 
     u: Tensor  # (B, L, D)
-    projected: Tensor  # (B, L, 4, R + 2N): low-rank time step, B and C of every direction
+    projected: Tensor  # (B, L, directions, R + 2N): low-rank time step, B and C of every direction
 
 
 class SelectiveScan(nn.Module):
-    """Selective scan in four directions, each with parameters of its own, summed in image order.
+    """Selective scan in several directions, each with parameters of its own, summed in image order.
 
-    Args: inner channels D, state size N, rank R of the time-step projection, and the scan backend's name.
+    Args: inner channels D, state size N, rank R of the time-step projection, the scan backend's name, directions.
     Source: paper, section 3.2; initialisation as in Mamba (time steps log-uniform in [1e-3, 1e-1], A = -(1..N)).
     """
 
-    def __init__(self, inner: int, state_size: int, rank: int, backend: str = "auto") -> None:
+    def __init__(
+        self, inner: int, state_size: int, rank: int, backend: str = "auto", directions: int = DIRECTIONS
+    ) -> None:
         super().__init__()
         self.rank, self.state_size, self.backend = rank, state_size, backend
-        self.x_proj = nn.Parameter(torch.empty(DIRECTIONS, rank + 2 * state_size, inner))
-        self.dt_proj = nn.Parameter(torch.empty(DIRECTIONS, inner, rank))
-        self.dt_bias = nn.Parameter(torch.empty(DIRECTIONS, inner))
-        self.A_log = nn.Parameter(torch.arange(1.0, state_size + 1).log().repeat(DIRECTIONS, inner, 1))
-        self.skip = nn.Parameter(torch.ones(DIRECTIONS, inner))
-        nn.init.trunc_normal_(self.x_proj, std=0.02)
+        self.x_proj = nn.Parameter(torch.empty(directions, rank + 2 * state_size, inner))
+        self.dt_proj = nn.Parameter(torch.empty(directions, inner, rank))
+        self.dt_bias = nn.Parameter(torch.empty(directions, inner))
+        self.A_log = nn.Parameter(torch.arange(1.0, state_size + 1).log().repeat(directions, inner, 1))
+        self.skip = nn.Parameter(torch.ones(directions, inner))
+        nn.init.uniform_(self.x_proj, -(inner**-0.5), inner**-0.5)
         nn.init.uniform_(self.dt_proj, -(rank**-0.5), rank**-0.5)
-        step = torch.empty(DIRECTIONS, inner).uniform_(math.log(1e-3), math.log(1e-1)).exp().clamp(min=1e-4)
+        step = torch.empty(directions, inner).uniform_(math.log(1e-3), math.log(1e-1)).exp().clamp(min=1e-4)
         self.dt_bias.data.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
 
     @property
@@ -125,19 +124,20 @@ class Branch(nn.Module):
         return F.silu(F.linear(x, self.in_proj.weight.chunk(2)[1]))
 
 
-class Block(nn.Module):
+class MambaBlock(nn.Module):
     """One Mamba block over query and support; the branches share layer norms and scan (paper, section 4.1).
 
-    Subclasses say how the support is scanned and remembered, and how the query is scanned with that memory.
+    Args: width C, state size N, scan backend. Subclasses say how the support is scanned and remembered, and how the
+    query is scanned with that memory.
     """
 
-    fuses = False  # whether the query needs a memory of the support
+    fuses = False
 
-    def __init__(self, width: int, state_size: int = 16, backend: str = "auto") -> None:
+    def __init__(self, width: int, state_size: int = 16, scan: str = "auto") -> None:
         super().__init__()
         inner = 2 * width
         self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.scan = SelectiveScan(inner, state_size, math.ceil(width / 16), backend)
+        self.scan = SelectiveScan(inner, state_size, math.ceil(width / 16), scan)
         self.out_norm = nn.LayerNorm(inner)
         self.query, self.support = Branch(width), Branch(width)
 
@@ -153,27 +153,27 @@ class Block(nn.Module):
         """The query's way through the block, `(B, f, f, C)` to the same."""
         x = self.ln_1(q)
         y = self.scan_query(self.query.scan_input(x), memory)
-        return self._leave(self.query, q, x, y)
+        q = q + self.query.out_proj(self.out_norm(y) * self.query.gate(x))
+        q = q + self.query.mlp(self.ln_2(q))
+        return q
 
     def encode_support(self, s: Tensor) -> tuple[Tensor, SupportMemory | None]:
         """The support's way through the block: the next block's support and the memory for the query."""
         x = self.ln_1(s)
         y, memory = self.scan_support(self.support.scan_input(x))
-        return self._leave(self.support, s, x, y), memory
+        s = s + self.support.out_proj(self.out_norm(y) * self.support.gate(x))
+        s = s + self.support.mlp(self.ln_2(s))
+        return s, memory
 
     def remember(self, s: Tensor) -> SupportMemory | None:
         """The memory alone, where nothing needs the block's support output."""
         return self.scan_support(self.support.scan_input(self.ln_1(s)))[1]
 
-    def _leave(self, branch: Branch, residual: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        out = residual + branch.out_proj(self.out_norm(y) * branch.gate(x))
-        return out + branch.mlp(self.ln_2(out))
 
-
-class SelfBlock(Block):
+class SelfBlock(MambaBlock):
     """Query and support each scanned on its own in four directions (paper, section 4.2)."""
 
-    def scan_support(self, u: Tensor) -> tuple[Tensor, SupportMemory | None]:
+    def scan_support(self, u: Tensor) -> tuple[Tensor, None]:
         return self.scan_query(u, None), None
 
     def scan_query(self, u: Tensor, memory: SupportMemory | None) -> Tensor:
@@ -181,12 +181,12 @@ class SelfBlock(Block):
         return y.unflatten(1, u.shape[1:3])
 
 
-class HybridBlock(Block):
+class HybridBlock(MambaBlock):
     """Support recapped Mamba (SRM) plus query intercepted Mamba (QIM) (paper, sections 4.3 and 4.4).
 
-    Args beyond `Block`: `patches` a, the patches along a side; `srm`: `recap` replays the support in front of every
-    query patch, `basic` once in front of the whole query, `none` not at all; `qim`: `share` steps every query position
-    from the mean support state with direction 0's parameters, `basic` from each direction's state with its own, `none`
+    Args beyond `MambaBlock`: `patch_ratio` a, the patches along a side; `srm`: `recap` replays the support in front of
+    every query patch, `basic` once in front of the whole query, `none` not at all; `qim` steps every query position
+    from the mean support state, `share` with the parameters of SRM's direction 0, `basic` with a set of its own, `none`
     leaves QIM out; `qim_skip`: `scalar` takes channel 0's skip for all channels as the released weights expect,
     `channel` is the paper's equation; `qim_state_grad`: whether gradients flow into QIM's state (released: no).
     """
@@ -197,21 +197,22 @@ class HybridBlock(Block):
         self,
         width: int,
         state_size: int = 16,
-        backend: str = "auto",
-        *,
-        patches: int = 4,
+        scan: str = "auto",
+        patch_ratio: int = 4,
         srm: Srm = "recap",
         qim: Qim = "share",
         qim_skip: Literal["scalar", "channel"] = "scalar",
         qim_state_grad: bool = False,
     ) -> None:
-        super().__init__(width, state_size, backend)
-        self.patches, self.srm, self.qim = patches, srm, qim
+        super().__init__(width, state_size, scan)
+        self.patch_ratio, self.srm, self.qim = patch_ratio, srm, qim
         self.qim_skip, self.qim_state_grad = qim_skip, qim_state_grad
+        if qim == "basic":
+            self.qim_scan = SelectiveScan(2 * width, state_size, math.ceil(width / 16), scan, directions=1)
 
-    def scan_support(self, u: Tensor) -> tuple[Tensor, SupportMemory | None]:
+    def scan_support(self, u: Tensor) -> tuple[Tensor, SupportMemory]:
         size = u.shape[1]
-        small = resize_last(u, size // self.patches)  # (B, p, p, D)
+        small = resize_last(u, size // self.patch_ratio)  # (B, p, p, D)
         tokens = self.scan.project(small.flatten(1, 2))
         y, memory = self.scan.memory(tokens, plain_orders(small.shape[1], u.device))
         return resize_last(y.unflatten(1, small.shape[1:3]), size), memory
@@ -226,95 +227,22 @@ class HybridBlock(Block):
         """SRM: the support's affine map applied to the state in front of every patch stands for replaying it."""
         device = tokens.u.device
         if self.srm == "recap":
-            recap = Recap(memory.decay, memory.state, period=(size // self.patches) ** 2)
-            return self.scan(tokens, patch_orders(size, self.patches, device), recap=recap)[0]
+            recap = Recap(memory.decay, memory.state, period=(size // self.patch_ratio) ** 2)
+            return self.scan(tokens, patch_orders(size, self.patch_ratio, device), recap=recap)[0]
         initial = memory.state if self.srm == "basic" else None
         return self.scan(tokens, plain_orders(size, device), initial_state=initial)[0]
 
     def _intercepted(self, u: Tensor, tokens: Tokens, state: Tensor) -> Tensor:
-        """QIM on the downsampled query; its projections are linear, so SRM's are resized instead of made again."""
+        """QIM on the downsampled query; projections are linear, so SRM's are resized instead of made again."""
         size = u.shape[1]
-        small = size // self.patches
+        small = size // self.patch_ratio
         state = state if self.qim_state_grad else state.detach()
-        projected = resize_last(tokens.projected.flatten(2).unflatten(1, (size, size)), small)
-        tokens = Tokens(
-            resize_last(u, small).flatten(1, 2),
-            projected.flatten(1, 2).unflatten(-1, tokens.projected.shape[2:]),
-        )
+        x = resize_last(u, small).flatten(1, 2)  # (B, p * p, D)
         if self.qim == "share":
-            y = self.scan.intercept(tokens, 0, state.mean(1), self._skip(0))
+            projected = resize_last(tokens.projected.flatten(2).unflatten(1, (size, size)), small).flatten(1, 2)
+            scan, tokens = self.scan, Tokens(x, projected.unflatten(-1, tokens.projected.shape[2:]))
         else:
-            y = torch.stack(
-                [self.scan.intercept(tokens, k, state[:, k], self._skip(k)) for k in range(DIRECTIONS)]
-            ).sum(0)
+            scan, tokens = self.qim_scan, self.qim_scan.project(x)
+        skip = scan.skip[0, 0] if self.qim_skip == "scalar" else scan.skip[0]
+        y = scan.intercept(tokens, 0, state.mean(1), skip)
         return resize_last(y.unflatten(1, (small, small)), size)
-
-    def _skip(self, direction: int) -> Tensor:
-        skip = self.scan.skip[direction]
-        return skip[0] if self.qim_skip == "scalar" else skip
-
-
-class Trunk(nn.Module):
-    """Self and hybrid blocks in turn, and a layer norm on the query that leaves the last one.
-
-    Args: width C, number of blocks, state size N, scan backend, `self_blocks` (off: every block is hybrid),
-    `checkpoint_blocks` (recompute each block in the backward pass to save memory), and `HybridBlock`'s options. With
-    neither SRM nor QIM every block is a self block.
-    """
-
-    def __init__(
-        self,
-        width: int = 256,
-        blocks: int = 8,
-        state_size: int = 16,
-        backend: str = "auto",
-        *,
-        self_blocks: bool = True,
-        checkpoint_blocks: bool = False,
-        srm: Srm = "recap",
-        qim: Qim = "share",
-        **hybrid: Any,
-    ) -> None:
-        super().__init__()
-        self.checkpoint_blocks = checkpoint_blocks
-        fuses = srm != "none" or qim != "none"
-        self.blocks = nn.ModuleList(
-            HybridBlock(width, state_size, backend, srm=srm, qim=qim, **hybrid)
-            if fuses and (i % 2 or not self_blocks)
-            else SelfBlock(width, state_size, backend)
-            for i in range(blocks)
-        )
-        self.norm = nn.LayerNorm(width)
-        self.apply(initialise_linear)
-
-    def encode_support(self, s: Tensor) -> list[SupportMemory | None]:
-        """Every block's memory of the support map `s (B, f, f, C)`.
-
-        Stops at the last block that fuses, whose support output nothing needs: the blocks' support goes no further.
-        """
-        last = max((i for i, block in enumerate(self.blocks) if block.fuses), default=-1)
-        memories: list[SupportMemory | None] = [None] * len(self.blocks)
-        for i in range(last):
-            s, memories[i] = self._run(self.blocks[i].encode_support, s)
-        if last >= 0:
-            memories[last] = self._run(self.blocks[last].remember, s)
-        return memories
-
-    def forward(self, q: Tensor, memories: list[SupportMemory | None]) -> Tensor:
-        """The query map `q (B, f, f, C)` enhanced with the support's memories; same shape."""
-        for block, memory in zip(self.blocks, memories, strict=True):
-            q = self._run(block, q, memory)
-        return self.norm(q)
-
-    def _run(self, step: Any, *inputs: Tensor | SupportMemory | None) -> Any:
-        if self.checkpoint_blocks and torch.is_grad_enabled():
-            return checkpoint(step, *inputs, use_reentrant=False)
-        return step(*inputs)
-
-
-def initialise_linear(module: nn.Module) -> None:
-    """Truncated normal weights, no bias; other modules are left alone."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

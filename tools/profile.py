@@ -15,7 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from model.build import build_model
 from model.hmnet import HMNet
-from model.mamba import Block, Trunk
+from model.mamba import SelectiveScan
+from model.trunk import Trunk
 from tools.measure import count_flops, in_fresh_process, machine, parameter_count
 from tools.paper.published import published
 from tools.paper.table import Table
@@ -58,7 +59,7 @@ def parts(model: HMNet) -> dict[str, tuple[int, int]]:
 
 def scan_parameters(trunk: Trunk) -> int:
     """Parameters that are in no layer: those of the selective scans."""
-    return sum(parameter_count(block.scan) for block in trunk.blocks if isinstance(block, Block))
+    return sum(parameter_count(scan) for scan in trunk.modules() if isinstance(scan, SelectiveScan))
 
 
 def layer_flops(trunk: Trunk, size: int) -> int:

@@ -13,7 +13,7 @@ from model.build import build_model
 from model.ensemble import gram
 from model.hmnet import HMNet
 from model.inference import FeatureCache, prepare_inference, stack
-from model.mamba import Block
+from model.mamba import MambaBlock
 from model.order import plain_orders
 from model.scan import selective_scan
 from tools.measure import count_flops, gemm_peak, peak_memory, timed
@@ -74,7 +74,8 @@ def stages(model: HMNet, images: Images) -> Iterator[Stage]:
     yield Stage("prior", 1, lambda: model.prior(as_query.levels, state.levels))
     yield Stage("trunk, support", 1, lambda: model.trunk.encode_support(s))
     yield Stage("trunk, query", 1, lambda: model.trunk(q, state.memories))
-    if isinstance(block := model.trunk.blocks[0], Block):
+    block = next(iter(model.trunk.blocks), None)
+    if isinstance(block, MambaBlock):
         count = len(model.trunk.blocks)
         yield Stage("projections and MLP of one block", count, products(block, model.feature_size), inside=True)
         yield Stage("scan of one block", count, scan_alone(block, model.feature_size), inside=True)
@@ -103,7 +104,7 @@ class Captured(dict[str, Tensor]):
             hook.remove()
 
 
-def products(block: Block, size: int) -> Callable[[], Any]:
+def products(block: MambaBlock, size: int) -> Callable[[], Any]:
     """The matrix products of one block's query, `size` x `size` tokens: around the scan, and its MLP."""
     branch, scan = block.query, block.scan
     inner = torch.randn(1, size**2, branch.out_proj.in_features)
@@ -118,7 +119,7 @@ def products(block: Block, size: int) -> Callable[[], Any]:
     return run
 
 
-def scan_alone(block: Block, size: int, backend: str | None = None) -> Callable[[], Any]:
+def scan_alone(block: MambaBlock, size: int, backend: str | None = None) -> Callable[[], Any]:
     """One block's scan of `size` x `size` tokens in four directions; `backend`: the block's own if None."""
     scan = block.scan
     tokens = scan.project(torch.randn(1, size**2, scan.skip.shape[1]))
@@ -191,7 +192,7 @@ def measure_stages(cfg: Config, repeats: int) -> dict[str, Any]:
 def measure_scan(cfg: Config, backend: str, repeats: int) -> dict[str, Any]:
     """One block's scan alone by one backend; the slow one is called once, without warming up."""
     block = build_model(cfg, pretrained=False).trunk.blocks[0]
-    assert isinstance(block, Block)
+    assert isinstance(block, MambaBlock)
     function = scan_alone(block, cfg.feature_size, backend)
     seconds, median = timed(function, repeats, warm_ups=int(backend != "reference"))
     return {"backend": backend, "seconds": seconds, "median": median, "tokens": cfg.feature_size**2}

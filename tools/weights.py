@@ -42,7 +42,12 @@ def _places(cfg: Config) -> Iterator[tuple[str, Path, Callable[[], nn.Module], C
     name, (imagenet, base_learner, network) = cfg.backbone_name, KINDS
     if name != "tiny":  # which has no ImageNet weights
         file = "vgg16_bn.pth" if name == "vgg" else IMAGENET_FILES[name, cfg.stem]
-        yield imagenet, Path(cfg.initmodel, file), lambda: build_backbone(name, cfg.stem), load_backbone
+        yield (
+            imagenet,
+            Path(cfg.initmodel, file),
+            lambda: build_backbone(name, cfg.stem, cfg.dilate_first),
+            load_backbone,
+        )
     if cfg.ensemble:
         yield base_learner, cfg.base_learner_path, lambda: build_base_learner(cfg, pretrained=False), load_weights
     for path in dict.fromkeys([*trained_weights(cfg), expected_weights(cfg)]):

@@ -98,6 +98,7 @@ class Config(BaseModel):
     vgg: bool
     backbone: Literal["resnet50", "resnet101", "vgg", "tiny"] | None
     stem: Network[Literal["deep", "torchvision"]]
+    dilate_first: Network[bool]
     feature_size: Network[Positive]
     width: Network[Positive]
     blocks: Network[Positive]
@@ -106,7 +107,7 @@ class Config(BaseModel):
     self_blocks: Network[bool]
     srm: Network[Literal["none", "basic", "recap"]]
     qim: Network[Literal["none", "basic", "share"]]
-    fusion: Network[Literal["hmnet", "concat", "cross_attention", "self_calibrated"]]
+    fusion: Network[Literal["hmnet", "concat", "mlp", "cross_attention", "self_calibrated"]]
     ensemble: Network[bool]
     qim_skip: Network[Literal["scalar", "channel"]]
     qim_state_grad: Recipe[bool]

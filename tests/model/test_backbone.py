@@ -39,3 +39,29 @@ def test_torchvision_weights_give_torchvision_features_before_dilation() -> None
     images = torch.randn(1, 3, 65, 65)
     stem = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(images))))
     torch.testing.assert_close(ours(images)[0], theirs.layer2(theirs.layer1(stem)))
+
+
+@torch.inference_mode()
+def test_without_dilated_first_blocks_it_is_torchvisions_dilated_network() -> None:
+    """torchvision gives the first block of a dilated stage the dilation of the stage before."""
+    theirs = resnet50(weights=None, replace_stride_with_dilation=[False, True, True]).eval()
+    for buffer in theirs.buffers():
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 1.5)
+    ours = build_backbone("resnet50", stem="torchvision", dilate_first=False).eval()
+    load_backbone(ours, theirs.state_dict())
+    images = torch.randn(1, 3, 65, 65)
+    stages = [theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(images))))]
+    for layer in (theirs.layer1, theirs.layer2, theirs.layer3, theirs.layer4):
+        stages.append(layer(stages[-1]))
+    for actual, expected in zip(ours(images), stages[2:], strict=True):
+        torch.testing.assert_close(actual, expected)
+    released = build_backbone("resnet50", stem="torchvision").eval()
+    load_backbone(released, theirs.state_dict())
+    assert [layer.conv2.dilation[0] for stage in (released.layer3, released.layer4) for layer in stage[:2]] == [
+        2,
+        2,
+        4,
+        4,
+    ]
+    assert (released(images)[1] - stages[3]).abs().max() > 1e-3

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from model.build import build_model
-from model.mamba import Block
+from model.mamba import MambaBlock
 from tests.toy import toy_config
 from tools import benchmark, profile
 from tools.benchmark import straight_line
@@ -44,7 +44,7 @@ def test_the_stages_are_the_whole_episode(cfg: Config) -> None:
         total = count_flops(lambda: model(*images)) / 1e9
     summed = sum(stage.times * gflops[stage.name] for stage in outer)
     # The stages embed every image for both roles; the network each for its own.
-    embedding = cfg.width * sum(model.backbone.channels[2:4]) * 2 * (1 + cfg.shot) * 5**2 / 1e9
+    embedding = cfg.width * sum(model.backbone.channels[:2]) * 2 * (1 + cfg.shot) * 5**2 / 1e9
     images_only = sum(stage.times * gflops[stage.name] for stage in outer if "one image" in stage.name)
     merges = sum(parameter_count(part) for part in (model.embedding.merge_query, model.embedding.merge_support))
     merging = 2 * merges * cfg.feature_size**2 / 1e9
@@ -118,7 +118,7 @@ def test_operations_if_only_layers_counted(tmp_path: Path) -> None:
     model = build_model(toy_config(tmp_path, blocks=3), pretrained=False)
     width = 16
     block = model.trunk.blocks[0]
-    assert isinstance(block, Block)
+    assert isinstance(block, MambaBlock)
     branch = width * 4 * width + 2 * width * 9 + 2 * width * width + 2 * width * width  # in, conv, out, MLP
     assert profile.layer_flops(model.trunk, 8) == 2 * 8**2 * 3 * 2 * branch
 

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.hmnet import HMNet
-from model.mamba import DIRECTIONS, Block, HybridBlock, Tokens, Trunk
+from model.mamba import DIRECTIONS, HybridBlock, MambaBlock, Tokens
 from model.order import patch_orders, plain_orders
 from model.resize import resize, resize_last
+from model.trunk import Trunk
 from tools.stages import Captured
 from util.errors import UserError
 
@@ -55,7 +56,7 @@ def visits(model: HMNet, item: dict[str, Any]) -> Iterator[Visit]:
 def walk(trunk: Trunk, q: Tensor, s: Tensor) -> Iterator[Visit]:
     """Lead query and support through the trunk and stop at every hybrid block."""
     for number, block in enumerate(trunk.blocks):
-        assert isinstance(block, Block)
+        assert isinstance(block, MambaBlock)
         left, memory = block.encode_support(s)
         enhanced = block(q, memory)
         if isinstance(block, HybridBlock):
@@ -77,7 +78,7 @@ def state_cosines(visit: Visit) -> StateCosines:
     block, scan = visit.block, visit.block.scan
     if block.srm == "none":
         raise UserError("srm: none leaves the support out of the state; use recap or basic")
-    size, patches = visit.query.shape[1], block.patches
+    size, patches = visit.query.shape[1], block.patch_ratio
     small = resize_last(block.support.scan_input(block.ln_1(visit.support)), size // patches)
     _, memory = scan.memory(scan.project(small.flatten(1, 2)), plain_orders(size // patches, small.device))
     tokens = scan.project(block.query.scan_input(block.ln_1(visit.query)).flatten(1, 2))

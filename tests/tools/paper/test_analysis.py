@@ -1,5 +1,6 @@
 """The numbers of Figures 5 and 7 against plain loops."""
 
+import copy
 import itertools
 
 import pytest
@@ -7,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.mamba import HybridBlock, Tokens, Trunk
+from model.mamba import HybridBlock, SelfBlock, Tokens
 from model.order import patch_orders, plain_orders
 from model.resize import resize_last
+from model.trunk import Trunk
 from tests.model.test_hmnet import small
 from tools.paper.analysis import Visit, enhancement, mean_cosine, state_cosines, visits, walk
 from util.errors import UserError
@@ -19,7 +21,7 @@ SIZE, PATCHES = 6, 2
 
 def make_visit(srm: str) -> Visit:
     """A double-precision block whose weights are large enough for states that differ."""
-    block = HybridBlock(8, 3, "reference", patches=PATCHES, srm=srm, qim="none").double()  # type: ignore[arg-type]
+    block = HybridBlock(8, 3, "reference", patch_ratio=PATCHES, srm=srm, qim="none").double()  # type: ignore[arg-type]
     torch.nn.init.normal_(block.scan.x_proj, std=0.3)
     maps = [torch.randn(1, SIZE, SIZE, 8, dtype=torch.float64) for _ in range(2)]
     return Visit(0, block, maps[0], maps[1], enhanced=maps[0])
@@ -93,7 +95,8 @@ def test_a_state_that_never_sees_the_support() -> None:
 
 @torch.inference_mode()
 def test_walking_through_the_trunk() -> None:
-    trunk = Trunk(8, 4, 3, "reference", patches=PATCHES)
+    blocks = [SelfBlock(8, 3, "reference"), HybridBlock(8, 3, "reference", patch_ratio=PATCHES)] * 2
+    trunk = Trunk(copy.deepcopy(blocks), 8)
     q, s = torch.randn(2, 1, SIZE, SIZE, 8)
     seen = list(walk(trunk, q, s))
     assert [visit.number for visit in seen] == [1, 3]

@@ -1,0 +1,34 @@
+"""What the network asks of an image encoder."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class Backbone(nn.Module):
+    """Three feature maps of an image, from finer and plainer to coarser and richer.
+
+    `channels`: theirs. Images have sides of `step` * m + `offset` pixels.
+    """
+
+    channels: tuple[int, int, int]
+    step, offset = 8, 1
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images `(B, 3, H, W)`, normalised as ImageNet's are, to f2, f3, f4 `(B, channels[i], h, w)`."""
+        raise TypeError(f"{type(self).__name__} does not say how it sees an image")
+
+
+class StagedBackbone(Backbone):
+    """Five stages in a row, of which the last three show their outputs; `channels` as in Backbone."""
+
+    def __init__(self, stages: Sequence[nn.Module], channels: Sequence[int]) -> None:
+        super().__init__()
+        self.layer0, self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        c2, c3, c4 = channels
+        self.channels = c2, c3, c4
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        f2 = self.layer2(self.layer1(self.layer0(images)))
+        f3 = self.layer3(f2)
+        return f2, f3, self.layer4(f3)

@@ -1,0 +1,62 @@
+"""ResNets of output stride 8, with the deep stem of PSPNet or torchvision's (paper, section 5.1)."""
+
+from typing import Literal
+
+from torch import nn
+from torchvision.models.resnet import Bottleneck
+
+from model.backbone.base import StagedBackbone
+
+RESNET_BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "tiny": (1, 1, 1, 1)}
+
+
+def resnet(name: str, stem: Literal["deep", "torchvision"] = "deep", dilate_first: bool = True) -> StagedBackbone:
+    """A ResNet of `RESNET_BLOCKS` with random weights, stages 3 and 4 dilated by 2 and 4 instead of strided.
+
+    `stem`: `deep` has three 3x3 convolutions, `torchvision` one 7x7. `dilate_first`: off, the first block of stages 3
+    and 4 keeps the dilation of the stage before, 1 and 2, as in SCCAN's backbone and torchvision's dilated ResNets.
+    """
+    blocks, width = RESNET_BLOCKS[name], 16 if name == "tiny" else 64
+    out = [4 * width * 2**i for i in range(4)]
+    first = 2 * width if stem == "deep" else width
+    third, fourth = (2, 4) if dilate_first else (1, 2)
+    stages = [
+        _deep_stem(width) if stem == "deep" else _torchvision_stem(width),
+        _stage(first, width, blocks[0], stride=1),
+        _stage(out[0], 2 * width, blocks[1], stride=2),
+        _stage(out[1], 4 * width, blocks[2], first_dilation=third, dilation=2),
+        _stage(out[2], 8 * width, blocks[3], first_dilation=fourth, dilation=4),
+    ]
+    return StagedBackbone(stages, out[1:])
+
+
+def _deep_stem(width: int) -> nn.Sequential:
+    def conv(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+        return [
+            nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        ]
+
+    return nn.Sequential(
+        *conv(3, width, 2), *conv(width, width, 1), *conv(width, 2 * width, 1), nn.MaxPool2d(3, 2, padding=1)
+    )
+
+
+def _torchvision_stem(width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, width, 7, 2, padding=3, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, 2, padding=1),
+    )
+
+
+def _stage(
+    inputs: int, width: int, blocks: int, stride: int = 1, first_dilation: int = 1, dilation: int = 1
+) -> nn.Sequential:
+    outputs = Bottleneck.expansion * width
+    shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+    layers = [Bottleneck(inputs, width, stride, shortcut, dilation=first_dilation)]
+    layers += [Bottleneck(outputs, width, dilation=dilation) for _ in range(1, blocks)]
+    return nn.Sequential(*layers)
