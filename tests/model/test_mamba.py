@@ -1,6 +1,7 @@
 """Blocks and trunk against arrays of the original network: outputs and every gradient."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def test_the_scan_starts_as_specified() -> None:
     """Projection of D inputs as PyTorch starts a linear, time steps log-uniform in [1e-3, 1e-1], A = -(1 ... N)."""
     inner, states, rank = 64, 5, 4
     scan = SelectiveScan(inner, states, rank, "reference")
-    for weight, bound in ((scan.x_proj, inner**-0.5), (scan.dt_proj, rank**-0.5)):
+    for weight, bound in ((scan.x_proj.detach(), inner**-0.5), (scan.dt_proj.detach(), rank**-0.5)):
         assert weight.abs().max() <= bound
         assert weight.abs().mean() == pytest.approx(bound / 2, rel=0.15)
         assert weight.std() == pytest.approx(bound / 3**0.5, rel=0.15)  # uniform, not normal
@@ -90,8 +91,8 @@ def test_the_scan_starts_as_specified() -> None:
 
 @pytest.mark.parametrize("qim", ["share", "basic"])
 @pytest.mark.parametrize("qim_skip", ["scalar", "channel"])
-def test_interception_is_one_step_from_the_mean_state(qim: str, qim_skip: str) -> None:
-    """`share` takes the parameters of SRM's first direction, `basic` a set of its own; both start from the mean of H."""
+def test_interception_is_one_step_from_the_mean_state(qim: Any, qim_skip: Any) -> None:
+    """`share` takes the parameters of SRM's first direction, `basic` a set of its own; both start at mean H."""
     block = HybridBlock(8, 3, "reference", patch_ratio=2, srm="none", qim=qim, qim_skip=qim_skip).double()
     with torch.no_grad():
         for parameter in block.parameters():
