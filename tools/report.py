@@ -27,7 +27,7 @@ LEGEND = "Cells: this project's figure (± standard deviation over training seed
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Fill the paper's tables with the runs that have been made.")
-    parser.add_argument("tables", nargs="*", type=int, metavar="TABLE", help="1 to 9; default: all")
+    parser.add_argument("tables", nargs="*", type=int, metavar="TABLE", help="1 to 9, 0: base learners; default: all")
     parser.add_argument("--exp", type=Path, help="folder of the runs; default: that of --config, or exp")
     parser.add_argument("--out", type=Path, default=Path("exp/report"), help="folder for the tables")
     parser.add_argument("--config", help="for Tables 3 to 8: another data set and network than the paper's")
@@ -106,7 +106,8 @@ def main() -> None:
     """Read, fill, write, print."""
     arguments = parse_arguments()
     benchmark, profile = (find_json(arguments.exp, kind) for kind in ("benchmark", "profile"))
-    sources = Sources(read_runs(arguments.exp), benchmark, profile, arguments.config, arguments.splits, arguments.seeds)
+    runs, exp = read_runs(arguments.exp), arguments.exp
+    sources = Sources(runs, benchmark, profile, arguments.config, arguments.splits, arguments.seeds, exp)
     sheets = {number: TABLES[number](sources) for number in arguments.tables or TABLES}
     if arguments.commands:
         missing = dict.fromkeys(command for sheet in sheets.values() for command in sheet.missing)

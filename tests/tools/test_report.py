@@ -9,15 +9,17 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
-from tests.toy import ROOT, toy_config, write_toy, write_weights
+from tests.toy import ROOT, generator, toy_config, write_toy, write_weights
 from tools import benchmark, profile, report
 from tools.paper.published import PAPER, published
 from tools.paper.runs import Wanted, read_runs
@@ -98,7 +100,7 @@ def numbers(tree: Any) -> Iterator[float]:
         yield from [value] if isinstance(value, float) else numbers(value)
 
 
-@pytest.mark.parametrize(("number", "rows"), list(enumerate((22, 18, 8, 4, 2, 5, 4, 4, 3), 1)))
+@pytest.mark.parametrize(("number", "rows"), list(enumerate((22, 18, 8, 4, 2, 14, 10, 5, 3), 1)))
 def test_every_table_holds_all_published_numbers(place: Path, number: int, rows: int) -> None:
     paper = yaml.safe_load(PAPER.read_text())
     (key,) = [key for key in paper if key.startswith(f"table{number}_")]
@@ -214,7 +216,8 @@ def test_the_commands_make_what_is_missing(
     sheet = fill(number, place, *sources)
     assert [command for command in sheet.missing if "tools.profile" not in command] == []
     assert [note for note in sheet.notes if "instead of" in note] == []
-    own = [row for row in sheet.rows if number > 2 or row.name.endswith("HMNet")]
+    own = [row for row in sheet.rows if number in (3, 4, 5, 8) or re.search(r"HMNet($|,)(?!.*std)", row.name)]
+    own = [row for row in own if "HDMNet" not in row.name and "printed" not in row.name]
     assert {row.cells[0].own for row in own} == {50.0}
 
 
@@ -245,7 +248,7 @@ def test_measurements_fill_tables_4_and_9(place: Path, monkeypatch: pytest.Monke
     for module, command in ((benchmark, fill(9, place).missing[0]), (profile, fill(4, place).missing[-1])):
         monkeypatch.setattr(sys, "argv", shlex.split(command)[2:])
         assert load_config(module.parse_arguments().config).shot == 1
-    swept = {"hmnet": {"points": [{"size": 473, "cold": 0.5}, {"size": 633, "error": "killed"}], "line": None}}
+    swept = {"hmnet": {"points": [{"size": 473, "feature_size": 64, "cold": 0.5}, {"size": 633, "error": "killed"}]}}
     for kind, content in (
         ("benchmark", {"sweep": swept}),
         ("profile", {"blocks": {"4": {"parameters": 33.5e6, "gflop": 400.0, "fps": 2.0}}}),
@@ -255,6 +258,8 @@ def test_measurements_fill_tables_4_and_9(place: Path, monkeypatch: pytest.Monke
     measured = [report.find_json(place / "exp", kind) for kind in ("benchmark", "profile")]
     sizes = cells(fill(9, place, *measured), "HMNet")
     assert sizes["473"] == Cell(own=2000.0, paper=402.4)
+    notes = fill(9, place, *measured).notes
+    assert "Own feature sizes: 64 at 473; the paper's: 60, 80, 100, 120, 140." in notes
     assert sizes["633"] == Cell(paper=576.9)
     blocks = cells(fill(4, place, *measured), "4")
     assert [blocks[key].own for key in ("parameters M", "GFLOP", "frames/s")] == [33.5, 400.0, 2.0]
@@ -273,6 +278,42 @@ def test_intervals_of_what_has_been_run(place: Path) -> None:
     assert table.columns == ("", "fold 0", "fold 1", "fold 2", "fold 3")
     assert table.rows == [("resnet50, 1 shot, HMNet", "-", "55.0 [45.0, 65.0]", "-", "-")]
     assert report.interval_table(fill(4, place)) is None  # without the ensemble: another network
+
+
+def test_statistics_over_seeds(place: Path) -> None:
+    """Table 6's last rows, from all folds and seeds; empty as long as one is missing."""
+    mious = generator().uniform(0.3, 0.6, (5, 4))
+    for split in range(4):
+        cfg = load_config(f"config/coco/coco_split{split}_resnet50_manet.yaml", ["seeds", "[0, 1, 2, 3, 321]"])
+        assert cells(fill(6, place), "HMNet, mean")["mean"].own is None
+        write_run(cfg, *(row(seed, float(value)) for seed, value in zip(cfg.seeds, mious[:, split], strict=True)))
+    sheet = fill(6, place)
+    for name, function, paper in (("mean", np.mean, 52.3), ("std", partial(np.std, ddof=1), 0.3)):
+        filled = cells(sheet, f"HMNet, {name}")
+        assert filled["fold 2"].own == pytest.approx(100 * function(mious[:, 2]))
+        assert filled["mean"].own == pytest.approx(100 * function(mious.mean(1)))
+        assert filled["mean"].paper == paper
+    assert cells(sheet, "HDMNet, seed 2")["fold 0"] == Cell(paper=44.9)
+
+
+def test_base_learners_beside_the_published(place: Path) -> None:
+    write_run(load_config(PASCAL.format(0)))  # a test in the same exp is none of a base learner
+    course = place / "exp/coco/PSPNet/split1/vgg/result.json"
+    course.parent.mkdir(parents=True)
+    course.write_text('{"kind": "training", "finished": true, "miou": 0.4404}')
+    ready = place / "initmodel/PSPNet/pascal/split3/resnet50/best.pth"
+    ready.parent.mkdir(parents=True)
+    ready.touch()
+    sheet = fill(0, place)
+    cell = cells(sheet, "coco, vgg")["fold 1"]
+    assert (cell.own, cell.paper, cell.difference) == (pytest.approx(44.04), 43.04, pytest.approx(1))
+    assert cells(sheet, "pascal, resnet50")["fold 3"] == Cell(paper=73.72)
+    assert len(sheet.missing) == 14 and "sh train_base.sh 1234 coco 1 resnet50 --opts resume auto" in sheet.missing
+
+
+def test_later_methods_stand_below_the_tables(place: Path) -> None:
+    notes = [fill(number, place).notes[-1] for number in (1, 2)]
+    assert "UINO-FSS 80.6, FSSAM 81.0" in notes[0] and "GF-SAM 58.7 / 66.8, SANSA 60.2 / 64.3" in notes[1]
 
 
 def test_no_mean_over_some_folds() -> None:
