@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow lint format
+.PHONY: demo test test-slow gpu lint format
 
 demo: $(INSTALLED)
 	$(BIN)/python -m tools.demo
@@ -12,6 +12,9 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+gpu: $(INSTALLED)
+	$(BIN)/python -m tools.gpu
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

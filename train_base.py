@@ -29,7 +29,7 @@ from util.config import Config
 from util.distributed import World, connect
 from util.errors import UserError, run_main
 from util.failures import explain_errors
-from util.image import IGNORE
+from util.pixels import IGNORE
 from util.rng import make_deterministic, seed_all
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from util.errors import run_main
 from util.files import atomic_write
-from util.image import IGNORE
+from util.pixels import IGNORE
 from util.visualize import save_index
 
 Array = NDArray[np.float32]

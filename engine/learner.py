@@ -13,7 +13,7 @@ from engine.loader import Batch
 from engine.optim import amp_dtype
 from model.released import load_weights
 from util.distributed import World
-from util.image import IGNORE
+from util.pixels import IGNORE
 
 Tensors = dict[str, Tensor]
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from util.image import IGNORE
+from util.pixels import IGNORE
 
 RESAMPLES = 2000
 

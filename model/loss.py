@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.hmnet import Scores
-from util.image import IGNORE
+from util.pixels import IGNORE
 
 
 def episode_loss(scores: Scores, query_mask: Tensor) -> dict[str, Tensor]:

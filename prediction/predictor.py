@@ -26,7 +26,8 @@ from model.resize import resize
 from util.config import Config, load_config
 from util.distributed import pick_device
 from util.errors import UserError
-from util.image import IGNORE, ImageSource, normalise, read_image, read_index, resize_image, resize_mask
+from util.image import ImageSource, normalise, read_image, read_index, resize_image, resize_mask
+from util.pixels import IGNORE
 
 Box: TypeAlias = Sequence[float]  # left, top, right, bottom in pixels, the last two exclusive
 # A binary mask; an index mask and the class in it that is meant; or a list of boxes.

@@ -14,7 +14,8 @@ from dataset.prepare.labelme import read_labelme
 from dataset.prepare.picture import Picture, is_image, upright_label
 from dataset.prepare.sources import read_classes
 from util.errors import UserError
-from util.image import IGNORE, read_index
+from util.image import read_index
+from util.pixels import IGNORE
 
 Box = tuple[float, ...]  # left, top, right, bottom in pixels, the last two exclusive
 

@@ -11,13 +11,13 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from util.errors import UserError
+from util.pixels import IGNORE as IGNORE
 
 ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Tensor"
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255  # of ImageNet
 STD = np.array([0.229, 0.224, 0.225], np.float32) * 255
 
-IGNORE = 255  # mask value of pixels that count neither as object nor as background
 SHADES = 32  # more grey values than these are no classes
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for damaged files
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from util.files import atomic_write
-from util.image import IGNORE
+from util.pixels import IGNORE
 
 Picture = NDArray[np.uint8]
 Color = tuple[int, int, int]

@@ -30,7 +30,7 @@ from dataset.prepare.sources import read_source
 from dataset.reading import CROP_RATIO
 from util.config import BASE_DIR, load_config
 from util.errors import UserError
-from util.image import IGNORE
+from util.pixels import IGNORE
 
 VOC_AREA = 500 * 375  # pixels of the pictures for which the area threshold was chosen
 LEAST = 2  # images of a class that an episode needs: the query and one support

@@ -17,7 +17,7 @@ from dataset.prepare.files import Label
 from dataset.prepare.labels import Shape, paint
 from dataset.prepare.picture import Collection, is_image
 from util.errors import UserError
-from util.image import IGNORE
+from util.pixels import IGNORE
 
 # Labels by LabelMe's convention that are no classes, and the value painted for them.
 SPECIAL_LABELS = {"__ignore__": IGNORE, "_background_": 0}

@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 
 from dataset.prepare.files import Label, opened_image
 from util.errors import UserError
-from util.image import IGNORE
+from util.pixels import IGNORE
 
 Colours = Mapping[tuple[int, int, int], int]
 Shape = tuple[int, NDArray[np.bool_]]

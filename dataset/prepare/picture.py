@@ -11,7 +11,7 @@ from PIL import ExifTags
 from dataset.prepare.files import Label, opened_image
 from dataset.prepare.labels import Colours, decode_segmentation, paint, read_label
 from util.errors import UserError
-from util.image import IGNORE
+from util.pixels import IGNORE
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 

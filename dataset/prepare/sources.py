@@ -11,7 +11,7 @@ from dataset.prepare.labelme import read_labelme
 from dataset.prepare.labels import Colours, read_label
 from dataset.prepare.picture import CocoPicture, Collection, MaskPicture, is_image
 from util.errors import UserError
-from util.image import IGNORE
+from util.pixels import IGNORE
 
 LAYOUTS = (("JPEGImages", "SegmentationClassAug"), ("JPEGImages", "SegmentationClass"), ("images", "masks"))
 COCO_KEYS = {"images", "annotations", "categories"}

@@ -22,7 +22,7 @@ from tests.processes import run_processes
 from tests.toy import toy_config, write_toy
 from util.config import Config
 from util.distributed import connect
-from util.image import IGNORE
+from util.pixels import IGNORE
 
 Spread = tuple[int, int, int]  # processes, batch, accumulate
 

@@ -33,7 +33,8 @@ def random_scan(batch: int, side: int, channels: int, states: int, recap: bool, 
     period = side**2 if side % PATCHES else (side // PATCHES) ** 2
     inputs: dict[str, Any] = {
         **{"u": randn(batch, length, channels), "delta": 2 * randn(batch, 4, length, channels)},
-        "A": -torch.arange(1, states + 1, dtype=torch.float64).repeat(4, channels, 1) * torch.rand(4, channels, 1).add(0.5),
+        "A": -torch.arange(1, states + 1, dtype=torch.float64).repeat(4, channels, 1)
+        * torch.rand(4, channels, 1).add(0.5),
         **{"B": randn(batch, 4, length, states), "C": randn(batch, 4, length, states)},
         **{"skip": randn(4, channels), "delta_bias": randn(4, channels) - 2},
     }
@@ -46,17 +47,17 @@ def random_scan(batch: int, side: int, channels: int, states: int, recap: bool, 
 
 def run_scan(inputs: dict[str, Any], backend: str, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
     """Outputs and the gradients of a fixed weighted sum of them, on the CPU in float64."""
-    tensors = {k: v.to(device, dtype).requires_grad_() for k, v in inputs.items() if k not in ("order", "period")}
-    named = {key: tensors[key] for key in ("u", "delta", "A", "B", "C")}
-    options = {key: tensors[key] for key in ("skip", "delta_bias", "initial_state") if key in tensors}
-    if "decay" in tensors:
-        options["recap"] = Recap(tensors["decay"], tensors["recap_state"], inputs["period"])  # type: ignore[assignment]
-    y, state = selective_scan(
-        **named, order=inputs["order"].to(device), **options, delta_softplus=True, backend=backend
-    )  # type: ignore[arg-type]
-    weighted = sum((x * torch.linspace(-1, 1, x.numel(), device=device, dtype=dtype).view_as(x)).sum() for x in (y, state))
-    gradients = torch.autograd.grad(weighted, list(tensors.values()))  # type: ignore[arg-type]
-    found = {"y": y, "state": state, **{f"d{key}": g for key, g in zip(tensors, gradients, strict=True)}}
+    leaves = {k: v.to(device, dtype).requires_grad_() for k, v in inputs.items() if k not in ("order", "period")}
+    options: dict[str, Any] = {k: v for k, v in leaves.items() if k not in ("decay", "recap_state")}
+    if "decay" in leaves:
+        options["recap"] = Recap(leaves["decay"], leaves["recap_state"], inputs["period"])
+    order = inputs["order"].to(device)
+    outputs = selective_scan(**options, order=order, delta_softplus=True, backend=backend)
+    weights = (torch.linspace(-1, 1, x.numel(), device=device, dtype=dtype).view_as(x) for x in outputs)
+    weighted = torch.stack([(x * weight).sum() for x, weight in zip(outputs, weights, strict=True)]).sum()
+    gradients = torch.autograd.grad(weighted, list(leaves.values()))
+    y, state = outputs
+    found = {"y": y, "state": state, **{f"d{key}": g for key, g in zip(leaves, gradients, strict=True)}}
     return {key: value.detach().double().cpu() for key, value in found.items()}
 
 
@@ -68,13 +69,13 @@ def compare_backend(setting: Setting, backend: str) -> dict[str, Any]:
         if not is_available():
             raise NothingToCheckError("mamba-ssm is not installed")
     torch.manual_seed(0)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for shape, recap, initial in itertools.product(SHAPES[setting.device.type], (False, True), (False, True)):
         inputs = random_scan(*shape, recap, initial)
         expected = run_scan(inputs, "reference", torch.device("cpu"), torch.float64)
         found, again = (run_scan(inputs, backend, setting.device, torch.float32) for _ in range(2))
         errors = {key: _error(found[key], expected[key]) for key in expected}
-        row = {"shape": "x".join(map(str, shape)), "recap": recap, "initial": initial}
+        row: dict[str, Any] = {"shape": "x".join(map(str, shape)), "recap": recap, "initial": initial}
         row["outputs"] = max(errors["y"], errors["state"])
         row["gradients"] = max(error for key, error in errors.items() if key.startswith("d"))
         row["same bits twice"] = all(torch.equal(found[key], again[key]) for key in found)

@@ -15,7 +15,9 @@ from tools.gpu.setting import CheckError, NothingToCheckError, Setting
 from util.errors import UserError
 
 # What a PyTorch, NumPy, OpenCV, PyYAML and pydantic bring along.
-ALLOWED = "torch numpy cv2 yaml pydantic triton sympy mpmath networkx jinja2 markupsafe fsspec filelock typing_extensions"
+ALLOWED = (
+    "torch numpy cv2 yaml pydantic triton sympy mpmath networkx jinja2 markupsafe fsspec filelock typing_extensions"
+)
 ALLOWED += " pydantic_core annotated_types typing_inspection torchgen functorch setuptools pkg_resources _yaml"
 BLOCKER = f"""
 import importlib.metadata, sys
@@ -34,8 +36,10 @@ sys.meta_path.insert(0, Blocker())
 def test_plain_pytorch_suffices(tmp_path: Path, name: str) -> None:
     """An item runs where nothing else is installed: neither torchvision nor Pillow, tqdm, SciPy ..."""
     code = f"{BLOCKER}\nfrom tools.gpu import network\nnetwork.MODES = ('float32',)\n"
-    code += f"from tools.gpu.__main__ import compute_item\nfrom tools.gpu.setting import Setting\nimport torch\n"
-    code += f"from pathlib import Path\ncompute_item({name!r}, Path({str(tmp_path / 'out.json')!r}), Setting(torch.device('cpu')))"
+    code += (
+        "import pathlib, torch\nfrom tools.gpu.__main__ import compute_item\nfrom tools.gpu.setting import Setting\n"
+    )
+    code += f"compute_item({name!r}, pathlib.Path({str(tmp_path)!r}, 'out.json'), Setting(torch.device('cpu')))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out.json").read_text())["state"] == "passed"
@@ -53,7 +57,11 @@ def test_item_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     cpu = Setting(torch.device("cpu"))
     monkeypatch.setitem(ITEMS, "odd", Item(skips, 1))
     command.compute_item("odd", tmp_path / "a.json", cpu)
-    assert json.loads((tmp_path / "a.json").read_text()) == {"state": "skipped", "reason": "nothing here", "figures": {}}
+    assert json.loads((tmp_path / "a.json").read_text()) == {
+        "state": "skipped",
+        "reason": "nothing here",
+        "figures": {},
+    }
     monkeypatch.setitem(ITEMS, "odd", Item(fails, 1))
     with pytest.raises(CheckError):
         command.compute_item("odd", tmp_path / "b.json", cpu)

@@ -5,8 +5,15 @@ from pathlib import Path
 
 from tools.gpu.report import Outcome, describe_machine, write_report
 
+ERRORS = [{"shape": "1x4", "outputs": 1.5e-7}, {"shape": "2x3", "outputs": 2e-7}]
 OUTCOMES = [
-    Outcome("scan-triton", "passed", 1.25, "", {"errors": [{"shape": "1x4", "outputs": 1.5e-7}, {"shape": "2x3", "outputs": 2e-7}]}),
+    Outcome(
+        "scan-triton",
+        "passed",
+        1.25,
+        "",
+        {"errors": [{"shape": "1x4", "outputs": 1.5e-7}, {"shape": "2x3", "outputs": 2e-7}]},
+    ),
     Outcome("scores", "failed", 3.0, "CheckError: scores | of fp16", {"stderr": ["a", "b"]}),
     Outcome("scan-memory", "skipped", 0.1, "compute-sanitizer is not installed", {}),
 ]
