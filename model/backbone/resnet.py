@@ -2,11 +2,12 @@
 
 from typing import Literal
 
-from torch import nn
-from torchvision.models.resnet import Bottleneck
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from model.backbone.base import StagedBackbone
 
+EXPANSION = 4  # a block's outputs for every channel of its 3x3 convolution
 RESNET_BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "tiny": (1, 1, 1, 1)}
 
 
@@ -28,6 +29,28 @@ def resnet(name: str, stem: Literal["deep", "torchvision"] = "deep", dilate_firs
         _stage(out[2], 8 * width, blocks[3], first_dilation=fourth, dilation=4),
     ]
     return StagedBackbone(stages, out[1:])
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions around a shortcut (He et al., CVPR 2016), under torchvision's names."""
+
+    def __init__(
+        self, inputs: int, width: int, stride: int = 1, dilation: int = 1, downsample: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        outputs = EXPANSION * width
+        self.conv1, self.bn1 = nn.Conv2d(inputs, width, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=dilation, dilation=dilation, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = nn.Conv2d(width, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, inputs, h, w)` to `(B, 4 * width, h / stride, w / stride)`."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = F.relu(self.bn2(self.conv2(x)), inplace=True)
+        return F.relu_(self.bn3(self.conv3(x)) + shortcut)
 
 
 def _deep_stem(width: int) -> nn.Sequential:
@@ -55,8 +78,8 @@ def _torchvision_stem(width: int) -> nn.Sequential:
 def _stage(
     inputs: int, width: int, blocks: int, stride: int = 1, first_dilation: int = 1, dilation: int = 1
 ) -> nn.Sequential:
-    outputs = Bottleneck.expansion * width
+    outputs = EXPANSION * width
     shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-    layers = [Bottleneck(inputs, width, stride, shortcut, dilation=first_dilation)]
+    layers = [Bottleneck(inputs, width, stride, first_dilation, shortcut)]
     layers += [Bottleneck(outputs, width, dilation=dilation) for _ in range(1, blocks)]
     return nn.Sequential(*layers)

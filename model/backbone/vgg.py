@@ -1,7 +1,6 @@
 """VGG-16 with batch norm, of output stride 16 (paper, section 5.1)."""
 
 from torch import nn
-from torchvision.models import vgg16_bn
 
 from model.backbone.base import StagedBackbone
 
@@ -10,6 +9,8 @@ STAGE_ENDS = (6, 13, 23, 33, 42)  # last index of each stage in torchvision's `f
 
 def vgg16() -> StagedBackbone:
     """VGG-16 with random weights, cut into five stages."""
+    from torchvision.models import vgg16_bn  # no other backbone needs torchvision
+
     features = vgg16_bn(weights=None).features
     for layer in features:
         if isinstance(layer, nn.MaxPool2d):
