@@ -66,7 +66,7 @@ class BaseLearner(nn.Module):
 
 
 class PSPNet(nn.Module):
-    """Backbone and base learner as one network, for training the base learner (stage 1)."""
+    """Backbone and base learner as one network, for training the base learner (stage 1); a frozen backbone stays."""
 
     def __init__(self, backbone: Backbone, base_classes: int) -> None:
         super().__init__()
@@ -75,7 +75,15 @@ class PSPNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images `(B, 3, H, W)` to logits `(B, 1 + base classes, H, W)`."""
-        return resize(self.head(self.backbone(images)[2]), images.shape[-2:])
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.backbone.frozen):
+            f4 = self.backbone(images)[2]
+        return resize(self.head(f4), images.shape[-2:])
+
+    def train(self, mode: bool = True) -> "PSPNet":
+        """Set the mode of all but a frozen backbone."""
+        super().train(mode)
+        self.backbone.train(mode and not self.backbone.frozen)
+        return self
 
 
 def conv_upsampled(pools: list[Tensor], weight: Tensor, size: Sequence[int]) -> Tensor:

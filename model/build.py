@@ -6,7 +6,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import TypeVar
 
-from model.backbone import build_backbone
+from model.backbone import Backbone, build_backbone
 from model.base_learner import BaseLearner, PSPNet
 from model.fusion import FUSIONS
 from model.hmnet import HMNet
@@ -29,9 +29,11 @@ def build_model(cfg: Config, pretrained: bool = True) -> HMNet:
     """HMNet as the configuration describes it.
 
     With `pretrained`, the frozen parts come from `initmodel/`: the base learner's checkpoint, or ImageNet weights where
-    `ensemble` is off; UserError says which file is expected where if it is missing.
+    `ensemble` is off; UserError says which file is expected where if it is missing. UserError too for a size of
+    pictures that the backbone cannot see.
     """
-    backbone = build_backbone(cfg.backbone_name, cfg.stem, cfg.dilate_first)
+    backbone = encoder(cfg, freeze=cfg.base_freeze_backbone if cfg.ensemble else True)
+    _check_sizes(cfg, backbone, "train_h", "val_size")
     base_learner = BaseLearner(backbone.channels[-1], cfg.base_class_count) if cfg.ensemble else None
     model = HMNet(
         backbone,
@@ -48,7 +50,7 @@ def build_model(cfg: Config, pretrained: bool = True) -> HMNet:
         hint = "train it with train_base.sh, or put the released base-learner checkpoint there"
         load_base_learner(model, _expect(path, "base learner", hint))
     elif pretrained:
-        load_backbone(model.backbone, _imagenet_file(cfg))
+        _load_pretrained(backbone, cfg)
     return model
 
 
@@ -57,10 +59,39 @@ def build_base_learner(cfg: Config, pretrained: bool = True) -> PSPNet:
 
     The `tiny` backbone has no ImageNet weights and starts from random ones.
     """
-    network = PSPNet(build_backbone(cfg.backbone_name, cfg.stem, cfg.dilate_first), cfg.base_class_count)
+    backbone = encoder(cfg, freeze=cfg.base_freeze_backbone)
+    _check_sizes(cfg, backbone, "base_train_h", "val_size")
     if pretrained and cfg.backbone_name != "tiny":
-        load_backbone(network.backbone, _imagenet_file(cfg))
-    return network
+        _load_pretrained(backbone, cfg)
+    return PSPNet(backbone, cfg.base_class_count)
+
+
+def encoder(cfg: Config, freeze: bool | None = None) -> Backbone:
+    """The backbone that the configuration names, with random weights; `freeze` is for one of timm's."""
+    family, _, name = cfg.backbone_name.partition("/")
+    if family != "timm":
+        return build_backbone(family, cfg.stem, cfg.dilate_first)
+    from model.backbone.timm import TimmBackbone  # takes seconds to import
+
+    return TimmBackbone(name, cfg.backbone_layers, Path(cfg.initmodel, "timm"), freeze)
+
+
+def _load_pretrained(backbone: Backbone, cfg: Config) -> None:
+    if cfg.backbone_name.startswith("timm/"):
+        backbone.fetch()
+    else:
+        load_backbone(backbone, _imagenet_file(cfg))
+
+
+def _check_sizes(cfg: Config, backbone: Backbone, *keys: str) -> None:
+    """UserError for a size of pictures that the backbone cannot see."""
+    step, offset = backbone.step, backbone.offset
+    for key in keys:
+        if (size := getattr(cfg, key)) % step != offset:
+            below = max((size - offset) // step, 1) * step + offset
+            rule = f"a multiple of {step}" + (f" plus {offset}" if offset else "")
+            nearest = f"such as {below} or {below + step}"
+            raise UserError(f"{key}: {size} should be {rule} for backbone {cfg.backbone_name}, {nearest}")
 
 
 def build_trunk(cfg: Config) -> Trunk:

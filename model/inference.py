@@ -34,7 +34,7 @@ def fold_batch_norms(module: nn.Module) -> None:
         conv, norm = getattr(module, name), getattr(module, following)
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             setattr(module, name, fuse_conv_bn_eval(conv, norm))
-            setattr(module, following, nn.Identity())
+            setattr(module, following, getattr(norm, "act", nn.Identity()))  # timm's norms may activate too
     for child in module.children():
         fold_batch_norms(child)
 

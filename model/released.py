@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.backbone import Backbone
 from util.checkpoint import read_checkpoint
 from util.errors import UserError
 
@@ -72,11 +73,13 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any]) -> No
     Prefixes `module.` and a surrounding `state_dict` entry are understood. UserError, with nothing loaded, when the
     file cannot be read or when keys are missing, unexpected or misshapen; the message lists them.
     """
+    _complete(model)
     _load(model, *_open(source))
 
 
 def load_base_learner(model: nn.Module, source: str | Path | Mapping[str, Any]) -> None:
     """Load the frozen parts of HMNet, its children `backbone` and `base_learner`, from a base-learner checkpoint."""
+    _complete(model)
     state, where = _open(source)
     state = {re.sub(r"^(cls\.4|head\.classifier)\.", "base_learner.2.", key): value for key, value in state.items()}
     state = {re.sub(r"^head\.", "base_learner.", key): value for key, value in state.items()}
@@ -88,6 +91,12 @@ def load_backbone(backbone: nn.Module, source: str | Path | Mapping[str, Any]) -
     state, where = _open(source)
     state = {key: value for key, value in state.items() if not key.startswith(("fc.", "classifier."))}
     _load(backbone, {_stage_name(key, backbone): value for key, value in state.items()}, where)
+
+
+def _complete(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, Backbone):
+            module.complete()
 
 
 def _open(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
@@ -120,6 +129,12 @@ def _load(model: nn.Module, state: dict[str, Tensor], where: str, parts: tuple[s
     if any(problems.values()):
         listed = "; ".join(f"{kind}: {_shorten(keys)}" for kind, keys in problems.items() if keys)
         raise UserError(f"{where}: the weights do not fit this configuration: {listed}")
+    for key, value in found.items():
+        if key.endswith(".sha256") and not torch.equal(value.cpu(), own[key]):
+            raise UserError(
+                f"{where}: was trained on other weights of {key.removesuffix('.sha256')} than are here; SHA-256 of the "
+                f"tensors {bytes(value.tolist()).hex()[:16]}... instead of {bytes(own[key].tolist()).hex()[:16]}..."
+            )
     with torch.no_grad():
         for key, value in found.items():
             own[key].copy_(value)

@@ -61,6 +61,7 @@ UNUSED_KEYS = {
 }
 UNUSED_KEYS |= {"aux_weight1", "aux_weight2", "low_fea", "merge", "merge_tau"}
 RENAMED_KEYS = {"seed_deterministic": "deterministic"}
+BACKBONES = ("resnet50", "resnet101", "vgg", "tiny")
 CLASS_COUNTS = {"pascal": 20, "coco": 80}
 
 
@@ -96,7 +97,8 @@ class Config(BaseModel):
     arch: Literal["HMNet", "HMNetAMP"]
     layers: Int
     vgg: bool
-    backbone: Literal["resnet50", "resnet101", "vgg", "tiny"] | None
+    backbone: str | None
+    backbone_layers: Network[Annotated[list[NotNegative], Field(min_length=3, max_length=3)] | None]
     stem: Network[Literal["deep", "torchvision"]]
     dilate_first: Network[bool]
     feature_size: Network[Positive]
@@ -159,6 +161,7 @@ class Config(BaseModel):
     base_batch_size: Positive
     base_epochs: Positive
     base_lr_encoder: PositiveFloat
+    base_freeze_backbone: Network[bool | None]
     base_scale_min: PositiveFloat
     base_scale_max: PositiveFloat
     base_stop_interval: Positive
@@ -176,6 +179,13 @@ class Config(BaseModel):
     seeds: Annotated[list[NotNegative], Field(min_length=1), BeforeValidator(_as_list)]
     episodes_file: Protocol[str | None]
     feature_cache_mb: NotNegative
+
+    @field_validator("backbone")
+    @classmethod
+    def _known_backbone(cls, value: str | None) -> str | None:
+        if value is not None and value not in BACKBONES and not re.fullmatch(r"timm/\w[\w.-]*", value):
+            raise ValueError(f"should be {', '.join(BACKBONES)} or timm/NAME, NAME being a model of timm")
+        return value
 
     @field_validator("feature_size", mode="before")
     @classmethod
@@ -202,7 +212,7 @@ class Config(BaseModel):
 
     @property
     def backbone_name(self) -> str:
-        """'resnet50', 'resnet101', 'vgg' or 'tiny': `backbone`, or what BAM's `vgg` and `layers` say."""
+        """'resnet50', 'resnet101', 'vgg', 'tiny' or 'timm/NAME': `backbone`, or what BAM's `vgg` and `layers` say."""
         return self.backbone or ("vgg" if self.vgg else f"resnet{self.layers}")
 
     @property
@@ -278,7 +288,7 @@ def broken_relations(cfg: Config) -> Iterator[tuple[str, str]]:
         yield "num_classes", f"should be {CLASS_COUNTS[cfg.data_set]} for data_set {cfg.data_set}"
     if not 2 <= cfg.folds <= cfg.num_classes:
         yield "folds", f"should be from 2 to num_classes ({cfg.num_classes})"
-    for key in ("train_h", "val_size", "base_train_h"):
+    for key in () if cfg.backbone_name.startswith("timm/") else ("train_h", "val_size", "base_train_h"):
         if (size := getattr(cfg, key)) % 8 != 1 or size < 9:
             below = max(size - (size - 1) % 8, 9)
             yield key, f"should be a multiple of 8 plus 1, such as {below} or {below + 8}"

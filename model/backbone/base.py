@@ -8,15 +8,23 @@ from torch import Tensor, nn
 class Backbone(nn.Module):
     """Three feature maps of an image, from finer and plainer to coarser and richer.
 
-    `channels`: theirs. Images have sides of `step` * m + `offset` pixels.
+    `channels`: theirs. Images have sides of `step` * m + `offset` pixels. `frozen`: the weights never change, not even
+    in training the base learner, and checkpoints leave them out.
     """
 
     channels: tuple[int, int, int]
     step, offset = 8, 1
+    frozen = False
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images `(B, 3, H, W)`, normalised as ImageNet's are, to f2, f3, f4 `(B, channels[i], h, w)`."""
         raise TypeError(f"{type(self).__name__} does not say how it sees an image")
+
+    def fetch(self) -> None:
+        """Load pretrained weights, where the backbone knows its own."""
+
+    def complete(self) -> None:
+        """Load the weights that checkpoints leave out."""
 
 
 class StagedBackbone(Backbone):

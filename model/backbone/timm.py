@@ -1,0 +1,146 @@
+"""Any image model of timm (Wightman, PyTorch Image Models) as a frozen encoder."""
+
+import difflib
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+from timm.layers import Format
+from timm.models._features import FeatureGetterNet
+from torch import Tensor, nn
+
+from model.backbone.base import Backbone
+from util.checkpoint import read_checkpoint
+from util.errors import UserError
+from util.image import MEAN, STD
+
+# What makes a model's maps finer or its input size free; a model takes one of these or nothing.
+OPTIONS: tuple[dict[str, Any], ...] = ({"output_stride": 8}, {"strict_img_size": False}, {"dynamic_img_size": True}, {})
+SUFFIXES = (".safetensors", ".pth")
+DIGEST = ".sha256"
+
+
+class TimmBackbone(Backbone):
+    """A model of timm that shows three of its feature maps; random weights until `fetch`.
+
+    Args: its name; which of the maps in its `feature_info`, None for the last three stages, or of a plain vision
+    transformer the blocks at a half, three quarters and the end; the folder of weight files; whether its weights stay
+    as they are, None: those of plain vision transformers do. Raises UserError for a name or maps that timm lacks.
+    """
+
+    def __init__(self, name: str, layers: Sequence[int] | None, folder: Path, frozen: bool | None = None) -> None:
+        super().__init__()
+        self.name, self.folder = name, folder
+        options, stages = _look_up(name)
+        strides = [stage["reduction"] for stage in stages]
+        plain, count = len(set(strides)) == 1, len(stages)  # a plain vision transformer has one size of map
+        layers = layers or ((count // 2 - 1, count * 3 // 4 - 1, count - 1) if plain else range(count - 3, count))
+        if not all(0 <= layer < count for layer in layers) or sorted(set(layers)) != list(layers):
+            raise UserError(f"backbone_layers: {list(layers)} should be three of 0 ... {count - 1}, ascending")
+        self.options = {**options, "features_only": True, "out_indices": tuple(layers)}
+        if plain:  # whose blocks' outputs are meant to be normalised
+            self.options["feature_cls"] = partial(FeatureGetterNet, norm=True)
+        self.net = cast(Any, timm.create_model(name, **self.options))
+        c2, c3, c4 = self.net.feature_info.channels()
+        self.channels = c2, c3, c4
+        self.channels_last = Format(getattr(self.net, "output_fmt", "NCHW")) is Format.NHWC
+        stem = next(module for module in self.net.modules() if isinstance(module, nn.Conv2d))
+        if "output_stride" not in options or stem.kernel_size[0] <= stem.stride[0]:  # images are cut into patches
+            self.step, self.offset = max(strides[layer] for layer in layers), 0
+        self.frozen = plain if frozen is None else frozen
+        self.requires_grad_(not self.frozen)
+        mean, std = (torch.tensor(self.net.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+        own, imagenet = (mean, std), [torch.from_numpy(x / 255).view(3, 1, 1) for x in (MEAN, STD)]
+        self.register_buffer("scale", imagenet[1] / own[1], persistent=False)
+        self.register_buffer("shift", (imagenet[0] - own[0]) / own[1], persistent=False)
+        self.digest: Tensor | None = None
+
+    scale: Tensor
+    shift: Tensor
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        f2, f3, f4 = self.net(images * self.scale + self.shift)  # normalised as the model's own training images
+        if self.channels_last:
+            f2, f3, f4 = (f.permute(0, 3, 1, 2) for f in (f2, f3, f4))
+        return f2, f3, f4
+
+    def fetch(self) -> None:
+        """Load timm's weights, once: from the folder's NAME.safetensors or NAME.pth, else by timm's own download.
+
+        Raises UserError when a file does not fit, and saying which file to put where when the download fails.
+        """
+        if self.digest is not None:
+            return
+        path = next((path for path in map(self.file, SUFFIXES) if path.is_file()), None)
+        overlay = None if path is None else {"state_dict": self._read(path)}
+        try:
+            net = timm.create_model(self.name, pretrained=True, pretrained_cfg_overlay=overlay, **self.options)
+        except Exception as error:  # of any library that is involved, down to sockets
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+            if path:
+                raise UserError(f"{path}: does not fit timm/{self.name}: {reason}") from error
+            raise UserError(
+                f"{self.file(SUFFIXES[0])}: is not there, and timm could not download it ({reason}); "
+                f"put timm's model.safetensors of {self.name} there under this name"
+            ) from error
+        self.net.load_state_dict(net.state_dict())
+        self.digest = self._digest()
+
+    def file(self, suffix: str) -> Path:
+        """Where its weights may lie."""
+        return self.folder / f"{self.name}{suffix}"
+
+    def complete(self) -> None:
+        """Load what `state_dict` leaves out."""
+        if self.frozen:
+            self.fetch()
+
+    def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
+        """Of a frozen model only the digest of its weights, under its name."""
+        if not self.frozen:
+            return super().state_dict(*args, destination=destination, prefix=prefix, keep_vars=keep_vars)
+        destination = {} if destination is None else destination
+        destination[f"{prefix}{self.name}{DIGEST}"] = self._digest() if self.digest is None else self.digest
+        return destination
+
+    def _digest(self) -> Tensor:
+        """SHA-256 of all weights, uint8 (32)."""
+        digest = hashlib.sha256()
+        for key, value in sorted(self.net.state_dict().items()):
+            digest.update(key.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
+        return torch.tensor(list(digest.digest()), dtype=torch.uint8)
+
+    def _read(self, path: Path) -> Mapping[str, Any]:
+        """The tensors of a weight file; UserError for one that lacks any of the model's."""
+        content = read_checkpoint(path)
+        state = content.get("state_dict", content)
+        with torch.device("meta"):
+            whole = timm.create_model(self.name, num_classes=0, **_look_up(self.name)[0])
+        missing = sorted(key for key in whole.state_dict() if key not in state and "num_batches" not in key)
+        if missing:
+            raise UserError(
+                f"{path}: is no weight file of timm/{self.name}: lacks {missing[0]} and {len(missing) - 1} others"
+            )
+        return state
+
+
+def _look_up(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The options that a model takes and what timm says of its maps, nothing computed; UserError if there is none."""
+    if not timm.is_model(name):
+        known = timm.list_models(include_tags=True) + timm.list_models()
+        nearest = (difflib.get_close_matches(name, known, n=1) or known)[0]
+        raise UserError(f"backbone: timm has no model {name!r}; nearest is 'timm/{nearest}'")
+    for options in OPTIONS:
+        try:
+            with torch.device("meta"):
+                net = cast(Any, timm.create_model(name, features_only=True, **options))
+            return options, net.feature_info.info
+        except TypeError:  # an option that it does not know
+            continue
+        except (RuntimeError, AttributeError, AssertionError, NotImplementedError) as error:
+            raise UserError(f"backbone: timm/{name} gives no feature maps ({str(error).splitlines()[0]})") from error
+    raise UserError(f"backbone: timm/{name} gives no feature maps")

@@ -1,0 +1,159 @@
+"""Encoders of timm: maps, sizes, weights and checkpoints; random weights stand in for what would be downloaded."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from model.backbone.timm import TimmBackbone
+from model.build import build_base_learner, build_model
+from model.inference import prepare_inference
+from model.loss import episode_loss
+from model.released import load_base_learner, load_weights, released_state_dict
+from util.config import Config
+from util.errors import UserError
+
+MakeConfig = Callable[..., Config]
+CONVNET, VIT = "tf_efficientnet_lite0", "vit_tiny_patch16_224"
+SMALL = {"width": 16, "blocks": 2, "feature_size": 8, "state_size": 4, "scan": "reference", "device": "cpu"}
+
+
+def write_weights(folder: Path, name: str) -> nn.Module:
+    """Random weights of a whole model, classifier included, in half precision where `fetch` looks for them."""
+    model = timm.create_model(name)
+    (folder / "timm").mkdir(parents=True, exist_ok=True)
+    torch.save({key: x.half() if x.is_floating_point() else x for key, x in model.state_dict().items()},
+               folder / "timm" / f"{name}.pth")  # fmt: skip
+    return model
+
+
+def small(make_config: MakeConfig, folder: Path, name: str, **keys: object) -> Config:
+    size = 64 if name == VIT else 65
+    sizes = {"train_h": size, "train_w": size, "val_size": size, "base_train_h": size}
+    return make_config(backbone=f"timm/{name}", initmodel=folder, **SMALL, **sizes, **keys)
+
+
+def episode(size: int) -> tuple[torch.Tensor, ...]:
+    return torch.randn(2, 3, size, size), torch.randn(2, 1, 3, size, size), torch.randint(0, 2, (2, 1, size, size))
+
+
+@torch.inference_mode()
+def test_a_convnet_sees_what_timm_sees_of_its_own_normalisation(tmp_path: Path) -> None:
+    whole = write_weights(tmp_path, CONVNET)
+    backbone = TimmBackbone(CONVNET, None, tmp_path / "timm").eval()
+    backbone.fetch()
+    theirs = timm.create_model(CONVNET, features_only=True, output_stride=8, out_indices=(2, 3, 4)).eval()
+    theirs.load_state_dict({key: x.half().float() for key, x in whole.state_dict().items()}, strict=False)
+    pixels = torch.rand(1, 3, 65, 65)
+    mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]
+    own = theirs.pretrained_cfg
+    expected = theirs((pixels - torch.tensor(own["mean"])[:, None, None]) / torch.tensor(own["std"])[:, None, None])
+    for actual, wanted, channels in zip(backbone((pixels - mean) / std), expected, backbone.channels, strict=True):
+        torch.testing.assert_close(actual, wanted, atol=1e-4, rtol=1e-3)
+        assert actual.shape == (1, channels, 9, 9)
+
+
+@pytest.mark.parametrize("ensemble", [True, False])
+@pytest.mark.parametrize(("name", "freeze"), [(CONVNET, False), (CONVNET, True), (VIT, "")])
+def test_stage_one_stage_two_and_loading_again(
+    make_config: MakeConfig, tmp_path: Path, name: str, freeze: object, ensemble: bool
+) -> None:
+    write_weights(tmp_path, name)
+    cfg = small(make_config, tmp_path, name, ensemble=ensemble, base_freeze_backbone=freeze)
+    frozen = freeze is not False or not ensemble
+    if ensemble:
+        base = build_base_learner(cfg).train()
+        base(torch.randn(2, 3, cfg.train_h, cfg.train_h)).square().mean().backward()
+        assert any(p.grad is not None for p in base.backbone.parameters()) != frozen
+        assert any(module.training for module in base.backbone.modules()) != frozen
+        cfg.base_learner_path.parent.mkdir(parents=True)
+        torch.save({"state_dict": released_state_dict(base)}, cfg.base_learner_path)
+    model = build_model(cfg).train()
+    scores = model(*episode(cfg.train_h), left_out=torch.tensor([0, 1]) if ensemble else None)
+    torch.stack([*episode_loss(scores, torch.randint(0, 2, (2, cfg.train_h, cfg.train_h))).values()]).sum().backward()
+    assert not any(p.requires_grad for p in model.backbone.parameters())
+
+    state = released_state_dict(model)
+    kept = [key for key in state if key.startswith("backbone.")]
+    assert (kept == [f"backbone.{name}.sha256"]) == frozen
+    again = build_model(cfg, pretrained=False)
+    load_weights(again, state)
+    inputs = episode(cfg.val_size)
+    with torch.inference_mode():
+        expected = model.eval()(*inputs)
+        torch.testing.assert_close(again.eval()(*inputs), expected)
+        folded = prepare_inference(again)
+        torch.testing.assert_close(folded(*inputs), expected, atol=1e-3, rtol=1e-3)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+
+    if frozen:
+        write_weights(tmp_path, name)
+        with pytest.raises(UserError, match=f"other weights of backbone.{name}.*SHA-256"):
+            load_weights(build_model(cfg, pretrained=False), state)
+
+
+def test_damaged_foreign_and_missing_files_are_one_line(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = small(make_config, tmp_path, CONVNET, ensemble=False)
+    path = tmp_path / "timm" / f"{CONVNET}.pth"
+    write_weights(tmp_path, CONVNET)
+    content = torch.load(path)
+    for change, message in (
+        ({"conv_stem.weight": torch.zeros(3)}, "does not fit timm/"),
+        ({"conv_stem.weight": None}, "does not fit timm/|lacks|tensor"),
+    ):
+        torch.save(content | change, path)
+        with pytest.raises(UserError, match=rf"{CONVNET}\.pth: .*({message})") as refused:
+            build_model(cfg)
+        assert "\n" not in str(refused.value)
+    torch.save({key: x for key, x in content.items() if not key.startswith("blocks.3")}, path)
+    with pytest.raises(UserError, match=rf"{CONVNET}\.pth: is no weight file of timm/{CONVNET}: lacks blocks\.3"):
+        build_model(cfg)
+    path.unlink()
+
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", offline)
+    with pytest.raises(UserError, match=rf"timm/{CONVNET}\.safetensors: is not there.*no route") as refused:
+        build_model(cfg)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"backbone": "timm/resnet5"}, "no model 'resnet5'; nearest is 'timm/resnet50'"),
+        ({"backbone": f"timm/{VIT}", "val_size": 65}, "val_size: 65 should be a multiple of 16 .* such as 64 or 80"),
+        ({"backbone": f"timm/{CONVNET}"}, "train_h: 64 should be a multiple of 8 plus 1 .* such as 57 or 65"),
+        ({"backbone": f"timm/{VIT}", "backbone_layers": [3, 7, 12]}, r"backbone_layers: .* three of 0 \.\.\. 11"),
+    ],
+)
+def test_what_a_model_cannot_do_is_one_line(make_config: MakeConfig, keys: dict[str, object], message: str) -> None:
+    sizes = {"train_h": 64, "train_w": 64, "val_size": 64, "base_train_h": 64}
+    with pytest.raises(UserError, match=message):
+        build_model(make_config(**SMALL | sizes | keys), pretrained=False)
+
+
+def test_the_maps_are_those_that_the_key_names(make_config: MakeConfig) -> None:
+    images = torch.randn(1, 3, 64, 64)
+    for layers in (None, (0, 2, 3)):
+        backbone = TimmBackbone(VIT, layers, Path()).eval()
+        net = backbone.net.model
+        blocks = [5, 8, 11] if layers is None else layers
+        with torch.inference_mode():
+            x = net.forward_intermediates(images * backbone.scale + backbone.shift, indices=list(blocks), norm=True)[1]
+            for actual, expected in zip(backbone(images), x, strict=True):
+                torch.testing.assert_close(actual, expected)
+
+
+def test_a_base_learner_of_a_frozen_encoder_holds_the_head_alone(make_config: MakeConfig, tmp_path: Path) -> None:
+    write_weights(tmp_path, VIT)
+    cfg = small(make_config, tmp_path, VIT)
+    state = released_state_dict(build_base_learner(cfg))
+    assert {key.split(".")[0] for key in state} == {"backbone", "ppm", "cls"}
+    load_base_learner(build_model(cfg, pretrained=False), state)
