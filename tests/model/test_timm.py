@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -49,7 +50,7 @@ def test_a_convnet_sees_what_timm_sees_of_its_own_normalisation(tmp_path: Path) 
     theirs.load_state_dict({key: x.half().float() for key, x in whole.state_dict().items()}, strict=False)
     pixels = torch.rand(1, 3, 65, 65)
     mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]
-    own = theirs.pretrained_cfg
+    own: Any = theirs.pretrained_cfg
     expected = theirs((pixels - torch.tensor(own["mean"])[:, None, None]) / torch.tensor(own["std"])[:, None, None])
     for actual, wanted, channels in zip(backbone((pixels - mean) / std), expected, backbone.channels, strict=True):
         torch.testing.assert_close(actual, wanted, atol=1e-4, rtol=1e-3)
