@@ -10,25 +10,49 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 from util.errors import UserError
 from util.files import atomic_open
 
+SAFE = ".safetensors"
+# What the readers of damaged and foreign files raise.
+DAMAGES: tuple[type[Exception], ...] = (SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile)
+DAMAGES += (RuntimeError, OSError, EOFError, ValueError, KeyError)
+
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint as data, never as code, to the CPU; UserError if it is missing or no plain tensor archive."""
+    """Read a checkpoint as data, never as code, to the CPU; UserError if it is missing or no plain tensor archive.
+
+    A `.safetensors` file is read as such, any other as torch.save wrote it.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unusual pickles
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            if path.suffix == SAFE:
+                content = load_file(path)
+            else:
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except DAMAGES as error:
         raise UserError(f"{path}: not a plain tensor archive, or damaged; not loaded: {_refusal(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a dictionary of tensors, found {type(content).__name__}")
     return content
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """What a .safetensors file says of itself; nothing for other files. UserError if it is damaged."""
+    if Path(path).suffix != SAFE:
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except DAMAGES as error:
+        raise UserError(f"{path}: not a plain tensor archive, or damaged; not loaded: {_refusal(error)}") from error
 
 
 def _refusal(error: Exception) -> str:
