@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from tools.gpu import network, scans
+from tools.gpu import kernels, network, scans, speed
 from tools.gpu.setting import Setting
 
 
@@ -19,10 +19,12 @@ ITEMS: dict[str, Item] = {
     "scan-triton": Item(partial(scans.compare_backend, backend="triton"), 120),
     "scan-mamba_ssm": Item(partial(scans.compare_backend, backend="mamba_ssm"), 60),
     "scan-reference": Item(partial(scans.compare_backend, backend="reference"), 90),
+    "kernels": Item(kernels.check_kernels, 60),
     "scan-memory": Item(scans.check_memory, 90),
     "scores": Item(network.check_scores, 120),
     "training": Item(network.check_training, 180),
     "peak-memory": Item(network.check_peak_memory, 60),
     "processes": Item(network.check_processes, 90),
     "evaluation": Item(network.check_evaluation, 90),
+    "speed": Item(speed.measure_speed, 180),
 }
