@@ -7,7 +7,6 @@ Exit codes: 1 when some pictures could not be read, 2 for a mistake in what was 
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +16,12 @@ from tqdm import tqdm
 from prediction.gallery import write_gallery
 from prediction.manifest import Part, read_manifest, write_manifest
 from prediction.outputs import PredictionPlan, find_queries, fingerprint, make_plan, segment_files
-from prediction.predictor import Predictor
+from prediction.predictor import Predictor, find_config
 from prediction.support import read_support, select
 from util.config import Config, load_config
 from util.distributed import World, connect
 from util.errors import UserError, run_main
 from util.failures import explain_errors
-from util.schema import run_tag
 
 AGAIN = "run the same command again, which goes on from there"
 
@@ -49,20 +47,6 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.out.resolve().is_relative_to(arguments.support.resolve()):
         raise UserError(f"--out {arguments.out}: is within the support folder; give another folder")
     return arguments
-
-
-def find_config(weights: Path) -> Path:
-    """The config that training left where it left the weights; UserError if there is none."""
-    if not weights.is_file():
-        raise UserError(f"--weights {weights}: no such file")
-    shots = re.match(r"best_(\d+)shot|train(\d+)_", weights.name)
-    shot = int(shots[1] or shots[2]) if shots else 1
-    name = f"config{run_tag(shot)}.yaml"
-    places = [weights.parent / name, weights.parent.parent / name]
-    found = next((path for path in places if path.is_file()), None)
-    if found is None:
-        raise UserError(f"{weights}: no {name} lies beside it; say by --config FILE how it was trained")
-    return found
 
 
 def plan_run(cfg: Config, arguments: argparse.Namespace) -> PredictionPlan:

@@ -5,24 +5,19 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from dataset.episode import write_episodes
 from dataset.index import class_names, load_index, test_config
 from engine.evaluation import (
     EpisodeSet,
-    Names,
     Outcome,
-    Segment,
     episode_lines,
     find_weights,
     make_episodes,
+    prior_segment,
     run_episodes,
 )
 from engine.metric import Result, aggregate, format_table
 from model.build import build_model
-from model.hmnet import HMNet
 from model.inference import FeatureCache, prepare_inference
 from model.released import load_weights
 from util.arguments import experiment_config, experiment_parser
@@ -56,16 +51,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--episodes-out", type=Path, metavar="FILE", help="write the (first seed's) episodes")
     parser.add_argument("--result", type=Path, metavar="FILE", help="default: result_test_*.json of the experiment")
     return parser.parse_args()
-
-
-def prior_segment(model: HMNet) -> Segment:
-    """The training-free prior as scores of background and foreground: the larger is the prior thresholded at 0.5."""
-
-    def segment(query: Tensor, support: Tensor, support_mask: Tensor, names: Names) -> Tensor:
-        foreground = model.prior_scores(query, support, support_mask)  # (B, H, W)
-        return torch.stack([1 - foreground, foreground], dim=1)
-
-    return segment
 
 
 def panel_drawer(episode_set: EpisodeSet, names: dict[int, str], folder: Path, count: int) -> Callable[[Outcome], None]:

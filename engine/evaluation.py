@@ -175,6 +175,16 @@ def episode_lines(seed: int, episodes: Sequence[Episode], result: Result, names:
     return "".join(lines)
 
 
+def prior_segment(model: HMNet) -> Segment:
+    """The training-free prior as scores of background and foreground: the larger is the prior thresholded at 0.5."""
+
+    def segment(query: Tensor, support: Tensor, support_mask: Tensor, names: Names) -> Tensor:
+        foreground = model.prior_scores(query, support, support_mask)  # (B, H, W)
+        return torch.stack([1 - foreground, foreground], dim=1)
+
+    return segment
+
+
 def predict(segment: Segment, batch: Batch, truths: Sequence[Tensor]) -> list[Tensor]:
     """Masks (h, w) in {0, 1} of a batch of queries, each at the size of its own truth."""
     device = truths[0].device

@@ -66,14 +66,14 @@ class FeatureCache:
     def scores(self, query: Tensor, support: Tensor, support_mask: Tensor, names: Sequence[Sequence[str]]) -> Tensor:
         """Final scores `(B, 2, H, W)`; arguments as `HMNet.forward`, and `names[b]`: query, then supports."""
         images = torch.cat([query.unsqueeze(1), support], dim=1).flatten(0, 1)
-        found = self._features([name for episode in names for name in episode], images)
+        found = self.features([name for episode in names for name in episode], images)
         per_episode = 1 + support.shape[1]
         queries = [x.query for i, x in enumerate(found) if i % per_episode == 0]
         supports = [x.support for i, x in enumerate(found) if i % per_episode]
         state = self.model.support_state(stack(supports), support_mask)
         return resize(self.model.score(stack(queries), state).final, query.shape[-2:])
 
-    def _features(self, names: list[str], images: Tensor) -> list[ImageFeatures]:
+    def features(self, names: list[str], images: Tensor) -> list[ImageFeatures]:
         """Features of every image, from memory or from the backbone.
 
         A new image goes through it alone: how a batch is rounded depends on its size, and the features of an image

@@ -221,7 +221,7 @@ class HybridBlock(MambaBlock):
         assert memory is not None
         tokens = self.scan.project(u.flatten(1, 2))
         y = self._recapped(tokens, u.shape[1], memory).unflatten(1, u.shape[1:3])
-        return y if self.qim == "none" else y + self._intercepted(u, tokens, memory.state)
+        return y if self.qim == "none" else y + self.intercepted(u, tokens, memory.state)
 
     def _recapped(self, tokens: Tokens, size: int, memory: SupportMemory) -> Tensor:
         """SRM: the support's affine map applied to the state in front of every patch stands for replaying it."""
@@ -232,7 +232,7 @@ class HybridBlock(MambaBlock):
         initial = memory.state if self.srm == "basic" else None
         return self.scan(tokens, plain_orders(size, device), initial_state=initial)[0]
 
-    def _intercepted(self, u: Tensor, tokens: Tokens, state: Tensor) -> Tensor:
+    def intercepted(self, u: Tensor, tokens: Tokens, state: Tensor) -> Tensor:
         """QIM on the downsampled query; projections are linear, so SRM's are resized instead of made again."""
         size = u.shape[1]
         small = size // self.patch_ratio

@@ -6,10 +6,12 @@ prediction = predictor.predict("holiday.jpg")
 prediction.mask, prediction.probability, prediction.score
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
@@ -19,8 +21,8 @@ from torch import Tensor
 
 from engine.optim import amp_dtype
 from model.build import build_model
-from model.hmnet import HMNet, SupportState
-from model.inference import prepare_inference
+from model.hmnet import Embedded, HMNet, SupportState
+from model.inference import FeatureCache, prepare_inference, stack
 from model.released import load_weights
 from model.resize import resize
 from util.config import Config, load_config
@@ -28,12 +30,14 @@ from util.distributed import pick_device
 from util.errors import UserError
 from util.image import ImageSource, normalise, read_image, read_index, resize_image, resize_mask
 from util.pixels import IGNORE
+from util.schema import run_tag
 
 Box: TypeAlias = Sequence[float]  # left, top, right, bottom in pixels, the last two exclusive
 # A binary mask; an index mask and the class in it that is meant; or a list of boxes.
 MaskSource: TypeAlias = "ImageSource | tuple[ImageSource, int] | list[Box]"
 
 SINGLE = "object"  # the name of the class where no names are given
+KNOWN = 64  # classes of support that are remembered
 LARGE = 2  # times the network's size above which pictures are averaged down, not sampled
 
 
@@ -66,6 +70,14 @@ class Prediction:
         inside = self.mask > 0
         return float(self.probability[inside].mean()) if inside.any() else 0.0
 
+    def at(self, threshold: float) -> "Prediction":
+        """The same with another threshold than 0.5 for the likeliest class against the background alone."""
+        if threshold == 0.5:
+            return self
+        best, background = self.class_probabilities.max(0), 1 - self.probability
+        mask = np.where(best > threshold * (best + background), self.class_probabilities.argmax(0) + 1, 0)
+        return replace(self, mask=mask.astype(np.uint8))
+
     def found(self) -> list[Found]:
         """The classes with at least one pixel, in the order of `names`."""
         result = []
@@ -82,21 +94,27 @@ class Predictor:
     """Segments in pictures what support pictures show.
 
     Args: a network, which is folded in place; the side of the square that it sees; the number of shots that it was
-    built for; device; config key `amp`.
+    built for; device; config key `amp`; megabytes for the features of pictures, to know them when they come again.
     """
 
-    def __init__(self, model: HMNet, size: int, shot: int, device: torch.device, amp: str = "off") -> None:
+    def __init__(
+        self, model: HMNet, size: int, shot: int, device: torch.device, amp: str = "off", cache_mb: float = 0
+    ) -> None:
         self.model, self.size, self.shot, self.device = prepare_inference(model.to(device)), size, shot, device
         self.dtype = amp_dtype(amp, device)
         self.states: dict[str, SupportState] = {}
+        self.cache = FeatureCache(self.model, cache_mb)
+        self.known: dict[str, SupportState] = {}  # by what the supports show, the latest KNOWN
 
     @classmethod
-    def from_checkpoint(cls, config: Config | str | Path, weights: str | Path, device: str = "auto") -> "Predictor":
+    def from_checkpoint(
+        cls, config: Config | str | Path, weights: str | Path, device: str = "auto", cache_mb: float = 0
+    ) -> "Predictor":
         """A predictor of a trained network; UserError where config, weights or device are not what they should be."""
         cfg = config if isinstance(config, Config) else load_config(config)
         model = build_model(cfg, pretrained=False)
         load_weights(model, weights)
-        return cls(model, cfg.val_size, cfg.trained_shot or cfg.shot, pick_device(device), cfg.amp)
+        return cls(model, cfg.val_size, cfg.trained_shot or cfg.shot, pick_device(device), cfg.amp, cache_mb)
 
     def set_support(
         self,
@@ -121,29 +139,36 @@ class Predictor:
     @torch.inference_mode()
     def predict_batch(self, images: Sequence[ImageSource]) -> list[Prediction]:
         """The same for several pictures, of any sizes, in one pass through the network."""
-        if not self.states:
-            raise UserError("no support is set; call set_support first")
         pictures = [read_image(image) for image in images]
-        queries = torch.stack([self._network_input(picture) for picture in pictures]).to(self.device)
-        with self._autocast():
-            features = self.model.embed(self.model.features(queries), "query")
+        features = self.embed_queries(pictures)
+        with self.autocast():
             scores = [self.model.score(features, state.expand(len(images))).final for state in self.states.values()]
         margins = torch.stack([pair[:, 1] - pair[:, 0] for pair in scores], dim=1).float()  # (B, classes, f, f)
         return [
-            self._prediction(margin[None], picture.shape[:2]) for margin, picture in zip(margins, pictures, strict=True)
+            self.prediction(tuple(self.states), margin, picture.shape[:2])
+            for margin, picture in zip(margins, pictures, strict=True)
         ]
 
-    def _prediction(self, margins: Tensor, size: tuple[int, ...]) -> Prediction:
-        """Margins over the background (1, classes, f, f) to what is found in a picture of that size.
+    @torch.inference_mode()
+    def embed_queries(self, images: Sequence[ImageSource]) -> Embedded:
+        """Pictures as the trunk takes them; UserError without a support and for a picture that cannot be read."""
+        if not self.states:
+            raise UserError("no support is set; call set_support first")
+        queries = torch.stack([self._network_input(read_image(image)) for image in images])
+        with self.autocast():
+            return self._embed(queries, "query")
+
+    def prediction(self, names: tuple[str, ...], margins: Tensor, size: tuple[int, ...]) -> Prediction:
+        """Margins of the classes over the background (classes, f, f) to what is found in a picture of that size.
 
         For one class the probability is the softmax of the network's two scores; several compete in one softmax with
         the background at margin 0. As in testing, scores are first resized to what the network saw.
         """
-        margins = resize(resize(margins, self.size), (size[0], size[1]))[0]  # (classes, h, w)
+        margins = resize(resize(margins[None], self.size), (size[0], size[1]))[0]  # (classes, h, w)
         best, index = margins.max(0)
         mask = torch.where(best > 0, index + 1, 0).to(torch.uint8)
         probabilities = torch.cat([torch.zeros_like(margins[:1]), margins]).softmax(0)[1:]
-        return Prediction(tuple(self.states), mask.cpu().numpy(), probabilities.cpu().numpy())
+        return Prediction(names, mask.cpu().numpy(), probabilities.cpu().numpy())
 
     @torch.inference_mode()
     def _encode(self, name: str, images: Sequence[ImageSource], masks: Sequence[MaskSource]) -> SupportState:
@@ -156,14 +181,26 @@ class Predictor:
             where += "" if name == SINGLE else f" of {name!r}"
             shots.append(self._network_input(picture))
             shot_masks.append(torch.from_numpy(self._network_mask(mask, picture.shape[:2], where)))
-        with self._autocast():
-            state = self.model.encode_support(
-                torch.stack(shots)[None].to(self.device), torch.stack(shot_masks)[None].to(self.device)
-            )
-        if state.gram is None or self.shot == 1:
-            return state
-        # The ensemble weighs the scenes of exactly as many shots as it was built for: repeated, or the first of many.
-        return state._replace(gram=state.gram[:, [number % len(shots) for number in range(self.shot)]])
+        pictures, marks = torch.stack(shots), torch.stack(shot_masks)  # (K, 3, size, size), (K, size, size)
+        key = _digest(pictures, marks)
+        state = self.known.pop(key, None)
+        if state is None:
+            with self.autocast():
+                state = self.model.support_state(self._embed(pictures, "support"), marks[None].to(self.device))
+            if state.gram is not None and self.shot > 1:
+                # The ensemble weighs the scenes of exactly as many shots as it was built for: repeated, or the first.
+                state = state._replace(gram=state.gram[:, [number % len(shots) for number in range(self.shot)]])
+        self.known[key] = state  # now the latest
+        while len(self.known) > KNOWN:
+            self.known.pop(next(iter(self.known)))
+        return state
+
+    def _embed(self, pictures: Tensor, role: Literal["query", "support"]) -> Embedded:
+        """Pictures (B, 3, size, size) as the trunk takes them in one role, each from memory if it came before."""
+        if not self.cache.budget:
+            return self.model.embed(self.model.features(pictures.to(self.device)), role)
+        names = [_digest(picture) for picture in pictures]
+        return stack([getattr(found, role) for found in self.cache.features(names, pictures.to(self.device))])
 
     def _network_input(self, picture: NDArray[np.uint8]) -> Tensor:
         """A picture (h, w, 3) as in testing, (3, size, size); a much larger one is averaged first, not to alias."""
@@ -179,8 +216,31 @@ class Predictor:
             raise UserError(f"{where}: the object in its mask is too small for a network that sees {self.size} pixels")
         return small
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """The precision that the network computes in."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
+
+
+def _digest(*tensors: Tensor) -> str:
+    """Of the contents of tensors on the CPU."""
+    digest = sha256()
+    for tensor in tensors:
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def find_config(weights: Path) -> Path:
+    """The config that training left where it left the weights; UserError if there is none."""
+    if not weights.is_file():
+        raise UserError(f"--weights {weights}: no such file")
+    shots = re.match(r"best_(\d+)shot|train(\d+)_", weights.name)
+    shot = int(shots[1] or shots[2]) if shots else 1
+    name = f"config{run_tag(shot)}.yaml"
+    places = [weights.parent / name, weights.parent.parent / name]
+    found = next((path for path in places if path.is_file()), None)
+    if found is None:
+        raise UserError(f"{weights}: no {name} lies beside it; say by --config FILE how it was trained")
+    return found
 
 
 def object_mask(source: MaskSource, size: tuple[int, ...], where: str) -> NDArray[np.uint8]:

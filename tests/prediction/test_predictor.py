@@ -12,26 +12,10 @@ from engine.evaluation import make_episodes, run_episodes
 from model.build import build_model
 from model.released import load_weights
 from prediction.predictor import Found, Prediction, Predictor, mask_from_boxes, object_mask
-from tests.toy import draw_picture, generator, random_network, toy_config, write_toy, write_weights
+from tests.toy import draw_picture, generator, random_network, toy_config, write_weights
 from util.config import Config
 from util.distributed import World
 from util.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def experiment(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
-    """A toy experiment and its random weights for 1 shot."""
-    folder = tmp_path_factory.mktemp("predictor")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        write_toy(folder / "toy")
-        cfg = toy_config(folder)
-        return cfg, write_weights(cfg)
-
-
-@pytest.fixture
-def predictor(experiment: tuple[Config, Path]) -> Predictor:
-    return Predictor.from_checkpoint(*experiment, device="cpu")
 
 
 def shapes(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -246,3 +230,37 @@ def test_mistakes_are_named(predictor: Predictor, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="0 classes"):
         predictor.set_support({})
     assert same(predictor.predict(image), expected)  # the former support is still there
+
+
+def test_only_what_changed_is_computed_again(experiment: tuple[Config, Path]) -> None:
+    """The backbone sees a picture once; an unchanged class is not encoded again; and nothing comes out differently."""
+    remembering, plain = (Predictor.from_checkpoint(*experiment, device="cpu", cache_mb=mb) for mb in (50, 0))
+    seen: list[int] = []
+    remembering.model.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    one, two, three = (([image], [mask]) for image, mask in (shapes(50, 60) for _ in range(3)))
+    query = shapes(40, 70)[0]
+
+    def look(classes: dict[str, tuple[list[np.ndarray], list[np.ndarray]]]) -> int:
+        """How many pictures the backbone has seen for it."""
+        seen.clear()
+        remembering.set_support(classes)
+        found = remembering.predict(query)
+        plain.set_support(classes)
+        assert same(found, plain.predict(query))
+        return sum(seen)
+
+    assert look({"a": one, "b": two}) == 3
+    kept = remembering.states["a"]
+    assert look({"a": one, "b": two}) == 0
+    assert look({"a": one, "b": (two[0] + three[0], two[1] + three[1])}) == 1
+    assert remembering.states["a"] is kept and remembering.states["b"] is not kept
+    assert look({"a": (one[0], [1 - one[1][0]])}) == 0  # another mask
+    assert remembering.states["a"] is not kept
+
+
+def test_a_threshold_of_one_half_is_the_networks_own(predictor: Predictor) -> None:
+    predictor.set_support({name: ([image], [mask]) for name in "ab" for image, mask in [shapes(50, 60)]})
+    prediction = predictor.predict(shapes(45, 70)[0])
+    assert prediction.at(0.5) is prediction
+    assert (prediction.at(0.5 + 1e-6).mask != prediction.mask).mean() < 0.01
+    assert not prediction.at(1).mask.any() and prediction.at(0).mask.all()

@@ -1,0 +1,88 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from engine.evaluation import episode_lines, make_episodes, run_episodes
+from model.build import build_model
+from model.released import load_weights
+from tools.browser import failures
+from util.config import Config
+from util.distributed import World
+from util.errors import UserError
+
+
+def write_result(path: Path, cfg: Config, weights: Path) -> list[float | None]:
+    """Test as test.py does; returns the IoU of every episode."""
+    model = build_model(cfg, pretrained=False)
+    load_weights(model, weights)
+    episodes = make_episodes(cfg, 3, 7)
+    result = run_episodes(model, cfg, episodes, World(torch.device("cpu")), progress=False)
+    names = {number: f"thing{number}" for number in range(1, 9)}
+    path.with_suffix(".episodes.jsonl").write_text(episode_lines(3, episodes.episodes, result, names))
+    path.write_text(json.dumps({"config": cfg.model_dump(), "weights": str(weights), "method": "hmnet"}))
+    return result.episode_iou
+
+
+def row(number: int, iou: float | None, class_name: str = "cat", shot: int = 1) -> dict[str, Any]:
+    where = {"seed": 0, "number": number, "class": class_name, "query": f"q{number}", "class_id": 1}
+    return {**where, "support": ["s"] * shot, "iou": iou}
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> list[Path]:
+    path.write_text("".join(json.dumps(line) + "\n" for line in rows))
+    return [path]
+
+
+def test_results_that_there_are(tmp_path: Path) -> None:
+    for name in ("a/result_test_1shot", "a/result_test_5shot", "b/result_test_1shot"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_rows(tmp_path / f"{name}.episodes.jsonl", [])
+    found = failures.find_results(tmp_path)
+    assert list(found) == ["a/result_test_1shot", "a/result_test_5shot", "b/result_test_1shot", "a (all)"]
+    assert len(found["a (all)"]) == 2
+
+
+def test_sorted_by_iou_filtered_by_class_and_shot(tmp_path: Path) -> None:
+    lines = [row(0, 0.5), row(1, None), row(2, 0.1, "dog"), row(3, 0.9, shot=5), row(4, 0.3)]
+    pairs = failures.pair_rows(failures.read_rows(write_rows(tmp_path / "x.episodes.jsonl", lines)), None)
+    numbers = lambda *chosen: [first["number"] for first, _ in failures.sort_pairs(pairs, *chosen)]  # noqa: E731
+    assert numbers(None, None) == [2, 4, 0, 3, 1]
+    assert numbers(None, None, True) == [3, 0, 4, 2, 1]
+    assert numbers("cat", None) == [4, 0, 3, 1] and numbers("cat", 5) == [3]
+    assert failures.choices(pairs) == (["cat", "dog"], ["1", "5"])
+    table = failures.table(failures.sort_pairs(pairs, None, None))
+    assert table[0] == ["0.100", "dog", 1, 0, 2, "q2", "s"] and table[-1][0] == "-"
+
+
+def test_two_results_are_paired_by_episode_and_sorted_by_difference(tmp_path: Path) -> None:
+    first = failures.read_rows(write_rows(tmp_path / "x.episodes.jsonl", [row(0, 0.5), row(1, 0.4), row(2, 0.9)]))
+    other = [{**row(1, 0.9), "number": 8}, {**row(2, 0.2), "number": 9}, row(5, 0.5)]
+    second = failures.read_rows(write_rows(tmp_path / "y.episodes.jsonl", other))
+    pairs = failures.sort_pairs(failures.pair_rows(first, second), None, None)
+    assert [cells[:3] for cells in failures.table(pairs)] == [["-0.500", "0.400", "0.900"], ["0.700", "0.900", "0.200"]]
+    with pytest.raises(UserError, match="no episode in common"):
+        failures.pair_rows(first, [line for line in second if line["query"] == "q5"])
+    (tmp_path / "z.episodes.jsonl").write_text('{"seed": 1}\n')
+    with pytest.raises(UserError, match=r"z\.episodes\.jsonl:1: not an episode"):
+        failures.read_rows([tmp_path / "z.episodes.jsonl"])
+
+
+def test_episodes_are_drawn_again_with_the_same_figures(experiment: tuple[Config, Path], tmp_path: Path) -> None:
+    cfg, weights = experiment
+    ious = write_result(tmp_path / "result.json", cfg, weights)
+    rows = failures.read_rows([tmp_path / "result.episodes.jsonl"])
+    tests: dict[Path, failures.Test] = {}
+    for number in (0, 4):
+        panel, remark = failures.draw_pair(tests, (rows[number], None))
+        assert panel.ndim == 3 and panel.shape[1] > 3 * panel.shape[0] / 2 and remark == ""
+        outcome = tests[tmp_path / "result.episodes.jsonl"].run(rows[number])
+        assert outcome.iou == pytest.approx(ious[number], abs=failures.CHANGED)
+    wider = failures.draw_pair(tests, (rows[0], {**rows[0], "iou": rows[0]["iou"] + 0.5}))
+    assert "weights or data have changed since" in wider[1] and np.isfinite(wider[0]).all()
+    (tmp_path / "result.json").unlink()
+    with pytest.raises(UserError, match=r"result\.json: no readable result"):
+        failures.draw_pair({}, (rows[0], None))

@@ -1,0 +1,113 @@
+import copy
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from prediction.manifest import read_manifest
+from prediction.predictor import Predictor
+from tests.tools.browser.conftest import scene
+from tools.browser.explain import explain
+from tools.browser.segment import VIEWS, Examples, answer_queries, describe_answer, draw_answer, write_zip
+from tools.browser.state import Answer, Limits, Session, read_upload
+from util.config import Config
+from util.errors import UserError
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Session:
+    """Two classes, the second with two pictures."""
+    session = Session()
+    for number, of in enumerate(("cat", "dog", "dog"), 3):
+        mask = scene(tmp_path / f"support{number}.png", class_id=number)
+        picture = read_upload(tmp_path / f"support{number}.png", Limits())
+        session.add_shot(f"support{number}.png", picture, Limits(), mask, of)
+    return session
+
+
+def write_queries(folder: Path) -> list[str]:
+    folder.mkdir()
+    for number, size in enumerate(((60, 80), (90, 50), (33, 33))):
+        scene(folder / f"{number}.png", *size)
+    return [str(folder / f"{number}.png") for number in range(3)]
+
+
+def answer_all(session: Session, predictor: Predictor, paths: list[str]) -> list[str]:
+    """Answers go into the session; returns complaints."""
+    found = list(answer_queries(session, copy.copy(predictor), paths, Limits()))
+    session.answers = [answer for answer in found if isinstance(answer, Answer)]
+    return [str(error) for error in found if isinstance(error, UserError)]
+
+
+def test_the_download_is_what_the_predictor_finds(session: Session, predictor: Predictor, tmp_path: Path) -> None:
+    paths = write_queries(tmp_path / "queries")
+    (tmp_path / "1.png").write_text("not a picture")
+    complaints = answer_all(session, predictor, [*paths, str(tmp_path / "1.png")])
+    assert complaints == ["1.png: is not a picture, or a damaged one; take a JPEG, PNG or WebP file"]
+    with zipfile.ZipFile(write_zip(session, predictor, 0.5, tmp_path)) as archive:
+        archive.extractall(tmp_path / "out")
+    alone = Predictor(predictor.model, predictor.size, predictor.shot, predictor.device)
+    alone.set_support(session.support())
+    records = read_manifest(tmp_path / "out")
+    assert sorted(records) == ["0.png", "1.png", "2.png"]
+    assert (tmp_path / "out/classes.txt").read_text() == "1 cat\n2 dog\n"
+    for path in paths:
+        expected = alone.predict(path)
+        stem = Path(path).stem
+        assert (np.asarray(Image.open(tmp_path / f"out/masks/{stem}.png")) == expected.mask).mean() > 0.99
+        assert (tmp_path / f"out/overlays/{stem}.jpg").is_file()
+        named = {record["class"]: record["area"] for record in records[Path(path).name] if record["class"]}
+        assert named == pytest.approx({item.name: item.area for item in expected.found()}, rel=0.05, abs=10)
+
+
+def test_views_and_threshold(session: Session, predictor: Predictor, tmp_path: Path) -> None:
+    answer_all(session, predictor, write_queries(tmp_path / "queries"))
+    for answer in session.answers:
+        pictures = [draw_answer(session, predictor, answer, view, 0.5) for view in VIEWS]
+        assert all(picture.shape == answer.view.shape for picture in pictures)
+        probability = answer.prediction(predictor, 0.5, answer.size).class_probabilities
+        background = 1 - probability.sum(0)
+        for threshold in (0.2, 0.5, 0.8):
+            best = probability.max(0)
+            expected = np.where(best / (best + background) > threshold, probability.argmax(0) + 1, 0)
+            close = np.abs(best / (best + background) - threshold) < 1e-5
+            assert ((answer.prediction(predictor, threshold, answer.size).mask == expected) | close).all()
+        text = describe_answer(predictor, answer, 0.5)
+        assert text.startswith(answer.name) and text.endswith("s)")
+
+
+def test_explanations_show_the_maps_of_the_class(session: Session, predictor: Predictor, tmp_path: Path) -> None:
+    answer_all(session, predictor, write_queries(tmp_path / "queries"))
+    answer = session.answers[1]
+    for name in ("cat", "dog"):
+        captions = [text for _, text in explain(session, predictor, answer, name)]
+        assert captions[0] == ("2 supports" if name == "dog" else "support")
+        assert [text for text in captions if text.startswith("QIM in block")] == [
+            text for number in answer.evidence.interception for text in captions if f"block {number + 1}:" in text
+        ]
+        assert len(captions) == 8 + len(answer.evidence.interception) and answer.evidence.interception
+
+
+def test_what_is_missing_is_said_first(session: Session, predictor: Predictor, tmp_path: Path) -> None:
+    paths = write_queries(tmp_path / "queries")
+    for wrong, words in (([], "no picture to search"), (paths * 40, "120 pictures to search, and at most 100")):
+        with pytest.raises(UserError, match=words):
+            list(answer_queries(session, predictor, wrong, Limits()))
+    with pytest.raises(UserError, match="nothing to download"):
+        write_zip(session, predictor, 0.5, tmp_path)
+    session.shots[1].mask = np.zeros_like(session.shots[1].mask)
+    with pytest.raises(UserError, match=r"support4\.png: nothing is painted"):
+        list(answer_queries(session, predictor, paths, Limits()))
+
+
+def test_examples_are_of_a_novel_class(experiment: tuple[Config, Path], predictor: Predictor, tmp_path: Path) -> None:
+    cfg, session = experiment[0], Session()
+    paths = Examples(cfg).show(session, Limits(), tmp_path)
+    assert session.class_names[0] in ("thing1", "thing2") and len(session.shots) == cfg.shot
+    assert all(tmp_path in Path(path).parents for path in paths)
+    assert not answer_all(session, predictor, paths)
+    before = session.shots[0].name
+    names = {before} | {Examples(cfg).show(session, Limits(), tmp_path) and session.shots[0].name for _ in range(6)}
+    assert len(names) > 1
