@@ -50,7 +50,8 @@ def limit(item: Item, device: str) -> float:
 def run_item(name: str, device: str, seconds: float) -> Outcome:
     """An item in a fresh process; whatever happens to that process is the item's outcome."""
     start = perf_counter()
-    environment = {**os.environ, "TRITON_INTERPRET": "1"} if device == "cpu" else dict(os.environ)
+    interpreted = device == "cpu" and (name not in ITEMS or ITEMS[name].interpreted)
+    environment = {**os.environ, "TRITON_INTERPRET": "1"} if interpreted else dict(os.environ)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "outcome.json")
         command = [sys.executable, "-m", "tools.gpu", "--device", device, "--item", name, str(file)]
