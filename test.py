@@ -4,6 +4,7 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from dataset.episode import write_episodes
 from dataset.index import class_names, load_index, test_config
@@ -14,9 +15,11 @@ from engine.evaluation import (
     find_weights,
     make_episodes,
     prior_segment,
+    prototype_segment,
     run_episodes,
 )
 from engine.metric import Result, aggregate, format_table
+from engine.support_check import CHANGES, check_support, falls, format_falls
 from model.build import build_model
 from model.inference import FeatureCache, prepare_inference
 from model.released import load_weights
@@ -37,7 +40,13 @@ PANELS = 20  # drawn by --viz, which BAM's scripts pass without a number
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = experiment_parser("Test a network on the novel classes of a fold.")
-    parser.add_argument("--method", choices=["hmnet", "prior"], default="hmnet", help="prior: no meta-training needed")
+    methods = ["hmnet", *TRAINING_FREE]
+    parser.add_argument("--method", choices=methods, default="hmnet", help="prior, prototype: no meta-training needed")
+    parser.add_argument(
+        "--support-check",
+        action="store_true",
+        help="the same queries once more with supports of another class, and with an emptied support mask",
+    )
     parser.add_argument(
         "--visualize",
         "--viz",
@@ -51,6 +60,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--episodes-out", type=Path, metavar="FILE", help="write the (first seed's) episodes")
     parser.add_argument("--result", type=Path, metavar="FILE", help="default: result_test_*.json of the experiment")
     return parser.parse_args()
+
+
+TRAINING_FREE = {"prior": prior_segment, "prototype": prototype_segment}
 
 
 def panel_drawer(episode_set: EpisodeSet, names: dict[int, str], folder: Path, count: int) -> Callable[[Outcome], None]:
@@ -71,7 +83,9 @@ def panel_drawer(episode_set: EpisodeSet, names: dict[int, str], folder: Path, c
     return draw
 
 
-def write_result(path: Path, cfg: Config, method: str, weights: Path | None, results: dict[int, Result]) -> None:
+def write_result(
+    path: Path, cfg: Config, method: str, weights: Path | None, results: dict[int, Result], check: Any
+) -> None:
     """Everything that a report needs, as JSON."""
     content = {
         "kind": "test",
@@ -81,6 +95,7 @@ def write_result(path: Path, cfg: Config, method: str, weights: Path | None, res
         "classes": class_names(test_config(cfg)),
         "results": [{"seed": seed, **result.to_dict()} for seed, result in results.items()],
         "aggregate": aggregate(list(results.values())),
+        **({"support_check": check} if check else {}),
     }
     atomic_write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
@@ -93,15 +108,18 @@ def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
     if weights:
         load_weights(model, weights)
     prepare_inference(model.to(world.device))
-    segment = FeatureCache(model, cfg.feature_cache_mb).scores if weights else prior_segment(model)
-    suffix = f"test_{cfg.shot}shot" + ("" if weights else "_prior") + ("_bbox" if cfg.ann_type == "bbox" else "")
+    method = arguments.method
+    segment = FeatureCache(model, cfg.feature_cache_mb).scores if weights else TRAINING_FREE[method](model)
+    suffix = f"test_{cfg.shot}shot" + ("" if weights else f"_{method}") + ("_bbox" if cfg.ann_type == "bbox" else "")
     suffix += f"_{data.data_set}{data.split}" if cfg.test_set else ""
     suffix += f"_{cfg.protocol}" if cfg.protocol in SEEDLESS else ""
     path = arguments.result or cfg.experiment_dir / f"result_{suffix}.json"
     log = RunLog(path.with_suffix(".log"), talks=world.is_main)
-    log.info(f"{cfg.data_set} split {cfg.split}, {cfg.shot} shot, weights: {weights or 'none, the prior alone'}")
+    log.info(f"{cfg.data_set} split {cfg.split}, {cfg.shot} shot, weights: {weights or f'none, the {method} alone'}")
     names, draw = class_names(data), None
     results: dict[int, Result] = {}
+    changed: list[dict[str, Result]] = []  # by what was changed about the supports, for every seed
+    class_ids: list[list[int]] = []
     lines = ""
     with world.main_first():  # the first one scans the masks, the others find its cache
         novel = load_index(data, "test")
@@ -116,10 +134,17 @@ def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
         lines += episode_lines(seed, episode_set.episodes, results[seed], names)
         log.info(f"seed {seed}: mIoU {results[seed].miou:.4f}, FB-IoU {results[seed].fb_iou:.4f}")
         draw = None
+        class_ids.append([episode.class_id for episode in episode_set.episodes])
+        if arguments.support_check:
+            changed.append(check_support(model, cfg, episode_set, novel[0], world, segment, seed))
     if world.is_main:
         atomic_write(path.with_suffix(".episodes.jsonl"), lines)
-        write_result(path, cfg, arguments.method, weights, results)
+        own = list(results.values())
+        check = {key: falls(own, [one[key] for one in changed], class_ids) for key in CHANGES} if changed else None
+        write_result(path, cfg, arguments.method, weights, results, check)
         log.info("\n" + format_table({f"seed {seed}": result for seed, result in results.items()}, names))
+        if check:
+            log.info("\n" + format_falls(check))
         log.info(f"wrote {path}")
     log.close()
 

@@ -50,9 +50,8 @@ class EvaluationEpisodes(Dataset[Item]):
         episode = self.episodes[number]
         support_names = episode.support[::-1]
         query, query_mask = _read_object(self.files, episode.query, episode.class_id, self.max_side)
-        support = [
-            _read_support(self.files, name, episode.class_id, self.ann_type, self.max_side) for name in support_names
-        ]
+        shown = episode.class_id if episode.support_class is None else episode.support_class
+        support = [_read_support(self.files, name, shown, self.ann_type, self.max_side) for name in support_names]
         return {
             "query": normalise(resize_image(query, self.size, self.size)),
             "support": torch.stack([normalise(resize_image(image, self.size, self.size)) for image, _ in support]),

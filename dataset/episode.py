@@ -3,9 +3,9 @@
 import json
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,12 @@ class Episode:
     query: str
     class_id: int
     support: list[str]
+    hard: bool = False  # whether the query shows another annotated class too, which evaluation fills in
+    support_class: int | None = None  # what the supports show, where it is not class_id
+
+    def fields(self) -> dict[str, Any]:
+        """What an episodes file holds of it."""
+        return {"query": self.query, "class_id": self.class_id, "support": self.support}
 
 
 def draw_episodes(
@@ -169,7 +175,7 @@ def _draw_fptrans(index: ImageIndex, shot: int, count: int) -> list[Episode]:
 
 def write_episodes(path: str | Path, episodes: Iterable[Episode]) -> None:
     """Write one JSON object a line: query, class_id, support (in drawing order)."""
-    atomic_write(Path(path), "".join(json.dumps(asdict(episode)) + "\n" for episode in episodes))
+    atomic_write(Path(path), "".join(json.dumps(episode.fields()) + "\n" for episode in episodes))
 
 
 def read_episodes(path: str | Path) -> list[Episode]:

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -98,7 +98,8 @@ def make_episodes(
     count = count or episode_count(cfg, index)
     classes = sorted(index.by_class)
     if cfg.episodes_file is None:
-        return EpisodeSet(draw_episodes(index, cfg.shot, count, seed, cfg.protocol, cfg.workers), files, classes)
+        episodes = draw_episodes(index, cfg.shot, count, seed, cfg.protocol, cfg.workers)
+        return EpisodeSet(mark_hard(episodes, index), files, classes)
     episodes = read_episodes(cfg.episodes_file)
     for line, episode in enumerate(episodes, 1):
         problem = None
@@ -110,7 +111,12 @@ def make_episodes(
             problem = f"class {episode.class_id} is not novel in split {cfg.split}, whose classes are {classes}"
         if problem:
             raise UserError(f"{cfg.episodes_file}:{line}: {problem}; give the episodes_file of this data set and split")
-    return EpisodeSet(episodes, files, classes)
+    return EpisodeSet(mark_hard(episodes, index), files, classes)
+
+
+def mark_hard(episodes: Sequence[Episode], index: ImageIndex) -> list[Episode]:
+    """The episodes, those marked `hard` whose query shows another class too: only the support tells which is meant."""
+    return [replace(e, hard=bool({*index.classes.get(e.query, ())} - {e.class_id})) for e in episodes]
 
 
 def run_episodes(
@@ -156,22 +162,26 @@ def run_episodes(
                     observe(Outcome(*fields))
     world.sum(counts)  # integers: a row is zero on every rank but its own
     seconds = torch.tensor([(perf_counter() - start) / world.size, busy], dtype=torch.float64, device=device)
-    return summarize(counts.cpu(), [e.class_id for e in episodes], classes, *world.sum(seconds).tolist())
+    total, compute = world.sum(seconds).tolist()
+    hard = [episode.hard for episode in episodes]
+    return summarize(counts.cpu(), [e.class_id for e in episodes], classes, total, compute, hard)
 
 
 def episode_lines(seed: int, episodes: Sequence[Episode], result: Result, names: Mapping[int, str]) -> str:
     """JSON Lines of one evaluation's episodes, `query`, `class_id` and `support` as `write_episodes` has them.
 
-    Besides `seed`, `number` in the list, `class` (name), `iou` of the object (null where there is nothing to judge),
-    and the pixels from which it and all other figures are computed: `intersection` and `union`, each
-    [background, foreground].
+    Besides `seed`, `number` in the list, `class` (name), `hard` (whether the query shows another class too), `iou` of
+    the object (null where there is nothing to judge), and the pixels from which it and all other figures are computed:
+    `intersection` and `union`, each [background, foreground].
     """
     lines = []
     figures = zip(episodes, result.episode_iou, result.episode_pixels, strict=True)
     for number, (episode, iou, pixels) in enumerate(figures):
         intersection, union = zip(*pixels, strict=True)
-        where = {"seed": seed, "number": number, "class": names[episode.class_id], **asdict(episode)}
-        lines.append(json.dumps({**where, "iou": iou, "intersection": intersection, "union": union}) + "\n")
+        where = {"seed": seed, "number": number, "class": names[episode.class_id], **episode.fields()}
+        lines.append(
+            json.dumps({**where, "hard": episode.hard, "iou": iou, "intersection": intersection, "union": union}) + "\n"
+        )
     return "".join(lines)
 
 
@@ -183,6 +193,11 @@ def prior_segment(model: HMNet) -> Segment:
         return torch.stack([1 - foreground, foreground], dim=1)
 
     return segment
+
+
+def prototype_segment(model: HMNet) -> Segment:
+    """Each position to the nearer of the support's foreground and background prototypes; cosines of stage 4."""
+    return lambda query, support, support_mask, names: model.prototype_scores(query, support, support_mask)
 
 
 def predict(segment: Segment, batch: Batch, truths: Sequence[Tensor]) -> list[Tensor]:

@@ -27,6 +27,9 @@ class Result:
     interval: tuple[float, float]  # 95 % bootstrap interval of mean_episode_iou
     episode_iou: list[float | None]  # in episode order
     episode_pixels: list[list[list[int]]]  # (E, 2, 2) as count_pixels
+    episode_hard: list[bool]  # whether the query shows another annotated class
+    hard_miou: float | None  # miou of the hard episodes alone: only they need the support to tell which class is meant
+    hard_class_iou: dict[int, float | None]
     seconds: float  # from the first to the last episode, loading included
     seconds_per_episode: float  # in the network and the resize of its scores
 
@@ -63,17 +66,26 @@ def bootstrap_interval(values: Sequence[float], level: float = 0.95, seed: int =
 
 
 def summarize(
-    counts: Tensor, class_ids: Sequence[int], classes: Sequence[int], seconds: float = 0.0, compute_seconds: float = 0.0
+    counts: Tensor,
+    class_ids: Sequence[int],
+    classes: Sequence[int],
+    seconds: float = 0.0,
+    compute_seconds: float = 0.0,
+    hard: Sequence[bool] | None = None,
 ) -> Result:
     """All figures from the pixel counts (E, 2, 2) of E episodes, the class of each, and the classes of the fold.
 
-    `seconds` and `compute_seconds` are totals. Raises ValueError when no episode has a pixel to be judged.
+    `seconds` and `compute_seconds` are totals; `hard` says which episodes show another class too, by default none.
+    Raises ValueError when no episode has a pixel to be judged.
     """
-    owner = torch.tensor(class_ids)
+    owner, is_hard = torch.tensor(class_ids), torch.tensor(hard or [False] * len(class_ids))
     episode_iou = [ratio(*pair) for pair in counts[:, 1].tolist()]
     known = [value for value in episode_iou if value is not None]
-    class_iou = {c: ratio(*counts[owner == c, 1].sum(0).tolist()) for c in classes}
-    drawn = [value for value in class_iou.values() if value is not None]
+    class_iou, hard_iou = (
+        {c: ratio(*counts[chosen & (owner == c), 1].sum(0).tolist()) for c in classes}
+        for chosen in (torch.ones_like(is_hard), is_hard)
+    )
+    drawn, hard_drawn = ([value for value in iou.values() if value is not None] for iou in (class_iou, hard_iou))
     if not known or not drawn:
         raise ValueError("no episode has a foreground pixel in its mask or in its prediction")
     background, foreground = (ratio(*pair) for pair in counts.sum(0).tolist())
@@ -88,6 +100,9 @@ def summarize(
         interval=bootstrap_interval(known),
         episode_iou=episode_iou,
         episode_pixels=counts.tolist(),
+        episode_hard=is_hard.tolist(),
+        hard_miou=fmean(hard_drawn) if hard_drawn else None,
+        hard_class_iou=hard_iou,
         seconds=seconds,
         seconds_per_episode=compute_seconds / len(counts),
     )
@@ -109,6 +124,9 @@ def format_table(results: Mapping[str, Result], names: Mapping[int, str]) -> str
     rows.append(("mIoU", *(percent(r.miou) for r in columns)))
     rows.append(("FB-IoU", *(percent(r.fb_iou) for r in columns)))
     rows.append(("pIoU", *(percent(r.piou) for r in columns)))
+    if any(any(r.episode_hard) for r in columns):
+        rows.append(("mIoU, hard episodes", *(percent(r.hard_miou) for r in columns)))
+        rows.append(("  so many of them", *(str(sum(r.episode_hard)) for r in columns)))
     rows.append(("mean episode IoU", *(percent(r.mean_episode_iou) for r in columns)))
     rows.append(("  95 % interval", *(" - ".join(percent(limit) for limit in r.interval) for r in columns)))
     rows.append(("episodes", *(str(len(r.episode_iou)) for r in columns)))

@@ -207,6 +207,18 @@ class HMNet(nn.Module):
     def _prototypes(self, levels: Levels, mask: Tensor) -> Levels:
         return tuple(prototypes(level.unflatten(0, mask.shape[:2]), mask) for level in levels)
 
+    def prototype_scores(self, query: Tensor, support: Tensor, support_mask: Tensor) -> Tensor:
+        """The simplest baseline: cosines `(B, 2, H, W)` of stage 4 with the background and foreground prototypes.
+
+        Prototypes are means over all shots; arguments as in `forward`.
+        """
+        shots = support_mask.shape[:2]
+        mask = resize((support_mask == 1).to(query.dtype), self.feature_size).unsqueeze(2)  # (B, K, 1, f, f)
+        known = prototypes(self.extract(support.flatten(0, 1)).f4.unflatten(0, shots), mask).mean(1)  # (B, 2, C)
+        unit = F.normalize(self.extract(query).f4, dim=1)  # (B, C, h, w)
+        cosines = torch.einsum("bchw,bnc->bnhw", unit, F.normalize(known, dim=-1))
+        return resize(cosines.flip(1), query.shape[-2:])
+
     def learnable_groups(self) -> list[list[nn.Parameter]]:
         """Parameters that train outside the trunk, one group per module in the released optimiser's order."""
         embedding, decoder = self.embedding, self.decoder

@@ -105,6 +105,21 @@ def test_prior_needs_no_trained_network(
     assert content["aggregate"]["miou"]["std"] is None
 
 
+def test_support_check_is_printed_and_stored(
+    cfg: Config, entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(entry_point, monkeypatch, "--support-check", "--method", "prototype", "--opts", "seeds", "[0, 1]")
+    content = json.loads((cfg.experiment_dir / "result_test_1shot_prototype.json").read_text())
+    assert content["method"] == "prototype" and content["weights"] is None
+    own = np.mean([result["miou"] for result in content["results"]])
+    for changed in content["support_check"].values():
+        left = np.mean([result["miou"] for result in changed["results"]])
+        assert changed["fall"]["mean"] == pytest.approx(own - left, abs=1e-9)
+    assert list(content["support_check"]) == ["other_class", "empty_mask"]
+    printed = capsys.readouterr().out
+    assert "emptied support mask" in printed and "mIoU, hard episodes" in printed
+
+
 def test_box_supports_and_written_episodes(
     cfg: Config, entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ from util.errors import UserError, run_main
 
 CONFIG = "config/demo.yaml"
 PANELS = 12
+METHODS = {"prototype": "nearest prototype", "prior": "training-free prior", "hmnet": "HMNet"}
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
     if not cfg.best_weights(cfg.shot).is_file():
         step("Stage 2: meta-training", "train.py", "--opts", "resume", "auto")
     results = {}
-    for method in ("prior", "hmnet"):
+    for method in METHODS:
         options = ["--visualize", str(PANELS)] if method == "hmnet" else []
         path = cfg.experiment_dir / f"demo_{method}.json"
         step(f"Test on novel classes: {method}", "test.py", "--method", method, "--result", str(path), *options)
@@ -49,7 +50,7 @@ def step(title: str, script: str, *arguments: str) -> None:
 def comparison(results: dict[str, dict[str, dict[str, float]]]) -> str:
     """The table of both methods."""
     lines = ["", "novel classes, 1 shot    mIoU   FB-IoU"]
-    for method, name in (("prior", "training-free prior"), ("hmnet", "HMNet")):
+    for method, name in METHODS.items():
         figures = results[method]
         lines.append(f"{name:<22}{100 * figures['miou']['mean']:7.1f}{100 * figures['fb_iou']['mean']:9.1f}")
     return "\n".join(lines)

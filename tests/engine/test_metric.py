@@ -8,7 +8,7 @@ from scipy import stats
 from torch import Tensor
 from torchmetrics import JaccardIndex
 
-from engine.metric import aggregate, bootstrap_interval, count_pixels, summarize
+from engine.metric import aggregate, bootstrap_interval, count_pixels, format_table, summarize
 
 CLASSES = [3, 7, 11, 15]
 
@@ -109,3 +109,17 @@ def test_aggregate_over_seeds() -> None:
     assert figures["miou"] == pytest.approx({"mean": np.mean(miou), "std": np.std(miou, ddof=1)})
     assert figures["seconds_per_episode"]["mean"] == 0.5
     assert aggregate(results[:1])["miou"] == {"mean": results[0].miou, "std": None}
+
+
+def test_hard_episodes_are_summed_by_themselves() -> None:
+    episodes = random_episodes(24, CLASSES)
+    hard = [number % 3 == 0 and episode[0] != CLASSES[0] for number, episode in enumerate(episodes)]
+    result = summarize(table(episodes), [c for c, _, _ in episodes], CLASSES, hard=hard)
+    assert result.episode_hard == hard
+    of_class = {c: [e for e, is_hard in zip(episodes, hard, strict=True) if is_hard and e[0] == c] for c in CLASSES}
+    expected = {c: oracle(some)[1] if some else None for c, some in of_class.items()}
+    assert result.hard_class_iou == pytest.approx(expected, abs=1e-6) and expected[CLASSES[0]] is None
+    known = [value for value in expected.values() if value is not None]
+    assert result.hard_miou == pytest.approx(fmean(known), abs=1e-6)
+    assert f"{100 * fmean(known):.2f}" in format_table({"one": result}, dict.fromkeys(CLASSES, "thing"))
+    assert summarize(table(episodes), [c for c, _, _ in episodes], CLASSES).hard_miou is None

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from model.build import build_model
 from model.hmnet import HMNet, Scores
@@ -193,3 +194,17 @@ def test_the_prior_baseline_is_a_map_between_zero_and_one_without_a_trunk() -> N
     assert prior.shape == (2, 65, 65)
     assert prior.min() >= 0
     assert prior.max() <= 1 + 1e-6
+
+
+@torch.inference_mode()
+def test_nearest_prototype_is_that_of_the_plain_formula() -> None:
+    model, one = small("ensemble", "False"), episode(shot=2)
+    features = [model.backbone(images)[2] for images in (one["query"], *one["support"].unbind(1))]  # (B, C, h, w) each
+    mask = F.interpolate((one["support_mask"] == 1).float(), size=(8, 8), mode="bilinear", align_corners=True)
+    _, *support = (F.interpolate(f, size=(8, 8), mode="bilinear", align_corners=True) for f in features)
+    cosines = []
+    for part in (1 - mask, mask):
+        means = [(f * part[:, k : k + 1]).sum((2, 3)) / part[:, k : k + 1].sum((2, 3)) for k, f in enumerate(support)]
+        cosines.append(F.cosine_similarity(features[0], torch.stack(means).mean(0)[:, :, None, None], dim=1))
+    expected = F.interpolate(torch.stack(cosines, 1), size=(65, 65), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(model.prototype_scores(**one), expected, atol=2e-4, rtol=1e-3)

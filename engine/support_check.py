@@ -1,0 +1,84 @@
+"""Does a network use its support? The same queries with supports of another class, and with an emptied support mask.
+
+Who segments whatever stands out answers all three alike; what a network loses shows how much the support told it.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataset.episode import Episode
+from dataset.index import ImageIndex
+from engine.comparison import Answers, Difference, difference
+from engine.evaluation import EpisodeSet, Names, Segment, run_episodes
+from engine.metric import Result
+from model.hmnet import HMNet
+from util.config import Config
+from util.distributed import World
+from util.errors import UserError
+
+CHANGES = {"other_class": "supports of another class", "empty_mask": "emptied support mask"}
+
+
+def check_support(
+    model: HMNet, cfg: Config, episodes: EpisodeSet, index: ImageIndex, world: World, segment: Segment, seed: int
+) -> dict[str, Result]:
+    """Figures of the same queries with wrong supports, by the keys of CHANGES; UserError where only one class is novel.
+
+    The truth stays: an answer that is right although the support was not has not come from the support.
+    """
+    others = episodes._replace(episodes=[with_other_class(e, index, seed, i) for i, e in enumerate(episodes.episodes)])
+
+    def empty(query: Tensor, support: Tensor, mask: Tensor, names: Names) -> Tensor:
+        return segment(query, support, torch.zeros_like(mask), names)
+
+    return {
+        "other_class": run_episodes(model, cfg, others, world, segment=segment),
+        "empty_mask": run_episodes(model, cfg, episodes, world, segment=empty),
+    }
+
+
+def with_other_class(episode: Episode, index: ImageIndex, seed: int, number: int) -> Episode:
+    """The episode with supports of another class, as many, drawn from (seed, number) alone."""
+    rng, shot = random.Random(f"{seed}/{number}"), len(episode.support)
+    images = {c: [i for i in index.by_class[c] if i != episode.query] for c in sorted(index.by_class)}
+    classes = [c for c, known in images.items() if c != episode.class_id and len(known) >= shot]
+    if not classes:
+        raise UserError("--support-check: needs supports of another novel class, and this fold has none")
+    other = rng.choice(classes)
+    return replace(episode, support=rng.sample(images[other], shot), support_class=other)
+
+
+def falls(own: Sequence[Result], changed: Sequence[Result], class_ids: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """What mIoU loses by a change of the supports, with 95 % intervals over episodes, of all and of hard episodes.
+
+    One result per seed in each, and the class of each of its episodes.
+    """
+    results = zip(own, changed, class_ids, strict=True)
+    pairs = [(as_answers(before, of), as_answers(after, of)) for before, after, of in results]
+    hard = difference([(before.hard_only(), after.hard_only()) for before, after in pairs])
+    lost = {"fall": difference(pairs), "hard_fall": hard}
+    return {
+        **{name: None if found is None else found._asdict() for name, found in lost.items()},
+        "results": [result.to_dict() for result in changed],
+    }
+
+
+def as_answers(result: Result, class_ids: Sequence[int]) -> Answers:
+    """One test as a method's answers."""
+    pixels = np.array(result.episode_pixels)[None, :, 1]  # (1, E, 2)
+    return Answers(np.array(class_ids), np.array(result.episode_hard), pixels)
+
+
+def format_falls(check: Mapping[str, Mapping[str, Any]]) -> str:
+    """What was lost, a line per change, in points."""
+    lines = [f"{'mIoU lost by':<28}{'all episodes':>24}{'hard episodes':>24}"]
+    for key, text in CHANGES.items():
+        cells = (Difference(**fall).text() if (fall := check[key][name]) else "-" for name in ("fall", "hard_fall"))
+        lines.append(f"  {text:<26}" + "".join(f"{cell:>24}" for cell in cells))
+    return "\n".join(lines)
