@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from model.backbone import Backbone
 from model.base_learner import BaseLearner
@@ -212,10 +213,9 @@ class HMNet(nn.Module):
 
         Prototypes are means over all shots; arguments as in `forward`.
         """
-        shots = support_mask.shape[:2]
-        mask = resize((support_mask == 1).to(query.dtype), self.feature_size).unsqueeze(2)  # (B, K, 1, f, f)
-        known = prototypes(self.extract(support.flatten(0, 1)).f4.unflatten(0, shots), mask).mean(1)  # (B, 2, C)
-        unit = F.normalize(self.extract(query).f4, dim=1)  # (B, C, h, w)
+        levels = self.features(support.flatten(0, 1)).levels
+        known = self._prototypes(levels, self._resized(support_mask, levels[0].dtype))[0].mean(1)  # (B, 2, C)
+        unit = F.normalize(self.features(query).levels[0], dim=1)  # (B, C, h, w)
         cosines = torch.einsum("bchw,bnc->bnhw", unit, F.normalize(known, dim=-1))
         return resize(cosines.flip(1), query.shape[-2:])
 
