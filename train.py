@@ -7,10 +7,10 @@ Exit code 0: finished; 2: an error, in one line; 75: stopped by SIGTERM, SIGINT 
 `--opts resume auto` goes on.
 """
 
-import sys
 from functools import lru_cache
 from math import ceil
 
+import torch
 from torch import nn
 
 from dataset.dataset import collate, train_dataset
@@ -24,12 +24,13 @@ from engine.metric import count_pixels
 from engine.optim import make_sgd, make_trunk_adamw, poly_rate, set_rates
 from engine.run import Paths, Run
 from model.build import build_model
-from model.loss import episode_loss
+from model.loss import ITEM_MEANS, episode_loss
 from util.arguments import training_arguments
 from util.config import Config
 from util.distributed import World, connect
 from util.errors import run_main
 from util.failures import explain_errors
+from util.pixels import IGNORE
 from util.rng import make_deterministic, seed_all
 from util.schema import run_name, run_tag
 
@@ -56,10 +57,11 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
     model = build_model(cfg).to(world.device).train()
     sgd = make_sgd(model.learnable_groups(), cfg.momentum, cfg.weight_decay)
     adamw = make_trunk_adamw(model.trunk, cfg.trunk_lr, cfg.batch_size, cfg.trunk_weight_decay)
-    optimizers = [sgd, adamw] if len(model.trunk.blocks) else [sgd]  # a trunk may be empty
+    optimizers = {"rest": sgd} | ({"trunk": adamw} if len(model.trunk.blocks) else {})  # a trunk may be empty
     # Nothing comes to what only feeds the last block's support, nor to the shot weights of one shot.
-    learner = Learner(model, optimizers, world, cfg.amp, cfg.compile, partial=True)
-    run = Run(cfg, run_paths(cfg), plan, learner, cfg.epochs, cfg.stop_interval, hits="foreground IoU")
+    learner = Learner(model, optimizers, world, cfg.amp, cfg.compile, partial=True, max_skipped=cfg.max_skipped_steps)
+    run = Run(cfg, run_paths(cfg), plan, learner, cfg.epochs, cfg.stop_interval)
+    middle = round(plan.steps / 2) + 1  # as the released code counts
 
     @lru_cache(maxsize=1)
     def episodes(seed: int) -> EpisodeSet:
@@ -67,8 +69,12 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
 
     def measure() -> dict[str, float]:
         seed = cfg.manual_seed + (0 if cfg.fix_random_seed_val else run.progress.epoch)
-        result = run_episodes(model, cfg, episodes(seed), world, progress=sys.stderr.isatty())
+        result = run_episodes(model, cfg, episodes(seed), world)
         return {"miou": result.miou, "fb_iou": result.fb_iou, "piou": result.piou}
+
+    def validate(position: float) -> None:
+        if validates(cfg, position):
+            run.validate(position, measure)
 
     with run.started(viz):
         if note := oversize_note([image for image, _ in files.values()], cfg.train_h, cfg.max_side):
@@ -76,30 +82,34 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
         for epoch in run.epochs():
             dataset = train_dataset(cfg, index, files, classes, cfg.manual_seed, epoch)
             for batches in run.batches(dataset, collate):
-                if 0 < run.progress.step == plan.steps // 2 and validates(cfg, epoch - 0.5):
-                    run.validate(epoch - 0.5, measure)
+                if run.progress.step == middle:
+                    validate(epoch - 0.5)
                 rate = poly_rate(cfg.base_lr, run.iteration, run.iterations, cfg.power)
                 set_rates(sgd, rate, cfg.index_split)
                 report = learner.accumulate(batches, forward, target="query_mask")
-                learner.step()
-                run.stepped(report, rate)
-            if validates(cfg, epoch):
-                run.validate(epoch, measure)
+                run.stepped(report, rate, learner.step())
+            if run.progress.step == middle:
+                validate(epoch - 0.5)
+            validate(epoch)
 
 
 def forward(network: nn.Module, batch: Tensors) -> Output:
-    """Losses of a batch of episodes, and intersection and union of the foreground."""
+    """Losses of a batch of episodes, its foreground IoU, and the foreground's share of the crops."""
     truth = batch["query_mask"].long()
     scores = network(batch["query"], batch["support"], batch["support_mask"], left_out=batch["class_index"])
-    losses = episode_loss(scores, truth)
-    return Output(losses["cross_entropy"], losses["dice"], count_pixels(scores.final.argmax(1), truth)[1])
+    masks = torch.cat([truth.unsqueeze(1), batch["support_mask"]], dim=1)  # (B, 1 + K, H, W)
+    figures = {
+        "foreground IoU": count_pixels(scores.final.argmax(1), truth)[1],
+        "foreground share": torch.stack([(masks == 1).sum(), (masks != IGNORE).sum()]),
+    }
+    return Output(episode_loss(scores, truth), figures, ITEM_MEANS)
 
 
 def validates(cfg: Config, position: float) -> bool:
     """Whether to validate after `position` epochs; half an epoch is its middle. The last epoch is always validated."""
     epoch, in_middle = ceil(position), position % 1 > 0
     if in_middle:
-        often = cfg.SubEpoch_val and (cfg.epochs <= 100 or epoch > 100)
+        often = cfg.SubEpoch_val and (cfg.epochs <= 100 or epoch > 101)  # as the released code does
         return cfg.evaluate and often and epoch >= cfg.val_start_epoch
     return cfg.evaluate and epoch >= min(cfg.val_start_epoch, cfg.epochs)
 

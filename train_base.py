@@ -12,16 +12,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from dataset.dataset import base_train_dataset, base_val_dataset, collate
 from dataset.reading import oversize_note
-from engine.evaluation import evaluating
 from engine.learner import Learner, Output, Tensors
 from engine.loader import StepPlan, load_steps, shard_batches
-from engine.optim import make_sgd, poly_rate, set_rates
+from engine.optim import autocast, make_sgd, poly_rate, set_rates
+from engine.published import base_miou
 from engine.run import Paths, Run
 from model.base_learner import PSPNet
 from model.build import build_base_learner
+from model.inference import fold_batch_norms
 from model.released import released_state_dict
 from model.resize import resize
 from util.arguments import training_arguments
@@ -49,9 +51,8 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
     seed_all(cfg.manual_seed)
     model = build_base_learner(cfg).to(world.device).train()
     sgd = make_sgd([model.backbone.parameters(), model.head.parameters()], cfg.momentum, cfg.weight_decay)
-    learner = Learner(model, [sgd], world, cfg.amp, cfg.compile)
-    epochs, patience = cfg.base_epochs, cfg.base_stop_interval
-    run = Run(cfg, run_paths(cfg), plan, learner, epochs, patience, hits="pixel accuracy", weights=weights)
+    learner = Learner(model, {"all": sgd}, world, cfg.amp, cfg.compile, max_skipped=cfg.max_skipped_steps)
+    run = Run(cfg, run_paths(cfg), plan, learner, cfg.base_epochs, cfg.base_stop_interval, weights)
 
     with run.started(viz):
         if note := oversize_note(images, cfg.train_h, cfg.max_side):
@@ -59,11 +60,12 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
         for epoch in run.epochs():
             for batches in run.batches(base_train_dataset(cfg, cfg.manual_seed, epoch), collate):
                 rate = poly_rate(cfg.base_lr_encoder, run.iteration, run.iterations, cfg.power)
-                set_rates(sgd, rate, index_split=0)  # the head is new
+                set_rates(sgd, rate, cfg.base_index_split)
                 report = learner.accumulate(batches, forward, target="label")
-                learner.step()
-                run.stepped(report, rate)
+                run.stepped(report, rate, learner.step())
             run.validate(epoch, lambda: measure(model, cfg, world))
+        if (own := run.progress.best) is not None and (published := base_miou(cfg)) is not None:
+            run.log.info(f"mIoU of the base classes: {100 * own:.2f}, published {published:.2f}")
 
 
 def process_batch(cfg: Config, world: World) -> int:
@@ -81,21 +83,27 @@ def forward(network: nn.Module, batch: Tensors) -> Output:
     """Cross-entropy of a batch of images, and how many of the pixels are right."""
     logits, label = network(batch["image"]), batch["label"]  # (B, 1 + n, H, W), (B, H, W)
     valid = label != IGNORE
-    hits = torch.stack([((logits.argmax(1) == label) & valid).sum(), valid.sum()])
+    accuracy = torch.stack([((logits.argmax(1) == label) & valid).sum(), valid.sum()])
     loss = F.cross_entropy(logits, label, ignore_index=IGNORE)
-    return Output(loss, torch.zeros_like(loss), hits)
+    return Output({"cross_entropy": loss}, {"pixel accuracy": accuracy})
 
 
 def measure(model: PSPNet, cfg: Config, world: World) -> dict[str, float]:
     """Mean IoU over the base classes on the validation list, at the labels' own sizes, and pixel accuracy."""
     world.share_buffers(model)  # on CPUs every process has its own running statistics
+    network = build_base_learner(cfg, pretrained=False).to(world.device)  # a copy, to fold the batch norms of
+    network.load_state_dict(model.state_dict())
+    fold_batch_norms(network.eval())
+    network.to(memory_format=torch.channels_last)
     dataset, size = base_val_dataset(cfg), 1 + cfg.base_class_count
     batches = shard_batches(len(dataset), cfg.batch_size_val, world)
     confusion = torch.zeros(size, size, dtype=torch.int64, device=world.device)  # (label, prediction)
-    with evaluating(model):
-        for (batch,) in load_steps(dataset, batches, 1, cfg.loader_worker_count, collate):
-            logits = model(batch["image"].to(world.device))
-            for scores, label in zip(logits, batch["label"], strict=True):
+    loader = load_steps(dataset, batches, 1, cfg.loader_worker_count, collate)
+    hidden = None if world.is_main else True  # None: shown where someone looks
+    with torch.inference_mode(), autocast(cfg.amp, world.device):
+        for (batch,) in tqdm(loader, "validation", total=len(batches), disable=hidden, leave=False):
+            logits = network(batch["image"].to(world.device))
+            for scores, label in zip(logits.float(), batch["label"], strict=True):
                 confusion += count_pairs(resize(scores[None], label.shape).argmax(1)[0], label.to(world.device), size)
     return figures(world.sum(confusion).cpu())
 

@@ -13,7 +13,7 @@ Image = NDArray[np.float32]  # (h, w, 3) RGB, 0 to 255
 Mask = NDArray[np.uint8]  # (h, w)
 
 FILL = [float(value) for value in MEAN]  # what lies outside an image; 0 after normalising
-CROP_TRIES = 31  # a first crop and up to 30 more
+CROP_TRIES = 32  # a first crop and up to 31 more, as the released code counts
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,15 @@ class Augmentation:
         return image[window], mask[window]
 
     def _crop_corner(self, is_object: NDArray[np.bool_], total: int, rng: random.Random) -> tuple[int, int]:
-        """The first of the random corners that keeps enough of the object, else the one that keeps most."""
-        best, corner = -1, (0, 0)
+        """The first of the random corners that keeps enough of the object, else the last."""
+        top = left = 0
         for _ in range(CROP_TRIES):
             top = rng.randint(0, is_object.shape[0] - self.height)
             left = rng.randint(0, is_object.shape[1] - self.width)
             kept = int(is_object[top : top + self.height, left : left + self.width].sum())
-            if kept > best:
-                best, corner = kept, (top, left)
             if kept >= self.keep_object * total:
                 break
-        return corner
+        return top, left
 
 
 def scale(image: Image, mask: Mask, factor: float) -> tuple[Image, Mask]:
@@ -89,11 +87,14 @@ def pad(image: Image, mask: Mask, height: int, width: int) -> tuple[Image, Mask]
 
 
 def fill_boxes(mask: Mask) -> Mask:
-    """Replace every connected component (8 neighbours) of value 1 by its filled bounding box; 255 stays on top."""
+    """Replace every connected component (8 neighbours) of value 1 by its filled bounding box; 255 stays on top.
+
+    Right and bottom edges are inclusive in the released code, so a box ends one pixel beyond its component.
+    """
     boxes = np.zeros_like(mask)
     count, _, stats, _ = cv2.connectedComponentsWithStats((mask == 1).astype(np.uint8), connectivity=8)
     for component in range(1, count):
         left, top, width, height = stats[component, :4]
-        boxes[top : top + height, left : left + width] = 1
+        boxes[top : top + height + 1, left : left + width + 1] = 1
     boxes[mask == IGNORE] = IGNORE
     return boxes

@@ -19,7 +19,7 @@ from dataset.episode import Episode, draw_episodes, read_episodes
 from dataset.index import Files, ImageIndex, episode_count, load_index, test_config
 from engine.loader import Batch, load_steps, shard_batches
 from engine.metric import Result, count_pixels, ratio, summarize
-from engine.optim import amp_dtype
+from engine.optim import autocast
 from model.hmnet import HMNet
 from model.inference import FeatureCache
 from util.config import Config
@@ -144,7 +144,7 @@ def run_episodes(
     counts = torch.zeros(len(episodes), 2, 2, dtype=torch.int64, device=device)  # as count_pixels
     segment = segment or FeatureCache(model, cfg.feature_cache_mb).scores
     start, busy = perf_counter(), 0.0
-    with evaluating(model), torch.autocast(device.type, amp_dtype(cfg.amp, device), enabled=cfg.amp != "off"):
+    with evaluating(model), autocast(cfg.amp, device):
         for (batch,) in tqdm(loader, "episodes", total=len(batches), disable=shown, leave=False):
             before = perf_counter()
             truths = [truth.to(device) for truth in batch["query_mask"]]

@@ -29,8 +29,11 @@ def make_trunk_adamw(trunk: nn.Module, rate: float, batch_size: int, weight_deca
 
 
 def poly_rate(base: float, step: int, steps: int, power: float) -> float:
-    """The rate of step 0, 1, ... steps - 1 of the whole run: base * (1 - step / steps)^power."""
-    return base * (1 - step / steps) ** power
+    """The rate of step 0, 1, ... steps - 1 of the whole run: base * (1 - (step + 1) / steps)^power, 0 for the last.
+
+    The released code counts the step before it takes the rate.
+    """
+    return base * (1 - (step + 1) / steps) ** power
 
 
 def set_rates(optimizer: Optimizer, rate: float, index_split: int) -> None:
@@ -40,7 +43,16 @@ def set_rates(optimizer: Optimizer, rate: float, index_split: int) -> None:
 
 
 def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:
-    """The autocast type of the config key `amp`: None for off; auto is fp16 on a GPU and bf16 on a CPU."""
+    """The autocast type of the config key `amp`: None for off; auto is fp16 on a GPU, and off on a CPU.
+
+    What was trained in fp16 scores otherwise in bf16, the only half precision that is fast on CPUs.
+    """
     if amp == "auto":
-        amp = "fp16" if device.type == "cuda" else "bf16"
+        amp = "fp16" if device.type == "cuda" else "off"
     return {"off": None, "fp16": torch.float16, "bf16": torch.bfloat16}[amp]
+
+
+def autocast(amp: str, device: torch.device) -> torch.autocast:
+    """The context in which a network computes as the config key `amp` says."""
+    dtype = amp_dtype(amp, device)
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)

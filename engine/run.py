@@ -43,10 +43,31 @@ class Progress:
     best: float | None = None
     best_epoch: float = 0.0
     best_file: str = ""
-    sums: list[float] = field(
-        default_factory=lambda: [0.0] * 4
-    )  # over the epoch's steps: both losses, hits, of so many
     history: list[dict[str, float]] = field(default_factory=list)  # figures of every validation
+    # By name, over the epoch's steps so far: the sum of a loss and of how many, a figure's counts and of how many.
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    figures: dict[str, list[float]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> "Progress":
+        """What `asdict` made of it, or an older version that knew two losses and one figure, without their names."""
+        fields = dict(content)
+        sums, steps = fields.pop("sums", None), fields["step"]
+        if sums and steps:
+            pixel, item, *hits = sums
+            fields["losses"] = {"cross_entropy": [pixel, steps]} | ({"dice": [item, steps]} if item else {})
+            fields["figures"] = {"foreground IoU" if item else "pixel accuracy": hits}
+        return cls(**fields)
+
+    def add(self, report: Report) -> None:
+        """Count one more step."""
+        for sums, values in (
+            (self.losses, {name: (loss, 1) for name, loss in report.losses.items()}),
+            (self.figures, report.figures),
+        ):
+            for name, (amount, of) in values.items():
+                before = sums.get(name, [0, 0])
+                sums[name] = [before[0] + amount, before[1] + of]
 
 
 @dataclass(frozen=True)
@@ -56,7 +77,7 @@ class Paths:
     folder: Path
     best: Path  # weights for whoever comes next
     tag: str = ""
-    numbered: str = ""  # prefix of the best weights' second name, {prefix}_epoch_{e}_{mIoU}.pth; empty: none
+    numbered: str = ""  # begins the best weights' second name, {numbered}_epoch_{e}_{mIoU}.pth, e from 0; empty: none
 
     @property
     def snapshots(self) -> Path:
@@ -72,8 +93,8 @@ class Paths:
 class Run:
     """Epochs and steps that survive signals, kills and full disks; train.py shows how it is used.
 
-    The run ends after `last_epoch`, or when the best validation is `patience` epochs old. `hits` says what the hits of
-    a step are the share of; `weights` makes the state dict to publish of the model that validated best.
+    The run ends after `last_epoch`, or when the best validation is `patience` epochs old. `weights` makes the state
+    dict to publish of the model that validated best.
     """
 
     def __init__(
@@ -84,15 +105,13 @@ class Run:
         learner: Learner,
         last_epoch: int,
         patience: int,
-        *,
-        hits: str,
         weights: Callable[[nn.Module], Mapping[str, Tensor]] = released_state_dict,
     ) -> None:
         if cfg.start_epoch >= last_epoch:
             raise UserError(f"start_epoch: {cfg.start_epoch} should be below the number of epochs ({last_epoch})")
         self.cfg, self.world, self.paths, self.plan = cfg, learner.world, paths, plan
         self.learner, self.weights = learner, weights
-        self.last_epoch, self.patience, self.hits = last_epoch, patience, hits
+        self.last_epoch, self.patience = last_epoch, patience
         self.progress = Progress(epoch=cfg.start_epoch + 1)
         self.clock, self.saved_at, self.saved_time = Clock(), (0, 0), time.monotonic()
         self.rng_before_step = rng_state()
@@ -101,7 +120,8 @@ class Run:
     def started(self, viz: bool = False) -> Iterator[None]:
         """Within the block the run stands where `resume` says and signals wait for the end of a step.
 
-        A loss that is not finite gets its state saved and becomes a UserError; the end of the block finishes the run.
+        At a loss or gradient that is not finite the state is saved, and it becomes a UserError; the end of the block
+        finishes the run.
         """
         board = self.paths.file("tensorboard") if viz else None
         with ExitStack() as stack:
@@ -153,7 +173,7 @@ class Run:
             self.learner.restore(content)
         except ValueError as error:
             raise UserError(f"{path}: does not fit this configuration: {error}") from error
-        self.progress = Progress(**content["progress"])
+        self.progress = Progress.read(content["progress"])
         restore_rng(content["rng"][self.world.rank % len(content["rng"])])
         self.saved_at = self.progress.epoch, self.progress.step
         self.log.info(f"resumed from {path}: epoch {self.progress.epoch}, step {self.progress.step}")
@@ -227,19 +247,25 @@ class Run:
             self.rng_before_step = rng_state()
             yield batches
 
-    def stepped(self, report: Report, rate: float) -> None:
-        """A step is done: count it, tell of it, save when it is time to, leave when a signal says so."""
+    def stepped(self, report: Report, rate: float, sizes: Mapping[str, float]) -> None:
+        """A step is done: count it, log it, save when it is time to, leave when a signal says so."""
         self.progress.step += 1
-        self.progress.sums = [a + b for a, b in zip(self.progress.sums, report, strict=True)]
+        self.progress.add(report)
         self.clock.tick()
         self.bar.update()
         epoch, step = self.progress.epoch, self.progress.step
-        if step % self.cfg.print_freq == 0 or step == self.plan.steps:
+        where = f"epoch {epoch}/{self.last_epoch} step {step}/{self.plan.steps}"
+        if problem := self.learner.problem:
+            self.log.info(
+                f"{where} skipped, {problem}; the gradient's scale is {self.learner.scaler.get_scale():g} now"
+            )
+        elif step % self.cfg.print_freq == 0 or step == self.plan.steps:
             items, left = self.clock.rate * self.plan.items_per_step, self.clock.left(self.iterations - self.iteration)
-            figures = f"loss {report.loss:.4f} ({report.pixel_loss:.4f} + {report.item_loss:.4f})"
-            where = f"epoch {epoch}/{self.last_epoch} step {step}/{self.plan.steps}"
-            self.log.info(f"{where} {figures}, {items:.2f} items/s, {left} left")
-            self.log.curves({"train/loss": report.loss, "train/rate": rate}, self.iteration)
+            losses = " + ".join(f"{name} {loss:.4f}" for name, loss in report.losses.items())
+            watched = " ".join(f"{name} {size:.3g}" for name, size in sizes.items())
+            self.log.info(f"{where} loss {report.loss:.4f} ({losses}), {watched}, {items:.2f} items/s, {left} left")
+            curves = {"loss": report.loss, **report.losses, "rate": rate, **sizes}
+            self.log.curves({f"train/{name}": value for name, value in curves.items()}, self.iteration)
         self.save_or_stop()
 
     def save_or_stop(self) -> None:
@@ -275,7 +301,7 @@ class Run:
         progress, old = self.progress, self.progress.best_file
         progress.best, progress.best_epoch = miou, position
         if self.paths.numbered:
-            progress.best_file = f"{self.paths.numbered}_epoch_{position:g}_{miou:.4f}.pth"
+            progress.best_file = f"{self.paths.numbered}_epoch_{position - 1:g}_{miou:.4f}.pth"
         if not self.world.is_main:
             return
         content = {"epoch": position, "miou": miou, "state_dict": self.weights(self.learner.model)}
@@ -288,11 +314,15 @@ class Run:
 
     def _end_epoch(self) -> None:
         progress = self.progress
-        pixel_loss, item_loss, hits, of = progress.sums
-        loss, share = (pixel_loss + item_loss) / self.plan.steps, hits / max(of, 1)
-        self.log.info(f"epoch {progress.epoch} mean loss {loss:.4f} {self.hits} {share:.4f}")
-        self.log.curves({"train/epoch_loss": loss, f"train/{self.hits}": share}, self.iteration)
-        done, progress.epoch, progress.step, progress.sums = progress.epoch, progress.epoch + 1, 0, [0.0] * 4
+        loss = sum(amount / steps for amount, steps in progress.losses.values())
+        shares = {name: amount / max(of, 1) for name, (amount, of) in progress.figures.items()}
+        figures = ", ".join(f"{name} {share:.4f}" for name, share in shares.items())
+        self.log.info(f"epoch {progress.epoch} mean loss {loss:.4f} {figures}")
+        self.log.curves(
+            {"train/epoch_loss": loss, **{f"train/{name}": share for name, share in shares.items()}}, self.iteration
+        )
+        done, progress.epoch, progress.step = progress.epoch, progress.epoch + 1, 0
+        progress.losses, progress.figures = {}, {}
         if done % self.cfg.save_freq == 0:
             self.save()
 

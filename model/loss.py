@@ -6,6 +6,8 @@ from torch.nn import functional as F
 from model.hmnet import Scores
 from util.pixels import IGNORE
 
+ITEM_MEANS = frozenset({"dice"})  # losses that are means over the items of a batch, the others over unignored pixels
+
 
 def episode_loss(scores: Scores, query_mask: Tensor) -> dict[str, Tensor]:
     """The losses by name, scalars whose sum is minimised; `query_mask (B, H, W)` in {0, 1, 255}.

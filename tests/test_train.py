@@ -14,18 +14,20 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import train
 import train_base
+from dataset.dataset import base_val_dataset
 from engine.snapshot import read_snapshot, snapshots
 from model.build import build_base_learner, build_model
 from model.released import load_weights
+from model.resize import resize
 from tests.processes import free_port, run_processes, start_processes
 from tests.toy import ROOT, toy_config, write_toy
 from util.checkpoint import read_checkpoint
 from util.config import Config, load_config
-from util.distributed import connect
+from util.distributed import World, connect
 from util.errors import UserError
 from util.failures import explain_errors
 
@@ -78,9 +80,12 @@ def test_what_a_run_leaves(whole: Config) -> None:
     assert {"miou", "fb_iou"} <= result["validations"][0].keys()
     assert result["miou"] == max(entry["miou"] for entry in result["validations"])
     assert load_config(folder / "config.yaml") == whole
-    assert re.search(r"INFO epoch 2/2 step \d+/\d+ loss \d", (folder / "log.txt").read_text())
+    log = (folder / "log.txt").read_text()
+    watched = "".join(rf"{size}/{part} [\d.e-]+,? " for size in ("gradient", "update") for part in ("rest", "trunk"))
+    assert re.search(rf"epoch 2/2 step \d+/\d+ loss \d\S+ \(cross_entropy \S+ \+ dice \S+\), {watched}", log)
+    assert re.search(r"epoch 2 mean loss \S+ foreground IoU 0\.\d+, foreground share 0\.\d+\n", log)
     assert list((folder / "tensorboard").iterdir())
-    best = f"train_epoch_{result['epoch']:g}_{result['miou']:.4f}.pth"
+    best = f"train_epoch_{result['epoch'] - 1:g}_{result['miou']:.4f}.pth"
     names = {path.name for path in (folder / "snapshot").iterdir()}
     assert names - {path.name for path in snapshots(folder / "snapshot", "state").values()} == {best, "best_1shot.pth"}
     assert_same(*(read_checkpoint(folder / "snapshot" / name)["state_dict"] for name in (best, "best_1shot.pth")))
@@ -136,7 +141,7 @@ def test_more_shots_share_the_folder_with_one(data: Path, tmp_path: Path) -> Non
     run(train.train, cfg)
     result = json.loads((cfg.experiment_dir / "result_train2.json").read_text())
     names = sorted(path.name for path in (cfg.experiment_dir / "snapshot").iterdir())
-    assert names[0] == "best_2shot.pth" and names[-1] == f"train2_epoch_1_{result['miou']:.4f}.pth"
+    assert names[0] == "best_2shot.pth" and names[-1] == f"train2_epoch_0_{result['miou']:.4f}.pth"
     assert all(name.startswith("state_train2_0") for name in names[1:-1])
     assert (cfg.experiment_dir / "config_train2.yaml").exists() and (cfg.experiment_dir / "log_train2.txt").exists()
 
@@ -151,6 +156,44 @@ def test_the_base_learner_is_what_stage_two_and_others_load(data: Path) -> None:
     assert len(stages) > 50 and others == {"encoder", "ppm", "cls"}
     result = json.loads((Path(cfg.exp) / "toy/PSPNet/split0/tiny/result.json").read_text())
     assert result["finished"] and result["weights"] == str(cfg.base_learner_path)
+
+
+def test_the_base_learner_is_validated_as_it_is_tested(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folded, channels last and under autocast, with the figures of the plain network."""
+    cfg, seen, types = toy_config(data, batch_size_val=3), [], []
+    model = build_base_learner(cfg, pretrained=False)
+    nn.init.normal_(model.head.classifier.weight)  # or the background would be all that it sees
+
+    def build(*arguments: Any, **keys: Any) -> Any:
+        seen.append(build_base_learner(*arguments, **keys))
+        seen[-1].head.classifier.register_forward_hook(lambda layer, given, scores: types.append(scores.dtype))
+        return seen[-1]
+
+    monkeypatch.setattr(train_base, "build_base_learner", build)
+    world = World(torch.device("cpu"))
+    found = train_base.measure(model.train(), cfg, world)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in seen[0].modules()) and model.training
+    assert seen[0].head.conv.weight.is_contiguous(memory_format=torch.channels_last)
+    dataset, size = base_val_dataset(cfg), 1 + cfg.base_class_count
+    counts = torch.zeros(size, size, dtype=torch.int64)
+    model.eval()
+    for item in (dataset[number] for number in range(len(dataset))):
+        with torch.no_grad():
+            scores = resize(model(item["image"][None]), item["label"].shape)
+        counts += train_base.count_pairs(scores.argmax(1)[0], item["label"], size)
+    assert found == pytest.approx(train_base.figures(counts), abs=2e-3)
+    assert found["miou"] > 0 and {*types} == {torch.float32}
+    train_base.measure(model, toy_config(data, batch_size_val=3, amp="bf16"), world)
+    assert types[-1] == torch.bfloat16
+
+
+def test_the_published_figure_is_told(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_base, "base_miou", lambda cfg: 71.43)
+    cfg = toy_config(data, base_epochs=1, base_batch_size=4, exp=tmp_path, initmodel=tmp_path)
+    run(train_base.train, cfg)
+    log, result = (tmp_path / "toy/PSPNet/split0/tiny" / name for name in ("log.txt", "result.json"))
+    miou = json.loads(result.read_text())["miou"]
+    assert f"mIoU of the base classes: {100 * miou:.2f}, published 71.43\n" in log.read_text()
 
 
 def test_figures_of_the_base_learner() -> None:
@@ -172,8 +215,8 @@ def test_figures_of_the_base_learner() -> None:
         (3, 26, True, [3]),
         (3, 2, True, [1.5, 2, 2.5, 3]),
         (3, 2, False, [2, 3]),
-        (101, 100, True, [100, 100.5, 101]),
-        (101, 200, True, [101]),
+        (102, 100, True, [100, 101, 101.5, 102]),
+        (102, 200, True, [102]),
     ],
 )
 def test_when_to_validate(make_config: Any, epochs: int, start: int, often: bool, positions: list[float]) -> None:
@@ -181,6 +224,17 @@ def test_when_to_validate(make_config: Any, epochs: int, start: int, often: bool
     assert [half / 2 for half in range(1, 2 * epochs + 1) if train.validates(cfg, half / 2)] == positions
     silent = make_config(epochs=epochs, evaluate=False)
     assert not any(train.validates(silent, half / 2) for half in range(1, 2 * epochs + 1))
+
+
+@pytest.mark.parametrize(("data_set", "first", "first_middle"), [("pascal", 27, 101.5), ("coco", 26.5, 26.5)])
+def test_when_the_published_recipes_validate(
+    make_config: Any, data_set: str, first: float, first_middle: float
+) -> None:
+    """After the 27th epoch; in the middle from the 102nd on in long trainings."""
+    cfg = make_config(data_set=data_set)
+    positions = [half / 2 for half in range(1, 2 * cfg.epochs + 1) if train.validates(cfg, half / 2)]
+    assert positions[0] == first and next(place for place in positions if place % 1) == first_middle
+    assert {*range(27, cfg.epochs + 1)} == {place for place in positions if place % 1 == 0}
 
 
 def test_a_base_batch_that_does_not_divide(data: Path) -> None:

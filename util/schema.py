@@ -135,6 +135,7 @@ class Config(BaseModel):
     trunk_lr: Recipe[PositiveFloat]
     trunk_weight_decay: NotNegativeFloat
     amp: Network[Literal["off", "fp16", "bf16", "auto"]]
+    max_skipped_steps: Positive
     checkpoint_blocks: bool
     compile: bool
     print_freq: Positive
@@ -162,6 +163,7 @@ class Config(BaseModel):
     base_epochs: Positive
     base_lr_encoder: PositiveFloat
     base_freeze_backbone: Network[bool | None]
+    base_index_split: Annotated[Int, Field(ge=-1)]
     base_scale_min: PositiveFloat
     base_scale_max: PositiveFloat
     base_stop_interval: Positive
@@ -191,11 +193,6 @@ class Config(BaseModel):
     @classmethod
     def _default_feature_size(cls, value: Any, info: ValidationInfo) -> Any:
         return (64 if info.data.get("train_h", 0) <= 473 else 80) if value is None else value
-
-    @field_validator("base_train_h", mode="before")
-    @classmethod
-    def _default_base_train_h(cls, value: Any, info: ValidationInfo) -> Any:
-        return (473 if info.data.get("data_set") == "coco" else 417) if value is None else value
 
     @field_validator("test_episodes", mode="before")
     @classmethod
@@ -277,7 +274,7 @@ def run_tag(shot: int) -> str:
 # Keys whose empty value means something: None, or a value worked out from other keys.
 NULLABLE_KEYS = frozenset(
     name for name, field in Config.model_fields.items() if type(None) in get_args(field.annotation)
-) | {"feature_size", "base_train_h", "amp"}
+) | {"feature_size", "amp"}
 
 
 def broken_relations(cfg: Config) -> Iterator[tuple[str, str]]:

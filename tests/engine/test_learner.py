@@ -14,7 +14,7 @@ import train
 import train_base
 from dataset.dataset import base_train_dataset, collate, train_dataset
 from dataset.index import config_classes, load_index
-from engine.learner import Learner, NotFiniteError, Report
+from engine.learner import Learner, NotFiniteError, Output, Report
 from engine.loader import StepPlan, load_steps
 from engine.optim import make_sgd
 from model.build import build_base_learner, build_model
@@ -64,7 +64,7 @@ def base_gradients(cfg: Config) -> tuple[dict[str, Tensor], Report]:
 def gradients(cfg: Config, network: nn.Module, dataset: Any, forward: Any, target: str, batch: int) -> Any:
     with connect("cpu") as world:
         meta = forward is train.forward
-        learner = Learner(network, [make_sgd([network.parameters()], 0.9, 0)], world, partial=meta)
+        learner = Learner(network, {"all": make_sgd([network.parameters()], 0.9, 0)}, world, partial=meta)
         plan = StepPlan(len(dataset), batch, cfg.accumulate, world)
         batches = next(load_steps(dataset, plan.batches(seed=3), cfg.accumulate, 0, collate))
         valid = [int((batch[target] != IGNORE).sum()) for rank in world.gather(batches) for batch in rank]
@@ -109,17 +109,17 @@ def test_gradients_do_not_depend_on_the_spread(
             for name, gradient in found.items():
                 error = (gradient - expected[name]).abs().max() / expected[name].abs().max()
                 assert error < 1e-6, f"{spread}: {name}"
-            assert (told.hits, told.of) == (report.hits, report.of)
-            assert (told.pixel_loss, told.item_loss) == pytest.approx((report.pixel_loss, report.item_loss), rel=1e-5)
+            assert told.figures == report.figures and told.figures
+            assert told.losses == pytest.approx(report.losses, rel=1e-5)
 
 
 def two_optimizers(amp: str, compiled: bool = False) -> tuple[nn.Module, Learner]:
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    optimizers = [make_sgd([part.parameters()], 0.9, 0) for part in model]
-    for optimizer in optimizers:
+    optimizers = {f"layer{n}": make_sgd([part.parameters()], 0.9, 0) for n, part in enumerate(model.children())}
+    for optimizer in optimizers.values():
         optimizer.param_groups[0]["lr"] = 0.1
     with connect("cpu") as world:
-        learner = Learner(model, optimizers, world, amp, compiled)
+        learner = Learner(model, optimizers, world, amp, compiled, max_skipped=3)
     if amp == "fp16":
         learner.scaler = GradScaler("cpu", init_scale=64.0)  # the usual one begins with skipping steps
     return model, learner
@@ -140,12 +140,21 @@ def test_a_step_moves_both_optimizers(amp: str, compiled: bool) -> None:
     }
     expected = copy.deepcopy(model)
     output = forward(expected, batch)
-    (output.pixel_loss + output.item_loss).backward()
+    loss = sum(output.losses.values())
+    loss.backward()
     report = learner.accumulate([batch], forward, "label")
-    learner.step()
-    loss = (output.pixel_loss + output.item_loss).item()
+    sizes = learner.step()
     tolerance = 1e-6 if amp == "off" else 2e-2
-    assert report.loss == pytest.approx(loss, rel=tolerance)
+    assert report.loss == pytest.approx(loss.item(), rel=tolerance)
+    for number, layer in enumerate(expected.children()):
+        gradient, weights = (
+            torch.cat([value.flatten() for value in values])
+            for values in zip(*((p.grad, p.detach()) for p in layer.parameters()), strict=True)
+        )
+        assert sizes[f"gradient/layer{number}"] == pytest.approx(gradient.norm().item(), rel=tolerance)
+        assert sizes[f"update/layer{number}"] == pytest.approx(
+            0.1 * (gradient.norm() / weights.norm()).item(), rel=2 * tolerance
+        )
     for after, before in zip(model.parameters(), expected.parameters(), strict=True):
         assert before.grad is not None and after.grad is None
         torch.testing.assert_close(after, before - 0.1 * before.grad, rtol=0, atol=0.1 * tolerance)
@@ -159,10 +168,73 @@ def bad_in_one_process() -> str:
         from tests.engine.test_run import forward
 
         with pytest.raises(NotFiniteError) as error:
-            Learner(model, [], world).accumulate([batch], forward, "label")
+            Learner(model, {}, world).accumulate([batch], forward, "label")
         assert all(torch.equal(a, b) for a, b in zip(model.buffers(), nn.BatchNorm1d(6).buffers(), strict=True))
         return str(error.value)
 
 
 def test_all_processes_stop_at_a_loss_that_is_not_finite_in_one() -> None:
     assert run_processes(2, bad_in_one_process) == ["the loss is not finite on these items: query1 support"] * 2
+
+
+def poisoned_forward(network: nn.Module, batch: dict[str, Tensor]) -> Output:
+    """A loss that is `value`, and a gradient that is not finite where `bad` says so."""
+    (weight, *_) = network.parameters()
+    still = (weight - weight.detach()).sum()
+    return Output(
+        {"loss": batch["value"] + (still.abs().sqrt() if batch["bad"] else still)}, {"n": torch.ones(2).long()}
+    )
+
+
+def small_batch(value: float, bad: bool = False) -> dict[str, Any]:
+    return {
+        "value": torch.tensor(value),
+        "bad": bad,
+        "label": torch.zeros(1, 2).long(),
+        "names": [["query", "support"]],
+    }
+
+
+def take(learner: Learner, value: float, bad: bool = False) -> Report:
+    report = learner.accumulate([small_batch(value, bad)], poisoned_forward, "label")
+    learner.step()
+    return report
+
+
+def one_layer(amp: str) -> tuple[nn.Linear, Learner]:
+    model = nn.Linear(2, 1)
+    with connect("cpu") as world:
+        learner = Learner(model, {"all": torch.optim.SGD([model.weight], lr=0.1)}, world, amp, max_skipped=3)
+    return model, learner
+
+
+@pytest.mark.parametrize(
+    ("value", "bad", "what"), [(torch.nan, False, "loss"), (torch.inf, False, "loss"), (1.0, True, "gradient")]
+)
+def test_half_precision_skips_steps_that_overflow(value: float, bad: bool, what: str) -> None:
+    model, learner = one_layer("fp16")
+    take(learner, 1.0)
+    weights, scale = model.weight.detach().clone(), learner.scaler.get_scale()
+    for number in (1, 2):
+        report = take(learner, value, bad)
+        assert report.losses == ({} if what == "loss" else {"loss": 1.0})
+        assert torch.equal(model.weight, weights) and model.weight.grad is None
+        assert learner.scaler.get_scale() == scale / 2**number and f"the {what} is not finite" in learner.problem
+    take(learner, 1.0)  # the row is broken
+    assert learner.problem == "" and learner.scaler.get_scale() == scale / 4 and not torch.equal(model.weight, weights)
+    weights = model.weight.detach().clone()
+    for _ in range(2):
+        take(learner, value, bad)
+    with pytest.raises(NotFiniteError, match=f"the {what} is not finite on these items: query support"):
+        take(learner, value, bad)
+    assert torch.equal(model.weight, weights)
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+@pytest.mark.parametrize(("value", "bad", "what"), [(torch.nan, False, "loss"), (1.0, True, "gradient")])
+def test_other_precisions_stop_at_once(amp: str, value: float, bad: bool, what: str) -> None:
+    model, learner = one_layer(amp)
+    weights = model.weight.detach().clone()
+    with pytest.raises(NotFiniteError, match=f"the {what} is not finite on these items: query support"):
+        take(learner, value, bad)
+    assert torch.equal(model.weight, weights)

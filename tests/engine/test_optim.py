@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.optim import amp_dtype, make_sgd, make_trunk_adamw, poly_rate, set_rates
+from engine.optim import amp_dtype, autocast, make_sgd, make_trunk_adamw, poly_rate, set_rates
 
 
 def named_trunk() -> nn.ModuleDict:
@@ -39,20 +39,24 @@ def test_rates_of_the_groups() -> None:
         assert all(group["momentum"] == 0.8 and group["weight_decay"] == 1e-3 for group in optimizer.param_groups)
 
 
-def test_the_schedule_is_that_of_pytorch() -> None:
+def test_the_schedule_is_that_of_pytorch_one_step_ahead() -> None:
     steps, power, base = random.randint(5, 50), random.uniform(0.5, 2), random.random()
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=base)
     oracle = torch.optim.lr_scheduler.PolynomialLR(optimizer, steps, power)
     for step in range(steps):
-        assert poly_rate(base, step, steps, power) == pytest.approx(oracle.get_last_lr()[0], rel=1e-6)
         optimizer.step()
         oracle.step()
-    assert poly_rate(5e-3, 0, 10, 0.9) * 10 == 0.05
+        assert poly_rate(base, step, steps, power) == pytest.approx(oracle.get_last_lr()[0], rel=1e-6, abs=1e-12)
+    assert poly_rate(base, steps - 1, steps, power) == 0
 
 
 def test_autocast_types() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
     assert [amp_dtype(amp, cpu) for amp in ("off", "fp16", "bf16", "auto")] == [
-        *(None, torch.float16, torch.bfloat16, torch.bfloat16)
+        *(None, torch.float16, torch.bfloat16, None)
     ]
     assert amp_dtype("auto", gpu) == torch.float16
+    with autocast("auto", cpu):
+        assert not torch.is_autocast_enabled("cpu")
+    with autocast("bf16", cpu):
+        assert torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16

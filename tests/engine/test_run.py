@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from engine.learner import Learner, Output
 from engine.loader import StepPlan
 from engine.optim import make_sgd, make_trunk_adamw, poly_rate, set_rates
-from engine.run import Paths, Run
+from engine.run import Paths, Progress, Run
 from engine.snapshot import read_snapshot, snapshots
 from tests.processes import run_processes, start_processes
 from util.checkpoint import read_checkpoint
@@ -57,9 +57,9 @@ def collate(items: list[dict]) -> dict:
 def forward(network: nn.Module, batch: dict[str, Tensor]) -> Output:
     logits, label = network(batch["points"]).flatten(0, 1), batch["label"].flatten()
     loss = nn.functional.cross_entropy(logits, label)
-    return Output(
-        loss, logits.square().mean(), torch.stack([(logits.argmax(1) == label).sum(), torch.tensor(len(label))])
-    )
+    accuracy = torch.stack([(logits.argmax(1) == label).sum(), torch.tensor(len(label))])
+    losses = {"cross_entropy": loss, "dice": logits.square().mean()}
+    return Output(losses, {"foreground IoU": accuracy, "points": torch.tensor([len(label), 100])}, {"dice"})
 
 
 def drive(
@@ -72,11 +72,10 @@ def drive(
         with run.started():
             for epoch in run.epochs():
                 for batches in run.batches(Points(epoch), collate):
-                    set_rates(run.learner.optimizers[0], poly_rate(0.05, run.iteration, run.iterations, 0.9), 0)
+                    set_rates(run.learner.optimizers["rest"], poly_rate(0.05, run.iteration, run.iterations, 0.9), 0)
                     report = run.learner.accumulate(batches, forward, target="label")
                     observe(run)
-                    run.learner.step()
-                    run.stepped(report, 0.05)
+                    run.stepped(report, 0.05, run.learner.step())
                 run.validate(epoch, partial(measure, run, epoch, scores))
         return last_snapshot(folder)
 
@@ -96,11 +95,14 @@ def config(folder: Path, **keys: object) -> Config:
 def build(cfg: Config, world: World, folder: Path) -> Run:
     seed_all(cfg.manual_seed)
     model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2)).train()
-    optimizers = [make_sgd([model[0].parameters()], 0.9, 1e-4), make_trunk_adamw(model[2], 0.01, 2, 0.01)]
-    learner = Learner(model, optimizers, world, cfg.amp)
+    optimizers = {
+        "rest": make_sgd([model[0].parameters()], 0.9, 1e-4),
+        "trunk": make_trunk_adamw(model[2], 0.01, 2, 0.01),
+    }
+    learner = Learner(model, optimizers, world, cfg.amp, max_skipped=cfg.max_skipped_steps)
     plan = StepPlan(ITEMS, cfg.batch_size, cfg.accumulate, world).check("batch_size")
     paths = Paths(folder, best=folder / "snapshot" / "best_1shot.pth", numbered="train")
-    return Run(cfg, paths, plan, learner, cfg.epochs, cfg.stop_interval, hits="accuracy")
+    return Run(cfg, paths, plan, learner, cfg.epochs, cfg.stop_interval)
 
 
 def last_snapshot(folder: Path) -> dict[str, Any]:
@@ -167,6 +169,32 @@ def read(path: Path) -> dict[str, Any]:
     return {key: value for key, value in json.loads(path.read_text()).items() if key != "weights"}
 
 
+def test_a_snapshot_of_nameless_sums_goes_on(tmp_path: Path, whole: tuple[Path, dict[str, Any]]) -> None:
+    """Written when a run knew two losses and one figure, in a list."""
+    with pytest.raises(SystemExit):
+        drive(tmp_path, signal_at(4), **KEYS)
+    (path,) = (path for place, path in snapshots(tmp_path / "snapshot", "state").items() if place == (2, 2))
+    content = read_snapshot(path)
+    progress = content["progress"]
+    losses, figures = progress.pop("losses"), progress.pop("figures")
+    progress["sums"] = [losses["cross_entropy"][0], losses["dice"][0], *figures["foreground IoU"]]
+    torch.save(content, path)
+    assert_end(whole, drive(tmp_path, resume="auto", **KEYS))
+    lines = [
+        re.findall(r"epoch 2 mean loss \S+ foreground IoU \d\.\d+", (f / "log.txt").read_text())
+        for f in (tmp_path, whole[0])
+    ]
+    assert lines[0] == lines[1] and len(lines[0]) == 1
+
+
+def test_older_progress_by_name() -> None:
+    meta = Progress.read({"epoch": 3, "step": 4, "sums": [2.0, 1.0, 30, 60]})
+    assert meta.losses == {"cross_entropy": [2.0, 4], "dice": [1.0, 4]} and meta.figures == {"foreground IoU": [30, 60]}
+    base = Progress.read({"epoch": 3, "step": 4, "sums": [2.0, 0.0, 30, 60]})
+    assert base.losses == {"cross_entropy": [2.0, 4]} and base.figures == {"pixel accuracy": [30, 60]}
+    assert Progress.read({"epoch": 3, "step": 0, "sums": [0.0] * 4}) == Progress(epoch=3)
+
+
 def test_a_finished_run_is_not_run_again(whole: tuple[Path, dict[str, Any]]) -> None:
     steps: list[int] = []
     assert_end(whole, drive(whole[0], lambda run: steps.append(1), resume="auto", **KEYS))
@@ -206,7 +234,7 @@ def test_snapshots_by_minutes_and_by_epochs(tmp_path: Path) -> None:
 def test_only_the_best_is_published(tmp_path: Path) -> None:
     drive(tmp_path, scores=[0.25, 0.5, 0.4], **KEYS)
     assert sorted(path.name for path in (tmp_path / "snapshot").glob("[bt]*")) == [
-        *("best_1shot.pth", "train_epoch_2_0.5000.pth")
+        *("best_1shot.pth", "train_epoch_1_0.5000.pth")
     ]
     assert read_checkpoint(tmp_path / "snapshot" / "best_1shot.pth")["epoch"] == 2
     result = json.loads((tmp_path / "result.json").read_text())

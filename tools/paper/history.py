@@ -9,7 +9,7 @@ from typing import Any
 from tools.paper.runs import read_json
 from util.errors import UserError
 
-EPOCH = re.compile(r"epoch (\d+) mean loss ([-\d.e+]+) (.+) ([\d.]+)$")
+EPOCH = re.compile(r"epoch (\d+) mean loss ([-\d.e+]+) (.+?) ([\d.]+)(?:,|$)")
 
 
 @dataclass

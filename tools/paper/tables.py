@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+from engine.published import BASE_MIOU
 from tools.paper.published import published
 from tools.paper.runs import PORT, Figures, Measured, Wanted, read_json
 from util.config import load_config
@@ -166,17 +167,16 @@ def base_learners(sources: Sources) -> Sheet:
     """Stage 1, whose figures BAM's author published."""
     folds = sources._replace(config=None).folds
     sheet = Sheet("Stage 1: base learners, mIoU of the base classes", [f"fold {i}" for i in folds])
-    for data, nets in published("base_learners").items():
-        for net, paper in nets.items():
-            own = []
-            for split in folds:
-                cfg = load_config((PASCAL if data == "pascal" else COCO).format(split=split, net=net, shots=""))
-                result = sources.exp / data / "PSPNet" / f"split{split}" / net / "result.json"
-                miou = read_json(result).get("miou") if result.is_file() else None
-                own.append(Cell(None if miou is None else 100 * miou))
-                if miou is None and not cfg.base_learner_path.is_file():
-                    sheet.lack([f"sh train_base.sh {PORT} {data} {split} {net} --opts resume auto"])
-            sheet.add(f"{data}, {net}", own, [paper[i] for i in folds])
+    for (data, net), paper in BASE_MIOU.items():
+        own = []
+        for split in folds:
+            cfg = load_config((PASCAL if data == "pascal" else COCO).format(split=split, net=net, shots=""))
+            result = sources.exp / data / "PSPNet" / f"split{split}" / net / "result.json"
+            miou = read_json(result).get("miou") if result.is_file() else None
+            own.append(Cell(None if miou is None else 100 * miou))
+            if miou is None and not cfg.base_learner_path.is_file():
+                sheet.lack([f"sh train_base.sh {PORT} {data} {split} {net} --opts resume auto"])
+        sheet.add(f"{data}, {net}", own, [paper[i] for i in folds])
     sheet.notes.append("Published by BAM's author. Own validation resizes to squares, theirs keeps the aspect ratio.")
     return sheet
 
