@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+DIGEST = ".sha256"  # ending of the name under which checkpoints have the digest of weights that they leave out
+
 
 class Backbone(nn.Module):
     """Three feature maps of an image, from finer and plainer to coarser and richer.

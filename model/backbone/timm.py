@@ -13,7 +13,7 @@ from timm.layers import Format
 from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
-from model.backbone.base import Backbone
+from model.backbone.base import DIGEST, Backbone
 from util.checkpoint import read_checkpoint
 from util.errors import UserError
 from util.image import MEAN, STD
@@ -21,7 +21,6 @@ from util.image import MEAN, STD
 # What makes a model's maps finer or its input size free; a model takes one of these or nothing.
 OPTIONS: tuple[dict[str, Any], ...] = ({"output_stride": 8}, {"strict_img_size": False}, {"dynamic_img_size": True}, {})
 SUFFIXES = (".safetensors", ".pth")
-DIGEST = ".sha256"
 
 
 class TimmBackbone(Backbone):
