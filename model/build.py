@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from model.backbone import Backbone, build_backbone
+from model.backbone.base import StagedBackbone
 from model.base_learner import BaseLearner, PSPNet
 from model.fusion import FUSIONS
 from model.hmnet import HMNet
@@ -50,7 +51,7 @@ def build_model(cfg: Config, pretrained: bool = True) -> HMNet:
         hint = "train it with train_base.sh, or put the released base-learner checkpoint there"
         load_base_learner(model, _expect(path, "base learner", hint))
     elif pretrained:
-        _load_pretrained(backbone, cfg)
+        load_pretrained(backbone, cfg)
     return model
 
 
@@ -62,7 +63,7 @@ def build_base_learner(cfg: Config, pretrained: bool = True) -> PSPNet:
     backbone = encoder(cfg, freeze=cfg.base_freeze_backbone)
     _check_sizes(cfg, backbone, "base_train_h", "val_size")
     if pretrained and cfg.backbone_name != "tiny":
-        _load_pretrained(backbone, cfg)
+        load_pretrained(backbone, cfg)
     return PSPNet(backbone, cfg.base_class_count)
 
 
@@ -73,14 +74,27 @@ def encoder(cfg: Config, freeze: bool | None = None) -> Backbone:
         return build_backbone(family, cfg.stem, cfg.dilate_first)
     from model.backbone.timm import TimmBackbone  # takes seconds to import
 
-    return TimmBackbone(name, cfg.backbone_layers, Path(cfg.initmodel, "timm"), freeze)
+    return TimmBackbone(name, cfg.backbone_layers, imagenet_file(cfg), freeze)
 
 
-def _load_pretrained(backbone: Backbone, cfg: Config) -> None:
-    if cfg.backbone_name.startswith("timm/"):
-        backbone.fetch()
+def load_pretrained(backbone: Backbone, cfg: Config) -> None:
+    """ImageNet weights from `initmodel/`, or timm's own; UserError where they are missing or do not fit."""
+    if cfg.backbone_name == "tiny":
+        raise UserError("backbone: 'tiny' has no ImageNet weights: set 'ensemble: true' and train a base learner first")
+    if isinstance(backbone, StagedBackbone):
+        hint = f"download ImageNet weights of {cfg.backbone_name} and put them there (see initmodel/README.md)"
+        load_backbone(backbone, _expect(imagenet_file(cfg), "ImageNet backbone", hint))
     else:
-        load_backbone(backbone, _imagenet_file(cfg))
+        backbone.fetch()
+
+
+def imagenet_file(cfg: Config) -> Path:
+    """Where the backbone's pretrained weights are looked for; those of timm's models may end in .pth too."""
+    name = cfg.backbone_name
+    if name.startswith("timm/"):
+        files = [Path(cfg.initmodel, f"{name}{suffix}") for suffix in (".safetensors", ".pth")]
+        return next((file for file in files if file.is_file()), files[0])
+    return Path(cfg.initmodel, "vgg16_bn.pth" if name == "vgg" else IMAGENET_FILES[name, cfg.stem])
 
 
 def _check_sizes(cfg: Config, backbone: Backbone, *keys: str) -> None:
@@ -111,14 +125,6 @@ def hmnet_blocks(cfg: Config) -> tuple[Callable[..., Block], ...]:
 def from_config(kind: Callable[..., T], cfg: Config) -> T:
     """Call `kind`, whose parameters have the names of config keys, with the values of those keys."""
     return kind(**{name: getattr(cfg, name) for name in signature(kind).parameters})
-
-
-def _imagenet_file(cfg: Config) -> Path:
-    if cfg.backbone_name == "tiny":
-        raise UserError("backbone: 'tiny' has no ImageNet weights: set 'ensemble: true' and train a base learner first")
-    name = "vgg16_bn.pth" if cfg.backbone_name == "vgg" else IMAGENET_FILES[cfg.backbone_name, cfg.stem]
-    hint = f"download ImageNet weights of {cfg.backbone_name} and put them there (see initmodel/README.md)"
-    return _expect(Path(cfg.initmodel) / name, "ImageNet backbone", hint)
 
 
 def _expect(path: Path, what: str, hint: str) -> Path:

@@ -3,14 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-from torch import nn
+from typing import Any, Literal
 
 from engine.evaluation import expected_weights, trained_weights
-from model.backbone import build_backbone
-from model.build import IMAGENET_FILES, build_base_learner, build_model
-from model.released import load_backbone, load_weights
+from model.build import build_base_learner, build_model, encoder, imagenet_file, load_pretrained
+from model.released import load_weights
 from util.config import Config
 from util.errors import UserError
 
@@ -37,24 +34,18 @@ def find_weights(configs: Sequence[Config]) -> list[Weights]:
     return sorted(rows.values(), key=lambda row: KINDS.index(row.kind))
 
 
-def _places(cfg: Config) -> Iterator[tuple[str, Path, Callable[[], nn.Module], Callable[[nn.Module, Path], None]]]:
+def _places(cfg: Config) -> Iterator[tuple[str, Path, Callable[[], Any], Callable[[Any, Path], None]]]:
     """The files of a config: what each is, where it belongs, what builds its network, what loads it."""
     name, (imagenet, base_learner, network) = cfg.backbone_name, KINDS
     if name != "tiny":  # which has no ImageNet weights
-        file = "vgg16_bn.pth" if name == "vgg" else IMAGENET_FILES[name, cfg.stem]
-        yield (
-            imagenet,
-            Path(cfg.initmodel, file),
-            lambda: build_backbone(name, cfg.stem, cfg.dilate_first),
-            load_backbone,
-        )
+        yield imagenet, imagenet_file(cfg), lambda: encoder(cfg), lambda model, _: load_pretrained(model, cfg)
     if cfg.ensemble:
         yield base_learner, cfg.base_learner_path, lambda: build_base_learner(cfg, pretrained=False), load_weights
     for path in dict.fromkeys([*trained_weights(cfg), expected_weights(cfg)]):
         yield network, path, lambda: build_model(cfg, pretrained=False), load_weights
 
 
-def _look(kind: str, path: Path, build: Callable[[], nn.Module], load: Callable[[nn.Module, Path], None]) -> Weights:
+def _look(kind: str, path: Path, build: Callable[[], Any], load: Callable[[Any, Path], None]) -> Weights:
     if not path.is_file():
         return Weights(kind, path, "absent")
     try:

@@ -3,12 +3,15 @@
 import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import timm
 import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
 from timm.layers import Format
 from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
@@ -20,20 +23,19 @@ from util.image import MEAN, STD
 
 # What makes a model's maps finer or its input size free; a model takes one of these or nothing.
 OPTIONS: tuple[dict[str, Any], ...] = ({"output_stride": 8}, {"strict_img_size": False}, {"dynamic_img_size": True}, {})
-SUFFIXES = (".safetensors", ".pth")
 
 
 class TimmBackbone(Backbone):
     """A model of timm that shows three of its feature maps; random weights until `fetch`.
 
     Args: its name; which of the maps in its `feature_info`, None for the last three stages, or of a plain vision
-    transformer the blocks at a half, three quarters and the end; the folder of weight files; whether its weights stay
-    as they are, None: those of plain vision transformers do. Raises UserError for a name or maps that timm lacks.
+    transformer the blocks at a half, three quarters and the end; its weight file, if there; whether its weights stay as
+    they are, None: those of plain vision transformers do. Raises UserError for a name or maps that timm lacks.
     """
 
-    def __init__(self, name: str, layers: Sequence[int] | None, folder: Path, frozen: bool | None = None) -> None:
+    def __init__(self, name: str, layers: Sequence[int] | None, file: Path, frozen: bool | None = None) -> None:
         super().__init__()
-        self.name, self.folder = name, folder
+        self.name, self.file = name, file
         options, stages = _look_up(name)
         strides = [stage["reduction"] for stage in stages]
         plain, count = len(set(strides)) == 1, len(stages)  # a plain vision transformer has one size of map
@@ -68,30 +70,28 @@ class TimmBackbone(Backbone):
         return f2, f3, f4
 
     def fetch(self) -> None:
-        """Load timm's weights, once: from the folder's NAME.safetensors or NAME.pth, else by timm's own download.
+        """Load timm's weights, once: from the file if it is there, else by timm's own download.
 
         Raises UserError when a file does not fit, and saying which file to put where when the download fails.
         """
         if self.digest is not None:
             return
-        path = next((path for path in map(self.file, SUFFIXES) if path.is_file()), None)
-        overlay = None if path is None else {"state_dict": self._read(path)}
+        path = self.file
+        overlay = {"state_dict": self._read(path)} if path.is_file() else None
         try:
+            if overlay is None:
+                _look_for_download(self.net.pretrained_cfg)
             net = timm.create_model(self.name, pretrained=True, pretrained_cfg_overlay=overlay, **self.options)
         except Exception as error:  # of any library that is involved, down to sockets
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-            if path:
+            if overlay:
                 raise UserError(f"{path}: does not fit timm/{self.name}: {reason}") from error
             raise UserError(
-                f"{self.file(SUFFIXES[0])}: is not there, and timm could not download it ({reason}); "
+                f"{path}: is not there, and timm could not download it ({reason}); "
                 f"put timm's model.safetensors of {self.name} there under this name"
             ) from error
         self.net.load_state_dict(net.state_dict())
         self.digest = self._digest()
-
-    def file(self, suffix: str) -> Path:
-        """Where its weights may lie."""
-        return self.folder / f"{self.name}{suffix}"
 
     def complete(self) -> None:
         """Load what `state_dict` leaves out."""
@@ -125,6 +125,14 @@ class TimmBackbone(Backbone):
                 f"{path}: is no weight file of timm/{self.name}: lacks {missing[0]} and {len(missing) - 1} others"
             )
         return state
+
+
+def _look_for_download(source: Mapping[str, Any]) -> None:
+    """OSError at once without a network, where the download itself tries for a minute; nothing where it is cached."""
+    repository, file = source.get("hf_hub_id"), "model.safetensors"
+    if repository and not isinstance(try_to_load_from_cache(repository, file), str):
+        with suppress(EntryNotFoundError):  # has another file
+            get_hf_file_metadata(hf_hub_url(repository, file))
 
 
 def _look_up(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -101,7 +101,7 @@ ODD = {
     "text": {"cls.0.weight": "weights"},
     "nested": {"cls.0.weight": {"weight": torch.zeros(3)}},
     "sparse": {"cls.0.weight": torch.zeros(3, 3).to_sparse()},
-    "quantised": {"cls.0.weight": torch.quantize_per_tensor(torch.zeros(3), 1.0, 0, torch.qint8)},
+    "quantised": {"cls.0.weight": torch._empty_affine_quantized([3], scale=1.0, zero_point=0, dtype=torch.qint8)},
     "complex": {"cls.0.weight": torch.zeros(3, dtype=torch.complex64)},
     "without data": {"cls.0.weight": torch.zeros(3, device="meta")},
     "no numbers": {"cls.0.weight": torch.zeros(0, 7)},

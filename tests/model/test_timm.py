@@ -44,7 +44,7 @@ def episode(size: int) -> tuple[torch.Tensor, ...]:
 @torch.inference_mode()
 def test_a_convnet_sees_what_timm_sees_of_its_own_normalisation(tmp_path: Path) -> None:
     whole = write_weights(tmp_path, CONVNET)
-    backbone = TimmBackbone(CONVNET, None, tmp_path / "timm").eval()
+    backbone = TimmBackbone(CONVNET, None, tmp_path / "timm" / f"{CONVNET}.pth").eval()
     backbone.fetch()
     theirs = timm.create_model(CONVNET, features_only=True, output_stride=8, out_indices=(2, 3, 4)).eval()
     theirs.load_state_dict({key: x.half().float() for key, x in whole.state_dict().items()}, strict=False)
@@ -119,7 +119,7 @@ def test_damaged_foreign_and_missing_files_are_one_line(
     def offline(*_: object, **__: object) -> None:
         raise OSError("no route\nto host")
 
-    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", offline)
+    monkeypatch.setattr("model.backbone.timm.get_hf_file_metadata", offline)
     with pytest.raises(UserError, match=rf"timm/{CONVNET}\.safetensors: is not there.*no route") as refused:
         build_model(cfg)
     assert "\n" not in str(refused.value)
