@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset.episode import write_episodes
-from dataset.index import class_names, load_index, test_config
+from dataset.index import class_names, config_classes, load_index, test_config
 from engine.evaluation import (
     EpisodeSet,
     Outcome,
@@ -84,7 +84,7 @@ def panel_drawer(episode_set: EpisodeSet, names: dict[int, str], folder: Path, c
 
 
 def write_result(
-    path: Path, cfg: Config, method: str, weights: Path | None, results: dict[int, Result], check: Any
+    path: Path, cfg: Config, method: str, weights: Path | None, results: dict[int, Result], **more: Any
 ) -> None:
     """Everything that a report needs, as JSON."""
     content = {
@@ -95,7 +95,7 @@ def write_result(
         "classes": class_names(test_config(cfg)),
         "results": [{"seed": seed, **result.to_dict()} for seed, result in results.items()],
         "aggregate": aggregate(list(results.values())),
-        **({"support_check": check} if check else {}),
+        **{key: value for key, value in more.items() if value},
     }
     atomic_write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
@@ -123,6 +123,9 @@ def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
     lines = ""
     with world.main_first():  # the first one scans the masks, the others find its cache
         novel = load_index(data, "test")
+    left_out = [names[class_id] for class_id in config_classes(data, "test") if class_id not in novel[0].by_class]
+    if left_out:
+        log.info(f"left out, with fewer images than min_class_images: {', '.join(left_out)}")
     for seed in cfg.seeds[:1] if cfg.episodes_file or cfg.protocol in SEEDLESS else dict.fromkeys(cfg.seeds):
         episode_set = make_episodes(cfg, seed, cfg.test_episodes, novel)
         if not results:
@@ -141,7 +144,7 @@ def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
         atomic_write(path.with_suffix(".episodes.jsonl"), lines)
         own = list(results.values())
         check = {key: falls(own, [one[key] for one in changed], class_ids) for key in CHANGES} if changed else None
-        write_result(path, cfg, arguments.method, weights, results, check)
+        write_result(path, cfg, arguments.method, weights, results, support_check=check, left_out=left_out)
         log.info("\n" + format_table({f"seed {seed}": result for seed, result in results.items()}, names))
         if check:
             log.info("\n" + format_falls(check))

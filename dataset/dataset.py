@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from dataset.episode import Episode, check_possible, draw_episode
+from dataset.episode import Episode, check_possible, draw_episode, hard_images
 from dataset.index import Files, ImageIndex, config_classes, list_files
 from dataset.reading import check_sizes, read_pair
 from dataset.transform import Augmentation, Image, Mask, fill_boxes
@@ -65,7 +65,10 @@ class EvaluationEpisodes(Dataset[Item]):
 
 
 class TrainingEpisodes(Dataset[Item]):
-    """One episode for every training image, a function of (seed, epoch, item) alone. Item:
+    """One episode for every training image, a function of (seed, epoch, item) alone.
+
+    With `hard_queries` the query is another image of the class that was drawn, one that shows another class too, if
+    there is any: so classes are as frequent as before, and only the support tells which object is meant. Item:
 
     query (3, H, W) and support (K, 3, H, W) float32 normalised; masks (K, H, W) uint8 and (H, W) int64:
     1 object, 0 other, 255 ignore; class_index, position in `classes`; class_id; names, query first.
@@ -83,11 +86,13 @@ class TrainingEpisodes(Dataset[Item]):
         epoch: int,
         ann_type: str = "mask",
         max_side: int | None = None,
+        hard_queries: bool = False,
     ) -> None:
         check_possible(index, shot)
         self.index, self.files, self.classes, self.shot = index, files, list(classes), shot
         self.augmentation, self.seed, self.epoch = augmentation, seed, epoch
         self.ann_type, self.max_side = ann_type, max_side
+        self.hard = hard_images(index) if hard_queries else {}
 
     def __len__(self) -> int:
         return len(self.index.images)
@@ -95,6 +100,8 @@ class TrainingEpisodes(Dataset[Item]):
     def __getitem__(self, item: int) -> Item:
         rng = _item_generator(self.seed, self.epoch, item)
         episode = draw_episode(self.index, self.index.images[item], self.shot, rng)
+        if harder := self.hard.get(episode.class_id):
+            episode = draw_episode(self.index, rng.choice(harder), self.shot, rng, episode.class_id)
         class_id, max_side = episode.class_id, self.max_side
         query, query_mask = self.augmentation(*_read_object(self.files, episode.query, class_id, max_side), rng)
         support = [
@@ -168,7 +175,9 @@ def train_dataset(
     """The meta-training episodes of one epoch of a config."""
     rotation = (cfg.rotate_min, cfg.rotate_max)
     augmentation = Augmentation(cfg.train_h, cfg.train_w, (cfg.scale_min, cfg.scale_max), rotation, KEEP_OBJECT)
-    return TrainingEpisodes(index, files, classes, cfg.shot, augmentation, seed, epoch, cfg.ann_type, cfg.max_side)
+    return TrainingEpisodes(
+        index, files, classes, cfg.shot, augmentation, seed, epoch, cfg.ann_type, cfg.max_side, cfg.hard_queries
+    )
 
 
 def base_train_dataset(cfg: Config, seed: int, epoch: int) -> BaseTraining:

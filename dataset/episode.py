@@ -74,13 +74,24 @@ def draw_seeded(index: ImageIndex, shot: int, seed: int, number: int) -> Episode
     return draw_episode(index, index.images[rng.randrange(len(index.images))], shot, rng)
 
 
-def draw_episode(index: ImageIndex, query: str, shot: int, rng: random.Random) -> Episode:
-    """A class of the query, uniform among those wanted, and `shot` other images of it, uniform without replacement."""
-    classes = wanted_classes(index, query)
+def draw_episode(index: ImageIndex, query: str, shot: int, rng: random.Random, class_id: int | None = None) -> Episode:
+    """A class of the query, uniform among those wanted, and `shot` other images of it, uniform without replacement.
+
+    `class_id` names the class instead.
+    """
+    classes = wanted_classes(index, query) if class_id is None else [class_id]
     class_id = classes[rng.randrange(len(classes))]
     images = index.by_class[class_id]
     candidates = rng.sample(images, shot + 1)  # one to spare, in case the query is among them
     return Episode(query, class_id, [image for image in candidates if image != query][:shot])
+
+
+def hard_images(index: ImageIndex) -> dict[int, list[str]]:
+    """Of each class the images, in list order, that show another wanted class too."""
+    return {
+        class_id: [image for image in images if len(wanted_classes(index, image)) > 1]
+        for class_id, images in index.by_class.items()
+    }
 
 
 def wanted_classes(index: ImageIndex, image: str) -> list[int]:

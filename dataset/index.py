@@ -1,11 +1,14 @@
 """Which images count for which class of a fold: the benchmark of a config, asked in one line."""
 
+from dataclasses import replace
+
 from dataset.benchmarks.base import Files, ImageIndex, Mode, fold_classes
 from dataset.benchmarks.coco import COCO_CLASSES
 from dataset.benchmarks.pascal import PASCAL_CLASSES
 from dataset.benchmarks.table import open_benchmark, test_config
 from dataset.lists import locate, read_list
 from util.config import Config
+from util.errors import UserError
 
 __all__ = ["COCO_CLASSES", "PASCAL_CLASSES", "Files", "ImageIndex", "Mode", "fold_classes", "locate", "read_list"]
 __all__ += ["class_names", "config_classes", "episode_count", "list_files", "load_index", "test_config"]
@@ -27,8 +30,24 @@ def list_files(cfg: Config, mode: Mode) -> Files:
 
 
 def load_index(cfg: Config, mode: Mode) -> tuple[ImageIndex, Files]:
-    """Index of the fold's training or validation images, and the files of each; see the benchmark's `load`."""
-    return open_benchmark(cfg).load(mode)
+    """Index of the fold's training or validation images, and the files of each; see the benchmark's `load`.
+
+    Without the classes that have fewer than `min_class_images`, if that is set: they are not drawn and in no mean.
+    """
+    index, files = open_benchmark(cfg).load(mode)
+    return (index, files) if cfg.min_class_images is None else (without_rare(index, cfg.min_class_images), files)
+
+
+def without_rare(index: ImageIndex, least: int) -> ImageIndex:
+    """The index without classes of fewer than `least` images, and without images in which no other class counts.
+
+    UserError when no class is left.
+    """
+    by_class = {class_id: images for class_id, images in index.by_class.items() if len(images) >= least}
+    if not by_class:
+        raise UserError(f"min_class_images: no class has {least} images; lower it")
+    kept = {image for images in by_class.values() for image in images}
+    return replace(index, images=[image for image in index.images if image in kept], by_class=by_class)
 
 
 def episode_count(cfg: Config, index: ImageIndex) -> int:

@@ -81,6 +81,7 @@ class Config(BaseModel):
     use_split_coco: bool
     class_file: str | None
     area_threshold: Protocol[NotNegative]
+    min_class_images: Protocol[Positive | None]
     released_lists: Protocol[str | None]
 
     # pictures
@@ -125,6 +126,7 @@ class Config(BaseModel):
     batch_size: Positive
     accumulate: Positive
     epochs: Recipe[Positive]
+    hard_queries: Recipe[bool]
     start_epoch: NotNegative
     stop_interval: Positive
     base_lr: Recipe[PositiveFloat]

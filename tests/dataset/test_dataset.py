@@ -87,6 +87,28 @@ def same(a: Item, b: Item) -> bool:
     return all(torch.equal(a[key], b[key]) if torch.is_tensor(a[key]) else a[key] == b[key] for key in a)
 
 
+def test_hard_queries_show_another_base_class_wherever_a_class_has_such_images(
+    toy_root: Path, toy_config: MakeConfig
+) -> None:
+    cfg, hard = (
+        toy_config(toy_root, train_h=41, train_w=41),
+        toy_config(toy_root, train_h=41, train_w=41, hard_queries=True),
+    )
+    index, files = load_index(cfg, "train")
+    classes = list(index.by_class)
+    index.by_class[8] = [name for name in index.by_class[8] if index.classes[name] == [8]]  # one class has none
+    plain, harder = (train_dataset(c, index, files, classes, seed=1, epoch=2) for c in (cfg, hard))
+    changed = 0
+    for number in range(len(plain)):
+        before, after = plain[number], harder[number]
+        query, *support = after["names"]
+        assert after["class_id"] == before["class_id"] and query not in support
+        others = {*index.classes[query]} & {*classes} - {after["class_id"]}
+        assert others if after["class_id"] != 8 else query == before["names"][0]
+        changed += query != before["names"][0]
+    assert changed > len(plain) / 4
+
+
 def test_training_tells_impossible_classes(toy_root: Path, toy_config: MakeConfig) -> None:
     cfg = toy_config(toy_root, shot=2)
     index, files = load_index(cfg, "train")

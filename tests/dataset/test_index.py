@@ -104,6 +104,20 @@ def test_index_follows_the_rules(toy_root: Path, toy_config: MakeConfig, mode: M
         assert list(files) == index.images and all(image.is_file() and mask.is_file() for image, mask in files.values())
 
 
+def test_rare_classes_are_left_out(toy_root: Path, toy_config: MakeConfig) -> None:
+    whole, files = load_index(toy_config(toy_root, folds=2), "val")
+    sizes = {class_id: len(images) for class_id, images in whole.by_class.items()}
+    least = sorted(sizes.values())[1]
+    index, kept = load_index(toy_config(toy_root, folds=2, min_class_images=least), "val")
+    assert index.by_class == {c: images for c, images in whole.by_class.items() if sizes[c] >= least}
+    assert index.images == [
+        image for image in whole.images if any(image in images for images in index.by_class.values())
+    ]
+    assert index.classes == whole.classes and kept == files
+    with pytest.raises(UserError, match="min_class_images: no class has 1000 images"):
+        load_index(toy_config(toy_root, min_class_images=1000), "val")
+
+
 def test_base_learner_sees_the_whole_list(toy_root: Path, toy_config: MakeConfig) -> None:
     lines = (toy_root / "ImageSets" / "train.txt").read_text().splitlines()
     files = list_files(toy_config(toy_root), "train")
