@@ -9,19 +9,23 @@ Exit codes: 1 when some pictures could not be read, 2 for a mistake in what was 
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import get_args
 
 from tqdm import tqdm
 
 from prediction.gallery import write_gallery
 from prediction.manifest import Part, read_manifest, write_manifest
-from prediction.outputs import PredictionPlan, find_queries, fingerprint, make_plan, segment_files
+from prediction.outputs import PredictionPlan, find_queries, fingerprint, is_ours, make_plan, segment_files
 from prediction.predictor import Predictor, find_config
 from prediction.support import read_support, select
 from util.config import Config, load_config
 from util.distributed import World, connect
-from util.errors import UserError, run_main
+from util.errors import UserError, printable, run_main
 from util.failures import explain_errors
+from util.files import claimed
+from util.mask import MaskKind
 
 AGAIN = "run the same command again, which goes on from there"
 
@@ -35,6 +39,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     parser.add_argument("--config", type=Path, metavar="FILE", help="default: what training left by the weights")
     parser.add_argument("--boxes", type=Path, metavar="FILE", help="CSV: file,left,top,right,bottom[,class]")
+    parser.add_argument("--mask", choices=get_args(MaskKind), help="what masks are, where that cannot be seen")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="look for these only: names, or values in masks")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="pictures per pass through the network (1)")
     parser.add_argument("--overwrite", action="store_true", help="do again what is done")
@@ -52,7 +57,7 @@ def parse_arguments() -> argparse.Namespace:
 def plan_run(cfg: Config, arguments: argparse.Namespace) -> PredictionPlan:
     """Read the supports, find the pictures, and see what is left to do."""
     out: Path = arguments.out
-    support = read_support(arguments.support, arguments.boxes)
+    support = read_support(arguments.support, arguments.boxes, arguments.mask)
     if arguments.classes:
         support = select(support, arguments.classes)
     queries = find_queries(arguments.query, [out / "masks", out / "overlays", arguments.support])
@@ -79,7 +84,7 @@ def predict(cfg: Config, arguments: argparse.Namespace, world: World) -> list[st
                 complaints += lines
     complaints = sorted(line for lines in world.gather(complaints) for line in lines)
     if world.is_main:
-        print(f"{len(plan.left) - len(complaints)} pictures segmented, see {arguments.out}")
+        print(f"{len(plan.left) - len(complaints)} pictures segmented, see {printable(str(arguments.out))}")
     return complaints
 
 
@@ -91,7 +96,8 @@ def finish(arguments: argparse.Namespace, complaints: Sequence[str]) -> int:
     if arguments.html:
         write_gallery(out / "index.html", out.resolve().name, records, complaints)
     if complaints:
-        print("\n".join([f"{len(complaints)} pictures could not be read:", *complaints]), file=sys.stderr)
+        lines = [f"{len(complaints)} pictures could not be read:", *map(printable, complaints)]
+        print("\n".join(lines), file=sys.stderr)
     return 1 if complaints else 0
 
 
@@ -100,7 +106,11 @@ def main() -> int:
     arguments = parse_arguments()
     cfg = load_config(arguments.config or find_config(arguments.weights), arguments.opts)
     try:
-        with explain_errors(AGAIN), connect(arguments.device or cfg.device) as world:
+        with (
+            explain_errors(AGAIN),
+            connect(arguments.device or cfg.device) as world,
+            claimed(arguments.out, is_ours) if world.is_main else nullcontext(),
+        ):
             complaints = predict(cfg, arguments, world)
             return finish(arguments, complaints) if world.is_main else 0
     except KeyboardInterrupt:

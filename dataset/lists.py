@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
-from util.errors import UserError
+from util.errors import UserError, printable
+from util.files import numbered_lines, read_text
 
 Pair = tuple[str, str]  # image, mask: paths relative to the data root
 
@@ -19,12 +20,10 @@ def locate(root: Path, path: str | Path) -> Path:
 def read_list(path: Path) -> list[Pair]:
     """The `image mask` pairs of a list file in order; UserError names a line that is malformed or repeats an image."""
     pairs: dict[str, str] = {}
-    for number, line in enumerate(_read_text(path, "list file").splitlines(), 1):
-        if not line.strip():
-            continue
-        fields = line.split()
+    for number, line in numbered_lines(path, "list file"):
+        fields = line.replace("\\", "/").split()
         if len(fields) != 2:
-            raise UserError(f"{path}:{number}: not `image mask`, two paths without spaces: {line.strip()!r}")
+            raise UserError(f"{path}:{number}: not `image mask`, two paths without spaces: {line!r}")
         image, mask = fields
         if image in pairs:
             raise UserError(f"{path}:{number}: {image} is listed twice; remove one of the lines")
@@ -35,15 +34,16 @@ def read_list(path: Path) -> list[Pair]:
 
 
 def read_class_file(path: Path) -> dict[int, str]:
-    """The `index name` lines of a class file, ascending; UserError names a line that is none."""
+    """The `index name` lines of a class file, ascending; UserError names a line that is none or repeats another."""
     names: dict[int, str] = {}
-    for number, line in enumerate(_read_text(path, "class file").splitlines(), 1):
-        index, _, name = line.strip().partition(" ")
-        if not line.strip():
-            continue
-        if not index.isdecimal() or not name.strip() or int(index) in names:
-            raise UserError(f"{path}:{number}: not `index name`, each index once, as in `1 bird`: {line.strip()!r}")
-        names[int(index)] = name.strip()
+    for number, line in numbered_lines(path, "class file"):
+        index, _, name = line.replace("\t", " ").partition(" ")
+        name = name.strip()
+        if not re.fullmatch(r"[0-9]{1,9}", index) or not name or printable(name) != name or int(index) in names:
+            raise UserError(f"{path}:{number}: not `index name`, each index once, as in `1 bird`: {line!r}")
+        if name in names.values():
+            raise UserError(f"{path}:{number}: the name {name} is there twice; give each class a name of its own")
+        names[int(index)] = name
     return dict(sorted(names.items()))
 
 
@@ -53,7 +53,7 @@ def read_released(
     """Pairs and by_class of the released index format, its paths re-rooted to the data root."""
     pairs = read_list(list_path)
     try:
-        content = ast.literal_eval(_read_text(class_path, "class list"))
+        content = ast.literal_eval(read_text(class_path, "class list"))
         listed = {int(key): [(str(image), str(mask)) for image, mask in content[key]] for key in sorted(content)}
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise UserError(f"{class_path}: not a dict {{class: [(image, mask), ...]}}; fetch the file again") from None
@@ -88,13 +88,6 @@ def _reroot(pair: Pair, prefix: str, path: Path) -> Pair:
     return pair[0].removeprefix(prefix), pair[1].removeprefix(prefix)
 
 
-def _read_text(path: Path, kind: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError):
-        raise UserError(f"{path}: no readable {kind} there; check the path in the config") from None
-
-
 def span(classes: list[int]) -> str:
     """Class numbers for people: 1..5, or one by one."""
     if classes and classes == list(range(classes[0], classes[-1] + 1)):
@@ -115,7 +108,7 @@ def find_list(folder: Path, *names: str) -> Path:
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a list that are not empty."""
-    return [line.strip() for line in _read_text(path, "list").splitlines() if line.strip()]
+    return [line for _, line in numbered_lines(path, "list")]
 
 
 def read_labelled(path: Path) -> list[tuple[str, int]]:

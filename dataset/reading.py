@@ -5,17 +5,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from util.errors import UserError
-from util.image import IGNORE, UNREADABLE, picture_size, read_image
-
-Mask = NDArray[np.uint8]
+from util.image import IGNORE, open_image, picture_size, read_image
+from util.mask import Label as Mask
+from util.mask import interpret_mask
 
 CROP_RATIO = 1.06  # longer side of VOC's pictures, 500, to the crop of its trainings, 473
 OVERSIZE = 1.5  # the same ratio from which on crops are too small a part
 SAMPLED = 200  # pictures whose sizes are looked at
-MASK_MODES = ("1", "L", "P")  # a pixel is the number of its class; a palette only colours it
 
 
 def read_pair(
@@ -34,12 +32,12 @@ def read_pair(
 
 def read_mask(path: Path) -> Mask:
     """Class number of every pixel (h, w), 255 = ignore; UserError when the file is missing or no index image."""
-    return np.array(_open_mask(path), dtype=np.uint8)
+    return interpret_mask(path, "index").label
 
 
 def read_grey_mask(path: Path) -> Mask:
     """A picture of one object (h, w): 1 where its grey value is 128 or more, else 0; UserError as read_mask."""
-    with _opened(path) as mask:
+    with open_image(path, "mask") as mask:
         return (np.asarray(mask.convert("L")) >= 128).astype(np.uint8)
 
 
@@ -66,24 +64,5 @@ def oversize_note(images: Sequence[Path], crop: int, max_side: int | None) -> st
 
 def count_classes(path: Path) -> dict[int, int]:
     """Class -> pixels of a mask, without background and ignored pixels; UserError as in read_pair."""
-    mask = _open_mask(path)
-    counts = np.bincount(np.array(mask, np.uint8).ravel()).tolist() if mask.mode == "1" else mask.histogram()
-    return {value: count for value, count in enumerate(counts) if count and value not in (0, IGNORE)}
-
-
-def _open_mask(path: Path) -> Image.Image:
-    mask = _opened(path)
-    if mask.mode not in MASK_MODES:
-        raise UserError(f"{path}: mask holds {mask.mode} pixels; masks are 8-bit index PNG files, value = class number")
-    return mask
-
-
-def _opened(path: Path) -> Image.Image:
-    try:
-        mask = Image.open(path)
-        mask.load()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such mask; check the list file and data_root") from None
-    except UNREADABLE as error:
-        raise UserError(f"{path}: not a readable mask ({error}); fetch or export it again") from None
-    return mask
+    counts = np.bincount(read_mask(path).ravel())
+    return {value: count for value, count in enumerate(counts.tolist()) if count and value not in (0, IGNORE)}

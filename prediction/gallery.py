@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from prediction.manifest import Record, Records
 from prediction.outputs import overlay_size
+from util.errors import UserError, printable
 from util.files import atomic_write
-from util.image import UNREADABLE
+from util.image import open_image
 from util.visualize import class_color, encode_image, fit
 
 SIDES = 320, 160  # pixels of a thumbnail's longer side: on a page of up to MANY pictures, and of more
@@ -37,14 +37,14 @@ def write_gallery(path: Path, title: str, records: Records, complaints: Sequence
     figures = "\n".join(_figure(path.parent, records[file], side) for file in sorted(records))
     summary = f"<p>{len(records)} pictures.</p>"
     if complaints:
-        lines = "".join(f"<li>{html.escape(line)}</li>" for line in complaints)
+        lines = "".join(f"<li>{html.escape(printable(line))}</li>" for line in complaints)
         summary += f"<p>{len(complaints)} could not be read:</p><ul>{lines}</ul>"
-    page = PAGE.format(title=html.escape(title), side=side, summary=summary, figures=figures)
+    page = PAGE.format(title=html.escape(printable(title)), side=side, summary=summary, figures=figures)
     atomic_write(path, page.encode(errors="replace"))
 
 
 def _figure(folder: Path, group: Sequence[Record], side: int) -> str:
-    file = html.escape(group[0]["file"])
+    file = html.escape(printable(group[0]["file"]))
     lines = [_line(record) for record in group if record["class"] is not None] or ["nothing found"]
     image = _thumbnail(folder / group[0]["overlay"], folder / group[0]["mask"], side)
     return f"<figure>{image}<figcaption><b>{file}</b><br>{'<br>'.join(lines)}</figcaption></figure>"
@@ -59,11 +59,11 @@ def _line(record: Record) -> str:
 def _thumbnail(overlay: Path, mask: Path, side: int) -> str:
     """The overlay without its legend; nothing if it has been taken away."""
     try:
-        with Image.open(mask) as opened, Image.open(overlay) as drawn:
+        with open_image(mask) as opened, open_image(overlay) as drawn:
             height, width = overlay_size(opened.height, opened.width)
             left = (drawn.width - width) // 2
             small = fit(np.asarray(drawn.crop((left, 0, left + width, height))), side, side)
-    except UNREADABLE:
+    except UserError:
         return ""
     data = base64.b64encode(encode_image(small, ".jpg")).decode()
     return f'<img src="data:image/jpeg;base64,{data}" width="{small.shape[1]}" height="{small.shape[0]}" alt="">'

@@ -2,14 +2,17 @@
 
 A line is one class found in one picture: `file`, `class`, `value` in the mask, `area` in pixels, `score`, `box`
 (left, top, right, bottom in pixels, the last two exclusive), `seconds`, `found` (how many classes, so many lines there
-are of the file), `mask` and `overlay` (files). Where nothing is found there is one line without a class.
+are of the file), `mask` and `overlay` (files), `stamp` (of the picture: time of its last change, size). Where nothing
+is found there is one line without a class.
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 
 from util.files import atomic_write
 
@@ -18,6 +21,19 @@ PARTS = "manifest.part*.jsonl"
 
 Record = dict[str, Any]
 Records = dict[str, list[Record]]  # by file, a record for every class found in it
+
+
+class Line(BaseModel):
+    """The types of a record's entries, as far as it has them; `file` may be a name in no known encoding."""
+
+    found: NonNegativeInt
+    name: str | None = Field(None, alias="class")
+    value: Annotated[int, Field(ge=1, le=255)] | None = None
+    area: NonNegativeInt = 0
+    score: float = 0
+    mask: str = ""
+    overlay: str = ""
+    stamp: tuple[int, int] | None = None
 
 
 class Part:
@@ -62,9 +78,10 @@ def _lines(path: Path) -> Iterable[Record]:
     for line in path.read_bytes().splitlines():
         try:
             record = json.loads(line)
-        except ValueError:
+            Line.model_validate(record)
+        except (ValidationError, ValueError, RecursionError):
             continue
-        if isinstance(record, dict) and isinstance(record.get("file"), str) and isinstance(record.get("found"), int):
+        if isinstance(record.get("file"), str):
             yield record
 
 

@@ -4,6 +4,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,12 @@ from numpy.typing import NDArray
 
 from dataset.prepare.files import is_intact_png
 from dataset.prepare.picture import is_image
-from prediction.manifest import Part, Record, Records, read_manifest, write_manifest
+from prediction.manifest import NAME, Part, Record, Records, read_manifest, write_manifest
 from prediction.predictor import Found, Prediction, Predictor
 from prediction.support import SupportClass
 from util.config import Config
 from util.errors import UserError
-from util.files import atomic_write
+from util.files import atomic_write, own_name, remove_temporary
 from util.image import read_image
 from util.schema import keys_of
 from util.visualize import (
@@ -91,10 +92,30 @@ def _is_left_out(path: Path, root: Path, unwanted: Sequence[Path]) -> bool:
 
 
 def output_names(files: Iterable[str]) -> dict[str, str]:
-    """What each file's outputs are called: its path without suffix, or with it where that would mean two files."""
+    """What each file's outputs are called: its path without suffix, or with it where that would mean two files.
+
+    Whatever the file is called, that is a path below a folder; where two would still meet, a digest tells them apart.
+    """
     wanted = {file: str(Path(file).with_suffix("")) for file in files}
     count = Counter(wanted.values())
-    return {file: name if count[name] == 1 and name not in wanted else file for file, name in wanted.items()}
+    names = {file: own_name(name if count[name] == 1 and name not in wanted else file) for file, name in wanted.items()}
+    count = Counter(names.values())
+    digests = {
+        file: hashlib.sha256(os.fsencode(file)).hexdigest()[:8] for file, name in names.items() if count[name] > 1
+    }
+    return {file: f"{name}_{digests[file]}" if file in digests else name for file, name in names.items()}
+
+
+Stamp = tuple[int, int]
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """Time of a file's last change in nanoseconds and its size in bytes; None where it is gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 class Outputs:
@@ -111,25 +132,30 @@ class Outputs:
         """The picture of a file with what was found drawn on it, below the folder."""
         return f"overlays/{self.names[file]}.jpg"
 
-    def is_done(self, file: str, records: Records) -> bool:
-        """Whether a file is in the manifest and its outputs are there and whole."""
+    def is_done(self, file: str, records: Records, stamp: Stamp | None) -> bool:
+        """Whether a file with that stamp is in the manifest and its outputs are there and whole."""
         known = records.get(file, [{}])[0]
         if (known.get("mask"), known.get("overlay")) != (self.mask(file), self.overlay(file)):
+            return False
+        if "stamp" in known and known["stamp"] != list(stamp or ()):
             return False
         return is_intact_png(self.folder / self.mask(file)) and _is_whole_jpeg(self.folder / self.overlay(file))
 
     def write(
-        self, file: str, image: Picture, prediction: Prediction, values: Mapping[str, int], seconds: float
+        self, file: str, image: Picture, prediction: Prediction, values: Mapping[str, int], about: Mapping[str, Any]
     ) -> list[Record]:
-        """Write mask and overlay of a picture and return its records; `values` are those of the classes in the mask."""
+        """Write mask and overlay of a picture and return its records; `values` are those of the classes in the mask.
+
+        `about` is what else the records tell of the picture.
+        """
         table = np.array([0, *(values[name] for name in prediction.names)], np.uint8)
         mask, found = table[prediction.mask], prediction.found()
         entries = [(class_color(values[item.name]), f"{item.name} {item.score:.2f}") for item in found]
         save_index(self.folder / self.mask(file), mask)
         save_image(self.folder / self.overlay(file), draw_overlay(image, mask, entries))
         shared = {
-            **{"seconds": round(seconds, 4), "found": len(found)},
-            **{"mask": self.mask(file), "overlay": self.overlay(file)},
+            **about,
+            **{"found": len(found), "mask": self.mask(file), "overlay": self.overlay(file)},
         }
         nothing = {"file": file, "class": None, "value": None, "area": 0, "score": 0.0, "box": None, **shared}
         return [{**_record(file, item, values), **shared} for item in found] or [nothing]
@@ -196,36 +222,75 @@ class PredictionPlan:
         return {item.name: item.value for item in self.support}
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a file says that the folder it is in holds predictions."""
+    if path.name != SETTINGS:
+        return False
+    settings = _read_settings(path)
+    return isinstance(settings, dict) and {"query", "weights", "support"} <= settings.keys()
+
+
 def make_plan(
     folder: Path, support: Sequence[SupportClass], queries: Queries, settings: Mapping[str, Any], overwrite: bool
 ) -> PredictionPlan:
     """Prepare a folder for outputs and see which files are left to do; one process calls this before all begin.
 
-    With `overwrite` all files are. Otherwise those that an earlier run of the same settings has done are left in peace,
-    and UserError is raised if the folder holds the results of other settings.
+    With `overwrite` all files are. Otherwise those that an earlier run of the same settings has done are kept, as long
+    as they have not changed, and UserError is raised if the folder holds the results of other settings. What was made
+    of pictures that are called otherwise now goes.
     """
     path = folder / SETTINGS
-    try:
-        same = not path.exists() or json.loads(path.read_bytes()) == settings
-    except ValueError:
-        same = False
+    same = not path.exists() or _read_settings(path) == settings
     if not same and not overwrite:
         raise UserError(
             f"{folder}: holds what other weights, settings, supports or query folders gave; "
             "give another --out, or --overwrite"
         )
-    records = read_manifest(folder) if same else {}
+    if not same or not path.exists():
+        atomic_write(path, json.dumps(settings, indent=1) + "\n")
+    stamps = {file: stamp_of(queries.root / file) for file in queries.files}
+    known = read_manifest(folder) if same else {}
+    moved = set(stamps.values())
+    renamed = {
+        file
+        for file in known.keys() - stamps.keys()
+        if tuple(known[file][0].get("stamp", ())) in moved and stamp_of(queries.root / file) is None
+    }
+    records = {file: group for file, group in known.items() if file not in renamed and all(map(_is_whole, group))}
     if overwrite:
-        records = {file: records[file] for file in records.keys() - set(queries.files)}
-    for aside in folder.rglob(".*.tmp"):  # left by a run that was killed
-        aside.unlink()
-    write_manifest(folder, records)
-    atomic_write(path, json.dumps(settings, indent=1) + "\n")
-    atomic_write(folder / "classes.txt", "".join(f"{item.value} {item.name}\n" for item in support))
+        records = {file: records[file] for file in records.keys() - stamps.keys()}
     outputs = Outputs(folder, output_names({*queries.files, *records}))
-    return PredictionPlan(
-        support, queries, outputs, [file for file in queries.files if not outputs.is_done(file, records)]
-    )
+    _remove_stale(outputs, {file: known[file][0] for file in renamed | (known.keys() & outputs.names.keys())})
+    write_manifest(folder, records)
+    atomic_write(folder / "classes.txt", "".join(f"{item.value} {item.name}\n" for item in support))
+    left = [file for file in queries.files if not outputs.is_done(file, records, stamps[file])]
+    return PredictionPlan(support, queries, outputs, left)
+
+
+def _read_settings(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _is_whole(record: Record) -> bool:
+    return record.keys() >= {"class", "value", "area", "score", "mask", "overlay"}
+
+
+def _remove_stale(outputs: Outputs, known: Mapping[str, Record]) -> None:
+    """Remove outputs that are now called otherwise, and what a killed run has left half-written."""
+    current = {name(file) for file in outputs.names for name in (outputs.mask, outputs.overlay)}
+    for record in known.values():
+        for name in (record.get("mask", ""), record.get("overlay", "")):
+            if name not in current and name == own_name(name) and name.startswith(("masks/", "overlays/")):
+                (outputs.folder / name).unlink(missing_ok=True)
+    for path in [*outputs.folder.glob("masks/**/.*.tmp"), *outputs.folder.glob("overlays/**/.*.tmp")]:
+        name = re.fullmatch(r"\.(.+)\.\d+\.tmp", path.name)
+        if name and str(path.with_name(name[1]).relative_to(outputs.folder)) in current:
+            path.unlink(missing_ok=True)
+    for name in (SETTINGS, NAME, "classes.txt", "index.html"):
+        remove_temporary(outputs.folder, name)
 
 
 def segment_files(
@@ -237,8 +302,9 @@ def segment_files(
     """
     for start in range(0, len(files), batch):
         before = perf_counter()
-        images, complaints = {}, []
+        images, stamps, complaints = {}, {}, []
         for file in files[start : start + batch]:
+            stamps[file] = stamp_of(plan.queries.root / file)
             try:
                 images[file] = read_image(plan.queries.root / file)
             except UserError as error:
@@ -246,5 +312,6 @@ def segment_files(
         predictions = predictor.predict_batch(list(images.values())) if images else []
         seconds = (perf_counter() - before) / max(1, len(images))
         for (file, image), prediction in zip(images.items(), predictions, strict=True):
-            part.append(plan.outputs.write(file, image, prediction, plan.values, seconds))
+            about = {"seconds": round(seconds, 4), "stamp": stamps[file]}
+            part.append(plan.outputs.write(file, image, prediction, plan.values, about))
         yield len(images) + len(complaints), complaints

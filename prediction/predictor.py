@@ -7,6 +7,7 @@ prediction.mask, prediction.probability, prediction.score
 """
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -28,7 +29,8 @@ from model.resize import resize
 from util.config import Config, load_config
 from util.distributed import pick_device
 from util.errors import UserError
-from util.image import ImageSource, normalise, read_image, read_index, resize_image, resize_mask
+from util.image import ImageSource, normalise, read_image, resize_image, resize_mask
+from util.mask import interpret_mask
 from util.pixels import IGNORE
 from util.schema import run_tag
 
@@ -253,7 +255,9 @@ def object_mask(source: MaskSource, size: tuple[int, ...], where: str) -> NDArra
     wanted: int | None = None
     if isinstance(source, tuple):
         source, wanted = source
-    index = read_index(source)
+    index, _, note, _ = interpret_mask(source)
+    if note:
+        warnings.warn(f"{where}: in its mask {note}", stacklevel=2)
     if index.shape != size:
         (height, width), (h, w) = size, index.shape
         raise UserError(f"{where}: is {width}x{height} as shown, but its mask is {w}x{h}; make them equal")

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from dataset.benchmarks.table import BENCHMARKS
 from dataset.prepare.archive import Source
@@ -17,6 +18,7 @@ from dataset.scan import scan_masks
 from tools.released import fetch, fetch_torchvision
 from util.config import Config, load_config
 from util.errors import UserError, run_main
+from util.mask import MaskKind
 
 CONFIGS = Path(__file__).resolve().parent.parent / "config"
 
@@ -40,6 +42,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     custom.add_argument("--folds", type=int, help="number of folds; default: 4, or the number of classes if smaller")
     custom.add_argument("--val", type=float, default=0.2, metavar="SHARE", help="of the images for validation (0.2)")
     custom.add_argument("--images", type=Path, metavar="DIR", help="the pictures, where they are not beside the JSON")
+    custom.add_argument("--mask", choices=get_args(MaskKind), help="what masks are, where that cannot be seen")
     _add_workers(custom)
     lists = commands.add_parser("lists", help="public lists of a benchmark, by which its episodes are drawn")
     lists.add_argument("name", choices=list(LISTS), metavar="NAME", help=", ".join(LISTS))
@@ -126,6 +129,7 @@ def build_custom(arguments: argparse.Namespace) -> int:
         val_share=arguments.val,
         images=arguments.images,
         workers=arguments.workers,
+        kind=arguments.mask,
     )
     print(f"\n{config}:\n{config.read_text()}")
     print(f"Verify it with: python -m tools.prepare check --config {config}")

@@ -1,10 +1,13 @@
 """Mistakes of the user, reported in one line."""
 
+import io
 import os
+import re
 import select
 import sys
+import warnings
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 READER_LEFT = 141  # 128 + SIGPIPE, as shells say it
 
@@ -13,22 +16,36 @@ class UserError(ValueError):
     """A mistake that the user can correct: the message names the file, key or class and the remedy in one line."""
 
 
+def printable(text: str) -> str:
+    """The text in one line that any terminal can be sent: control characters, line ends and the like are escaped."""
+    return re.sub(r"[^ -~]", lambda char: char[0] if char[0].isprintable() else ascii(char[0])[1:-1], text)
+
+
 def run_main(main: Callable[[], int | None]) -> NoReturn:
     """Run an entry point and exit with its code (None is 0); a UserError is one line on stderr and code 2.
 
-    Output whose reader has left, as in `... | head`, ends the program quietly with code 141.
+    So is a warning, without the code. Letters that the terminal does not have are escaped. Output whose reader has
+    left, as in `... | head`, ends the program quietly with code 141.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
         code = main()
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         code = 2
     except BrokenPipeError:
         if not _reader_left():
             raise
         code = READER_LEFT
     sys.exit(code)
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    print(f"warning: {printable(str(message))}", file=sys.stderr)
 
 
 def _reader_left() -> bool:

@@ -21,7 +21,7 @@ def explain_errors(again: str = RESUME) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, RuntimeError, OSError) as error:
+    except (UserError, RuntimeError, OSError, MemoryError) as error:
         line = explain(error, again)
         if line is None:
             raise
@@ -41,6 +41,8 @@ def explain(error: Exception, again: str = RESUME) -> str | None:
         return f"{error.filename or 'cannot write'}: {error.strerror}; {remedy} {again}" if known else None
     if isinstance(error, torch.OutOfMemoryError):
         return f"{first}; lower batch_size (and raise accumulate), or set checkpoint_blocks or amp"
+    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+        return f"not enough memory for pictures of this size: {first or 'out of memory'}; reduce them, and {again}"
     if "DataLoader worker" in text:
         return f"a loader worker died, perhaps for lack of memory: {first}; lower loader_workers (0: none) and {again}"
     if isinstance(error, dist.DistError) or "gloo" in text.lower() or "Connection closed by peer" in text:

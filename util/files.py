@@ -1,10 +1,82 @@
-"""Writing files so that a reader never sees half of one."""
+"""Files: read as text, written so that a reader never sees half of one, in folders that are ours to write to."""
 
+import hashlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from filelock import FileLock, Timeout
+
+from util.errors import UserError
+
+LOCK = ".lock"
+LONGEST = 120  # bytes of a part of a path of ours; file systems take 255
+
+
+def read_text(path: Path, kind: str) -> str:
+    """The text of a file in UTF-8, with a byte order mark or without, or in UTF-16 with one.
+
+    UserError when there is no such file, which `kind` says what it is, or it is something else.
+    """
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: no readable {kind} there ({error.strerror}); check the path") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: no readable {kind}, not UTF-8 text ({error.reason}); save it as UTF-8") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def numbered_lines(path: Path, kind: str) -> list[tuple[int, str]]:
+    """Number, as editors count, and text of the lines that are not blank; UserError as in `read_text`."""
+    lines = enumerate(read_text(path, kind).split("\n"), 1)
+    return [(number, line.strip()) for number, line in lines if line.strip()]
+
+
+def own_name(stated: str) -> str:
+    """A path of ours below a folder for what others call a file: it leads nowhere else, hides nothing and can be typed.
+
+    Steps up, roots and empty parts go; control characters and leading dots become underscores; long parts are cut.
+    """
+    parts = []
+    for part in re.split(r"[/\\]", stated):
+        clean = "".join(char if char.isprintable() else "_" for char in part).strip()
+        if clean.strip(". "):
+            parts.append(re.sub(r"^\.", "_", clean))
+            if len(clean.encode()) > LONGEST:
+                cut = clean.encode()[: LONGEST - 9].decode(errors="ignore")
+                parts[-1] = f"{cut}_{hashlib.sha256(clean.encode()).hexdigest()[:8]}"
+    return "/".join(parts) or "_"
+
+
+@contextmanager
+def claimed(folder: Path, is_marker: Callable[[Path], bool]) -> Iterator[None]:
+    """Keep a folder for the files of one run of this program.
+
+    UserError for a folder that holds something and no file that `is_marker` knows as ours, and while another run is
+    writing to it.
+    """
+    there = [path for path in folder.iterdir() if path.name != LOCK] if folder.is_dir() else []
+    if there and not any(is_marker(path) for path in there):
+        raise UserError(f"{folder}: holds {there[0].name}, which this program did not write; give another --out")
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{folder}: another run is writing to it; wait for its end, or give another --out") from None
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 @contextmanager
@@ -32,4 +104,5 @@ def atomic_write(path: Path, data: bytes | str) -> None:
 def remove_temporary(folder: Path, pattern: str) -> None:
     """Remove what killed processes had begun to write for files of these names."""
     for path in folder.glob(f".{pattern}.*.tmp"):
-        path.unlink(missing_ok=True)
+        if re.search(r"\.\d+\.tmp$", path.name):
+            path.unlink(missing_ok=True)

@@ -1,5 +1,8 @@
 """Pictures of any kind as RGB arrays: files, PIL images, arrays, tensors; grey, palette, alpha, 16-bit, EXIF-turned."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,8 +21,42 @@ ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Tensor"
 MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255  # of ImageNet
 STD = np.array([0.229, 0.224, 0.225], np.float32) * 255
 
-SHADES = 32  # more grey values than these are no classes
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for damaged files
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")  # none that Pillow hands to another program
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+
+
+@contextmanager
+def open_image(path: str | Path, what: str = "picture") -> Iterator[Image.Image]:
+    """Open an image file with Pillow; whatever goes wrong in the block is a UserError that names the file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata in photographs
+            with Image.open(path, formats=FORMATS) as image:
+                yield image
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such {what}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except Exception as error:  # damaged files make Pillow fail in any way there is
+        reason = "it is no image" if "cannot identify" in str(error) else f"{error}" or type(error).__name__
+        raise UserError(f"{path}: not a readable {what} ({reason}); export it again") from None
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 (upright) to 8; 1 where there is none or nonsense."""
+    value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return value if value in range(1, 9) else 1
+
+
+def shown_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width of an image as it is shown."""
+    return (image.width, image.height) if orientation(image) in SIDEWAYS else (image.height, image.width)
+
+
+def picture_size(path: str | Path) -> tuple[int, int]:
+    """Height and width in pixels of a picture as it is shown, from its header alone; UserError as `read_image`."""
+    with open_image(path) as image:
+        return shown_size(image)
 
 
 def read_image(source: ImageSource, max_side: int | None = None) -> NDArray[np.uint8]:
@@ -36,84 +73,11 @@ def read_image(source: ImageSource, max_side: int | None = None) -> NDArray[np.u
         return _from_array(source)
     if isinstance(source, Image.Image):
         return _from_pillow(source)
-    try:
-        with Image.open(source) as image:
-            if max_side is None:
-                return _from_pillow(image)
-            image.draft(None, (max_side, max_side))  # a JPEG decodes at 1/2, 1/4 or 1/8 as long as that is no smaller
-            return _limit_side(_from_pillow(image), max_side)
-    except FileNotFoundError:
-        raise UserError(f"{source}: no such picture") from None
-    except UNREADABLE as error:
-        raise UserError(f"{source}: not a readable picture ({error}); export it again") from None
-
-
-def picture_size(path: str | Path) -> tuple[int, int]:
-    """Height and width in pixels of a picture as it is shown, from its header alone; UserError as `read_image`."""
-    try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-            return (image.width, image.height) if turned else (image.height, image.width)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such picture") from None
-    except UNREADABLE as error:
-        raise UserError(f"{path}: not a readable picture ({error}); export it again") from None
-
-
-def read_index(source: ImageSource) -> NDArray[np.uint8]:
-    """Class of every pixel (h, w) of a mask, 255 not to be judged: a palette's index or the grey value.
-
-    A mask is binary if 255 or more is its only value besides 0, if it has a single colour on black, and if it has many
-    shades (a JPEG, soft edges), of which the brighter half is the object: then it comes back as 0 and 1. Raises
-    UserError as `read_image`, and for a mask of several colours without a palette.
-    """
-    if isinstance(source, str | Path):
-        try:
-            with Image.open(source) as opened:
-                return read_index(opened)
-        except FileNotFoundError:
-            raise UserError(f"{source}: no such mask") from None
-        except UNREADABLE as error:
-            raise UserError(f"{source}: not a readable mask ({error}); export it again") from None
-    if isinstance(source, Image.Image):
-        image = ImageOps.exif_transpose(source)
-        if image.mode == "P":
-            return _unless_binary(np.asarray(image))
-        values = np.asarray(image.convert(image.mode.removesuffix("A")) if image.mode in ("LA", "RGBA") else image)
-    elif isinstance(source, Tensor):
-        values = source.detach().cpu().numpy()
-        values = np.moveaxis(values, 0, -1) if values.ndim == 3 else values
-    else:
-        values = source
-    values = _without_colours(values) if values.ndim == 3 else values
-    if values.ndim != 2 or not values.size or values.min() < 0:
-        raise UserError(f"a mask of shape {values.shape}: should be (h, w) with values from 0")
-    if values.dtype.kind == "f":
-        return (values > 0.5).astype(np.uint8)
-    if len(np.unique(values)) > SHADES:
-        return (values > values.max() // 2).astype(np.uint8)
-    return _unless_binary(values)
-
-
-def _without_colours(values: NDArray[Any]) -> NDArray[Any]:
-    """The grey values (h, w) of a mask (h, w, channels)."""
-    brightest = values.max(axis=2)
-    if values.dtype != np.uint8 or (values == brightest[..., None]).all():
-        return np.asarray(brightest)
-    colours = np.unique(values.astype(np.int32) @ (256 ** np.arange(values.shape[2])))
-    if len(colours[colours > 0]) <= 1:
-        return brightest > 0
-    if len(colours) <= SHADES:
-        raise UserError(f"a mask in {len(colours[colours > 0])} colours; save it as an index or grey PNG")
-    return np.asarray(brightest)
-
-
-def _unless_binary(values: NDArray[Any]) -> NDArray[np.uint8]:
-    if values.max() >= 255 and len(np.unique(values[values > 0])) == 1:
-        return (values > 0).astype(np.uint8)
-    if values.max() > 255:
-        raise UserError(f"a mask with the value {values.max()}: classes are 1 to 254, 255 is ignored")
-    return values.astype(np.uint8)
+    with open_image(source) as image:
+        if max_side is None:
+            return _from_pillow(image)
+        image.draft(None, (max_side, max_side))  # a JPEG decodes at 1/2, 1/4 or 1/8 as long as that is no smaller
+        return _limit_side(_from_pillow(image), max_side)
 
 
 def resize_image(image: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
@@ -172,3 +136,10 @@ def _from_array(values: NDArray[Any]) -> NDArray[np.uint8]:
 def _over_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
     alpha = rgba[..., 3:] / 255
     return np.rint(rgba[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+
+
+def upright(values: NDArray[np.uint8], turn: int) -> NDArray[np.uint8]:
+    """Stored pixels (h, w) as an EXIF orientation shows them."""
+    image = Image.fromarray(values)
+    image.getexif()[ExifTags.Base.Orientation] = turn
+    return np.array(ImageOps.exif_transpose(image))

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataset.index import Files, Mode, class_names, load_index, locate, read_list
-from dataset.prepare.files import check_image, in_parallel, is_intact_png, opened_image
+from dataset.prepare.files import check_image, in_parallel, is_intact_png
 from dataset.prepare.known import AREA_THRESHOLD, CLASS_SIZES, FOLD_SIZES, LIST_SIZES
 from dataset.reading import count_classes, oversize_note
 from util.config import Config
 from util.errors import UserError
+from util.image import picture_size
 
 MODES: tuple[Mode, ...] = ("train", "val")
 MODE_NAMES = {"train": "training", "val": "validation"}
@@ -74,12 +75,11 @@ def _check_pair(task: tuple[Path, Path, int]) -> None:
     image, mask, num_classes = task
     size = check_image(image)
     classes = count_classes(mask)
-    with opened_image(mask) as label:
-        label_size = label.size
+    label_size = picture_size(mask)
     if mask.suffix.lower() == ".png" and not is_intact_png(mask):
         raise UserError(f"{mask} is damaged: a checksum in it is wrong")
     if label_size != size:
-        raise UserError(f"{mask} is {label_size[0]}x{label_size[1]}, its image {image} {size[0]}x{size[1]}")
+        raise UserError(f"{mask} is {label_size[1]}x{label_size[0]}, its image {image} {size[1]}x{size[0]}")
     if (highest := max(classes, default=0)) > num_classes:
         raise UserError(f"{mask} holds class {highest}, of {num_classes}")
 

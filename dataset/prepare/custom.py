@@ -1,7 +1,6 @@
 """A data set of one's own from annotated pictures: classes, masks, lists, folds and the config that uses it."""
 
 import hashlib
-import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,28 +12,23 @@ import numpy as np
 import yaml
 
 from dataset.index import fold_classes
-from dataset.prepare.files import (
-    Label,
-    Pair,
-    in_parallel,
-    is_intact_png,
-    raise_if_any,
-    write_label,
-    write_pairs,
-    write_text,
-)
+from dataset.prepare.files import Pair, in_parallel, is_intact_png, raise_if_any, write_label, write_pairs, write_text
 from dataset.prepare.known import AREA_THRESHOLD, FOLD_SIZES, LIST_SIZES
 from dataset.prepare.labels import read_label
-from dataset.prepare.picture import Collection, Picture, upright_label
+from dataset.prepare.picture import Collection, Picture, is_image, upright_label
 from dataset.prepare.sources import read_source
 from dataset.reading import CROP_RATIO
 from util.config import BASE_DIR, load_config
 from util.errors import UserError
+from util.files import atomic_open, claimed, own_name
+from util.mask import Label, MaskKind
 from util.pixels import IGNORE
 
 VOC_AREA = 500 * 375  # pixels of the pictures for which the area threshold was chosen
 LEAST = 2  # images of a class that an episode needs: the query and one support
 FOLDS = 4
+MARKER = ".prepared_custom"  # says that a folder is ours to write to
+HEAD = "# split: the fold whose classes are novel, 0 to"  # of the config in such a folder
 
 
 @dataclass(frozen=True)
@@ -55,20 +49,49 @@ class Converted:
 
 
 def prepare_custom(
-    source: Path, out: Path, *, name: str, folds: int | None, val_share: float, images: Path | None, workers: int
+    source: Path,
+    out: Path,
+    *,
+    name: str,
+    folds: int | None,
+    val_share: float,
+    images: Path | None,
+    workers: int,
+    kind: MaskKind | None = None,
 ) -> Path:
     """Make a data set in `out` from annotated pictures and return the config file that uses it.
 
     `folds`: the largest up to 4 that the classes allow if None. `val_share`: part of the images that becomes the
-    validation list where the source has no lists of its own. UserError names what is missing, damaged or too little.
+    validation list where the source has no lists of its own. `kind`: what masks are, where that cannot be seen.
+    UserError names what is missing, damaged or too little, and an `out` with files that are not ours.
     """
     if out.resolve() == source.resolve():
         raise UserError(f"--out {out} is the source itself; give another folder")
     if name in LIST_SIZES.keys() | FOLD_SIZES.keys():
         raise UserError(f"--name {name} is that of an official data set; give another name")
-    collection = read_source(source, images, workers)
+    collection = read_source(source, images, workers, kind)
     folds = _fold_count(source, len(collection.classes), folds)
     conversions = plan(collection, out)
+    with claimed(out, _is_ours):
+        write_text(out / MARKER, "made by tools.prepare custom, which may write into this folder\n")
+        return _build(collection, conversions, out, name, folds, val_share, workers)
+
+
+def _is_ours(path: Path) -> bool:
+    if path.name == MARKER:
+        return True
+    return path.name == "config.yaml" and path.is_file() and path.read_bytes().startswith(HEAD.encode())
+
+
+def _build(
+    collection: Collection,
+    conversions: list[Conversion],
+    out: Path,
+    name: str,
+    folds: int,
+    val_share: float,
+    workers: int,
+) -> Path:
     outcome = in_parallel(convert, conversions, "pictures", workers)
     raise_if_any(outcome.complaints, "pictures")
     threshold = _area_threshold(outcome.results)
@@ -76,8 +99,8 @@ def prepare_custom(
         item.picture.name: {value for value, area in made.classes.items() if area >= threshold}
         for item, made in zip(conversions, outcome.results, strict=True)
     }
-    val = collection.parts["val"] & counting.keys() if collection.parts else choose_val(counting, val_share)
-    train = collection.parts["train"] & counting.keys() if collection.parts else counting.keys() - val
+    val = collection.parts["val"] if collection.parts else choose_val(counting, val_share)
+    train = collection.parts["train"] if collection.parts else counting.keys() - val
     for part, names in (("train", train), ("val", val)):
         pairs = [_pair(item, out) for item in conversions if item.picture.name in names]
         write_pairs(out / "ImageSets" / f"{part}.txt", pairs)
@@ -100,15 +123,24 @@ def _fold_count(source: Path, classes: int, folds: int | None) -> int:
 
 
 def plan(collection: Collection, out: Path) -> list[Conversion]:
-    """Where each picture goes: spaces become underscores, since lists separate by them; UserError when two meet."""
+    """Where each picture goes, below `out` whatever it is called: spaces become underscores, as lists separate by them.
+
+    UserError when two meet, and for a picture that lies in `out` itself.
+    """
     conversions: dict[str, Conversion] = {}
+    sources: dict[Path, str] = {}
     for picture in sorted(collection.pictures, key=lambda picture: picture.name):
-        name = "_".join(picture.name.split())
+        name, file = own_name("_".join(picture.name.split())), picture.image.resolve()
         if name in conversions:
             raise UserError(
                 f"{picture.image} and {conversions[name].picture.image} would both become {name}; rename one"
             )
-        image = out / "JPEGImages" / f"{name}{picture.image.suffix}"
+        if not is_image(file) or out.resolve() in file.parents:
+            problem = "lies in the --out folder" if is_image(file) else "has not the suffix of a picture"
+            raise UserError(f"{picture.image}: {problem}; move or rename it")
+        if sources.setdefault(file, picture.name) != picture.name:
+            raise UserError(f"{file}: is annotated twice, as {sources[file]} and {picture.name}; remove one")
+        image = out / "JPEGImages" / f"{name}{file.suffix}"
         conversions[name] = Conversion(picture, image, out / "SegmentationClassAug" / f"{name}.png")
     return list(conversions.values())
 
@@ -124,17 +156,16 @@ def convert(conversion: Conversion) -> Converted:
 
 
 def _holds(mask: Path, label: Label) -> bool:
-    return is_intact_png(mask) and np.array_equal(read_label(mask), label)
+    return is_intact_png(mask) and np.array_equal(read_label(mask, kind="index"), label)
 
 
 def _copy(source: Path, target: Path) -> None:
     before = source.stat()
     if target.is_file() and (target.stat().st_size, target.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns):
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    shutil.copy2(source, aside)
-    aside.replace(target)
+    with atomic_open(target) as file, source.open("rb") as data:
+        shutil.copyfileobj(data, file)
+    shutil.copystat(source, target)
 
 
 def choose_val(counting: Mapping[str, AbstractSet[int]], share: float) -> set[str]:
@@ -176,7 +207,7 @@ def _config_text(name: str, out: Path, classes: int, folds: int, threshold: int)
         "max_side": round(CROP_RATIO * load_config(BASE_DIR / "pascal.yaml").train_h),
     }
     return (
-        f"# split: the fold whose classes are novel, 0 to {folds - 1}.\n"
+        f"{HEAD} {folds - 1}.\n"
         "# area_threshold: pixels below which a class does not count in an image.\n"
         f"# max_side: larger pictures are reduced to it first; {CROP_RATIO} times train_h suits.\n"
         "# Every other key has the default of config/base/pascal.yaml.\n"

@@ -3,25 +3,21 @@
 import io
 import os
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import Image
 from tqdm import tqdm
+from tqdm.contrib.concurrent import process_map
 
-from util.errors import UserError
-from util.files import atomic_write
-from util.image import UNREADABLE
+from util.errors import UserError, printable
+from util.files import atomic_write, own_name
+from util.image import open_image, shown_size
+from util.mask import Label
 
-Label = NDArray[np.uint8]
 Pair = tuple[str, str]
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -47,14 +43,11 @@ def write_pairs(path: Path, pairs: Sequence[Pair]) -> bool:
     return write_text(path, "".join(f"{image} {mask}\n" for image, mask in pairs))
 
 
-def read_lines(path: Path) -> list[str]:
-    """Read the lines of a text file that are not empty; UserError when there is no such file."""
-    try:
-        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a text file") from None
+def official_name(source: Path, name: str) -> str:
+    """A picture's name in an official file, which leads nowhere else than below its folder; UserError otherwise."""
+    if own_name(name) != name or name.split() != [name]:
+        raise UserError(f"{source}: the name {name!r} is no plain one; not the official file, fetch it again")
+    return name
 
 
 def is_intact_png(path: Path) -> bool:
@@ -62,40 +55,18 @@ def is_intact_png(path: Path) -> bool:
     try:
         with Image.open(path, formats=["PNG"]) as image:
             image.verify()
-    except UNREADABLE:
+    except Exception:  # damaged files make Pillow fail in any way there is
         return False
     return True
 
 
 def check_image(path: Path) -> tuple[int, int]:
-    """Decode an image at its coarsest scale and return its (width, height); UserError when it is missing or damaged."""
-    with opened_image(path) as image:
-        size = _upright_size(image)
+    """Decode an image at its coarsest scale and return its height and width as shown; UserError for a damaged one."""
+    with open_image(path) as image:
+        size = shown_size(image)
         image.draft("L", (image.width // 8, image.height // 8))
         image.load()
     return size
-
-
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    lies_on_its_side = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-    return (image.height, image.width) if lies_on_its_side else image.size
-
-
-@contextmanager
-def opened_image(path: Path) -> Iterator[Image.Image]:
-    """Open an image with PIL, and turn what goes wrong inside the block into a UserError that names the file."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of odd metadata in photographs
-            with Image.open(path) as image:
-                yield image
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing") from None
-    except UserError:
-        raise
-    except UNREADABLE as error:
-        reason = "it is no image" if "cannot identify" in str(error) else error
-        raise UserError(f"{path} is damaged: {reason}") from None
 
 
 @dataclass(frozen=True)
@@ -121,8 +92,7 @@ def in_parallel(
         outcomes = list(tqdm(map(attempt, tasks), **style))
     else:
         chunk = max(1, min(64, len(tasks) // (4 * workers)))
-        with ProcessPoolExecutor(workers) as pool:
-            outcomes = list(tqdm(pool.map(attempt, tasks, chunksize=chunk), **style))
+        outcomes = process_map(attempt, tasks, max_workers=workers, chunksize=chunk, **style)
     results = [outcome for outcome in outcomes if not isinstance(outcome, _Complaint)]
     return PoolOutcome(results, [outcome.text for outcome in outcomes if isinstance(outcome, _Complaint)])
 
@@ -144,5 +114,5 @@ def raise_if_any(complaints: Sequence[str], what: str) -> None:
     if not complaints:
         return
     for complaint in complaints:
-        print(complaint, file=sys.stderr)
+        print(printable(complaint), file=sys.stderr)
     raise UserError(f"{len(complaints)} {what} failed (named above); correct or delete those files and run again")

@@ -1,27 +1,27 @@
 """LabelMe's annotations: one JSON file per image, shapes with labels."""
 
 import base64
-import binascii
-import glob
 import io
-import json
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
-from typing import Any
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from dataset.prepare.files import Label
-from dataset.prepare.labels import Shape, paint
-from dataset.prepare.picture import Collection, is_image
+from dataset.prepare.annotations import AREAS, FREE_FORMS, LabelMeFile, LabelMeShape, parse
+from dataset.prepare.files import in_parallel, raise_if_any
+from dataset.prepare.labels import paint
+from dataset.prepare.picture import Collection, Size, find_picture, is_image
 from util.errors import UserError
+from util.mask import Label
 from util.pixels import IGNORE
 
 # Labels by LabelMe's convention that are no classes, and the value painted for them.
 SPECIAL_LABELS = {"__ignore__": IGNORE, "_background_": 0}
-AREAS = ("polygon", "rectangle", "circle", "mask")
 
 
 @dataclass(frozen=True)
@@ -31,100 +31,86 @@ class LabelMePicture:
     name: str
     image: Path
     file: Path
+    content: LabelMeFile
     classes: dict[str, int]
 
-    def label(self) -> Label:
-        content = _read(self.file)
-        try:
-            height, width = int(content["imageHeight"]), int(content["imageWidth"])
-            shapes = [
-                (self.classes[shape["label"]], _draw(shape, height, width))
-                for shape in content["shapes"]
-                if _kind(shape) in AREAS
-            ]
-        except (KeyError, TypeError, ValueError, IndexError, OSError, binascii.Error) as error:
-            raise UserError(f"{self.file} is damaged: {type(error).__name__}: {error}") from None
-        return _ignored_below(height, width, shapes)
+    def size(self) -> Size | None:
+        height, width = self.content.imageHeight, self.content.imageWidth
+        return (height, width) if height and width else None
+
+    def label(self, size: Size) -> Label:
+        """Paint the shapes; what is to be ignored only where no class is."""
+        shapes = []
+        for number, shape in enumerate(self.content.shapes):
+            if shape.shape_type in AREAS:
+                try:
+                    shapes.append((self.classes[shape.label], _draw(shape, size)))
+                except Exception as error:  # whatever Pillow makes of a packed mask
+                    raise UserError(f"{self.file}: shapes[{number}]: cannot be drawn: {error}") from None
+        label = paint(*size, [shape for shape in shapes if shape[0] != IGNORE])
+        for value, mask in shapes:
+            if value == IGNORE:
+                label[mask & (label == 0)] = IGNORE
+        return label
 
 
-def _ignored_below(height: int, width: int, shapes: list[Shape]) -> Label:
-    """Paint the shapes; what is to be ignored only where no class is."""
-    label = paint(height, width, [shape for shape in shapes if shape[0] != IGNORE])
-    for value, mask in shapes:
-        if value == IGNORE:
-            label[mask & (label == 0)] = IGNORE
-    return label
-
-
-def read_labelme(root: Path, files: list[Path], images: Path | None) -> Collection:
+def read_labelme(root: Path, files: Sequence[Path], images: Path | None, workers: int = 1) -> Collection:
     """Read LabelMe files below `root`; the classes are the labels of shapes that have an area, in alphabetical order.
 
-    Images are looked for where the file says, then beside it by name, or in `images`. UserError names what is missing.
+    Images are looked for beside the file by its own name, then where it says, or in `images`. UserError names what is
+    missing, and the file and key that are no LabelMe's.
     """
-    labels: set[str] = set()
-    without_area = 0
-    for file in files:
-        for shape in _shapes(file):
-            without_area += _kind(shape) not in AREAS
-            labels |= {shape["label"]} if _kind(shape) in AREAS else set()
-    if without_area:
+    outcome = in_parallel(partial(parse, LabelMeFile, kind="LabelMe"), files, "LabelMe files", workers)
+    if len(outcome.complaints) == 1:
+        raise UserError(outcome.complaints[0])
+    raise_if_any(outcome.complaints, "LabelMe files")
+    shapes = [shape for content in outcome.results for shape in content.shapes]
+    names = sorted({shape.label for shape in shapes if shape.shape_type in AREAS} - set(SPECIAL_LABELS))
+    if without_area := sum(shape.shape_type not in AREAS for shape in shapes):
         print(f"{without_area} points and lines left out: only {', '.join(AREAS)} shapes have an area")
-    names = sorted(labels - set(SPECIAL_LABELS))
     if not names:
         raise UserError(f"{root}: no LabelMe file has a {' or '.join(AREAS)} shape")
     classes = {name: number for number, name in enumerate(names, start=1)} | SPECIAL_LABELS
-    pictures = [
-        LabelMePicture(str(file.relative_to(root).with_suffix("")), _image(file, images), file, classes)
-        for file in files
-    ]
-    return Collection(names, list(pictures))
+    pictures: dict[Path, LabelMePicture] = {}
+    for file, content in zip(files, outcome.results, strict=True):
+        image = _image(file, content.imagePath or "", images)
+        name = str(file.relative_to(root).with_suffix(""))
+        if (other := pictures.get(image.resolve())) is not None:
+            raise UserError(f"{file}: {image} is annotated by {other.file} too; remove one")
+        pictures[image.resolve()] = LabelMePicture(name, image, file, content, classes)
+    return Collection(names, list(pictures.values()))
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{file} is missing") from None
-    except ValueError:
-        raise UserError(f"{file} is no JSON file; correct it or remove it") from None
-    return dict(content)
-
-
-def _shapes(file: Path) -> list[dict[str, Any]]:
-    shapes = _read(file).get("shapes")
-    if not isinstance(shapes, list) or not all(isinstance(shape, dict) and "label" in shape for shape in shapes):
-        raise UserError(f"{file} is damaged: its shapes are not a list of labelled shapes")
-    return shapes
-
-
-def _kind(shape: dict[str, Any]) -> str:
-    return str(shape.get("shape_type") or "polygon")  # old files have polygons only and do not say so
-
-
-def _image(file: Path, images: Path | None) -> Path:
+def _image(file: Path, stated: str, images: Path | None) -> Path:
+    """The picture of a file's own name, since names in files grow stale; else the one that it states."""
     folder = images or file.parent
-    stated = str(_read(file).get("imagePath") or "")
-    name = PureWindowsPath(stated)  # understands both kinds of separators
-    for path in (folder / name.as_posix(), folder / name.name):
-        if stated and path.is_file():
-            return path
-    found = next((path for path in sorted(folder.glob(f"{glob.escape(file.stem)}.*")) if is_image(path)), None)
+    own = [path for path in sorted(folder.iterdir()) if path.stem == file.stem and is_image(path)]
+    found = find_picture(stated, [folder])
+    if found in own:
+        return found
+    if len(own) > 1:
+        raise UserError(f"{file}: its picture may be {own[0].name} or {own[1].name}; remove or rename one")
+    if own:
+        if found is not None and not found.samefile(own[0]):
+            warnings.warn(f"{file}: names the image {stated}; {own[0].name}, of its own name, is taken", stacklevel=2)
+        return own[0]
     if found is None:
         raise UserError(f"{file} names the image {stated}, which is not in {folder}; give the folder with --images DIR")
     return found
 
 
-def _draw(shape: dict[str, Any], height: int, width: int) -> NDArray[np.bool_]:
+def _draw(shape: LabelMeShape, size: Size) -> NDArray[np.bool_]:
     """The pixels (height, width) of a shape."""
-    points = [(float(x), float(y)) for x, y in shape["points"]]
-    if _kind(shape) == "mask":
-        return _paste(shape["mask"], points, height, width)
-    image = Image.new("1", (width, height))
+    image = Image.new("1", size[::-1])
     draw = ImageDraw.Draw(image)
-    if _kind(shape) == "polygon":
-        if len(points) >= 3:
-            draw.polygon(points, fill=1, outline=1)
-    elif _kind(shape) == "rectangle":
+    points = shape.points
+    if shape.shape_type == "mask":  # packed as a PNG, whose upper left corner is the first of the points
+        corner = round(points[0][0]), round(points[0][1])
+        with Image.open(io.BytesIO(base64.b64decode(shape.mask or "")), formats=["PNG"]) as packed:
+            image.paste(Image.fromarray(np.asarray(packed.convert("L")) > 0), corner)
+    elif shape.shape_type in FREE_FORMS or len(points) > 2:
+        draw.polygon(points, fill=1, outline=1)
+    elif shape.shape_type == "rectangle":
         (x0, y0), (x1, y1) = points
         draw.rectangle((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), fill=1)
     else:
@@ -132,12 +118,3 @@ def _draw(shape: dict[str, Any], height: int, width: int) -> NDArray[np.bool_]:
         radius = ((x1 - x0) ** 2 + (y1 - y0) ** 2) ** 0.5
         draw.ellipse((x0 - radius, y0 - radius, x0 + radius, y0 + radius), fill=1)
     return np.array(image, dtype=np.bool_)
-
-
-def _paste(encoded: str, points: list[tuple[float, float]], height: int, width: int) -> NDArray[np.bool_]:
-    """A mask packed as a PNG, whose upper left corner is the first of the points."""
-    patch = np.array(Image.open(io.BytesIO(base64.b64decode(encoded))).convert("L")) > 0  # (h, w)
-    left, top = (round(coordinate) for coordinate in points[0])
-    mask = np.zeros((height, width), dtype=np.bool_)
-    mask[top : top + patch.shape[0], left : left + patch.shape[1]] = patch[: height - top, : width - left]
-    return mask

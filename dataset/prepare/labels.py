@@ -1,57 +1,34 @@
-"""Class maps as the data sets keep them: palette PNGs, colour PNGs, SBD's MATLAB structures, COCO's shapes."""
+"""Class maps as the data sets keep them: index and colour images, SBD's MATLAB structures, COCO's shapes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
 
-from dataset.prepare.files import Label, opened_image
+from dataset.prepare.annotations import RunLengths
 from util.errors import UserError
+from util.mask import Colours, Label, MaskKind, interpret_mask
 from util.pixels import IGNORE
 
-Colours = Mapping[tuple[int, int, int], int]
 Shape = tuple[int, NDArray[np.bool_]]
 
 
-def voc_colours() -> dict[tuple[int, int, int], int]:
-    """The colours of PASCAL VOC's palette and the class of each: class bits 0, 3, 6 are red's highest, and so on."""
-    colours = {}
-    for value in range(256):
-        channels = [sum(((value >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3)) for channel in range(3)]
-        colours[(channels[0], channels[1], channels[2])] = value
-    return colours
+def read_label(path: Path, colours: Colours | None = None, kind: MaskKind | None = None) -> Label:
+    """Read a class map (H, W) to train on: a palette's index, a grey value, or the class of a colour; 255 is ignored.
 
-
-def read_label(path: Path, colours: Colours | None = None) -> Label:
-    """Read a class map (H, W) from an image file: a palette's index, a grey value, or the class of a colour.
-
-    `colours` (default: PASCAL VOC's) says which class a colour image's colours stand for. Given explicitly it also
-    overrules the index of a palette image. UserError when the file is missing or damaged or holds another colour.
+    `colours` (default: PASCAL VOC's) says which class a colour stands for. UserError when the file is missing or
+    damaged, and for what is no class: another colour, a shade between two. `kind` settles what a mask is.
     """
-    with opened_image(path) as image:
-        if image.mode in ("P", "L", "1") and not (image.mode == "P" and colours):
-            return np.array(image if image.mode != "1" else image.convert("L"), dtype=np.uint8)  # (H, W)
-        if image.mode in ("I", "I;16", "I;16B"):
-            wide = np.array(image)  # (H, W)
-            if wide.min() < 0 or wide.max() > IGNORE:
-                raise UserError(f"{path}: the value {wide.max()} is no class; classes are 1 to 254, 255 is ignored")
-            return wide.astype(np.uint8)
-        return _classes_of_colours(path, np.array(image.convert("RGB")), colours or voc_colours())
-
-
-def _classes_of_colours(path: Path, image: NDArray[np.uint8], colours: Colours) -> Label:
-    packed = image.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.int32)  # (H, W)
-    found, position = np.unique(packed, return_inverse=True)
-    classes = np.zeros(len(found), dtype=np.uint8)
-    for i, value in enumerate(found.tolist()):
-        colour = (value >> 16, value >> 8 & 255, value & 255)
-        if colour not in colours:
-            raise UserError(f"{path}: the colour {colour} stands for no class")
-        classes[i] = colours[colour]
-    return classes[position].reshape(packed.shape)
+    mask = interpret_mask(path, kind, colours)
+    if kind is None and mask.look in ("soft", "trimap"):
+        raise UserError(f"{path}: {mask.note}; for training save it with hard edges as PNG, or give --mask binary")
+    if kind is None and len(mask.color) == 1:
+        raise UserError(f"{path}: the value {mask.color[0]} is no class; classes are 1 to 254, 255 is ignored")
+    if kind is None and mask.color:
+        raise UserError(f"{path}: the colour {mask.color} stands for no class; name it in labelmap.txt")
+    return mask.label * np.uint8(IGNORE) if kind is None and mask.look == "binary" else mask.label
 
 
 def read_sbd(path: Path) -> Label:
@@ -69,22 +46,19 @@ def read_sbd(path: Path) -> Label:
     return np.ascontiguousarray(segmentation)
 
 
-def decode_segmentation(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
+def decode_segmentation(segmentation: list[list[float]] | RunLengths, height: int, width: int) -> NDArray[np.bool_]:
     """Decode a COCO segmentation (polygons, or run lengths as a list or packed) to a mask (height, width)."""
-    if isinstance(segmentation, list):
-        # four numbers would be taken for a box; fewer than three corners enclose nothing
-        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
-        if not polygons:
-            return np.zeros((height, width), dtype=np.bool_)
-        runs = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-    elif isinstance(segmentation["counts"], list):
-        runs = coco_mask.frPyObjects(segmentation, height, width)
+    shape: object = segmentation
+    if isinstance(segmentation, RunLengths):
+        shape = segmentation.model_dump()
     else:
-        runs = segmentation
-    mask = coco_mask.decode(runs).astype(np.bool_)
-    if mask.shape != (height, width):
-        raise ValueError(f"run lengths of {mask.shape[1]}x{mask.shape[0]} in an image of {width}x{height}")
-    return mask
+        # pycocotools would take four numbers for a box; fewer than three corners enclose nothing
+        shape = [polygon for polygon in segmentation if len(polygon) >= 6]
+    if not shape:
+        return np.zeros((height, width), dtype=np.bool_)
+    coco = COCO()
+    coco.imgs = {0: {"height": height, "width": width}}
+    return np.asarray(coco.annToMask({"image_id": 0, "segmentation": shape}), dtype=np.bool_)
 
 
 def paint(height: int, width: int, shapes: Sequence[Shape]) -> Label:

@@ -5,19 +5,20 @@ from pathlib import Path
 
 from dataset.prepare.archive import Source, unpack
 from dataset.prepare.files import (
-    Label,
     Pair,
     check_image,
     in_parallel,
     is_intact_png,
+    official_name,
     raise_if_any,
-    read_lines,
     write_label,
     write_pairs,
 )
 from dataset.prepare.known import sbd_archive, voc_archive
 from dataset.prepare.labels import read_label, read_sbd
 from util.errors import UserError
+from util.files import numbered_lines
+from util.mask import Label
 
 MASKS = "SegmentationClassAug"
 RECORDS = ".prepared"
@@ -78,9 +79,9 @@ def make_mask(annotation: Annotation) -> bool:
         return False
     size = check_image(annotation.image)
     label: Label = read_sbd(annotation.source) if annotation.source.suffix == ".mat" else read_label(annotation.source)
-    if label.shape != size[::-1]:
+    if label.shape != size:
         mask_size = f"{label.shape[1]}x{label.shape[0]}"
-        raise UserError(f"{annotation.source} is {mask_size}, its image {annotation.image} {size[0]}x{size[1]}")
+        raise UserError(f"{annotation.source} is {mask_size}, its image {annotation.image} {size[1]}x{size[0]}")
     write_label(annotation.mask, label)
     return True
 
@@ -91,7 +92,7 @@ def _annotation(root: Path, folder: Path, suffix: str, name: str) -> Annotation:
 
 
 def _names(path: Path) -> list[str]:
-    return [line.split()[0] for line in read_lines(path)]
+    return [official_name(path, line.split()[0]) for _, line in numbered_lines(path, "list of names")]
 
 
 def _pair(name: str) -> Pair:

@@ -1,19 +1,23 @@
 """Pictures of one's own with their annotations, whatever the format they come in."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
+from urllib.parse import unquote
 
 import numpy as np
-from PIL import ExifTags
 
-from dataset.prepare.files import Label, opened_image
-from dataset.prepare.labels import Colours, decode_segmentation, paint, read_label
+from dataset.prepare.annotations import RunLengths
+from dataset.prepare.labels import decode_segmentation, paint, read_label
 from util.errors import UserError
+from util.image import SIDEWAYS, open_image, orientation, picture_size, shown_size, upright
+from util.mask import Colours, Label, MaskKind
 from util.pixels import IGNORE
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+Size = tuple[int, int]  # height, width
 
 
 class Picture(Protocol):
@@ -25,8 +29,11 @@ class Picture(Protocol):
     @property
     def image(self) -> Path: ...
 
-    def label(self) -> Label:
-        """The class map (H, W), either of the image as it is shown or of its pixels as they are stored."""
+    def size(self) -> Size | None:
+        """The size that was annotated, without decoding anything; None where that is the picture's as it is shown."""
+
+    def label(self, size: Size) -> Label:
+        """The class map of that size, either of the image as it is shown or of its pixels as they are stored."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Collection:
     """Pictures read from a source, and the names of its classes 1, 2, ...; the parts (train, val) where it has them."""
 
     classes: list[str]
-    pictures: list[Picture]
+    pictures: Sequence[Picture]
     parts: dict[str, set[str]] = field(default_factory=dict)
 
 
@@ -47,14 +54,17 @@ class MaskPicture:
     mask: Path
     colours: Colours | None
     numbers: Mapping[int, int]
+    kind: MaskKind | None = None
 
-    def label(self) -> Label:
-        values = read_label(self.mask, self.colours)
+    def size(self) -> Size:
+        return picture_size(self.mask)
+
+    def label(self, size: Size) -> Label:
         table = np.zeros(256, dtype=np.uint8)
         table[IGNORE] = IGNORE
         for value, number in self.numbers.items():
             table[value] = number
-        return table[values]
+        return table[read_label(self.mask, self.colours, self.kind)]
 
 
 @dataclass(frozen=True)
@@ -63,21 +73,58 @@ class CocoPicture:
 
     name: str
     image: Path
-    width: int
     height: int
-    segmentations: list[tuple[int, Any]]
+    width: int
+    segmentations: list[tuple[int, list[list[float]] | RunLengths]]
 
-    def label(self) -> Label:
+    def size(self) -> Size:
+        return self.height, self.width
+
+    def label(self, size: Size) -> Label:
         try:
-            shapes = [(value, decode_segmentation(item, self.height, self.width)) for value, item in self.segmentations]
-        except Exception as error:  # whatever pycocotools makes of malformed run lengths or polygons
+            shapes = [(value, decode_segmentation(item, *size)) for value, item in self.segmentations]
+        except Exception as error:  # whatever pycocotools makes of malformed polygons
             raise UserError(f"{self.image} has a segmentation that cannot be decoded: {error}") from None
-        return paint(self.height, self.width, shapes)
+        return paint(*size, shapes)
 
 
 def is_image(path: Path) -> bool:
-    """Whether the file has the suffix of an image."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
+    """Whether the file has the suffix of an image and is not hidden."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def files_below(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
+    """The files of these suffixes, sorted, without those that are hidden or in hidden folders."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    shown = sorted(path for path in found if not any(part.startswith(".") for part in path.parts))
+    return [folder / path for path in shown if (folder / path).is_file()]
+
+
+def by_stem(paths: Iterable[Path], folder: Path) -> dict[str, Path]:
+    """Files by their path below a folder without suffix; UserError for two of one name."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        name = str(path.relative_to(folder).with_suffix(""))
+        if found.setdefault(name, path) != path:
+            raise UserError(f"{path}: {found[name].name} beside it has the same name; remove or rename one")
+    return found
+
+
+def find_picture(stated: str, folders: Iterable[Path]) -> Path | None:
+    """The file that an export means: a path of any system or a URL, below one of the folders or by its name alone."""
+    plain = re.sub(r"^file:(//[^/\\]*(?=/))?", "", stated.strip())
+    spellings = dict.fromkeys((stated, plain, unquote(plain)))
+    spellings |= dict.fromkeys(text.replace("\\", "/") for text in list(spellings))
+    names = [*spellings, *(re.split(r"[/?=]", name)[-1] for name in spellings)]
+    places = (folder / name for name in names if name and "\0" not in name for folder in folders)
+    return next((place for place in places if _is_file(place)), None)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def upright_label(picture: Picture) -> Label:
@@ -85,24 +132,14 @@ def upright_label(picture: Picture) -> Label:
 
     UserError when image or annotation is missing or damaged, or their sizes differ.
     """
-    with opened_image(picture.image) as image:
+    with open_image(picture.image) as image:
+        shown, turn = shown_size(image), orientation(image)
+        image.draft("L", (image.width // 8, image.height // 8))
         image.load()
-        stored = (image.height, image.width)
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    shown = stored[::-1] if orientation in _TURNS else stored
-    label = picture.label()
-    if label.shape == shown:
-        return label
-    if label.shape == stored:
-        return np.ascontiguousarray(_TURNS[orientation](label))
-    size, mask_size = (f"{shape[1]}x{shape[0]}" for shape in (shown, label.shape))
-    raise UserError(f"{picture.image} is {size}, its annotation {mask_size}; make them equal")
-
-
-# EXIF orientations that exchange width and height, and what shows such an image upright.
-_TURNS = {
-    5: lambda label: label.T,
-    6: lambda label: np.rot90(label, -1),
-    7: lambda label: np.rot90(label, 2).T,
-    8: lambda label: np.rot90(label, 1),
-}
+    stored = shown[::-1] if turn in SIDEWAYS else shown
+    size = picture.size() or shown
+    if size not in (shown, stored):
+        (height, width), (h, w) = shown, size
+        raise UserError(f"{picture.image} is {width}x{height}, its annotation {w}x{h}; make them equal")
+    label = picture.label(size)
+    return label if size == shown else upright(label, turn)

@@ -72,8 +72,8 @@ def test_every_file_at_fault_is_named(data: Path, rng: np.random.Generator, caps
         f"{masks}/2.png",
         f"{masks}/3.png is 6x5, its image {images}/3.jpg 100x90",
         f"{masks}/4.png holds class 5, of 4",
-        f"{images}/5.jpg is damaged",
-        f"{images}/6.jpg is damaged: it is no image",
+        f"{images}/5.jpg: not a readable picture",
+        f"{images}/6.jpg: not a readable picture (it is no image)",
         f"{masks}/7.png: mask holds RGB pixels",
     ):
         assert f"WRONG  {text}" in out
@@ -85,7 +85,9 @@ def test_missing_images_and_list(data: Path, capsys: pytest.CaptureFixture[str])
     (data / "ImageSets/train.txt").unlink()
     code, out = check(data, capsys)
     assert code == 1
-    assert f"WRONG  {data}/JPEGImages/30.jpg is missing\nWRONG  {data}/JPEGImages/32.jpg is missing\n" in out
+    assert (
+        f"WRONG  {data}/JPEGImages/30.jpg: no such picture\nWRONG  {data}/JPEGImages/32.jpg: no such picture\n" in out
+    )
     assert f"WRONG  training list: {data}/ImageSets/train.txt: no readable list file" in out
 
 

@@ -73,18 +73,29 @@ def test_files_at_fault_are_named(raw_coco: Raw, tmp_path: Path, capsys: pytest.
     path = root / "annotations/instances_train2014.json"
     content = json.loads(path.read_text())
     images = {Path(image["file_name"]).stem: image for image in content["images"]}
-    malformed, narrow, lost = raw_coco.train[:3]
-    item = next(item for item in content["annotations"] if item["image_id"] == images[malformed]["id"])
-    item["segmentation"] = {"size": [90, 100], "counts": [5, -7]}
-    images[narrow]["width"] = 1
+    narrow, lost = raw_coco.train[:2]
+    whole = json.dumps(content)
+    for item in content["annotations"]:
+        item["segmentation"] = [[1, 1, 9, 1, 9, 9]]
+    images[narrow]["width"] = 99
     path.write_text(json.dumps(content))
     (root / f"train2014/{lost}.jpg").unlink()
-    with pytest.raises(UserError, match="3 annotations failed"):
+    with pytest.raises(UserError, match="2 annotations failed"):
         prepare(tmp_path)
     err = capsys.readouterr().err
-    assert f"{malformed}.jpg has a segmentation that cannot be decoded" in err
-    assert f"{narrow}.jpg is 100x90, annotated as 1x90\n" in err
-    assert f"{lost}.jpg is missing\n" in err
+    assert f"{narrow}.jpg is 100x90, its annotation 99x90; make them equal\n" in err
+    assert f"{lost}.jpg: no such picture\n" in err
+    content = json.loads(whole)
+    content["annotations"][3]["segmentation"] = {"size": [90, 100], "counts": [5, -7]}
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"instances_train2014.json: annotations\[3\].segmentation: .*greater than"):
+        prepare(tmp_path)
+    for name in ("../../evil.jpg", "/evil.jpg", "a\\b.jpg", "my photo.jpg", ".hidden.jpg", "bell\x07.jpg"):
+        content = json.loads(whole)
+        content["images"][2]["file_name"] = name
+        path.write_text(json.dumps(content))
+        with pytest.raises(UserError, match="is no plain one; not the official file"):
+            prepare(tmp_path)
 
 
 def test_damaged_annotations_are_named(raw_coco: Raw, tmp_path: Path) -> None:
@@ -92,7 +103,7 @@ def test_damaged_annotations_are_named(raw_coco: Raw, tmp_path: Path) -> None:
     path = tmp_path / "root/annotations/instances_val2014.json"
     content = json.loads(path.read_text())
     path.write_text(path.read_text()[:1000])
-    with pytest.raises(UserError, match=r"instances_val2014.json is damaged or no COCO file"):
+    with pytest.raises(UserError, match=r"instances_val2014.json is no JSON file"):
         prepare(tmp_path)
     content["categories"].pop()
     path.write_text(json.dumps(content))

@@ -93,7 +93,7 @@ def test_files_at_fault_are_named(labels: Labels, tmp_path: Path, capsys: pytest
     with pytest.raises(UserError, match="2 pictures failed"):
         make(tmp_path)
     err = capsys.readouterr().err
-    assert f"{cut} is damaged" in err
+    assert f"{cut}: not a readable picture" in err
     assert "picture 5.jpg is 100x90, its annotation 4x3" in err
 
 

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_mask
 from scipy.io import savemat
 
-from dataset.prepare.labels import decode_segmentation, paint, read_label, read_sbd, voc_colours
+from dataset.prepare.annotations import RunLengths, unpack_runs
+from dataset.prepare.labels import decode_segmentation, paint, read_label, read_sbd
 from tests.dataset.prepare.trees import (
     SIZE,
     VOC_BORDER,
@@ -18,6 +20,7 @@ from tests.dataset.prepare.trees import (
     write_sbd_mat,
 )
 from util.errors import UserError
+from util.mask import voc_colours
 
 
 @pytest.fixture
@@ -65,9 +68,9 @@ def test_unknown_colours_and_values_are_named(tmp_path: Path) -> None:
 def test_damaged_image_is_named(tmp_path: Path, label: np.ndarray) -> None:
     write_palette_png(tmp_path / "a.png", label)
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:-40])
-    with pytest.raises(UserError, match=r"a.png is damaged"):
+    with pytest.raises(UserError, match=r"a.png: not a readable mask"):
         read_label(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"b.png is missing"):
+    with pytest.raises(UserError, match=r"b.png: no such mask"):
         read_label(tmp_path / "b.png")
 
 
@@ -103,12 +106,20 @@ def test_smaller_instance_on_top(rng: np.random.Generator) -> None:
 def test_segmentation_formats(rng: np.random.Generator) -> None:
     width, height = SIZE
     mask = random_label(rng, [1, 1, 1]) == 1
-    counts = {"size": [height, width], "counts": run_lengths(mask)}
-    np.testing.assert_array_equal(decode_segmentation(counts, height, width), mask)
-    square = decode_segmentation([[10, 20, 30, 20, 30, 25, 10, 25]], height, width)
+    runs = run_lengths(mask)
+    packed = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
+    for counts in (runs, packed):
+        lengths = RunLengths(size=(height, width), counts=counts)
+        np.testing.assert_array_equal(decode_segmentation(lengths, height, width), mask)
+    assert unpack_runs(packed) == runs
+    square: list[list[float]] = [[10, 20, 30, 20, 30, 25, 10, 25]]
     expected = np.zeros((height, width), bool)
     expected[20:25, 10:30] = True
-    np.testing.assert_array_equal(square, expected)
+    np.testing.assert_array_equal(decode_segmentation(square, height, width), expected)
     assert not decode_segmentation([[1, 1, 5, 5], []], height, width).any()  # a line and a nothing
-    with pytest.raises(ValueError, match="100x90 in an image of 90x100"):
-        decode_segmentation(counts, width, height)
+
+
+@pytest.mark.parametrize("counts", [[5], [0, 89, 100], [-1, 9001], "00", "\x7f", "_"])
+def test_run_lengths_that_do_not_add_up(counts: object) -> None:
+    with pytest.raises(ValueError):
+        RunLengths(size=(90, 100), counts=counts)  # type: ignore[arg-type]

@@ -1,0 +1,240 @@
+"""Annotations in JSON as checked data: the forms that COCO's and LabelMe's files may have."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+
+from util.errors import UserError, printable
+
+LETTERS = 100  # of a class's name
+FAR = 10  # times a picture's size at which no corner lies
+FREE_FORMS = (
+    "polygon",
+    "oriented_rectangle",
+    "rotation",
+    "rotated_rectangle",
+    "quadrilateral",
+)  # all drawn as polygons
+AREAS = (*FREE_FORMS, "rectangle", "circle", "mask")
+WITHOUT_AREA = ("point", "points", "line", "linestrip")
+
+
+def class_name(text: str) -> str:
+    """The name of a class without blanks around it; ValueError for one that cannot be written into a line or drawn."""
+    name = text.strip()
+    if not name or printable(name) != name or len(name) > LETTERS:
+        raise ValueError(f"{text[:LETTERS]!r} is no name for a class: 1 to {LETTERS} letters in one line")
+    return name
+
+
+def _flatten(polygon: Any) -> Any:
+    """Some write a polygon as a list of points."""
+    nested = isinstance(polygon, list) and polygon and all(isinstance(point, list) for point in polygon)
+    return [value for point in polygon for value in point] if nested else polygon
+
+
+def _in_pairs(polygon: list[float]) -> list[float]:
+    if len(polygon) % 2:
+        raise ValueError(f"a polygon of {len(polygon)} numbers; should be x, y, x, y, ...")
+    return polygon
+
+
+ClassName = Annotated[str, AfterValidator(class_name)]
+Id = Annotated[int | str, Field(union_mode="left_to_right")]  # "7" is 7
+Polygon = Annotated[list[float], BeforeValidator(_flatten), AfterValidator(_in_pairs)]
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
+
+
+class RunLengths(_Checked):
+    """A mask as the lengths of its runs, column by column, beginning with the background; packed as text or not."""
+
+    size: tuple[NonNegativeInt, NonNegativeInt]  # height, width
+    counts: list[NonNegativeInt] | str
+
+    @model_validator(mode="after")
+    def _whole(self) -> "RunLengths":
+        runs = unpack_runs(self.counts) if isinstance(self.counts, str) else self.counts
+        if min(runs, default=0) < 0 or sum(runs) != self.size[0] * self.size[1]:
+            raise ValueError(f"run lengths of {sum(runs)} pixels for {self.size[1]}x{self.size[0]}")
+        return self
+
+
+class CocoImage(_Checked):
+    """A picture; `file_name` is what the export calls it."""
+
+    id: Id
+    file_name: Annotated[str, Field(min_length=1)]
+    width: PositiveInt
+    height: PositiveInt
+
+
+class CocoCategory(_Checked):
+    """A class."""
+
+    id: Id
+    name: ClassName
+
+
+class CocoAnnotation(_Checked):
+    """One object in one picture."""
+
+    image_id: Id
+    category_id: Id
+    segmentation: Annotated[
+        Annotated[list[Polygon], Tag("as polygons")] | Annotated[RunLengths, Tag("as run lengths")],
+        Discriminator(lambda shape: f"as {'run lengths' if isinstance(shape, dict | RunLengths) else 'polygons'}"),
+    ]
+
+
+class CocoFile(_Checked):
+    """A COCO file, whose annotations name pictures and categories that it has."""
+
+    images: list[CocoImage]
+    categories: list[CocoCategory]
+    annotations: list[CocoAnnotation]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "CocoFile":
+        for key, values in (
+            ("images[{}].id", [image.id for image in self.images]),
+            ("images[{}].file_name", [image.file_name for image in self.images]),
+            ("categories[{}].id", [category.id for category in self.categories]),
+            ("categories[{}].name", [category.name for category in self.categories]),
+        ):
+            if (again := _repeated(values)) is not None:
+                raise ValueError(f"{key.format(again)}: {values[again]!r} is there twice; rename or remove one")
+        images = {image.id: image for image in self.images}
+        categories = {category.id for category in self.categories}
+        for number, item in enumerate(self.annotations):
+            where = f"annotations[{number}]"
+            if item.image_id not in images or item.category_id not in categories:
+                key = "category_id" if item.image_id in images else "image_id"
+                raise ValueError(f"{where}.{key}: {getattr(item, key)!r} is not in the file")
+            image = images[item.image_id]
+            if problem := _misfit(item.segmentation, image.height, image.width):
+                raise ValueError(f"{where}.segmentation: {problem}, in a picture of {image.width}x{image.height}")
+        return self
+
+
+class LabelMeShape(_Checked):
+    """One shape; old files have polygons only and do not say so."""
+
+    label: ClassName
+    points: list[tuple[float, float]]
+    shape_type: Annotated[str, BeforeValidator(lambda value: "polygon" if value is None else value)] = "polygon"
+    mask: str | None = None
+
+    @model_validator(mode="after")
+    def _drawable(self) -> "LabelMeShape":
+        if self.shape_type not in (*AREAS, *WITHOUT_AREA):
+            raise ValueError(f"shape_type: {self.shape_type!r} is not known; draw it as a polygon")
+        allowed = {"rectangle": (2, 4), "circle": (2,), "mask": (2,)}.get(self.shape_type)
+        if self.shape_type in AREAS and (len(self.points) not in allowed if allowed else len(self.points) < 3):
+            raise ValueError(f"points: a {self.shape_type} with {len(self.points)} of them")
+        if self.shape_type == "mask" and self.mask is None:
+            raise ValueError("mask: is missing in a shape of that type")
+        return self
+
+
+class LabelMeFile(_Checked):
+    """A LabelMe file; without sizes it is of the picture as shown."""
+
+    shapes: list[LabelMeShape]
+    imagePath: str | None = None
+    imageHeight: PositiveInt | None = None
+    imageWidth: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _inside(self) -> "LabelMeFile":
+        if self.imageHeight and self.imageWidth:
+            for number, shape in enumerate(self.shapes):
+                corners = [value for point in shape.points for value in point]
+                if problem := _misfit([corners], self.imageHeight, self.imageWidth):
+                    raise ValueError(f"shapes[{number}].points: {problem}")
+        return self
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; UserError when it cannot be read."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no JSON file: {error}; correct it or remove it") from None
+
+
+def parse(model: type[Model], path: Path, kind: str) -> Model:
+    """The checked content of a JSON file; UserError names the file, and the key that is wrong for one of that kind."""
+    try:
+        return model.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where, reason = "", str(first["msg"]).removeprefix("Value error, ").replace("Input should", "should")
+        for part in first["loc"]:
+            if not re.fullmatch(r"[a-z]\w*", str(part)) and not isinstance(part, int):
+                break  # pydantic's own word for one of several forms
+            where += f"[{part}]" if isinstance(part, int) else f".{part}"
+        raise UserError(
+            f"{path}: {where.removeprefix('.')}{': ' * bool(where)}{reason}; no {kind} file, or damaged"
+        ) from None
+
+
+def unpack_runs(text: str) -> list[int]:
+    """Run lengths from COCO's text: five bits a letter, lowest first; after three, less the one before the last."""
+    runs: list[int] = []
+    value = shift = 0
+    for letter in text:
+        code = ord(letter) - 48
+        value |= (code & 31) << shift
+        shift += 5
+        if not 0 <= code < 64:
+            raise ValueError(f"run lengths with the letter {letter!r}")
+        if not code & 32:
+            value -= (code & 16) // 16 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise ValueError("run lengths that end within a number")
+    return runs
+
+
+def _misfit(segmentation: list[list[float]] | RunLengths, height: int, width: int) -> str | None:
+    if isinstance(segmentation, RunLengths):
+        return f"run lengths of {segmentation.size[::-1]}" if segmentation.size != (height, width) else None
+    for values, side in ((polygon[axis::2], (width, height)[axis]) for polygon in segmentation for axis in (0, 1)):
+        if max(map(abs, values), default=0) > FAR * side:
+            return f"a corner at {max(values, key=abs):g}"
+    return None
+
+
+def _repeated(values: Sequence[Any]) -> int | None:
+    """The position of the first value that was there before."""
+    seen: set[Any] = set()
+    for number, value in enumerate(values):
+        if value in seen:
+            return number
+        seen.add(value)
+    return None
