@@ -105,7 +105,8 @@ def test_damaged_annotations_are_named(raw_coco: Raw, tmp_path: Path) -> None:
     path.write_text(path.read_text()[:1000])
     with pytest.raises(UserError, match=r"instances_val2014.json is no JSON file"):
         prepare(tmp_path)
-    content["categories"].pop()
+    gone = content["categories"].pop()["id"]
+    content["annotations"] = [item for item in content["annotations"] if item["category_id"] != gone]
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"instances_val2014.json has 79 categories instead of 80"):
         prepare(tmp_path)
