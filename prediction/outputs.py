@@ -142,20 +142,24 @@ class Outputs:
         return is_intact_png(self.folder / self.mask(file)) and _is_whole_jpeg(self.folder / self.overlay(file))
 
     def write(
-        self, file: str, image: Picture, prediction: Prediction, values: Mapping[str, int], about: Mapping[str, Any]
+        self,
+        file: str,
+        image: Picture,
+        prediction: Prediction,
+        values: Mapping[str, int],
+        seconds: float,
+        stamp: Stamp | None = None,
     ) -> list[Record]:
-        """Write mask and overlay of a picture and return its records; `values` are those of the classes in the mask.
-
-        `about` is what else the records tell of the picture.
-        """
+        """Write mask and overlay of a picture and return its records; `values` are those of the classes in the mask."""
         table = np.array([0, *(values[name] for name in prediction.names)], np.uint8)
         mask, found = table[prediction.mask], prediction.found()
         entries = [(class_color(values[item.name]), f"{item.name} {item.score:.2f}") for item in found]
         save_index(self.folder / self.mask(file), mask)
         save_image(self.folder / self.overlay(file), draw_overlay(image, mask, entries))
         shared = {
-            **about,
-            **{"found": len(found), "mask": self.mask(file), "overlay": self.overlay(file)},
+            **{"seconds": round(seconds, 4), "found": len(found)},
+            **{"mask": self.mask(file), "overlay": self.overlay(file)},
+            **({"stamp": stamp} if stamp else {}),
         }
         nothing = {"file": file, "class": None, "value": None, "area": 0, "score": 0.0, "box": None, **shared}
         return [{**_record(file, item, values), **shared} for item in found] or [nothing]
@@ -312,6 +316,5 @@ def segment_files(
         predictions = predictor.predict_batch(list(images.values())) if images else []
         seconds = (perf_counter() - before) / max(1, len(images))
         for (file, image), prediction in zip(images.items(), predictions, strict=True):
-            about = {"seconds": round(seconds, 4), "stamp": stamps[file]}
-            part.append(plan.outputs.write(file, image, prediction, plan.values, about))
+            part.append(plan.outputs.write(file, image, prediction, plan.values, seconds, stamps[file]))
         yield len(images) + len(complaints), complaints

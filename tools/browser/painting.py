@@ -9,7 +9,6 @@ from PIL import Image
 
 from tools.browser.state import Picture, Session, Shot, css_color, on_canvas, painted
 from util.errors import UserError
-from util.image import UNREADABLE
 from util.visualize import class_color, encode_image, fit_mask
 
 PREFIX = "data:image/png;base64,"
@@ -43,6 +42,6 @@ def _decode(url: Any, shot: Shot) -> Picture:
         with Image.open(io.BytesIO(base64.b64decode(str(url).removeprefix(PREFIX), validate=True))) as image:
             if image.size == size:
                 return np.asarray(image.convert("RGBA"))
-    except UNREADABLE:
+    except Exception:  # whatever a browser may send
         pass
     raise UserError(f"{shot.name}: the painting did not arrive whole; paint the object again")

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from prediction.evidence import Evidence
 from prediction.predictor import SINGLE, Prediction, Predictor, object_mask
 from util.errors import UserError
-from util.image import UNREADABLE, read_image, read_index
+from util.image import open_image, read_image
+from util.mask import interpret_mask
 from util.pixels import IGNORE
 from util.visualize import class_color, fit, fit_mask, overlay
 
@@ -123,11 +123,11 @@ def read_upload(path: str | Path, limits: Limits) -> Picture:
     """An uploaded picture (h, w, 3); UserError, by its name alone, for what is none and for too many pixels."""
     name = Path(path).name
     try:
-        with Image.open(path) as header:
+        with open_image(path) as header:
             width, height = header.size
-    except Image.DecompressionBombError:
-        raise UserError(f"{name}: has far more than {limits.megapixels:g} megapixels; make it smaller") from None
-    except UNREADABLE:
+    except UserError as error:
+        if "decompression bomb" in str(error):
+            raise UserError(f"{name}: has far more than {limits.megapixels:g} megapixels; make it smaller") from None
         raise UserError(f"{name}: is not a picture, or a damaged one; take a JPEG, PNG or WebP file") from None
     if width * height > limits.megapixels * 1e6:
         raise UserError(
@@ -152,7 +152,7 @@ def read_mask(path: str | Path, shot: Shot, limits: Limits) -> Mask:
     read_upload(path, limits)  # is it a picture at all, and of a size to be read
     name = Path(path).name
     with named(path, name):
-        index = read_index(path)
+        index = interpret_mask(path).label
     values = [value for value in np.unique(index).tolist() if value not in (0, IGNORE)]
     if len(values) > 1:
         raise UserError(f"{name}: marks {len(values)} classes; give a mask of the one object, white on black")
