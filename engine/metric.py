@@ -59,10 +59,13 @@ def ratio(intersection: int, union: int) -> float | None:
 
 def bootstrap_interval(values: Sequence[float], level: float = 0.95, seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean, the same for the same values."""
-    data, generator = np.asarray(values, dtype=np.float64), np.random.default_rng(seed)
-    means = [data[generator.integers(len(data), size=len(data))].mean() for _ in range(RESAMPLES)]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    from scipy import stats  # slow to import, and only needed at the end
+
+    if len(set(values)) < 2:
+        return values[0], values[0]
+    options: dict[str, Any] = {"confidence_level": level, "n_resamples": RESAMPLES, "method": "percentile", "rng": seed}
+    interval = stats.bootstrap((values,), np.mean, **options).confidence_interval
+    return float(interval.low), float(interval.high)
 
 
 def summarize(

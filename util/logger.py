@@ -1,18 +1,13 @@
 """What a run reports: lines on the console and in its log file, curves in TensorBoard."""
 
 import logging
+import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
-from tqdm import tqdm
-
-
-class ConsoleHandler(logging.Handler):
-    """Lines above the progress bar instead of through it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record))
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 
 class FileHandler(logging.FileHandler):
@@ -27,18 +22,20 @@ class RunLog:
 
     def __init__(self, path: Path, board: Path | None = None, talks: bool = True) -> None:
         self.logger = logging.Logger(path.name)  # its own, not one of the process: several runs may follow each other
-        self.board = None
+        self.board, self.open = None, ExitStack()
         if not talks:
             self.logger.disabled = True
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        for handler in (ConsoleHandler(), FileHandler(path, encoding="utf-8")):
+        for handler in (logging.StreamHandler(sys.stdout), FileHandler(path, encoding="utf-8")):
             handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
             self.logger.addHandler(handler)
+            self.open.callback(handler.close)
+        self.open.enter_context(logging_redirect_tqdm([self.logger]))  # lines above a progress bar, not through it
         if board:
             from tensorboardX import SummaryWriter  # half a second that only --viz needs
 
-            self.board = SummaryWriter(str(board))
+            self.board = self.open.enter_context(SummaryWriter(str(board)))
 
     def info(self, line: str) -> None:
         """A line of news."""
@@ -62,10 +59,7 @@ class RunLog:
 
     def close(self) -> None:
         """Flush and close all files."""
-        for handler in self.logger.handlers:
-            handler.close()
-        if self.board:
-            self.board.close()
+        self.open.close()
 
 
 class Clock:
