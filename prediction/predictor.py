@@ -26,6 +26,7 @@ from model.hmnet import Embedded, HMNet, SupportState
 from model.inference import FeatureCache, prepare_inference, stack
 from model.released import load_weights
 from model.resize import resize
+from prediction.shared import open_shared
 from util.config import Config, load_config
 from util.distributed import pick_device
 from util.errors import UserError
@@ -117,6 +118,11 @@ class Predictor:
         model = build_model(cfg, pretrained=False)
         load_weights(model, weights)
         return cls(model, cfg.val_size, cfg.trained_shot or cfg.shot, pick_device(device), cfg.amp, cache_mb)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, device: str = "auto") -> "Predictor":
+        """A predictor of a shared network: a folder that `tools.share` wrote, or a repository of Hugging Face's hub."""
+        return cls.from_checkpoint(*open_shared(source), device)
 
     def set_support(
         self,
