@@ -74,6 +74,11 @@ def difference(pairs: Sequence[Pair]) -> Difference | None:
     return Difference(float(statistic(*samples)), float(low), float(high))
 
 
+def mean_iou(answers: Answers) -> float:
+    """mIoU, a mean over trainings."""
+    return float(_miou(answers, np.arange(len(answers.classes)), None))
+
+
 def _miou(answers: Answers, numbers: Array, runs: Array | None) -> Array:
     """mIoU (...) of drawn episodes (..., E), a mean over drawn trainings (..., R)."""
     weights = np.apply_along_axis(np.bincount, -1, numbers, minlength=len(answers.classes))  # (..., E)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tools.paper.paired import Tests, comparable, comparison_table, episodes_file, tests_in
 from tools.paper.published import SOURCE
 from tools.paper.runs import read_json, read_runs
 from tools.paper.table import Table
@@ -82,6 +83,23 @@ def interval_table(sheet: Sheet) -> Table | None:
     return Table(f"{sheet.title.split(':')[0]}: {INTERVALS}", ("", *columns), rows, [INTERVAL_LEGEND])
 
 
+def paired_table(sheet: Sheet) -> Table | None:
+    """How far the last row with runs is ahead of those above on the same episodes; None without two such rows."""
+    methods: dict[str, Tests] = {}
+    for name, folds in reversed(sheet.runs.items()):
+        paths = [path for found in folds.values() if found for path in found.paths if episodes_file(path).is_file()]
+        tests = tests_in(paths)
+        if tests and all(comparable(first, tests) for first in [*methods.values()][:1]):
+            methods[name] = tests
+    title = f"{sheet.title.split(':')[0]}: differences on the same episodes"
+    return comparison_table(title, methods) if len(methods) > 1 else None
+
+
+def tables_of(sheet: Sheet) -> list[Table]:
+    """The table, how sure its figures are, and how sure its differences are, as far as there are runs."""
+    return [table for table in (as_table(sheet), interval_table(sheet), paired_table(sheet)) if table]
+
+
 def as_csv(sheets: Mapping[int, Sheet]) -> str:
     """A line per cell."""
     text = io.StringIO()
@@ -96,7 +114,7 @@ def as_csv(sheets: Mapping[int, Sheet]) -> str:
 
 def as_markdown(sheet: Sheet) -> str:
     """The table, its intervals and the commands for what it lacks."""
-    text = "\n".join(table.markdown() for table in (as_table(sheet), interval_table(sheet)) if table)
+    text = "\n".join(table.markdown() for table in tables_of(sheet))
     if sheet.missing:
         text += "\nMissing; these commands would make it:\n\n```sh\n" + "\n".join(sheet.missing) + "\n```\n"
     return text
@@ -115,8 +133,7 @@ def main() -> None:
         return
     for number, sheet in sheets.items():
         atomic_write(arguments.out / f"table{number}.md", as_markdown(sheet))
-        tables = as_table(sheet), interval_table(sheet)
-        atomic_write(arguments.out / f"table{number}.tex", "\n".join(table.latex() for table in tables if table))
+        atomic_write(arguments.out / f"table{number}.tex", "\n".join(table.latex() for table in tables_of(sheet)))
         atomic_write(arguments.out / f"table{number}.csv", as_csv({number: sheet}))
     print("\n".join(map(as_markdown, sheets.values())))
 

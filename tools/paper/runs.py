@@ -49,6 +49,7 @@ class Figures(NamedTuple):
     episode_iou: float
     interval: tuple[float, float]  # limits, each averaged over the runs
     runs: int
+    paths: tuple[Path, ...]  # their result files
     differences: tuple[str, ...]  # from the settings that were wanted
 
 
@@ -111,6 +112,7 @@ class Wanted:
             episode_iou=fmean(run.episode_iou for run in newest),
             interval=(low, high),
             runs=len(newest),
+            paths=tuple(run.path for run in newest),
             differences=nearest,
         )
 

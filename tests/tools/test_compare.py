@@ -1,0 +1,104 @@
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.comparison import difference, wins
+from tests.toy import generator, toy_config
+from tools import compare, report
+from tools.paper.paired import pair_folds, read_tests
+from tools.paper.runs import Figures
+from tools.paper.tables import Sheet
+from util.errors import UserError
+
+CLASSES = {"1": "cat", "2": "dog"}
+
+
+def write_test(path: Path, right: list[int], split: int = 0, **keys: object) -> np.ndarray:
+    """A result of `test.py` with one episode of 100 pixels for each number of right ones, every other one hard."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cfg = toy_config(path.parent, split=split, **keys).model_dump()
+    lines = []
+    for number, count in enumerate(right):
+        of = {"seed": 5, "number": number, "query": f"{number}.jpg", "class_id": 1 + number % 2, "support": ["s.jpg"]}
+        pixels = {"iou": count / 100, "intersection": [0, count], "union": [0, 100]}
+        lines.append(json.dumps({**of, "hard": number % 4 < 2, **pixels}))
+    path.with_suffix(".episodes.jsonl").write_text("\n".join(lines))
+    check = {"other_class": {"fall": {"mean": 0.25}}, "empty_mask": {"fall": None}}
+    content = {"kind": "test", "method": "hmnet", "config": cfg, "classes": CLASSES, "support_check": check}
+    path.write_text(json.dumps(content))
+    return np.array(right)
+
+
+def test_table_of_two_folds_and_trainings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = generator()
+    counts = {}
+    for name, lead in (("ours", 20), ("theirs", 0)):
+        for split in (0, 1):
+            for seed in (0, 1):
+                path = tmp_path / name / f"seed{seed}" / str(split) / "result_test_1shot.json"
+                counts[name, split, seed] = write_test(path, (rng.integers(20, 60, 12) + lead).tolist(), split)
+    out = tmp_path / "table.md"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["compare", "ours", "theirs", "--out", str(out)])
+    compare.main()
+    text = out.read_text()
+    assert text in capsys.readouterr().out
+    rows = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in text.splitlines()
+        if "|" in line
+    }
+    mean = {name: np.mean([value for key, value in counts.items() if key[0] == name]) for name in ("ours", "theirs")}
+    assert rows["ours"][0] == "4" and rows["ours"][2] == "-"
+    assert float(rows["ours"][1]) == pytest.approx(mean["ours"], abs=0.051)  # classes and trainings are of one size
+    assert float(rows["theirs"][2].split()[0]) == pytest.approx(mean["ours"] - mean["theirs"], abs=0.051)
+    assert rows["theirs"][5:] == ["-25.0", "-"]
+    hard = np.arange(12) % 4 < 2
+    hardest = np.mean([values[hard] for key, values in counts.items() if key[0] == "ours"])
+    assert float(rows["ours"][3]) == pytest.approx(hardest, abs=0.051)
+    pairs = pair_folds(read_tests(Path("ours")), read_tests(Path("the*/*/*/result_test_1shot.json")))
+    assert rows["cat"] == [str(n) for n in wins(list(pairs.values())[-1])[1]]
+    found = difference(list(pairs.values()))
+    assert found is not None and found.text() == rows["theirs"][2]
+
+
+def test_report_compares_rows_that_were_tested_alike(tmp_path: Path) -> None:
+    rng = generator()
+    runs = {}
+    for name, episodes in (("alone", 12), ("other episodes", 11), ("concat", 12), ("whole", 12)):
+        path = tmp_path / name / "result_test_1shot.json"
+        write_test(path, rng.integers(20, 60, episodes).tolist())
+        runs[name] = {0: Figures(0.5, None, 0.5, 1.0, 0.5, (0.4, 0.6), 1, (path,), ())}
+    (tmp_path / "alone" / "result_test_1shot.episodes.jsonl").unlink()
+    table = report.paired_table(Sheet("Table 3: components", ["fold 0"], runs=runs))
+    assert table is not None and [row[0] for row in table.rows] == ["whole", "concat"]
+    found = difference(list(pair_folds(read_tests(tmp_path / "whole"), read_tests(tmp_path / "concat")).values()))
+    assert found is not None and table.rows[1][3] == found.text()
+    assert report.paired_table(Sheet("Table 3: components", ["fold 0"], runs={"whole": runs["whole"]})) is None
+
+
+def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = tmp_path / "a" / "result_test_1shot.json", tmp_path / "b" / "result_test_1shot.json"
+    write_test(one, [50, 50, 60])
+    with pytest.raises(UserError, match=r"nothing: no result of a test"):
+        read_tests(tmp_path / "nothing")
+    write_test(other, [50, 50])
+    with pytest.raises(UserError, match=r"b/result_test_1shot.json: other episodes than"):
+        pair_folds(read_tests(one), read_tests(other))
+    write_test(other, [50, 50, 60], split=2)
+    with pytest.raises(UserError, match="no fold, shot and seed in common"):
+        pair_folds(read_tests(one), read_tests(other))
+    write_test(other, [50, 50, 60], fusion="concat")
+    with pytest.raises(UserError, match=r"b/result_test_1shot.json: not the method of .*a/result"):
+        read_tests(tmp_path)
+    other.with_suffix(".episodes.jsonl").unlink()
+    with pytest.raises(UserError, match=r"result_test_1shot\.episodes\.jsonl: no readable episodes.*test again"):
+        read_tests(other)
+    monkeypatch.setattr(sys, "argv", ["compare", str(one)])
+    with pytest.raises(UserError, match="two or more results"):
+        compare.main()
