@@ -78,10 +78,11 @@ class SelectiveScan(nn.Module):
         self, tokens: Tokens, order: Tensor, recap: Recap | None = None, initial_state: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Scan along `order (4, L)`: outputs `(B, L, D)` summed over directions, last states `(B, 4, D, N)`."""
-        B, C = tokens.projected[..., self.rank :].transpose(1, 2).split(self.state_size, dim=-1)  # (B, 4, L, N) each
+        sizes = (self.rank, self.state_size, self.state_size)
+        low, B, C = tokens.projected.transpose(1, 2).split(sizes, dim=-1)  # (B, 4, L, R or N) each
         try:
             return selective_scan(
-                tokens.u, self.delta(tokens), self.A, B, C, order, skip=self.skip, delta_bias=self.dt_bias,
+                tokens.u, low, self.A, B, C, order, skip=self.skip, delta_bias=self.dt_bias, delta_proj=self.dt_proj,
                 delta_softplus=True, recap=recap, initial_state=initial_state, backend=self.backend,
             )  # fmt: skip
         except BackendError as error:

@@ -70,8 +70,12 @@ def count_flops(function: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
-def _scan_flops(u: Shape, delta: Shape, A: Shape, *_: Any, out_shape: Any = None) -> int:
-    return SCAN_OPERATIONS * prod(delta) * A[-1]
+def _scan_flops(
+    u: Shape, delta: Shape, A: Shape, B: Shape, C: Shape, order: Shape, skip: Any, delta_bias: Any, delta_proj: Any,
+    *_: Any, out_shape: Any = None,
+) -> int:  # fmt: skip
+    projection = 2 * delta_proj[-1] if delta_proj is not None else 0
+    return prod(u) * A[0] * (SCAN_OPERATIONS * A[2] + projection)
 
 
 def _attention_flops(query: Shape, key: Shape, value: Shape, *_: Any, out_shape: Any = None, **__: Any) -> int:

@@ -15,7 +15,6 @@ from model.hmnet import HMNet
 from model.inference import FeatureCache, prepare_inference, stack
 from model.mamba import MambaBlock
 from model.order import plain_orders
-from model.scan import selective_scan
 from tools.measure import count_flops, gemm_peak, peak_memory, timed
 from util.config import Config
 
@@ -112,7 +111,7 @@ def products(block: MambaBlock, size: int) -> Callable[[], Any]:
 
     def run() -> None:
         F.linear(x, branch.in_proj.weight)
-        scan.delta(scan.project(inner))
+        scan.project(inner)
         branch.out_proj(inner)
         branch.mlp(x)
 
@@ -122,11 +121,9 @@ def products(block: MambaBlock, size: int) -> Callable[[], Any]:
 def scan_alone(block: MambaBlock, size: int, backend: str | None = None) -> Callable[[], Any]:
     """One block's scan of `size` x `size` tokens in four directions; `backend`: the block's own if None."""
     scan = block.scan
-    tokens = scan.project(torch.randn(1, size**2, scan.skip.shape[1]))
-    B, C = tokens.projected[..., scan.rank :].transpose(1, 2).split(scan.state_size, dim=-1)
-    inputs = tokens.u, scan.delta(tokens), scan.A, B, C, plain_orders(size)
-    options: dict[str, Any] = {"skip": scan.skip, "delta_bias": scan.dt_bias, "delta_softplus": True}
-    return lambda: selective_scan(*inputs, **options, backend=backend or scan.backend)
+    tokens, order = scan.project(torch.randn(1, size**2, scan.skip.shape[1])), plain_orders(size)
+    scan.backend = backend or scan.backend
+    return lambda: scan(tokens, order)
 
 
 class Episode:

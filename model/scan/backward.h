@@ -7,9 +7,9 @@ namespace scan {
 
 struct Gradients {
   const float *y, *state, *saved;  // of the outputs, and the states saved by the forward kernel
-  float *u, *delta;                // (B, L, D), (B, K, L, D)
+  float *u, *delta;                // (B, L, D), (B, K, L, D) or by block (blocks, B, K, L, R)
   float *B, *C;                    // (blocks, B, K, L, N): every block of channels writes its own part
-  float *A, *skip, *bias;          // (B, K, D, N), (B, K, D), (B, K, D): every sample writes its own part
+  float *A, *skip, *bias, *proj;   // (B, K, D, N), (B, K, D) twice, (B, K, D, R): every sample writes its own part
   float *decay, *recap, *initial;  // (B, K, D, N)
 };
 
@@ -25,6 +25,7 @@ struct Backward {
   const int64_t states;
   Step* steps;  // of the tokens of a chunk
   Lanes *A, *decay, *recap, *entry, *grad_h, *grad_A, *grad_decay, *grad_recap;
+  Lanes *proj, *grad_proj;
   Lanes *keeps, *history;  // exp(delta A) of every token of a chunk; the states before each, and after the last
   Lanes skip, bias, grad_skip = zero_lanes(), grad_bias = zero_lanes();
 
@@ -38,8 +39,11 @@ struct Backward {
       scratch += states;
     }
     history = keeps + p.chunk * states;
-    s.gather_parameters(A, decay, recap);
-    s.gather(grad_h, g.state, s.state());
+    proj = history + (p.chunk + 1) * states;
+    grad_proj = proj + p.rank;
+    s.gather_parameters(A, proj, decay, recap);
+    s.gather(grad_h, g.state, s.state(), p.states);
+    std::fill_n(grad_proj, p.rank, zero_lanes());
     for (Lanes* sum : {grad_A, grad_decay, grad_recap}) std::fill_n(sum, states, zero_lanes());
   }
 
@@ -51,10 +55,11 @@ struct Backward {
       for (int64_t t = start; t < stop; ++t) recompute(t, t - start);
       for (int64_t t = stop - 1; t >= start; --t) walk_back(t, t - start);
     }
-    s.scatter(g.A, s.state(), grad_A);
-    if (g.initial != nullptr) s.scatter(g.initial, s.state(), grad_h);
-    if (p.period > 0) s.scatter(g.decay, s.state(), grad_decay);
-    if (p.period > 0) s.scatter(g.recap, s.state(), grad_recap);
+    s.scatter(g.A, s.state(), grad_A, p.states);
+    s.scatter(g.proj, (s.b * p.directions * p.channels + s.parameter()) * p.rank, grad_proj, p.rank);
+    if (g.initial != nullptr) s.scatter(g.initial, s.state(), grad_h, p.states);
+    if (p.period > 0) s.scatter(g.decay, s.state(), grad_decay, p.states);
+    if (p.period > 0) s.scatter(g.recap, s.state(), grad_recap, p.states);
     const int64_t row = s.b * p.directions * p.channels + s.parameter();
     if (g.skip != nullptr) store<false>(g.skip + row, grad_skip, s.count);
     if (g.bias != nullptr) store<false>(g.bias + row, grad_bias, s.count);
@@ -70,7 +75,7 @@ struct Backward {
   void recompute(int64_t t, int64_t i) {
     const int64_t position = s.position(t);
     prefetch_step(s, s.position(t + PREFETCH), states);
-    const Step& step = steps[i] = read_step<FULL>(s, bias, position);
+    const Step& step = steps[i] = read_step<FULL>(s, proj, bias, position);
     const float* B = p.B.at(s.b, s.k, position);
     const Lanes* before = enter(t, i);
     Lanes *after = history + (i + 1) * states, *keep = keeps + i * states;
@@ -93,7 +98,8 @@ struct Backward {
     Lanes grad_drive = zero_lanes(), grad_delta = zero_lanes();
     const Lanes *before = enter(t, i), *after = history + (i + 1) * states, *keep = keeps + i * states;
     const float *B = p.B.at(s.b, s.k, position), *C = p.C.at(s.b, s.k, position);
-    float *grad_B = g.B + s.projection_row(position), *grad_C = g.C + s.projection_row(position);
+    const int64_t row = s.projection_row(position, states);
+    float *grad_B = g.B + row, *grad_C = g.C + row;
     for (int64_t n = 0; n < states; ++n) {
       const Vec b(B[n]), c(C[n]);
       Vec sum_B(0.f), sum_C(0.f);
@@ -127,7 +133,16 @@ struct Backward {
       grad_bias.v[j] = grad_bias.v[j] + grad_delta.v[j];
     }
     store<FULL>(row, grad_u, s.count);
-    store<FULL>(g.delta + s.delta_row(position), grad_delta, s.count);
+    if (!p.low_rank) store<FULL>(g.delta + s.delta_row(position), grad_delta, s.count);
+    const float* low = p.delta.at(s.b, s.k, position);
+    for (int64_t r = 0; r < p.rank; ++r) {
+      Vec sum(0.f);
+      for (int64_t j = 0; j < WIDTH; ++j) {
+        sum = fmadd(grad_delta.v[j], proj[r].v[j], sum);
+        grad_proj[r].v[j] = fmadd(grad_delta.v[j], Vec(low[r]), grad_proj[r].v[j]);
+      }
+      g.delta[s.projection_row(position, p.rank) + r] = total(sum);
+    }
   }
 
   void undo_recap(const Lanes* before) {

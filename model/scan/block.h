@@ -27,14 +27,22 @@ static_assert(CHANNELS % LANES == 0);
 
 // 2^x to 2e-7 and exactly 1 at 0, where slow decays live: x = n + r, a polynomial in r, n added to its exponent bits.
 inline Vec exp2(const Vec& x) {
+#if defined(CPU_CAPABILITY_AVX512)
+  const Vec n = x.round(), r = x - n;
+#else
   const Vec magic(12582912.f);  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
   const Vec bounded = at::vec::clamp(x, Vec(-126.f), Vec(128.f));
   const Vec shifted = bounded + magic;
   const Vec r = bounded - (shifted - magic);
+#endif
   Vec p(0.00132647272f);
   for (const float c : {0.00967151281f, 0.0555073374f, 0.240222421f, 0.693146978f, 1.f}) p = fmadd(p, r, Vec(c));
+#if defined(CPU_CAPABILITY_AVX512)
+  return _mm512_scalef_ps(p, n);
+#else
   const auto exponent = at::vec::cast<int32_t>(shifted) << at::vec::Vectorized<int32_t>(23);
   return at::vec::cast<float>(at::vec::cast<int32_t>(p) + exponent);
+#endif
 }
 
 // log(1 + x) for x in [0, 1] to 2e-7, relatively.
@@ -97,9 +105,9 @@ inline const float* pointer(const Tensors& inputs, const char* name) {
 
 struct Problem {
   Rows u, delta, B, C;
-  int64_t batch, directions, length, channels, states, blocks, period, chunk;
-  bool softplus;
-  const float *A, *skip, *bias, *decay, *recap, *initial;
+  int64_t batch, directions, length, channels, states, rank, blocks, period, chunk;
+  bool softplus, low_rank;
+  const float *A, *skip, *bias, *proj, *decay, *recap, *initial;
   const int64_t* order;
   std::vector<char> recaps;  // whether a recap comes before token t
 
@@ -107,9 +115,10 @@ struct Problem {
       : u(inputs.at("u").unsqueeze(1)), delta(inputs.at("delta")), B(inputs.at("B")), C(inputs.at("C")),
         batch(inputs.at("u").size(0)), directions(inputs.at("A").size(0)), length(inputs.at("u").size(1)),
         channels(inputs.at("A").size(1)), states(inputs.at("A").size(2)),
-        blocks((channels + CHANNELS - 1) / CHANNELS), period(period_), chunk(chunk_), softplus(softplus_),
+        rank(inputs.contains("delta_proj") ? inputs.at("delta").size(3) : 0),
+        blocks((channels + CHANNELS - 1) / CHANNELS), period(period_), chunk(chunk_), softplus(softplus_), low_rank(inputs.contains("delta_proj")),
         A(pointer(inputs, "A")), skip(pointer(inputs, "skip")), bias(pointer(inputs, "delta_bias")),
-        decay(pointer(inputs, "decay")), recap(pointer(inputs, "recap_state")),
+        proj(pointer(inputs, "delta_proj")), decay(pointer(inputs, "decay")), recap(pointer(inputs, "recap_state")),
         initial(pointer(inputs, "initial_state")), order(inputs.at("order").const_data_ptr<int64_t>()),
         recaps(length) {
     for (int64_t t = 0; period > 0 && t < length; t += period) recaps[t] = 1;
@@ -146,35 +155,36 @@ struct Part {
   int64_t delta_row(int64_t position) const {  // (B, K, L, D)
     return (lane() * p.length + position) * p.channels + first;
   }
-  int64_t projection_row(int64_t position) const {  // (blocks, B, K, L, N)
-    return ((first / CHANNELS * p.batch * p.directions + lane()) * p.length + position) * p.states;
+  int64_t projection_row(int64_t position, int64_t width) const {  // (blocks, B, K, L, width)
+    return ((first / CHANNELS * p.batch * p.directions + lane()) * p.length + position) * width;
   }
 
   Lanes read(const float* x) const {  // (K, D), zero when absent
     return x == nullptr ? zero_lanes() : load<false>(x + parameter(), count);
   }
-  // Copies between (D, N) in a tensor and N Lanes; an absent tensor is zero.
-  void gather(Lanes* to, const float* from, int64_t offset) const {
-    for (int64_t n = 0; n < p.states; ++n) {
+  // Copies between (D, width) in a tensor and `width` Lanes; an absent tensor is zero.
+  void gather(Lanes* to, const float* from, int64_t offset, int64_t width) const {
+    for (int64_t n = 0; n < width; ++n) {
       float row[CHANNELS] = {};
-      for (int64_t d = 0; from != nullptr && d < count; ++d) row[d] = from[offset + d * p.states + n];
+      for (int64_t d = 0; from != nullptr && d < count; ++d) row[d] = from[offset + d * width + n];
       to[n] = load<true>(row, CHANNELS);
     }
   }
-  void scatter(float* to, int64_t offset, const Lanes* from) const {
-    for (int64_t n = 0; n < p.states; ++n) {
+  void scatter(float* to, int64_t offset, const Lanes* from, int64_t width) const {
+    for (int64_t n = 0; n < width; ++n) {
       float row[CHANNELS];
       store<true>(row, from[n], CHANNELS);
-      for (int64_t d = 0; d < count; ++d) to[offset + d * p.states + n] = row[d];
+      for (int64_t d = 0; d < count; ++d) to[offset + d * width + n] = row[d];
     }
   }
-  void gather_parameters(Lanes* A, Lanes* decay, Lanes* recap) const {
-    gather(A, p.A, parameter() * p.states);
+  void gather_parameters(Lanes* A, Lanes* proj, Lanes* decay, Lanes* recap) const {
+    gather(A, p.A, parameter() * p.states, p.states);
+    gather(proj, p.proj, parameter() * p.rank, p.rank);
     for (int64_t n = 0; n < p.states; ++n) {
       for (Vec& a : A[n].v) a = a * Vec(LOG2E);
     }
-    gather(decay, p.decay, state());
-    gather(recap, p.recap, state());
+    gather(decay, p.decay, state(), p.states);
+    gather(recap, p.recap, state(), p.states);
   }
 };
 
@@ -183,13 +193,28 @@ struct Step {  // what a token brings to a block
 };
 
 template <bool FULL>
-C10_ALWAYS_INLINE Step read_step(const Part& s, const Lanes& bias, int64_t position) {
+C10_ALWAYS_INLINE Lanes read_delta(const Part& s, const Lanes* proj, const Lanes& bias, int64_t position) {
+  const float* row = s.p.delta.at(s.b, s.k, position);
+  Lanes delta = bias;
+  if (!s.p.low_rank) {
+    const Lanes given = load<FULL>(row + s.first, s.count);
+    for (int64_t i = 0; i < WIDTH; ++i) delta.v[i] = delta.v[i] + given.v[i];
+  }
+  for (int64_t r = 0; r < s.p.rank; ++r) {
+    const Vec low(row[r]);
+    for (int64_t i = 0; i < WIDTH; ++i) delta.v[i] = fmadd(low, proj[r].v[i], delta.v[i]);
+  }
+  return delta;
+}
+
+template <bool FULL>
+C10_ALWAYS_INLINE Step read_step(const Part& s, const Lanes* proj, const Lanes& bias, int64_t position) {
   Step step;
   step.u = load<FULL>(s.p.u.at(s.b, 0, position) + s.first, s.count);
-  step.delta = load<FULL>(s.p.delta.at(s.b, s.k, position) + s.first, s.count);
+  step.delta = read_delta<FULL>(s, proj, bias, position);
   const Vec zero(0.f), one(1.f);
   for (int64_t i = 0; i < WIDTH; ++i) {
-    Vec x = step.delta.v[i] + bias.v[i];
+    Vec x = step.delta.v[i];
     step.slope.v[i] = one;
     if (s.p.softplus) {
       const Vec e = exp2(x.abs() * Vec(-LOG2E));
@@ -204,7 +229,8 @@ C10_ALWAYS_INLINE Step read_step(const Part& s, const Lanes& bias, int64_t posit
 
 inline void prefetch_step(const Part& s, int64_t position, int64_t states) {
   prefetch(s.p.u.at(s.b, 0, position) + s.first, CHANNELS);
-  prefetch(s.p.delta.at(s.b, s.k, position) + s.first, CHANNELS);
+  const float* delta = s.p.delta.at(s.b, s.k, position);
+  s.p.low_rank ? prefetch(delta, s.p.rank) : prefetch(delta + s.first, CHANNELS);
   prefetch(s.p.B.at(s.b, s.k, position), states);
   prefetch(s.p.C.at(s.b, s.k, position), states);
 }

@@ -54,8 +54,8 @@ def backward(grad_y: Tensor, grad_state: Tensor, saved: Tensor, inputs: ScanInpu
 
 def saved_shape(inputs: ScanInputs) -> tuple[int, ...]:
     """The shape (B, K, S, N, D) of what `forward` saves for `backward`: the states before each of S chunks."""
-    batch, directions, length, channels = inputs.delta.shape
-    return batch, directions, -(-length // CHUNK), inputs.A.shape[-1], channels
+    (batch, length, _), (directions, channels, states) = inputs.u.shape, inputs.A.shape
+    return batch, directions, -(-length // CHUNK), states, channels
 
 
 def _packed(inputs: ScanInputs) -> dict[str, Tensor]:

@@ -15,13 +15,14 @@ class ScanInputs(NamedTuple):
     """One scan of K directions over B images of L tokens, D channels and N states; see `selective_scan`."""
 
     u: Tensor  # (B, L, D)
-    delta: Tensor  # (B, K, L, D)
+    delta: Tensor  # (B, K, L, D), or (B, K, L, R) of low rank
     A: Tensor  # (K, D, N)
     B: Tensor  # (B, K, L, N)
     C: Tensor  # (B, K, L, N)
     order: Tensor  # (K, L), int64
     skip: Tensor | None = None  # (K, D)
     delta_bias: Tensor | None = None  # (K, D)
+    delta_proj: Tensor | None = None  # (K, D, R), takes a delta of low rank to all channels
     delta_softplus: bool = False
     decay: Tensor | None = None  # (B, K, D, N)
     recap_state: Tensor | None = None  # (B, K, D, N)
@@ -41,9 +42,16 @@ class ScanInputs(NamedTuple):
         converted: dict[str, Any] = {name: x.to(dtype) for name, x in self.differentiable().items()}
         return self._replace(**converted)
 
+    def projected(self) -> "ScanInputs":
+        """The same with delta (B, K, L, D)."""
+        if self.delta_proj is None:
+            return self
+        return self._replace(delta=self.delta @ self.delta_proj.transpose(1, 2), delta_proj=None)
+
     def time_steps(self) -> Tensor:
-        """The time steps (B, K, L, D), after bias and softplus."""
-        delta = self.delta if self.delta_bias is None else self.delta + self.delta_bias[:, None]
+        """The time steps (B, K, L, D), after projection, bias and softplus."""
+        delta = self.projected().delta
+        delta = delta if self.delta_bias is None else delta + self.delta_bias[:, None]
         return F.softplus(delta) if self.delta_softplus else delta
 
     def check(self) -> None:
@@ -58,9 +66,10 @@ class ScanInputs(NamedTuple):
         state = (batch, directions, channels, states)
         expected: dict[str, tuple[int, ...]] = {
             "u": (batch, length, channels),
-            "delta": (batch, directions, length, channels),
+            "delta": (batch, directions, length, channels if self.delta_proj is None else delta.shape[3]),
             "A": (directions, channels, states),
             "order": (directions, length),
+            "delta_proj": (directions, channels, delta.shape[3]),
             **dict.fromkeys(("B", "C"), per_token),
             **dict.fromkeys(("skip", "delta_bias"), per_channel),
             **dict.fromkeys(("decay", "recap_state", "initial_state"), state),

@@ -38,6 +38,7 @@ def selective_scan(
     *,
     skip: Tensor | None = None,
     delta_bias: Tensor | None = None,
+    delta_proj: Tensor | None = None,
     delta_softplus: bool = False,
     recap: Recap | None = None,
     initial_state: Tensor | None = None,
@@ -49,7 +50,8 @@ def selective_scan(
     `h = exp(dt A) h + dt u[:, p] B[:, k, p]`, `y[:, p] += C[:, k, p] h + skip[k] u[:, p]`.
 
     Args: u (B, L, D), shared by all directions; delta (B, K, L, D); A (K, D, N); B, C (B, K, L, N); order (K, L) int64,
-    every row a permutation; skip, delta_bias (K, D); initial_state (B, K, D, N), else zero; backend "auto" (by device
+    every row a permutation; skip, delta_bias (K, D); delta_proj (K, D, R), with which delta is (B, K, L, R) and is
+    multiplied by it first; initial_state (B, K, D, N), else zero; backend "auto" (by device
     and dtype), "reference", "cpu", "triton" or "mamba_ssm". Rows in the last dimension should be contiguous; other
     strides cost nothing. Computes in float32 (float64 for float64 u, by the reference) whatever autocast says; y has
     u's dtype. Differentiable in every floating argument through both outputs, once unless the backend is "reference".
@@ -60,8 +62,9 @@ def selective_scan(
     """
     decay, recap_state, period = recap or (None, None, 0)
     inputs = ScanInputs(
-        u, delta, A, B, C, order, skip, delta_bias, delta_softplus, decay, recap_state, period, initial_state
-    )
+        u, delta, A, B, C, order, skip, delta_bias, delta_proj, delta_softplus, decay, recap_state, period,
+        initial_state,
+    )  # fmt: skip
     inputs.check()
     dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
     if backend == "auto":
@@ -71,6 +74,8 @@ def selective_scan(
     if dtype == torch.float64 and backend != "reference":
         raise ValueError(f"scan backend {backend!r} computes in float32: float64 needs the reference")
     inputs = inputs.to(dtype)
+    if backend != "cpu":  # whose kernel multiplies token by token
+        inputs = inputs.projected()
     with torch.autocast(u.device.type, enabled=False):
         if backend in DIFFERENTIABLE:
             y, state = DIFFERENTIABLE[backend](inputs)
@@ -103,8 +108,8 @@ def _scan(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
 @_scan.register_fake
 def _(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     inputs, backend = ScanInputs(*arguments[:-1]), arguments[-1]
-    u, (batch, directions, _, channels) = inputs.u, inputs.delta.shape
-    state = u.new_empty(batch, directions, channels, inputs.A.shape[-1])
+    u = inputs.u
+    state = u.new_empty(len(u), *inputs.A.shape)
     return u.new_empty(u.shape), state, u.new_empty(_kernels(backend).saved_shape(inputs))
 
 

@@ -45,7 +45,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensors& inputs, bool softplus,
   Tensor saved = at::empty({p.batch, p.directions, p.chunks(), p.states, p.channels}, options);
   const Output out{y.data_ptr<float>(), state.data_ptr<float>(), saved.data_ptr<float>()};
   for_each_part(p, [&] {
-    return [&, scratch = std::vector<Lanes>(FORWARD_ARRAYS * p.states)](
+    return [&, scratch = std::vector<Lanes>(4 * p.states + p.rank)](
                const Part& part, auto states, auto full) mutable {
       forward_part<states(), full()>(part, out, scratch.data());
     };
@@ -81,24 +81,27 @@ Tensors backward(const Tensor& grad_y, const Tensor& grad_state, const Tensor& s
                     grad_state.const_data_ptr<float>(),
                     saved.const_data_ptr<float>(),
                     gradient("u", {batch, p.length, d}),
-                    gradient("delta", {batch, k, p.length, d}),
+                    p.low_rank ? gradient("delta", {p.blocks, batch, k, p.length, p.rank})
+                               : gradient("delta", {batch, k, p.length, d}),
                     gradient("B", {p.blocks, batch, k, p.length, n}),
                     gradient("C", {p.blocks, batch, k, p.length, n}),
                     gradient("A", {batch, k, d, n}),
                     gradient("skip", {batch, k, d}),
                     gradient("delta_bias", {batch, k, d}),
+                    gradient("delta_proj", {batch, k, d, p.rank}),
                     gradient("decay", {batch, k, d, n}),
                     gradient("recap_state", {batch, k, d, n}),
                     gradient("initial_state", {batch, k, d, n})};
   gradients.at("u").zero_();
   for_each_part(p, [&] {
-    return [&, scratch = std::vector<Lanes>(Backward<0, false>::arrays(chunk) * n),
+    return [&, scratch = std::vector<Lanes>(Backward<0, false>::arrays(chunk) * n + 2 * p.rank),
             steps = std::vector<Step>(chunk)](const Part& part, auto states, auto full) mutable {
       Backward<states(), full()>(part, g, scratch.data(), steps.data()).run();
     };
   });
-  for (const char* name : {"A", "B", "C", "skip", "delta_bias"}) {  // one part per sample or block of channels
-    if (gradients.contains(name)) gradients.insert_or_assign(name, sum_parts(gradients.at(name)));
+  for (const char* name : {"delta", "A", "B", "C", "skip", "delta_bias", "delta_proj"}) {  // one part per sample or block
+    const bool is_sum = name != std::string("delta") || p.low_rank;
+    if (is_sum && gradients.contains(name)) gradients.insert_or_assign(name, sum_parts(gradients.at(name)));
   }
   return gradients;
 }

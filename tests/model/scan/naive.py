@@ -11,9 +11,12 @@ from model.scan.inputs import ScanInputs
 
 def random_inputs(
     batch: int, directions: int, length: int, channels: int, states: int, period: int = 0,
-    initial: bool = False, plain: bool = False,
+    initial: bool = False, plain: bool = False, rank: int = 0,
 ) -> ScanInputs:  # fmt: skip
-    """Fresh float32 inputs, B and C strided as a projection leaves them; plain: without bias, softplus and skip."""
+    """Fresh float32 inputs, B, C and a delta of this rank strided as a projection leaves them.
+
+    plain: without bias, softplus and skip.
+    """
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     generator = torch.Generator().manual_seed(seed)
@@ -22,17 +25,19 @@ def random_inputs(
         return torch.randn(*shape, generator=generator)
 
     state = (batch, directions, channels, states)
-    projected = normal(batch, length, directions, 1 + 2 * states).transpose(1, 2)
-    delta = normal(batch, length, directions, channels).transpose(1, 2)
+    projected = normal(batch, length, directions, max(rank, 1) + 2 * states).transpose(1, 2)
+    low, B, C = projected.split([max(rank, 1), states, states], dim=-1)
+    delta = low if rank else normal(batch, length, directions, channels).transpose(1, 2)
     return ScanInputs(
         u=normal(batch, length, channels),
         delta=delta.abs() if plain else delta,
         A=-torch.arange(1.0, states + 1) * torch.rand(directions, channels, 1, generator=generator),
-        B=projected[..., 1 : states + 1],
-        C=projected[..., states + 1 :],
+        B=B,
+        C=C,
         order=torch.stack([torch.randperm(length, generator=generator) for _ in range(directions)]),
         skip=None if plain else normal(directions, channels),
         delta_bias=None if plain else normal(directions, channels) - 2,
+        delta_proj=normal(directions, channels, rank).abs() / rank if rank else None,
         delta_softplus=not plain,
         decay=torch.rand(state, generator=generator) if period else None,
         recap_state=normal(*state) if period else None,
@@ -43,8 +48,8 @@ def random_inputs(
 
 def naive_scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """Outputs (B, L, D) and last states (B, K, D, N), by the definition, differentiable."""
-    u, delta, A, B, C, order, skip, bias, softplus, decay, recap_state, period, initial_state = inputs
-    batch, directions, length, channels = delta.shape
+    u, delta, A, B, C, order, skip, bias, proj, softplus, decay, recap_state, period, initial_state = inputs
+    (batch, length, channels), directions = u.shape, len(A)
     outputs = [[u.new_zeros(channels) for _ in range(length)] for _ in range(batch)]
     last = []
     for b in range(batch):
@@ -53,7 +58,8 @@ def naive_scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
             for t, position in enumerate(order[k].tolist()):
                 if period and t % period == 0:
                     h = decay[b, k] * h + recap_state[b, k]
-                step = delta[b, k, position] if bias is None else delta[b, k, position] + bias[k]
+                step = delta[b, k, position] if proj is None else proj[k] @ delta[b, k, position]
+                step = step if bias is None else step + bias[k]
                 step = torch.log1p(step.exp()) if softplus else step
                 h = torch.exp(step[:, None] * A[k]) * h + torch.outer(step * u[b, position], B[b, k, position])
                 y = h @ C[b, k, position]

@@ -51,7 +51,8 @@ def random_shape(states: int, recap: bool) -> ScanInputs:
     length, channels = 2 * int(torch.randint(0, 48, ())) + 1, int(torch.randint(1, 140, ()))
     period = int(torch.randint(1, length + 3, ())) if recap else 0
     print(f"batch {batch}, directions {directions}, length {length}, channels {channels}, period {period}")
-    return random_inputs(batch, directions, length, channels, states, period, initial=bool(torch.rand(()) < 0.5))
+    rank, initial = int(torch.randint(0, 7, ())) * int(torch.randint(0, 2, ())), bool(torch.rand(()) < 0.5)
+    return random_inputs(batch, directions, length, channels, states, period, initial, rank=rank)
 
 
 @needs_compiler
@@ -71,6 +72,13 @@ def test_without_bias_softplus_and_skip() -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize(("batch", "channels", "rank"), [(1, 64, 16), (2, 130, 1), (3, 5, 3)])
+def test_time_steps_of_low_rank(batch: int, channels: int, rank: int) -> None:
+    check(random_inputs(batch, 2, 67, channels, 16, period=9, rank=rank))
+    check(random_inputs(batch, 2, 7, channels, 8, plain=True, rank=rank))
+
+
+@needs_compiler
 def test_large_and_small_steps() -> None:
     """Time steps from 1e-6 to 50: softplus is accurate at both ends, and states that are forgotten leave no trace."""
     inputs = random_inputs(1, 2, 33, 64, 16)
@@ -79,7 +87,7 @@ def test_large_and_small_steps() -> None:
 
 @needs_compiler
 def test_results_do_not_depend_on_threads() -> None:
-    inputs = random_inputs(2, 4, 67, 130, 16, period=9)
+    inputs = random_inputs(2, 4, 67, 130, 16, period=9, rank=2)
     results = []
     for threads in (1, 2):
         with running_on(threads):
@@ -102,7 +110,7 @@ def test_without_a_compiler_plain_pytorch_scans(
 ) -> None:
     monkeypatch.setenv("CXX", compiler)
     with pytest.warns(UserWarning, match=rf"cannot be built \(.*{compiler}.*install g\+\+"):
-        check(random_inputs(2, 2, 67, 3, 8, period=5, initial=True))
+        check(random_inputs(2, 2, 67, 3, 8, period=5, initial=True, rank=2))
     assert not list(fresh_build.rglob("*.so"))
 
 

@@ -13,15 +13,15 @@ from tests.model.scan.naive import assert_close, expected, random_inputs
 def scan(inputs: ScanInputs, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
     recap = None if inputs.decay is None else Recap(inputs.decay, inputs.recap_state, inputs.period)
     return selective_scan(
-        *inputs[:6], skip=inputs.skip, delta_bias=inputs.delta_bias, delta_softplus=inputs.delta_softplus, recap=recap,
-        initial_state=inputs.initial_state, **options,
+        *inputs[:6], skip=inputs.skip, delta_bias=inputs.delta_bias, delta_proj=inputs.delta_proj,
+        delta_softplus=inputs.delta_softplus, recap=recap, initial_state=inputs.initial_state, **options,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("period", [0, 9])
 def test_outputs_and_gradients(backend: str, period: int) -> None:
-    inputs = random_inputs(2, 3, 71, 5, 8, period, initial=period > 0)
+    inputs = random_inputs(2, 3, 71, 5, 8, period, initial=period > 0, rank=period // 3)
     wanted = expected(inputs)
     leaves = {name: x.requires_grad_() for name, x in inputs.differentiable().items()}
     y, state = scan(inputs, backend=backend)
@@ -34,7 +34,9 @@ def test_outputs_and_gradients(backend: str, period: int) -> None:
 @pytest.mark.parametrize("plain", [False, True])
 def test_registration(plain: bool) -> None:
     """PyTorch's own checks: schema, gradients, and the shapes told to `torch.compile` agree with what happens."""
-    inputs = random_inputs(1, 2, 5, 3, 4, period=0 if plain else 2, initial=not plain, plain=plain)
+    inputs = random_inputs(
+        1, 2, 5, 3, 4, period=0 if plain else 2, initial=not plain, plain=plain, rank=0 if plain else 2
+    )
     for x in inputs.differentiable().values():
         x.requires_grad_()
     torch.library.opcheck(operator._scan, (*inputs, "cpu"))
@@ -79,7 +81,7 @@ def test_missing_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", [name for name in ScanInputs._fields if name not in ("delta_softplus", "period")])
 def test_wrong_shapes_are_named(name: str) -> None:
-    inputs = random_inputs(2, 3, 5, 4, 6, period=2, initial=True)
+    inputs = random_inputs(2, 3, 5, 4, 6, period=2, initial=True, rank=3)
     wrong = inputs._replace(**{name: getattr(inputs, name)[..., :-1]})
     with pytest.raises(ValueError, match=r"must have the shape \("):
         scan(wrong)
