@@ -11,6 +11,7 @@ from dataset.index import class_names, config_classes, load_index, test_config
 from engine.evaluation import (
     EpisodeSet,
     Outcome,
+    describe_test,
     episode_lines,
     find_weights,
     make_episodes,
@@ -92,6 +93,7 @@ def write_result(
         "method": method,
         "weights": None if weights is None else str(weights),
         "config": cfg.model_dump(),
+        "test": describe_test(cfg),
         "classes": class_names(test_config(cfg)),
         "results": [{"seed": seed, **result.to_dict()} for seed, result in results.items()],
         "aggregate": aggregate(list(results.values())),
@@ -116,6 +118,10 @@ def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
     path = arguments.result or cfg.experiment_dir / f"result_{suffix}.json"
     log = RunLog(path.with_suffix(".log"), talks=world.is_main)
     log.info(f"{cfg.data_set} split {cfg.split}, {cfg.shot} shot, weights: {weights or f'none, the {method} alone'}")
+    about = describe_test(cfg)
+    log.info(", ".join(f"{key} {value}" for key, value in about.items() if value != "" and key != "notes"))
+    for note in about["notes"]:
+        log.info(f"note: {note}")
     names, draw = class_names(data), None
     results: dict[int, Result] = {}
     changed: list[dict[str, Result]] = []  # by what was changed about the supports, for every seed

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from dataset.episode import Episode, check_possible, draw_episode, hard_images
 from dataset.index import Files, ImageIndex, config_classes, list_files
 from dataset.reading import check_sizes, read_pair
-from dataset.transform import Augmentation, Image, Mask, fill_boxes
+from dataset.transform import Augmentation, Image, Mask, fill_boxes, squash_image, squash_mask
 from util.config import Config
 from util.errors import UserError
 from util.image import IGNORE, normalise, resize_image, resize_mask
@@ -26,9 +26,10 @@ class EvaluationEpisodes(Dataset[Item]):
     """The given episodes at one size. Item:
 
     query (3, size, size) and support (K, 3, size, size) float32 normalised, the supports in the network's order;
-    support_mask (K, size, size) and query_mask (h, w), of its own size, uint8: 1 object, 0 other, 255 ignore;
+    support_mask (K, size, size) and query_mask (h, w), of its own size unless metric_size is "input", uint8: 1 object,
+    0 other, 255 ignore;
     class_index, position in `classes`; class_id; names: query, then supports, last drawn first; number.
-    UserError for files that cannot be read or do not hold the class.
+    With `squash` images are resized as HSNet does. UserError for files that cannot be read or do not hold the class.
     """
 
     def __init__(
@@ -39,24 +40,27 @@ class EvaluationEpisodes(Dataset[Item]):
         size: int,
         ann_type: str = "mask",
         max_side: int | None = None,
+        squash: bool = False,
+        metric_size: str = "original",
     ) -> None:
         self.episodes, self.files, self.classes = episodes, files, list(classes)
-        self.size, self.ann_type, self.max_side = size, ann_type, max_side
+        self.size, self.ann_type, self.max_side, self.metric_size = size, ann_type, max_side, metric_size
+        self.resize = (squash_image, squash_mask) if squash else (resize_image, resize_mask)
 
     def __len__(self) -> int:
         return len(self.episodes)
 
     def __getitem__(self, number: int) -> Item:
         episode = self.episodes[number]
-        support_names = episode.support[::-1]
+        support_names, (of_image, of_mask), size = episode.support[::-1], self.resize, (self.size, self.size)
         query, query_mask = _read_object(self.files, episode.query, episode.class_id, self.max_side)
         shown = episode.class_id if episode.support_class is None else episode.support_class
         support = [_read_support(self.files, name, shown, self.ann_type, self.max_side) for name in support_names]
         return {
-            "query": normalise(resize_image(query, self.size, self.size)),
-            "support": torch.stack([normalise(resize_image(image, self.size, self.size)) for image, _ in support]),
-            "support_mask": torch.stack([_tensor(resize_mask(mask, self.size, self.size)) for _, mask in support]),
-            "query_mask": _tensor(query_mask),
+            "query": normalise(of_image(query, *size)),
+            "support": torch.stack([normalise(of_image(image, *size)) for image, _ in support]),
+            "support_mask": torch.stack([_tensor(of_mask(mask, *size)) for _, mask in support]),
+            "query_mask": _tensor(query_mask if self.metric_size == "original" else of_mask(query_mask, *size)),
             "class_index": self.classes.index(episode.class_id),
             "class_id": episode.class_id,
             "names": [episode.query, *support_names],
@@ -166,7 +170,10 @@ class BaseValidation(Dataset[Item]):
 
 def test_dataset(cfg: Config, episodes: Sequence[Episode], files: Files, classes: Sequence[int]) -> EvaluationEpisodes:
     """The test episodes of a config."""
-    return EvaluationEpisodes(episodes, files, classes, cfg.val_size, cfg.ann_type, cfg.max_side)
+    squash = cfg.protocol == "hsnet"
+    return EvaluationEpisodes(
+        episodes, files, classes, cfg.val_size, cfg.ann_type, cfg.max_side, squash, cfg.metric_size
+    )
 
 
 def train_dataset(
@@ -208,7 +215,7 @@ def _read_object(files: Files, name: str, class_id: int, max_side: int | None) -
     """An image and the mask of one class in it: 1 where that class is, 255 kept, else 0."""
     image, mask = files.picture(name, max_side), files.read(name, class_id)
     check_sizes(files.size(name) if max_side else image.shape[:2], mask, *files[name])
-    if not (mask == 1).any():
+    if not (mask == 1).any() and not files.may_be_empty:
         raise UserError(f"{files[name][1]}: no pixel of class {class_id}; draw the episodes from the masks as they are")
     return image.astype(np.float32), mask
 

@@ -130,7 +130,7 @@ def _draw_as_released(index: ImageIndex, query: str, shot: int, rng: random.Rand
 
 def _draw_hsnet(index: ImageIndex, shot: int, count: int) -> list[Episode]:
     """HSNet's draws: one stream of NumPy's legacy generator, seed 0; a support may repeat, but is never the query."""
-    rule, rng, classes = index.hsnet, np.random.RandomState(0), sorted(index.by_class)
+    rule, rng, classes = index.hsnet, np.random.RandomState(0), list(index.by_class)
     least = shot + 1 if rule.distinct else 2
     for class_id, names in index.by_class.items():
         usable = [name for name in dict.fromkeys(names) if any(rule.objects.get((class_id, name), ("itself",)))]

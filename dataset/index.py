@@ -54,4 +54,4 @@ def episode_count(cfg: Config, index: ImageIndex) -> int:
     """How many episodes a test of the benchmark has if nobody says another number."""
     if cfg.test_episodes is not None:
         return cfg.test_episodes
-    return open_benchmark(cfg).EPISODES or len(index.hsnet.lines) or len(index.images)
+    return open_benchmark(cfg).episodes(index)

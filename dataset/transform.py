@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from PIL import Image as PillowImage
+from torch.nn.functional import interpolate
 
 from util.image import IGNORE, MEAN, resize_image, resize_mask
 
@@ -56,6 +59,17 @@ class Augmentation:
             if kept >= self.keep_object * total:
                 break
         return top, left
+
+
+def squash_image(image: Image, height: int, width: int) -> Image:
+    """Bilinear as Pillow has it, averaging where it makes smaller; the evaluation of HSNet and those after it."""
+    squashed = PillowImage.fromarray(image.astype(np.uint8)).resize((width, height), PillowImage.Resampling.BILINEAR)
+    return np.asarray(squashed, np.float32)
+
+
+def squash_mask(mask: Mask, height: int, width: int) -> Mask:
+    """Nearest as PyTorch has it."""
+    return interpolate(torch.from_numpy(mask)[None, None], (height, width), mode="nearest")[0, 0].numpy()
 
 
 def scale(image: Image, mask: Mask, factor: float) -> tuple[Image, Mask]:

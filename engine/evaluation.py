@@ -7,16 +7,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from tqdm import tqdm
 
+from dataset.benchmarks.table import open_benchmark, test_config
 from dataset.dataset import collate, test_dataset
 from dataset.episode import Episode, draw_episodes, read_episodes
-from dataset.index import Files, ImageIndex, episode_count, load_index, test_config
+from dataset.index import Files, ImageIndex, episode_count, load_index
 from engine.loader import Batch, load_steps, shard_batches
 from engine.metric import Result, count_pixels, ratio, summarize
 from engine.optim import autocast
@@ -80,6 +81,23 @@ def expected_weights(cfg: Config) -> Path:
         return best if best.is_file() else next(reversed(trained_weights(cfg)), best)
     inside, outside = cfg.experiment_dir / "snapshot" / cfg.weight, Path(cfg.weight)
     return outside if outside.is_file() and not inside.is_file() else inside
+
+
+def describe_test(cfg: Config) -> dict[str, Any]:
+    """What figures of a test depend on, for people and reports: where, how drawn, at which size, how trained."""
+    data = test_config(cfg)
+    benchmark = open_benchmark(data)
+    return {
+        "set": data.data_set,
+        "fold": data.split,
+        "protocol": cfg.protocol,
+        "variant": benchmark.variant,
+        "size": cfg.val_size,
+        "metric_size": cfg.metric_size,
+        "trained_on": f"{cfg.data_set} split {cfg.split}",
+        "train_list": cfg.list_kind,
+        "notes": benchmark.notes(),
+    }
 
 
 def make_episodes(

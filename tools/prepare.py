@@ -7,6 +7,7 @@ from typing import get_args
 
 from dataset.benchmarks.table import BENCHMARKS
 from dataset.prepare.archive import Source
+from dataset.prepare.benchmarks import RECIPES, prepare_benchmark
 from dataset.prepare.check import Finding, check
 from dataset.prepare.coco import prepare_coco
 from dataset.prepare.custom import prepare_custom
@@ -44,6 +45,11 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     custom.add_argument("--images", type=Path, metavar="DIR", help="the pictures, where they are not beside the JSON")
     custom.add_argument("--mask", choices=get_args(MaskKind), help="what masks are, where that cannot be seen")
     _add_workers(custom)
+    for name in RECIPES:
+        build = commands.add_parser(name, help="the benchmark, from archives that you have (docs/benchmarks.md)")
+        build.add_argument("--archives", type=Path, metavar="PATH", help="the archive, or a folder of its archives")
+        build.add_argument("--root", type=Path, help=f"folder to build in; default: {BENCHMARKS[name].ROOT}")
+        _add_workers(build)
     lists = commands.add_parser("lists", help="public lists of a benchmark, by which its episodes are drawn")
     lists.add_argument("name", choices=list(LISTS), metavar="NAME", help=", ".join(LISTS))
     lists.add_argument("--out", type=Path, help="folder for them; default: lists/ in the benchmark's folder")
@@ -88,6 +94,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run a command; return 1 when a check found something wrong. Raises UserError."""
     arguments = parse_arguments(words)
     commands = {"pascal": build, "coco": build, "custom": build_custom, "check": run_check, "lists": bring_lists}
+    commands |= dict.fromkeys(RECIPES, build_benchmark)
     commands |= {"weights": fetch_weights, "check-weights": check_weights}
     try:
         return commands[arguments.command](arguments)
@@ -115,6 +122,15 @@ def build(arguments: argparse.Namespace) -> int:
         print(f"{list_file}: {len(pairs)} images{note}")
     print(f"Verify it with: python -m tools.prepare check {arguments.command} --root {root}")
     return 0
+
+
+def build_benchmark(arguments: argparse.Namespace) -> int:
+    """Build another benchmark and compare it with the known counts; 1 when one differs."""
+    root = arguments.root or Path(BENCHMARKS[arguments.command].ROOT)
+    counts = prepare_benchmark(arguments.command, root, arguments.archives, arguments.workers)
+    for what, found, known in counts:
+        print(_line(Finding(known in (None, found), f"{what}: {found}" + (f", should be {known}" if known else ""))))
+    return 1 if any(known not in (None, found) for _, found, known in counts) else 0
 
 
 def build_custom(arguments: argparse.Namespace) -> int:

@@ -179,6 +179,7 @@ class Config(BaseModel):
     protocol: Protocol[Literal["released", "seeded", "hsnet", "fptrans"]]
     lists: str | None
     variant: Protocol[str | None]
+    metric_size: Protocol[Literal["original", "input"]]
     test_episodes: Protocol[Positive | None]
     seeds: Annotated[list[NotNegative], Field(min_length=1), BeforeValidator(_as_list)]
     episodes_file: Protocol[str | None]
@@ -195,6 +196,11 @@ class Config(BaseModel):
     @classmethod
     def _default_feature_size(cls, value: Any, info: ValidationInfo) -> Any:
         return (64 if info.data.get("train_h", 0) <= 473 else 80) if value is None else value
+
+    @field_validator("metric_size", mode="before")
+    @classmethod
+    def _default_metric_size(cls, value: Any, info: ValidationInfo) -> Any:
+        return ("input" if info.data.get("protocol") == "hsnet" else "original") if value is None else value
 
     @field_validator("test_episodes", mode="before")
     @classmethod
@@ -227,6 +233,8 @@ class Config(BaseModel):
     @property
     def novel_class_count(self) -> int:
         """Classes of this fold; the first `num_classes % folds` folds have one more."""
+        if self.split == self.folds:
+            return 0
         return self.num_classes // self.folds + (self.split < self.num_classes % self.folds)
 
     @property
@@ -276,12 +284,12 @@ def run_tag(shot: int) -> str:
 # Keys whose empty value means something: None, or a value worked out from other keys.
 NULLABLE_KEYS = frozenset(
     name for name, field in Config.model_fields.items() if type(None) in get_args(field.annotation)
-) | {"feature_size", "amp"}
+) | {"feature_size", "amp", "metric_size"}
 
 
 def broken_relations(cfg: Config) -> Iterator[tuple[str, str]]:
     """The keys whose values do not fit those of other keys, each with what it should be."""
-    if cfg.split >= cfg.folds:
+    if cfg.split >= cfg.folds + (cfg.data_set == "pascal"):
         yield "split", f"should be below folds ({cfg.folds})"
     if cfg.num_classes != CLASS_COUNTS.get(cfg.data_set, cfg.num_classes):
         yield "num_classes", f"should be {CLASS_COUNTS[cfg.data_set]} for data_set {cfg.data_set}"

@@ -21,6 +21,8 @@ Mode = Literal["train", "val", "test"]
 class Files(dict[str, tuple[Path, Path]]):
     """Image name -> image file, mask file; read here as index masks, which benchmarks of other masks override."""
 
+    may_be_empty = False  # whether an image may lack the class for which it is listed
+
     def picture(self, name: str, max_side: int | None = None) -> NDArray[np.uint8]:
         """RGB image (h, w, 3), its longer side reduced to `max_side`; UserError when it cannot be read."""
         return read_image(self[name][0], max_side)
@@ -98,6 +100,8 @@ def fold_classes(
 
     UserError for a fold that does not exist.
     """
+    if split == folds and data_set == "pascal":  # "fold 4": all classes are base classes, for tests on other sets
+        return list(range(1, num_classes + 1)), []
     if not 0 <= split < folds <= num_classes:
         raise UserError(f"split: {split}, with {folds} folds of {num_classes} classes; choose 0 to {folds - 1}")
     if data_set == "coco" and use_split_coco:
@@ -157,6 +161,10 @@ class Benchmark(ABC):
     def base_files(self, mode: Mode) -> Files:
         """The files of every image of a list, on which the base learner trains; their masks are index images."""
         raise UserError(f"data_set: {self.cfg.data_set} has no index masks for a base learner; set ensemble False")
+
+    def episodes(self, index: ImageIndex) -> int:
+        """How many a test has if nobody says another number."""
+        return self.EPISODES or len(index.hsnet.lines) or len(index.images)
 
     def notes(self) -> list[str]:
         """What a reader of its figures should know: conventions, and what could not be verified."""

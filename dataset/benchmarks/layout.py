@@ -34,6 +34,8 @@ class ListedMasks(Benchmark):
         """
         cfg, root, names = self.cfg, self._existing_root(), self.names()
         wanted = self.wanted(mode)
+        if not wanted:
+            raise UserError(f"split: {cfg.split} has no novel classes; set test_set, and evaluate False for training")
         if self._is_public(mode):
             return super().load(mode)
         if cfg.released_lists is not None:

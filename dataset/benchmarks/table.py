@@ -1,21 +1,35 @@
 """The names of the benchmarks: values of `data_set` and `test_set`; any other `data_set` is one's own."""
 
 from dataset.benchmarks.base import Benchmark
+from dataset.benchmarks.chest_xray import ChestXray
 from dataset.benchmarks.coco import Coco
+from dataset.benchmarks.coco2pascal import Coco2Pascal
+from dataset.benchmarks.deepglobe import DeepGlobe
 from dataset.benchmarks.fss1000 import Fss1000
 from dataset.benchmarks.isaid5i import Isaid
 from dataset.benchmarks.isic2018 import Isic2018
 from dataset.benchmarks.layout import ListedMasks
+from dataset.benchmarks.lvis92i import Lvis92i
+from dataset.benchmarks.paco_part import PacoPart
 from dataset.benchmarks.pascal import Pascal
+from dataset.benchmarks.pascal_part import PascalPart
+from dataset.benchmarks.suim import Suim
 from util.config import Config
 from util.errors import UserError
 
 BENCHMARKS: dict[str, type[Benchmark]] = {
     "pascal": Pascal,
     "coco": Coco,
+    "coco2pascal": Coco2Pascal,
     "fss1000": Fss1000,
     "isaid5i": Isaid,
+    "deepglobe": DeepGlobe,
     "isic2018": Isic2018,
+    "chest_xray": ChestXray,
+    "suim": Suim,
+    "lvis92i": Lvis92i,
+    "pascal_part": PascalPart,
+    "paco_part": PacoPart,
 }
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
-from dataset.transform import Augmentation, fill_boxes, pad, rotate, scale
+from dataset.transform import Augmentation, fill_boxes, pad, rotate, scale, squash_image, squash_mask
 from util.image import normalise, resize_image, resize_mask
 
 Picture = tuple[NDArray[np.float32], NDArray[np.uint8]]
@@ -173,3 +174,12 @@ def test_boxes_of_components_with_ignored_pixels_on_top(generator: np.random.Gen
     expected[mask == 255] = 255
     np.testing.assert_array_equal(fill_boxes(mask), expected)
     np.testing.assert_array_equal(fill_boxes(np.zeros((5, 5), np.uint8)), 0)
+
+
+def test_squashing_as_pillow_and_pytorch_do(generator: np.random.Generator) -> None:
+    image = generator.integers(0, 256, (61, 83, 3)).astype(np.float32)
+    expected = Image.fromarray(image.astype(np.uint8)).resize((41, 41), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(squash_image(image, 41, 41), np.array(expected, np.float32))
+    mask = generator.choice([0, 1, 255], (61, 83)).astype(np.uint8)
+    rows, columns = np.arange(41) * 61 // 41, np.arange(41) * 83 // 41
+    np.testing.assert_array_equal(squash_mask(mask, 41, 41), mask[rows][:, columns])

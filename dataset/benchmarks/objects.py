@@ -1,0 +1,78 @@
+"""Masks that are written as COCO's shapes, and images cropped to one object."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dataset.benchmarks.base import Files
+from dataset.prepare.labels import decode_segmentation
+from dataset.reading import Mask
+from util.config import Config
+from util.errors import UserError
+from util.image import picture_size, read_image
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, the last two exclusive
+
+
+def union(shapes: Iterable[Any], size: tuple[int, int], source: str) -> Mask:
+    """The mask (h, w) of all shapes of one image; UserError naming `source` for one that cannot be decoded."""
+    mask = np.zeros(size, np.bool_)
+    try:
+        for shape in shapes:
+            mask |= decode_segmentation(shape, *size)
+    except Exception as error:  # whatever pycocotools makes of malformed run lengths or polygons
+        raise UserError(f"{source}: a mask of it cannot be decoded ({error}); fetch the annotations again") from None
+    return mask.astype(np.uint8)
+
+
+class CroppedFiles(Files):
+    """Images cropped to one object each; a name is that of the image, #, and the object's number."""
+
+    may_be_empty = True
+
+    def picture(self, name: str, max_side: int | None = None) -> NDArray[np.uint8]:
+        """The object's box of the image."""
+        left, top, right, bottom = self.box(name)
+        return np.ascontiguousarray(read_image(self[name][0])[top:bottom, left:right])
+
+    def size(self, name: str) -> tuple[int, int]:
+        """Height and width of the box."""
+        left, top, right, bottom = self.box(name)
+        return bottom - top, right - left
+
+    def box(self, name: str) -> Box:
+        """The object's box, as far as it lies in the image."""
+        height, width = picture_size(self[name][0])
+        left, top, right, bottom = self.raw_box(name)
+        return max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+
+    def read(self, name: str, class_id: int) -> Mask:
+        """The part in the box."""
+        left, top, right, bottom = self.box(name)
+        size = picture_size(self[name][0])
+        return union(self.shapes(name, class_id), size, name)[top:bottom, left:right]
+
+    def raw_box(self, name: str) -> Box:
+        """The annotated box."""
+        raise NotImplementedError
+
+    def shapes(self, name: str, class_id: int) -> Iterable[Any]:
+        """The shapes of a class's part in the object."""
+        raise NotImplementedError
+
+
+def first_file(*paths: Path) -> Path:
+    """The first path that is a file; UserError that names the last."""
+    for path in paths:
+        if path.is_file():
+            return path
+    raise UserError(f"{paths[-1]} is missing; unpack it there with python -m tools.prepare")
+
+
+def require_hsnet(cfg: Config) -> None:
+    """UserError unless episodes are drawn by the one protocol that draws objects."""
+    if cfg.protocol != "hsnet":
+        raise UserError(f"protocol: {cfg.protocol} draws images, but {cfg.data_set} has objects; use hsnet")

@@ -1,0 +1,109 @@
+"""PASCAL-Part: parts of objects of VOC 2010, in the crop of one object (Matcher, ICLR 2024)."""
+
+import json
+from collections.abc import Iterable
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from dataset.benchmarks.base import Benchmark, Files, ImageIndex, Mode, listed_index
+from dataset.benchmarks.objects import Box, CroppedFiles, first_file, require_hsnet
+from util.errors import UserError
+
+KINDS = ("animals", "indoor", "person", "vehicles")
+LIST, ANNOTATIONS = "all_obj_part_to_image.json", "Annotations_Part_json_merged_part_classes"
+MOST = 2500
+
+
+class PartFiles(CroppedFiles):
+    """Objects of VOC's images; their annotations are read when they are wanted."""
+
+    names: dict[int, str]
+
+    def raw_box(self, name: str) -> Box:
+        """left, top, right, bottom as the file has them."""
+        left, top, right, bottom = (int(side) for side in self._object(name)["bndbox"].values())
+        return left, top, right, bottom
+
+    def shapes(self, name: str, class_id: int) -> Iterable[Any]:
+        """All masks of the part; an object may have two hands."""
+        part = self.names[class_id].partition("+")[2]
+        return [mask for found in self._object(name)["parts"] if found["name"] == part for mask in found["mask"]]
+
+    def _object(self, name: str) -> Any:
+        return read_objects(self[name][1])[int(name.rpartition("#")[2])]
+
+
+@lru_cache(maxsize=8192)
+def read_objects(path: Path) -> list[Any]:
+    """The objects of an annotation file; UserError for one that is missing or damaged."""
+    try:
+        return list(json.loads(path.read_bytes())["object"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a readable part annotation ({error}); unpack pascal.zip again") from None
+
+
+class PascalPart(Benchmark):
+    """Folds are animals, indoor, person and vehicles; a class is `object+part` with training and validation images."""
+
+    ROOT, FOLDS = "../data/PASCAL-Part", 4
+
+    @cached_property
+    def _objects(self) -> dict[str, dict[str, dict[str, list[str]]]]:
+        path = first_file(self.lists / LIST, self.root / LIST)
+        try:
+            content = json.loads(path.read_bytes())[KINDS[self.cfg.split]]["object"]
+            return {name: dict(found["part"].items()) for name, found in content.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: not the list of objects and parts ({error!r}); unpack pascal.zip again") from None
+
+    def names(self) -> dict[int, str]:
+        """Number of a part in its fold -> object+part; the aeroplane's tail is left out, as in Matcher."""
+        entries = [(o, part, images) for o, parts in self._objects.items() for part, images in parts.items()]
+        kept = [f"{o}+{part}" for o, part, images in entries if images["train"] and images["val"]]
+        return dict(enumerate((name for name in kept if name != "aeroplane+TAIL"), 1))
+
+    def wanted(self, mode: Mode) -> list[int]:
+        """All parts of the fold."""
+        return list(self.names())
+
+    def index(self, mode: Mode) -> ImageIndex:
+        """Reads the annotations of the fold's validation images, which alone say what objects are in them."""
+        require_hsnet(self.cfg)
+        by_class, objects = {}, {}
+        for class_id, name in tqdm(self.names().items(), "reading part annotations", delay=1):
+            wanted, _, part = name.partition("+")
+            by_class[class_id] = [str(image) for image in self._objects[wanted][part]["val"]]
+            for image in by_class[class_id]:
+                found = [(k, o) for k, o in enumerate(read_objects(self._annotation(image))) if o["name"] == wanted]
+                holds = [any(p["name"] == part for p in o["parts"]) for _, o in found]
+                pairs = zip(found, holds, strict=True)
+                objects[class_id, image] = [f"{image}#{k}" if has_part else None for (k, _), has_part in pairs]
+        return listed_index(by_class, objects=objects, distinct=True)
+
+    def files(self, index: ImageIndex) -> Files:
+        """VOC 2010's images, in JPEGImages/."""
+        names = [name for found in index.hsnet.objects.values() for name in found if name]
+        images = [name.rpartition("#")[0] for name in names]
+        pairs = [(self.root / f"JPEGImages/{image}.jpg", self._annotation(image)) for image in images]
+        files = PartFiles(zip(names, pairs, strict=True))
+        files.names = self.names()
+        return files.checked(self.root / LIST)
+
+    def episodes(self, index: ImageIndex) -> int:
+        """As many as there are entries of validation images, but 2500 at most."""
+        entries = sum(len(images["val"]) for parts in self._objects.values() for images in parts.values())
+        return min(entries, MOST)
+
+    def image_label(self, name: str) -> str:
+        """Image and object."""
+        return name
+
+    def notes(self) -> list[str]:
+        """What is not settled."""
+        return [f"{len(self.names())} parts of {KINDS[self.cfg.split]}; 56 over all folds: unverified"]
+
+    def _annotation(self, image: str) -> Path:
+        return self.root / ANNOTATIONS / f"{image}.json"

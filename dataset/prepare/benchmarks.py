@@ -1,0 +1,277 @@
+"""Benchmarks from archives on the disk: where each file belongs, what is made of them, and the known counts."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dataset.benchmarks.deepglobe import DeepGlobe
+from dataset.benchmarks.isaid5i import SUFFIX, Isaid
+from dataset.benchmarks.isic2018 import MASKS, PICTURES
+from dataset.benchmarks.suim import Suim
+from dataset.lists import read_pickle
+from dataset.prepare.archive import extract
+from dataset.prepare.files import in_parallel, opened_image, raise_if_any, write_label, write_pairs, write_text
+from dataset.reading import read_grey_mask
+from util.errors import UserError
+from util.files import atomic_write
+
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
+GRID, LEAST = 6, 0.048  # DeepGlobe's patches a side; the share of a patch that every colour in it has
+DEEPGLOBE_COLOURS = (
+    (1, 1, 0),
+    (0, 1, 1),
+    (1, 0, 1),
+    (0, 1, 0),
+    (0, 0, 1),
+    (1, 1, 1),
+)  # of classes 1..
+SUIM_COLOURS = {"HD": (0, 0, 1), "PF": (0, 1, 0), "WR": (0, 1, 1), "RO": (1, 0, 0), "RI": (1, 0, 1), "FV": (1, 1, 0)}
+SUIM_COLOURS["SR"] = (1, 1, 1)
+
+
+class Count(NamedTuple):
+    """How many files or entries there are, and should be; None where nobody knows for certain."""
+
+    what: str
+    found: int
+    known: int | None
+
+
+class Recipe(NamedTuple):
+    """How a benchmark is made.
+
+    `places`: pattern of a path in an archive -> path below the root; the first that fits counts. `finish` makes what
+    is left to make, with so many processes; `counts` says what is there.
+    """
+
+    places: tuple[tuple[str, str], ...]
+    counts: Callable[[Path], Iterator[Count]]
+    finish: Callable[[Path, int], None] = lambda root, workers: None
+
+
+def prepare_benchmark(name: str, root: Path, archives: Path | None, workers: int) -> list[Count]:
+    """Unpack into `root` what is there of a benchmark, make what is left to make, and count it.
+
+    `archives` is an archive or a folder of them; None takes the files in `root` as they are. What is there already is
+    left alone. UserError when an archive is missing or damaged, or nothing of it belongs to the benchmark.
+    """
+    recipe = RECIPES[name]
+    for path in _archive_files(archives) if archives else ():
+        record = root / ".prepared" / f"{path.name}.{path.stat().st_size}"
+        if not record.is_file():
+            sizes = extract(path, partial(_place, recipe, root))
+            if not sizes and archives == path:
+                raise UserError(f"{path}: holds no file of {name}; give the archive named in docs/benchmarks.md")
+            atomic_write(record, f"{len(sizes)} files\n")
+    if not root.is_dir():
+        raise UserError(f"{root} is no folder; give --archives, or --root with what is unpacked already")
+    recipe.finish(root, workers)
+    return list(recipe.counts(root))
+
+
+def _archive_files(source: Path) -> list[Path]:
+    files = [source] if source.is_file() else sorted(p for p in source.glob("*") if p.name.endswith(ARCHIVES))
+    if not files:
+        raise UserError(f"{source}: no archive there ({', '.join(ARCHIVES)}); give the file or its folder")
+    return files
+
+
+def _place(recipe: Recipe, root: Path, member: str) -> Path | None:
+    for pattern, place in recipe.places:
+        if found := re.search(rf"(?:^|/){pattern}$", member):
+            return root / found.expand(place)
+    return None
+
+
+def _files(root: Path, pattern: str) -> list[Path]:
+    return sorted(root.glob(pattern))
+
+
+def _count_fss(root: Path) -> Iterator[Count]:
+    folder = root / "data" if (root / "data").is_dir() else root
+    classes = {path.parent for path in folder.glob("*/*.jpg")}
+    yield Count("classes", len(classes), 1000)
+    yield Count("pictures", sum(len(list(path.glob("*.jpg"))) for path in classes), 10000)
+    yield Count("masks", sum(len(list(path.glob("*.png"))) for path in classes), 10000)
+
+
+def _finish_isaid(root: Path, workers: int) -> None:
+    for part in ("train", "val"):
+        images = [f"{part}/images/{path.name}" for path in _files(root, f"{part}/images/*.png")]
+        masks = [image.replace("/images/", "/semantic_png/").replace(".png", SUFFIX) for image in images]
+        if lacking := [mask for mask in masks if not (root / mask).is_file()]:
+            raise UserError(
+                f"{root / lacking[0]} and {len(lacking) - 1} more masks are missing; unpack the archive again"
+            )
+        write_pairs(root / f"ImageSets/{part}.txt", list(zip(images, masks, strict=True)))
+    write_text(root / "classes.txt", "".join(f"{i} {name}\n" for i, name in enumerate(Isaid.CLASSES, 1)))
+
+
+def _count_isaid(root: Path) -> Iterator[Count]:
+    yield Count("training patches", len(_files(root, "train/images/*.png")), 18076)
+    yield Count("validation patches", len(_files(root, "val/images/*.png")), 6363)
+
+
+def _count_isic(root: Path) -> Iterator[Count]:
+    yield Count("pictures", len(_files(root, f"{PICTURES}/*.jpg")), 2594)
+    yield Count("masks", len(_files(root, f"{MASKS}/*_segmentation.png")), 2594)
+
+
+def _finish_deepglobe(root: Path, workers: int) -> None:
+    pictures = _unmarked(root, "raw/*_sat.jpg")
+    raise_if_any(in_parallel(partial(_cut, root), pictures, "cut", workers).complaints, "pictures")
+    _write_lists(root, "deepglobe", DeepGlobe.FOLDERS, "filter_mask", workers)
+
+
+def _cut(root: Path, path: Path) -> None:
+    """The patches of one satellite picture whose every colour is more than 4.8 %, if there are two or more."""
+    mask_path = path.with_name(path.name.replace("_sat.jpg", "_mask.png"))
+    with opened_image(path) as image, opened_image(mask_path) as mask:
+        pixels, colours = np.asarray(image.convert("RGB")), np.asarray(mask.convert("RGB")) >= 128
+    height, width = (side // GRID for side in pixels.shape[:2])
+    for row in range(GRID):
+        for column in range(GRID):
+            window = slice(row * height, (row + 1) * height), slice(column * width, (column + 1) * width)
+            bits = colours[window] @ np.array([4, 2, 1])  # (h, w)
+            values, counts = np.unique(bits, return_counts=True)
+            if len(values) < 2 or counts.min() <= LEAST * bits.size:
+                continue
+            name = f"{path.stem}_{row}{column}"
+            _save(root / f"image/{name}.jpg", pixels[window])
+            for number, colour in enumerate(DEEPGLOBE_COLOURS, 1):
+                if (of_class := bits == np.dot(colour, [4, 2, 1])).any():
+                    write_label(root / f"filter_mask/{number}/{name}.png", of_class.astype(np.uint8) * 255)
+    _mark(root, path)
+
+
+def _save(path: Path, pixels: NDArray[np.uint8]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, quality=95)
+
+
+def _write_lists(root: Path, name: str, folders: Sequence[str], masks: str, workers: int) -> None:
+    """The list `class name name ...` of the masks that are not empty."""
+    lines = []
+    for number, folder in enumerate(folders, 1):
+        outcome = in_parallel(_unless_empty, _files(root, f"{masks}/{folder}/*.png"), f"{name} {folder}", workers)
+        raise_if_any(outcome.complaints, "masks")
+        lines.append(" ".join([str(number), *filter(None, outcome.results)]))
+    write_text(root / f"lists/{name}.txt", "".join(f"{line}\n" for line in lines))
+
+
+def _unless_empty(path: Path) -> str | None:
+    return path.stem if read_grey_mask(path).any() else None
+
+
+def _count_deepglobe(root: Path) -> Iterator[Count]:
+    yield Count("patches (5666 by the paper, 9174 by its script: unverified)", len(_files(root, "image/*.jpg")), None)
+    yield Count("masks", len(_files(root, "filter_mask/*/*.png")), None)
+
+
+def _finish_chest(root: Path, workers: int) -> None:
+    names = [path.stem.removesuffix("_mask") for path in _files(root, "masks/*.png")]
+    write_text(root / "lists/chest_xray.txt", " ".join(["1", *names]) + "\n")
+
+
+def _count_chest(root: Path) -> Iterator[Count]:
+    yield Count("pictures", len(_files(root, "CXR_png/*.png")), 800)
+    yield Count("masks CHNCXR*_mask", len(_files(root, "masks/CHNCXR*_mask.png")), 566)
+    yield Count("masks MCUCXR*", len(_files(root, "masks/MCUCXR*.png")), 138)
+
+
+def _finish_suim(root: Path, workers: int) -> None:
+    masks = _unmarked(root, "raw/*.bmp")
+    raise_if_any(in_parallel(partial(_split, root), masks, "masks", workers).complaints, "masks")
+    _write_lists(root, "suim", Suim.FOLDERS, "masks", workers)
+
+
+def _split(root: Path, path: Path) -> None:
+    """A mask per class from the original's colours, which are not pure: every channel is taken at 128."""
+    with opened_image(path) as mask:
+        colours = np.asarray(mask.convert("RGB")) >= 128
+    for folder, colour in SUIM_COLOURS.items():
+        if (of_class := (colours == np.array(colour, np.bool_)).all(-1)).any():
+            write_label(root / f"masks/{folder}/{path.stem}.png", of_class.astype(np.uint8) * 255)
+    _mark(root, path)
+
+
+def _unmarked(root: Path, pattern: str) -> list[Path]:
+    """The raw files of which not all has been made."""
+    return [path for path in _files(root, pattern) if not (root / ".prepared" / path.name).exists()]
+
+
+def _mark(root: Path, path: Path) -> None:
+    atomic_write(root / ".prepared" / path.name, "")
+
+
+def _count_suim(root: Path) -> Iterator[Count]:
+    listed = (root / "lists/suim.txt").read_text().split("\n")
+    yield Count("pictures", len(_files(root, "images/*.jpg")), 1635)
+    yield Count("masks that are not empty", sum(len(line.split()[1:]) for line in listed), 3859)
+
+
+def _count_lvis(root: Path) -> Iterator[Count]:
+    usable = sum(len(images) > 1 for images in read_pickle(root / "lvis_val.pkl").values())
+    yield Count("classes of a fold at 1 shot (92 by the paper: unverified)", usable // 10, None)
+    yield Count("images of val2017", len(_files(root, "coco/val2017/*.jpg")), 5000)
+    yield Count("images of train2017", len(_files(root, "coco/train2017/*.jpg")), 118287)
+
+
+def _count_paco(root: Path) -> Iterator[Count]:
+    yield Count("training classes", len(read_pickle(root / "paco_part_train.pkl")["cid2img"]), 448)
+    yield Count("images of val2017", len(_files(root, "coco/val2017/*.jpg")), 5000)
+
+
+def _count_parts(root: Path) -> Iterator[Count]:
+    content = json.loads((root / "all_obj_part_to_image.json").read_bytes())
+    for kind, known in (("indoor", 4), ("person", 5), ("vehicles", 16), ("animals", 31)):
+        objects = {o: found["part"] for o, found in content[kind]["object"].items()}
+        parts = [(o, part) for o, parts in objects.items() for part, i in parts.items() if i["train"] and i["val"]]
+        yield Count(f"parts of {kind}", len(set(parts) - {("aeroplane", "TAIL")}), known)
+    yield Count("pictures", len(_files(root, "JPEGImages/*.jpg")), 11321)
+
+
+COCO_2017 = (r"((?:train|val)2017/\d+\.jpg)", r"coco/\1")
+RECIPES: dict[str, Recipe] = {
+    "fss1000": Recipe(((r"([^/]+/(?:10|[1-9])\.(?:jpg|png))", r"\1"),), _count_fss),
+    "isaid5i": Recipe(((r"((?:train|val)/(?:images|semantic_png)/[^/]+\.png)", r"\1"),), _count_isaid, _finish_isaid),
+    "isic2018": Recipe(((rf"({PICTURES}|{MASKS})/(?:\d/)?([^/]+\.(?:jpg|png))", r"\1/\2"),), _count_isic),
+    "deepglobe": Recipe(
+        (
+            (r"\d/test/origin/([^/]+\.jpg)", r"image/\1"),
+            (r"(\d)/test/groundtruth/([^/]+?)_(?:mask|sat)(_\d\d\.png)", r"filter_mask/\1/\2_sat\3"),
+            (r"image/([^/]+\.jpg)", r"image/\1"),
+            (r"filter_mask/(\d)/([^/]+?)_(?:mask|sat)(_\d\d\.png)", r"filter_mask/\1/\2_sat\3"),
+            (r"(\d+_(?:sat\.jpg|mask\.png))", r"raw/\1"),
+        ),
+        _count_deepglobe,
+        _finish_deepglobe,
+    ),
+    "chest_xray": Recipe(((r"(CXR_png|masks)/([^/]+\.png)", r"\1/\2"),), _count_chest, _finish_chest),
+    "suim": Recipe(
+        (
+            (r"images/([^/]+\.jpg)", r"images/\1"),
+            (r"masks/(FV|HD|PF|RI|RO|SR|WR)/([^/]+\.png)", r"masks/\1/\2"),
+            (r"masks/([^/]+\.bmp)", r"raw/\1"),
+        ),
+        _count_suim,
+        _finish_suim,
+    ),
+    "lvis92i": Recipe(((r"(lvis_(?:train|val)\.pkl)", r"\1"), (r"(lvis_v1_val\.json)", r"\1"), COCO_2017), _count_lvis),
+    "pascal_part": Recipe(
+        (
+            (r"(all_obj_part_to_image\.json)", r"\1"),
+            (r"(Annotations_Part_json_merged_part_classes/[^/]+\.json)", r"\1"),
+            (r"(JPEGImages/[^/]+\.jpg)", r"\1"),
+        ),
+        _count_parts,
+    ),
+    "paco_part": Recipe(((r"(paco_part_(?:train|val)\.pkl)", r"\1"), COCO_2017), _count_paco),
+}

@@ -1,0 +1,105 @@
+"""Every benchmark from archives in its real form to masks, episodes and a test's result."""
+
+import json
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataset.benchmarks.table import BENCHMARKS, open_benchmark, test_config
+from dataset.index import load_index
+from tests.dataset.benchmarks.trees import FOLDS, MAKERS, Truth
+from tests.toy import ROOT, generator, toy_config, write_toy, write_weights
+from tools.prepare import main as prepare
+from util.config import Config
+from util.errors import UserError
+
+test_config.__test__ = False  # type: ignore[attr-defined]
+
+
+def build(name: str, tmp_path: Path) -> tuple[Truth, Path]:
+    """Archives, then what prepare makes of them."""
+    root = tmp_path / "root"
+    truth = MAKERS[name](tmp_path / "raw", root / "lists", generator())
+    assert prepare([name, "--archives", str(tmp_path / "archives"), "--root", str(root), "--workers", "1"]) in (0, 1)
+    return truth, root
+
+
+def run_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *options: object) -> dict:
+    """What test.py writes, with random weights of the toy data's network."""
+    spec = spec_from_file_location("entry_point", ROOT / "test.py")
+    assert spec and spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    words = ["--result", str(tmp_path / "result.json"), "--opts", *map(str, options)]
+    monkeypatch.setattr(sys, "argv", ["test.py", "--config", str(tmp_path / "toy.yaml"), *words])
+    module.main()
+    return json.loads((tmp_path / "result.json").read_text())
+
+
+@pytest.fixture
+def cfg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """The toy experiment, with weights."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    cfg = toy_config(tmp_path, test_episodes="", area_threshold=200)
+    (tmp_path / "toy.yaml").write_text(cfg.to_yaml())
+    write_toy(tmp_path / "toy")
+    write_weights(cfg)
+    return cfg
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_from_archives_to_a_result(
+    name: str, cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth, root = build(name, tmp_path)
+    fold = FOLDS.get(name, 0)
+    keys = {"test_set": name, "test_root": str(root), "test_fold": fold, "protocol": "hsnet"}
+    tested = test_config(cfg.model_copy(update=keys))
+    index, files = load_index(tested, "test")
+    objects = index.hsnet.objects
+    listed = {(n, c) for (c, i), found in objects.items() for n in found if n} if objects else None
+    listed = listed or {(image, c) for c, images in index.by_class.items() for image in images}
+    assert listed == truth.keys()
+    for (image, class_id), mask in truth.items():
+        np.testing.assert_array_equal(files.read(image, class_id), mask)
+        assert files.picture(image).shape[:2] == mask.shape == files.size(image)
+    options = [word for pair in keys.items() for word in pair]
+    content = run_test(tmp_path, monkeypatch, *options, "test_episodes", 12, "metric_size", "")
+    assert len(content["results"][0]["episode_iou"]) == 12
+    about = content["test"]
+    assert (about["set"], about["fold"], about["protocol"], about["metric_size"]) == (name, fold, "hsnet", "input")
+    names, printed = open_benchmark(tested).names(), capsys.readouterr().out
+    assert set(map(int, content["results"][0]["class_iou"])) == set(open_benchmark(tested).wanted("test"))
+    assert all(names[int(c)] in printed for c in content["results"][0]["class_iou"])
+    assert "train_list filtered" in printed and all(f"note: {note}" in printed for note in about["notes"])
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+    prepare([name, "--root", str(root), "--workers", "1"])  # again, without the archives
+    assert before == {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+
+
+def test_table_of_names() -> None:
+    assert set(MAKERS) | {"pascal", "coco", "coco2pascal"} == set(BENCHMARKS)
+    lengths = {name: len((ROOT / f"dataset/benchmarks/{name}.py").read_text().splitlines()) for name in BENCHMARKS}
+    assert max(lengths.values()) < 115, lengths
+
+
+def test_mistakes_are_one_line(tmp_path: Path, cfg: Config) -> None:
+    with pytest.raises(UserError, match=r"is no folder; give --archives"):
+        prepare(["suim", "--root", str(tmp_path / "root")])
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match=r"none: no archive there"):
+        prepare(["suim", "--root", str(tmp_path / "root"), "--archives", str(tmp_path / "none")])
+    MAKERS["chest_xray"](tmp_path / "raw", tmp_path / "lists", generator())
+    with pytest.raises(UserError, match=r"lung.zip: holds no file of suim"):
+        prepare(["suim", "--root", str(tmp_path / "root"), "--archives", str(tmp_path / "archives/lung.zip")])
+    for keys, message in (
+        ({"test_set": "unknown"}, "test_set: 'unknown' is unknown; choose pascal"),
+        ({"test_set": "isic2018", "variant": "x"}, "variant: 'x' is no variant of isic2018; choose: patnet, ifa"),
+        ({"test_set": "paco_part", "protocol": "hsnet"}, "paco_part_train.pkl is missing"),
+        ({"test_set": "pascal_part"}, "protocol: released draws images, but pascal_part has objects"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_index(test_config(cfg.model_copy(update={"test_root": str(tmp_path), **keys})), "test")
