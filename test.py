@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dataset.episode import write_episodes
 from dataset.index import class_names, config_classes, load_index, test_config
 from engine.evaluation import (
@@ -30,7 +32,7 @@ from util.distributed import World, connect
 from util.errors import run_main
 from util.failures import explain_errors
 from util.files import atomic_write
-from util.image import read_image
+from util.image import resize_image
 from util.logger import RunLog
 from util.visualize import episode_panel, save_image
 
@@ -75,7 +77,9 @@ def panel_drawer(episode_set: EpisodeSet, names: dict[int, str], folder: Path, c
         if outcome.number not in chosen:
             return
         name = names[episodes[outcome.number].class_id]
-        query, *supports = (read_image(files[image][0]) for image in outcome.names)
+        query, *supports = map(files.picture, outcome.names)
+        if query.shape[:2] != outcome.truth.shape:  # judged at the input's size
+            query = resize_image(query.astype(np.float32), *outcome.truth.shape).astype(np.uint8)
         shots = list(zip(supports, outcome.support_mask.numpy(), strict=True))
         prediction = outcome.prediction.cpu().numpy(), outcome.iou
         picture = episode_panel(shots, query, outcome.truth.cpu().numpy(), {"prediction": prediction}, name)

@@ -33,7 +33,7 @@ def run_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *options: object) 
     assert spec and spec.loader
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    words = ["--result", str(tmp_path / "result.json"), "--opts", *map(str, options)]
+    words = ["--result", str(tmp_path / "result.json"), "--viz", "2", "--opts", *map(str, options)]
     monkeypatch.setattr(sys, "argv", ["test.py", "--config", str(tmp_path / "toy.yaml"), *words])
     module.main()
     return json.loads((tmp_path / "result.json").read_text())
@@ -69,6 +69,7 @@ def test_from_archives_to_a_result(
     options = [word for pair in keys.items() for word in pair]
     content = run_test(tmp_path, monkeypatch, *options, "test_episodes", 12, "metric_size", "")
     assert len(content["results"][0]["episode_iou"]) == 12
+    assert sum(path.is_dir() and len(list(path.iterdir())) == 2 for path in tmp_path.glob("panels_*")) == 1
     about = content["test"]
     assert (about["set"], about["fold"], about["protocol"], about["metric_size"]) == (name, fold, "hsnet", "input")
     names, printed = open_benchmark(tested).names(), capsys.readouterr().out
