@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataset.benchmarks.base import Files
+from dataset.prepare.annotations import RunLengths
 from dataset.prepare.labels import decode_segmentation
 from dataset.reading import Mask
 from util.config import Config
@@ -22,10 +23,16 @@ def union(shapes: Iterable[Any], size: tuple[int, int], source: str) -> Mask:
     mask = np.zeros(size, np.bool_)
     try:
         for shape in shapes:
-            mask |= decode_segmentation(shape, *size)
+            mask |= decode_segmentation(_runs(shape) if isinstance(shape, dict) else shape, *size)
     except Exception as error:  # whatever pycocotools makes of malformed run lengths or polygons
         raise UserError(f"{source}: a mask of it cannot be decoded ({error}); fetch the annotations again") from None
     return mask.astype(np.uint8)
+
+
+def _runs(shape: dict[str, Any]) -> RunLengths:
+    """Run lengths; packed ones may be bytes in a pickle."""
+    counts = shape["counts"]
+    return RunLengths(size=shape["size"], counts=counts.decode() if isinstance(counts, bytes) else counts)
 
 
 class CroppedFiles(Files):

@@ -17,10 +17,11 @@ from dataset.benchmarks.isic2018 import MASKS, PICTURES
 from dataset.benchmarks.suim import Suim
 from dataset.lists import read_pickle
 from dataset.prepare.archive import extract
-from dataset.prepare.files import in_parallel, opened_image, raise_if_any, write_label, write_pairs, write_text
+from dataset.prepare.files import in_parallel, raise_if_any, write_label, write_pairs, write_text
 from dataset.reading import read_grey_mask
 from util.errors import UserError
 from util.files import atomic_write
+from util.image import open_image
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
 GRID, LEAST = 6, 0.048  # DeepGlobe's patches a side; the share of a patch that every colour in it has
@@ -133,7 +134,7 @@ def _finish_deepglobe(root: Path, workers: int) -> None:
 def _cut(root: Path, path: Path) -> None:
     """The patches of one satellite picture whose every colour is more than 4.8 %, if there are two or more."""
     mask_path = path.with_name(path.name.replace("_sat.jpg", "_mask.png"))
-    with opened_image(path) as image, opened_image(mask_path) as mask:
+    with open_image(path) as image, open_image(mask_path) as mask:
         pixels, colours = np.asarray(image.convert("RGB")), np.asarray(mask.convert("RGB")) >= 128
     height, width = (side // GRID for side in pixels.shape[:2])
     for row in range(GRID):
@@ -194,7 +195,7 @@ def _finish_suim(root: Path, workers: int) -> None:
 
 def _split(root: Path, path: Path) -> None:
     """A mask per class from the original's colours, which are not pure: every channel is taken at 128."""
-    with opened_image(path) as mask:
+    with open_image(path) as mask:
         colours = np.asarray(mask.convert("RGB")) >= 128
     for folder, colour in SUIM_COLOURS.items():
         if (of_class := (colours == np.array(colour, np.bool_)).all(-1)).any():
