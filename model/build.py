@@ -99,13 +99,11 @@ def imagenet_file(cfg: Config) -> Path:
 
 def _check_sizes(cfg: Config, backbone: Backbone, *keys: str) -> None:
     """UserError for a size of pictures that the backbone cannot see."""
-    step, offset = backbone.step, backbone.offset
+    rule = f"a multiple of {backbone.step}" + (f" plus {backbone.offset}" if backbone.offset else "")
     for key in keys:
-        if (size := getattr(cfg, key)) % step != offset:
-            below = max((size - offset) // step, 1) * step + offset
-            rule = f"a multiple of {step}" + (f" plus {offset}" if offset else "")
-            nearest = f"such as {below} or {below + step}"
-            raise UserError(f"{key}: {size} should be {rule} for backbone {cfg.backbone_name}, {nearest}")
+        if (nearest := backbone.nearest(size := getattr(cfg, key))) != size:
+            choice = f"such as {nearest} or {nearest + backbone.step}"
+            raise UserError(f"{key}: {size} should be {rule} for backbone {cfg.backbone_name}, {choice}")
 
 
 def build_trunk(cfg: Config) -> Trunk:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from model.build import encoder
 from tools.measure import in_fresh_process, machine
 from tools.paper.table import Table
 from tools.stages import episode_gflops, measure_episodes, measure_scan, measure_stages, stage_gflops
@@ -39,9 +40,10 @@ def parse_arguments() -> argparse.Namespace:
 
 def run(cfg: Config, quick: bool, repeats: int) -> dict[str, Any]:
     """Measure everything, in processes of their own."""
-    sizes = SIZES
+    nearest = encoder(cfg).nearest
+    sizes = {nearest(size): grid for size, grid in (QUICK_SIZES if quick else SIZES).items()}
     if quick:
-        sizes, repeats = QUICK_SIZES, 1
+        repeats = 1
         cfg = cfg.model_copy(update={"val_size": max(sizes), "feature_size": max(sizes.values())})
     result: dict[str, Any] = {"kind": "benchmark", "quick": quick, "machine": machine(), "config": cfg.model_dump()}
     result |= in_fresh_process(measure_stages, cfg, repeats)

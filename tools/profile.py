@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from model.build import build_model
+from model.build import build_model, encoder
 from model.hmnet import HMNet
 from model.mamba import SelectiveScan
 from model.trunk import Trunk
@@ -26,7 +26,7 @@ from util.errors import run_main
 from util.files import atomic_write
 
 MILLION = 1e6
-TABLE_4 = {"ensemble": False, "shot": 1, "val_size": 473, "feature_size": 64, "fusion": "hmnet"}
+TABLE_4 = {"ensemble": False, "shot": 1, "feature_size": 64, "fusion": "hmnet"}
 EXPLANATION = (
     "The paper does not say how it counts. Its numbers are met to 0.3 % in parameters and 0.2 % in FLOPs by counting "
     "layers only (columns `of layers`), as counters do that go by module: they see neither the scan's own parameters "
@@ -144,8 +144,9 @@ def main() -> None:
     cfg = load_config(arguments.config, arguments.opts)
     result: dict[str, Any] = {"kind": "profile", "machine": machine(), "config": cfg.model_dump()}
     result |= {"own": profile(cfg, arguments.repeats), "stages": stage_gflops(cfg), "blocks": {}}
+    like_paper = cfg.model_copy(update={**TABLE_4, "val_size": encoder(cfg).nearest(473)})
     for blocks in published("table4_blocks"):
-        result["blocks"][blocks] = profile(cfg.model_copy(update={**TABLE_4, "blocks": blocks}), arguments.repeats)
+        result["blocks"][blocks] = profile(like_paper.model_copy(update={"blocks": blocks}), arguments.repeats)
     about = [f"- {key}: {value}" for key, value in result["machine"].items()]
     tables = (part_table(result), stage_table(result), block_table(result))
     text = "\n".join(["# Profile", "", *about, "", *(table.markdown() for table in tables)])

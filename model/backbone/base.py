@@ -22,6 +22,10 @@ class Backbone(nn.Module):
         """Images `(B, 3, H, W)`, normalised as ImageNet's are, to f2, f3, f4 `(B, channels[i], h, w)`."""
         raise TypeError(f"{type(self).__name__} does not say how it sees an image")
 
+    def nearest(self, size: int) -> int:
+        """The largest side, up to `size` if there is one, that an image may have."""
+        return max((size - self.offset) // self.step, 1) * self.step + self.offset
+
     def fetch(self) -> None:
         """Load pretrained weights, where the backbone knows its own."""
 
