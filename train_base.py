@@ -7,6 +7,7 @@ The best weights go where stage 2 looks for them, initmodel/PSPNet/{data_set}/sp
 Exit codes as those of train.py.
 """
 
+import copy
 from pathlib import Path
 
 import torch
@@ -91,9 +92,8 @@ def forward(network: nn.Module, batch: Tensors) -> Output:
 def measure(model: PSPNet, cfg: Config, world: World) -> dict[str, float]:
     """Mean IoU over the base classes on the validation list, at the labels' own sizes, and pixel accuracy."""
     world.share_buffers(model)  # on CPUs every process has its own running statistics
-    network = build_base_learner(cfg, pretrained=False).to(world.device)  # a copy, to fold the batch norms of
-    network.load_state_dict(model.state_dict())
-    fold_batch_norms(network.eval())
+    network = copy.deepcopy(model).eval()  # to fold the batch norms of
+    fold_batch_norms(network)
     network.to(memory_format=torch.channels_last)
     dataset, size = base_val_dataset(cfg), 1 + cfg.base_class_count
     batches = shard_batches(len(dataset), cfg.batch_size_val, world)

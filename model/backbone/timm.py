@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -77,6 +78,7 @@ class TimmBackbone(Backbone):
         if self.digest is not None:
             return
         path = self.file
+        logging.getLogger("timm").setLevel(logging.ERROR)  # it warns of classifiers, which no encoder needs
         overlay = {"state_dict": self._read(path)} if path.is_file() else None
         try:
             if overlay is None:

@@ -1,4 +1,4 @@
-"""Every family of encoders once, with random weights: shapes, gradients, a step that lowers the loss, and what it costs.
+"""Every family of encoders once, with random weights: shapes, gradients, steps that lower the loss, and costs.
 
 `pytest -m slow -s tests/model/test_families.py` prints a table.
 """
