@@ -21,6 +21,7 @@ import train_base
 from dataset.dataset import base_val_dataset
 from engine.snapshot import read_snapshot, snapshots
 from model.build import build_base_learner, build_model
+from model.inference import fold_batch_norms
 from model.released import load_weights
 from model.resize import resize
 from tests.processes import free_port, run_processes, start_processes
@@ -164,12 +165,12 @@ def test_the_base_learner_is_validated_as_it_is_tested(data: Path, monkeypatch: 
     model = build_base_learner(cfg, pretrained=False)
     nn.init.normal_(model.head.classifier.weight)  # or the background would be all that it sees
 
-    def build(*arguments: Any, **keys: Any) -> Any:
-        seen.append(build_base_learner(*arguments, **keys))
-        seen[-1].head.classifier.register_forward_hook(lambda layer, given, scores: types.append(scores.dtype))
-        return seen[-1]
+    def fold(network: Any) -> None:
+        seen.append(network)
+        network.head.classifier.register_forward_hook(lambda layer, given, scores: types.append(scores.dtype))
+        fold_batch_norms(network)
 
-    monkeypatch.setattr(train_base, "build_base_learner", build)
+    monkeypatch.setattr(train_base, "fold_batch_norms", fold)
     world = World(torch.device("cpu"))
     found = train_base.measure(model.train(), cfg, world)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in seen[0].modules()) and model.training
