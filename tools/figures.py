@@ -8,7 +8,7 @@ import argparse
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev
@@ -31,6 +31,7 @@ from tools.paper.history import as_rows, read_bars, read_course, short_names
 from tools.paper.plots import draw_bars, draw_curves, draw_enhancement, draw_states, save
 from tools.paper.published import published
 from tools.paper.runs import COMPONENTS
+from tools.paper.table import Table
 from util.config import Config, load_config
 from util.distributed import World, pick_device
 from util.errors import UserError, run_main
@@ -40,7 +41,7 @@ from util.schema import keys_of
 from util.visualize import GAP, PAPER, Picture, encode_image, episode_panel, overlay
 
 SAME_DATA = ("data_set", "data_root", "val_list", "split", "folds", "use_split_coco", "shot", "protocol", "ann_type")
-KINDS = ("before", "without", "with")  # QIM
+Enhancement = Mapping[int, Mapping[str, tuple[float, float]]]  # of an episode, as tools.paper.analysis has it
 DISTINCTIVE = (*keys_of("network"), "manual_seed", "weight")  # in names, if different
 
 
@@ -51,7 +52,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     about = {
         "panels": "Figure 4: the same episodes segmented by two networks",
         "states": "Figure 5: the support in SRM's hidden state, segment by segment, with and without recap",
-        "interception": "Figure 7: query and support foreground before the block, and after it without and with QIM",
+        "interception": "Figure 7: query beside support foreground, scan input and scan output, without and with QIM",
     }
     for name, text in about.items():
         command = commands.add_parser(name, help=text, description=text)
@@ -59,11 +60,11 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         command.add_argument("--opts", nargs="*", default=[], help="key value ..., instead of the config's")
         command.add_argument("--against", metavar="FILE", help="the second network's; default: the first one's")
         command.add_argument("--against-opts", nargs="*", metavar="OPT", help="key value ..., for the second network")
-        if name == "panels":
-            command.add_argument("--count", type=int, default=6, help="episodes, spread over the list of the test")
-            command.add_argument("--numbers", nargs="+", type=int, help="these episodes of the list instead")
-        else:
-            command.add_argument("--count", type=int, default=50, help="episodes, spread over the list of the test")
+        count = {"panels": 6, "states": 1, "interception": 50}[name]
+        command.add_argument(
+            "--count", type=int, default=count, help=f"episodes, spread over the test's list ({count})"
+        )
+        command.add_argument("--numbers", nargs="+", type=int, help="these episodes of the list instead")
     curves = commands.add_parser("curves", help="loss and accuracy in training, mIoU in validation")
     curves.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a training, or its result.json")
     bars = commands.add_parser("bars", help="IoU of every class")
@@ -172,7 +173,7 @@ def states(arguments: argparse.Namespace) -> list[Path]:
     """Figure 5: the support in the first SRM's state after each segment; by default without recap: `srm basic`."""
     configs = two_configs(arguments, ["srm", "basic"])
     names = name_runs(arguments.names, describe(*configs))
-    episode_set = spread(configs[0], arguments.count)
+    episode_set = spread(configs[0], arguments.count, arguments.numbers)
     series: dict[str, Any] = {}
     maps: dict[str, Any] = {}
     for name, cfg in zip(names, configs, strict=True):
@@ -192,23 +193,53 @@ def states(arguments: argparse.Namespace) -> list[Path]:
 
 
 def interception(arguments: argparse.Namespace) -> list[Path]:
-    """Figure 7: what each hybrid block does to the query's object, with QIM and by default with `qim none`."""
-    configs = two_configs(arguments, ["qim", "none"])
-    episode_set = spread(configs[0], arguments.count)
-    found = [[enhancement(model, item) for model, item in items(cfg, episode_set)] for cfg in configs]
-    blocks = sorted(set.intersection(*({number for one in half for number in one} for half in found)))
+    """Figure 7: the scan's input and output beside the support's, with QIM and without: `srm basic qim none`."""
+    configs = two_configs(arguments, ["srm", "basic", "qim", "none"])
+    names = name_runs(arguments.names, describe(*configs))
+    episode_set = spread(configs[0], arguments.count, arguments.numbers)
+    with_qim, without = ([enhancement(model, item) for model, item in items(cfg, episode_set)] for cfg in configs)
+    blocks = sorted(set.intersection(*({number for one in half for number in one} for half in (with_qim, without))))
     if not blocks:
         raise UserError("the networks have no hybrid block at the same place, or no episode shows an object")
+    sources = {"before": (with_qim, "u"), "without": (without, "y"), "with": (with_qim, "y")}
     rows = []
     for chosen in [*([block] for block in blocks), blocks]:
-        with_qim, without = ([one[b] for one in half for b in chosen if b in one] for half in found)
-        values = [[x for x, _ in with_qim], [x for _, x in without], [x for _, x in with_qim]]
-        keyed = {k: moments([torch.tensor([x]) for x in v])[0] for k, v in zip(KINDS, values, strict=True)}
+        keyed = {kind: over_episodes(found, chosen, reading)[0] for kind, (found, reading) in sources.items()}
         rows.append({"name": "mean" if chosen is blocks else f"block {chosen[0] + 1}", **keyed})
-    paper = zip(KINDS, published("figure7_qim"), strict=True)
+    paper = zip(sources, published("figure7_qim"), strict=True)
     rows.append({"name": "published", **{key: {"mean": value, "std": None} for key, value in paper}})
-    numbers = {**about("figure 7", configs, episode_set), "rows": rows}
+    read = {n: read_blocks(found, blocks) for n, found in zip(names, (with_qim, without), strict=True)}
+    numbers = {**about("figure 7", configs, episode_set), "rows": rows, "readings": read}
+    print("\n".join(table.markdown() for table in reading_tables(read)))
+    if len(set(numbers["weights"])) == 1:
+        print(
+            "Both networks have the same weights; the paper's without QIM was trained so: --against-opts ... exp DIR.\n"
+        )
     return save(arguments.out / "figure7", lambda: draw_enhancement(numbers), numbers)
+
+
+def over_episodes(found: Sequence[Enhancement], blocks: Sequence[int], reading: str) -> list[dict[str, float | None]]:
+    """Mean and deviation of a reading over episodes and blocks: of the query's object, and of the whole query."""
+    return moments([torch.tensor(one[block][reading]) for one in found for block in blocks if block in one])
+
+
+def read_blocks(found: Sequence[Enhancement], blocks: Sequence[int]) -> dict[str, dict[str, list[float | None]]]:
+    """By block and reading, the means of the query's object and of the whole query, per cent."""
+    names = next(one[blocks[0]] for one in found if blocks[0] in one)
+    return {
+        f"block {block + 1}": {name: [row["mean"] for row in over_episodes(found, [block], name)] for name in names}
+        for block in blocks
+    }
+
+
+def reading_tables(read: Mapping[str, Mapping[str, Mapping[str, Sequence[float | None]]]]) -> Iterator[Table]:
+    """A table for each network: what figure 7 would be if "features" meant this or that."""
+    for name, by_block in read.items():
+        table = Table(f"Figure 7, {name}: cosine of the query's object (whole query) with the support's", ())
+        for block, values in by_block.items():
+            table.columns = ("", *values)
+            table.rows.append((block, *(f"{part:.1f} ({whole:.1f})" for part, whole in values.values())))
+        yield table
 
 
 def curves(arguments: argparse.Namespace) -> list[Path]:

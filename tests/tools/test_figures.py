@@ -86,20 +86,33 @@ def test_states_with_and_without_recap(cfg: Config, words: list[str], tmp_path: 
     assert recap["after_query"][3]["mean"] == pytest.approx(100 * fmean(map(float, maxima)), abs=1e-2)
 
 
-def test_interception_with_and_without_qim(cfg: Config, words: list[str], tmp_path: Path) -> None:
+def test_interception_with_and_without_qim(
+    cfg: Config, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main(["interception", *words, "--count", "7"])
+    printed = capsys.readouterr().out
     content = read(tmp_path, "figure7")
     block, mean, paper = content["rows"]
     assert (block["name"], paper["name"]) == ("block 2", "published")
     assert [paper[key]["mean"] for key in ("before", "without", "with")] == published("figure7_qim")
     assert {key: block[key] for key in ("before", "without", "with")} == {k: v for k, v in mean.items() if k != "name"}
     dataset = episodes_dataset(cfg, *make_episodes(cfg, cfg.seeds[0], cfg.test_episodes))
-    for key, place, qim in (("before", 0, "share"), ("with", 1, "share"), ("without", 1, "none")):
-        model = network(cfg.model_copy(update={"qim": qim}))
-        found = [enhancement(model, dataset[number]) for number in range(7)]
-        values = [100 * one[1][place] for one in found if one]
+    settings = {"with": {"qim": "share"}, "without": {"qim": "none", "srm": "basic"}}
+    found = {}
+    for key, setting in settings.items():
+        model = network(cfg.model_copy(update=setting))
+        found[key] = [one[1] for number in range(7) if (one := enhancement(model, dataset[number]))]
+    for key, half, reading in (("before", "with", "u"), ("without", "without", "y"), ("with", "with", "y")):
+        values = [100 * one[reading][0] for one in found[half]]
         assert block[key]["mean"] == pytest.approx(fmean(values), abs=1e-2)
         assert block[key]["std"] == pytest.approx(np.std(values, ddof=1), abs=1e-2)
+    for name, half in zip(("srm recap, qim share", "srm basic, qim none"), found.values(), strict=True):
+        for reading in ("residual", "LN", "u", "y", "y with u"):
+            means = [100 * fmean(one[reading][place] for one in half) for place in (0, 1)]
+            drawn = content["readings"][name]["block 2"][reading]
+            assert drawn == pytest.approx(means, abs=1e-2)
+            assert f"| {drawn[0]:.1f} ({drawn[1]:.1f}) |" in printed
+    assert "have the same weights" in printed
 
 
 def test_curves(tmp_path: Path) -> None:

@@ -20,13 +20,13 @@ from util.errors import UserError
 
 
 class Visit(NamedTuple):
-    """A hybrid block and the maps that enter and leave it in one episode."""
+    """A hybrid block and what enters it in one episode."""
 
     number: int  # among all blocks, from 0
     block: HybridBlock
     query: Tensor  # (1, f, f, C)
     support: Tensor  # (1, f, f, C)
-    enhanced: Tensor  # (1, f, f, C), the query when it leaves
+    mask: Tensor  # (1, f, f), the share of the supports that is foreground
 
 
 class StateCosines(NamedTuple):
@@ -34,7 +34,7 @@ class StateCosines(NamedTuple):
 
     after_support: Tensor  # (P or 1, p, p): after each time that the support was scanned
     after_query: Tensor  # (P, p, p): after each query patch
-    support_maxima: Tensor  # (P or 1,): the largest cosine, mean over directions
+    support_maxima: Tensor  # (P or 1,): the largest cosine of a foreground position
     query_maxima: Tensor  # (P,)
 
 
@@ -50,30 +50,29 @@ def visits(model: HMNet, item: dict[str, Any]) -> Iterator[Visit]:
         raise UserError("this network has no hybrid Mamba block: needs fusion hmnet, and srm or qim other than none")
     with Captured(model) as captured:
         model(query, support, mask)
-    yield from walk(model.trunk, captured["merge_query"], captured["merge_support"])
+    foreground = resize((mask == 1).float(), model.feature_size).mean(1)  # (1, f, f)
+    yield from walk(model.trunk, captured["merge_query"], captured["merge_support"], foreground)
 
 
-def walk(trunk: Trunk, q: Tensor, s: Tensor) -> Iterator[Visit]:
+def walk(trunk: Trunk, q: Tensor, s: Tensor, mask: Tensor) -> Iterator[Visit]:
     """Lead query and support through the trunk and stop at every hybrid block."""
     for number, block in enumerate(trunk.blocks):
         assert isinstance(block, MambaBlock)
-        left, memory = block.encode_support(s)
-        enhanced = block(q, memory)
         if isinstance(block, HybridBlock):
-            yield Visit(number, block, q, s, enhanced)
-        q, s = enhanced, left
+            yield Visit(number, block, q, s, mask)
+        s, memory = block.encode_support(s)
+        q = block(q, memory)
 
 
 @torch.inference_mode()
 def state_cosines(visit: Visit) -> StateCosines:
-    """Figure 5: how much of the support is left in SRM's hidden state after each segment of the sequence.
+    """Figure 5: how much of the support is left in SRM's hidden state after each segment of direction 0's sequence.
 
     The segments are those of section 4.2: support, query patch, support, query patch... With `srm: basic` the support
     comes once, and the query's tokens, in plain order, are cut into as many segments of the same length. After a
-    segment the state is `h (D, N)` per direction; at position j of the support, whose scan input is `u_j (D)`, stands
-    `max over n of cos(u_j, h[:, n])`. A map is the mean of the four directions; the figure's number is the maximum
-    over positions, taken per direction and then averaged. (The paper does not say how it turns D x N numbers into one
-    cosine; this is the nearest reading of "maximum cosine".) Raises UserError where the state never sees the support.
+    segment the state is `h (D, N)`; at position j of the support, whose scan input is `u_j (D)`, stands
+    `max over n of cos(u_j, h[:, n])`. The figure's number is the maximum over the support's foreground: cells that are
+    at least half foreground, or the fullest ones where none is. Raises UserError where no state sees the support.
     """
     block, scan = visit.block, visit.block.scan
     if block.srm == "none":
@@ -85,38 +84,46 @@ def state_cosines(visit: Visit) -> StateCosines:
     recap = block.srm == "recap"
     order = patch_orders(size, patches, small.device) if recap else plain_orders(size, small.device)
     state, after_support, after_query = memory.state, [memory.state], []
-    for number, positions in enumerate(order.chunk(patches**2, dim=1)):  # (4, f * f / P) each
+    for number, positions in enumerate(order[0].chunk(patches**2)):  # (f * f / P) each
         if recap and number:
             state = memory.decay * state + memory.state
             after_support.append(state)
         state = next_state(block, tokens, positions, state)
         after_query.append(state)
-    return StateCosines(*_compare(small, after_support, after_query))
+    mask = resize(visit.mask[None], size // patches)[0, 0]  # (p, p)
+    unit = F.normalize(small[0].float(), dim=-1)  # (p, p, D)
+    maps = []
+    for states in (after_support, after_query):
+        h = F.normalize(torch.cat(states)[:, 0].float(), dim=1)  # (segments, D, N)
+        maps.append(torch.einsum("hwd,sdn->shwn", unit, h).amax(-1))  # (segments, p, p)
+    maxima = [cosine[:, mask >= min(0.5, float(mask.max()))].amax(1) for cosine in maps]
+    return StateCosines(maps[0], maps[1], maxima[0], maxima[1])
 
 
 def next_state(block: HybridBlock, tokens: Tokens, positions: Tensor, state: Tensor) -> Tensor:
-    """The states `(1, 4, D, N)` after the tokens at `positions (4, T)`, a row per direction, have been scanned."""
-    states = []
-    for direction, here in enumerate(positions):
-        part = Tokens(tokens.u[:, here], tokens.projected[:, here])
-        in_order = torch.arange(len(here), device=here.device).expand(DIRECTIONS, -1).contiguous()
-        states.append(block.scan(part, in_order, initial_state=state)[1][:, direction])
-    return torch.stack(states, dim=1)
+    """The states `(1, 4, D, N)` after the tokens at `positions (T,)`, an order that is direction 0's alone."""
+    part = Tokens(tokens.u[:, positions], tokens.projected[:, positions])
+    in_order = torch.arange(len(positions), device=positions.device).expand(DIRECTIONS, -1).contiguous()
+    return block.scan(part, in_order, initial_state=state)[1]
 
 
-def _compare(small: Tensor, *groups: list[Tensor]) -> Iterator[Tensor]:
-    """Maps, then maxima, of groups of states `(1, 4, D, N)` against the support's scan input `(1, p, p, D)`."""
-    unit = F.normalize(small[0].float(), dim=-1)  # (p, p, D)
-    cosines = []
-    for group in groups:
-        states = F.normalize(torch.cat(group).float(), dim=2)  # (segments, 4, D, N)
-        cosines.append(torch.einsum("hwd,skdn->skhwn", unit, states).amax(-1))  # (segments, 4, p, p)
-    yield from (cosine.mean(1) for cosine in cosines)
-    yield from (cosine.amax((-2, -1)).mean(1) for cosine in cosines)
+def readings(visit: Visit) -> dict[str, tuple[Tensor, Tensor]]:
+    """Query and support `(1, f, f, channels)` at the places of a block where "features" may be meant.
+
+    The residual stream, its layer norm, the scan's input u and its output y, which has SRM's and QIM's share, and that
+    output beside the support's input.
+    """
+    block = visit.block
+    q, s = block.ln_1(visit.query), block.ln_1(visit.support)
+    u_q, u_s = block.query.scan_input(q), block.support.scan_input(s)
+    y_s, memory = block.scan_support(u_s)
+    y_q = block.scan_query(u_q, memory)
+    found = {"residual": (visit.query, visit.support), "LN": (q, s), "u": (u_q, u_s), "y": (y_q, y_s)}
+    return {**found, "y with u": (y_q, u_s)}
 
 
 def mean_cosine(q: Tensor, query_mask: Tensor, s: Tensor, support_mask: Tensor) -> float | None:
-    """Mean cosine of all pairs of a query and a support foreground position; None without foreground in either.
+    """Mean cosine of all pairs of a query and a support position that count; None where none does in either.
 
     Args: q, s `(1, f, f, C)`; masks `(1, f, f)` in [0, 1], by which positions count.
     """
@@ -131,18 +138,18 @@ def mean_cosine(q: Tensor, query_mask: Tensor, s: Tensor, support_mask: Tensor) 
 
 
 @torch.inference_mode()
-def enhancement(model: HMNet, item: dict[str, Any]) -> dict[int, tuple[float, float]]:
-    """Figure 7: by hybrid block, the cosine of the query's object with the support's before and after the block.
+def enhancement(model: HMNet, item: dict[str, Any]) -> dict[int, dict[str, tuple[float, float]]]:
+    """Figure 7: by hybrid block and reading, the mean cosine of the query with the support's foreground.
 
-    Both are `mean_cosine` of foreground positions; the support is as it enters the block, the query as it enters and
-    as it leaves. Compared are a network with QIM and one without. Empty where an object vanishes at the trunk's size.
+    Two of them: of the query's object, and of the whole query. "Initial" in the figure is the reading u, "enhanced" is
+    y. Empty where an object vanishes at the trunk's size.
     """
-    found = {}
+    found: dict[int, dict[str, tuple[float, float]]] = {}
     for visit in visits(model, item):
         size, device = visit.query.shape[1], visit.query.device
-        shots = resize((item["support_mask"][None] == 1).float(), size).mean(1).to(device)  # (1, f, f)
         truth = resize((item["query_mask"] == 1).float()[None, None], size)[:, 0].to(device)  # (1, f, f)
-        before, after = (mean_cosine(q, truth, visit.support, shots) for q in (visit.query, visit.enhanced))
-        if before is not None and after is not None:
-            found[visit.number] = before, after
+        for name, (q, s) in readings(visit).items():
+            cosines = [mean_cosine(q, mask, s, visit.mask) for mask in (truth, torch.ones_like(truth))]
+            if cosines[0] is not None and cosines[1] is not None:
+                found.setdefault(visit.number, {})[name] = cosines[0], cosines[1]
     return found

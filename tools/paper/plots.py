@@ -87,7 +87,8 @@ def draw_states(numbers: Mapping[str, Any], maps: Mapping[str, Any], picture: Pi
 
 def draw_segments(axis: Axes, numbers: Mapping[str, Any]) -> None:
     """The maximum cosine after each segment: filled markers after the support, hollow ones after a query patch."""
-    patches = 0
+    paper = numbers["published"]
+    patches = max(paper["patches"]) + 1
     for number, (name, series) in enumerate(numbers["series"].items()):
         supports, queries = series["after_support"], series["after_query"]
         patches = max(patches, len(queries))
@@ -100,20 +101,18 @@ def draw_segments(axis: Axes, numbers: Mapping[str, Any]) -> None:
         for place, row in points:
             fill = "white" if place % 2 else color(number)
             axis.plot(place, row["mean"], MARKERS[number], color=color(number), markerfacecolor=fill)
-    paper = numbers["published"]
-    x = list(range(2 * len(paper["after_support"])))
-    values = [value for pair in zip(paper["after_support"], paper["after_query"], strict=True) for value in pair]
-    axis.plot(x, values, "x", color=PUBLISHED, label="published (four segments of each kind)")
+    for part, shift, label in (("after_support", 0, "published"), ("after_query", 1, None)):
+        axis.plot([2 * patch + shift for patch in paper["patches"]], paper[part], "x", color=PUBLISHED, label=label)
     axis.set_xticks(range(2 * patches), [f"{i // 2 + 1}" if i % 2 else "S" for i in range(2 * patches)], fontsize=6)
     axis.set(xlabel="state after the support (S) or after query patch 1, 2, ...", ylabel="maximum cosine, %")
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=3)
 
 
 def draw_enhancement(numbers: Mapping[str, Any]) -> Figure:
-    """Figure 7. `numbers["rows"]`: by block, mean over blocks, and as published: before, without and with QIM."""
+    """Figure 7. `numbers["rows"]`: by block, mean over blocks, and as published: scan input, outputs without, with."""
     figure = Figure(figsize=(COLUMN, 2.2), layout="constrained")
     axis = figure.subplots()
-    kinds = {"before": "before the block", "without": "after it, without QIM", "with": "after it, with QIM"}
+    kinds = {"before": "scan input", "without": "scan output without QIM", "with": "scan output with QIM"}
     rows = numbers["rows"]
     for place, (key, label) in enumerate(kinds.items()):
         x = np.arange(len(rows)) + (place - 1) * 0.27

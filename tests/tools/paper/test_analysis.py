@@ -1,6 +1,5 @@
 """The numbers of Figures 5 and 7 against plain loops."""
 
-import copy
 import itertools
 
 import pytest
@@ -8,23 +7,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.mamba import HybridBlock, SelfBlock, Tokens
-from model.order import patch_orders, plain_orders
+from model.mamba import HybridBlock, Tokens
+from model.order import plain_orders
 from model.resize import resize_last
-from model.trunk import Trunk
 from tests.model.test_hmnet import small
-from tools.paper.analysis import Visit, enhancement, mean_cosine, state_cosines, visits, walk
+from tools.paper.analysis import Visit, enhancement, mean_cosine, readings, state_cosines, visits, walk
 from util.errors import UserError
 
 SIZE, PATCHES = 6, 2
 
 
-def make_visit(srm: str) -> Visit:
+def make_visit(srm: str, qim: str = "none") -> Visit:
     """A double-precision block whose weights are large enough for states that differ."""
-    block = HybridBlock(8, 3, "reference", patch_ratio=PATCHES, srm=srm, qim="none").double()  # type: ignore[arg-type]
+    block = HybridBlock(8, 3, "reference", patch_ratio=PATCHES, srm=srm, qim=qim).double()  # type: ignore[arg-type]
     torch.nn.init.normal_(block.scan.x_proj, std=0.3)
     maps = [torch.randn(1, SIZE, SIZE, 8, dtype=torch.float64) for _ in range(2)]
-    return Visit(0, block, maps[0], maps[1], enhanced=maps[0])
+    mask = torch.zeros(1, SIZE, SIZE, dtype=torch.float64)
+    mask[:, :4, 1:] = 1
+    return Visit(0, block, maps[0], maps[1], mask)
 
 
 def step(block: HybridBlock, direction: int, state: Tensor, u: Tensor) -> Tensor:
@@ -46,33 +46,43 @@ def largest_cosine(support: Tensor, state: Tensor) -> Tensor:
 @pytest.mark.parametrize("srm", ["recap", "basic"])
 @torch.inference_mode()
 def test_state_cosines_token_by_token(srm: str) -> None:
-    """The whole sequence of every direction, the support replayed in front of each patch as section 4.3 says."""
+    """The whole sequence of direction 0, the support replayed in front of each patch as section 4.3 says."""
     visit = make_visit(srm)
     block = visit.block
     side = SIZE // PATCHES
     support = resize_last(block.support.scan_input(block.ln_1(visit.support)), side).view(side**2, -1)
     query = block.query.scan_input(block.ln_1(visit.query)).view(SIZE**2, -1)
-    orders = patch_orders(SIZE, PATCHES) if srm == "recap" else plain_orders(SIZE)
-    supports = PATCHES**2 if srm == "recap" else 1
-    after_support = torch.zeros(4, supports, side**2, dtype=torch.float64)
-    after_query = torch.zeros(4, PATCHES**2, side**2, dtype=torch.float64)
-    for k in range(4):
-        state = torch.zeros(16, 3, dtype=torch.float64)
-        for segment, positions in enumerate(orders[k].split(side**2)):
-            if segment < supports:
-                for position in plain_orders(side)[k]:
-                    state = step(block, k, state, support[position])
-                after_support[k, segment] = largest_cosine(support, state)
-            for position in positions:
-                state = step(block, k, state, query[position])
-            after_query[k, segment] = largest_cosine(support, state)
+    rows = [row * SIZE + column for row in range(SIZE) for column in range(SIZE)]
+    patches = [(row, column) for row in range(0, SIZE, side) for column in range(0, SIZE, side)]
+    inside = [(row + i) * SIZE + column + j for row, column in patches for i in range(side) for j in range(side)]
+    positions = inside if srm == "recap" else rows
+    after_support, after_query = [], []
+    state = torch.zeros(16, 3, dtype=torch.float64)
+    for segment in range(PATCHES**2):
+        if segment == 0 or srm == "recap":
+            for u in support:
+                state = step(block, 0, state, u)
+            after_support.append(largest_cosine(support, state))
+        for position in positions[segment * side**2 :][: side**2]:
+            state = step(block, 0, state, query[position])
+        after_query.append(largest_cosine(support, state))
     found = state_cosines(visit)
+    foreground = F.interpolate(visit.mask[None], (side, side), mode="bilinear", align_corners=True)[0].flatten() >= 0.5
+    assert 0 < foreground.sum() < side**2
     for maps, maxima, expected in (
-        (found.after_support, found.support_maxima, after_support),
-        (found.after_query, found.query_maxima, after_query),
+        (found.after_support, found.support_maxima, torch.stack(after_support)),
+        (found.after_query, found.query_maxima, torch.stack(after_query)),
     ):
-        torch.testing.assert_close(maps.double().flatten(1), expected.mean(0), atol=1e-5, rtol=0)
-        torch.testing.assert_close(maxima.double(), expected.amax(-1).mean(0), atol=1e-5, rtol=0)
+        torch.testing.assert_close(maps.double().flatten(1), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(maxima.double(), expected[:, foreground].amax(1), atol=1e-5, rtol=0)
+
+
+def test_a_foreground_smaller_than_a_cell() -> None:
+    visit = make_visit("recap")
+    mask = torch.zeros_like(visit.mask)
+    mask[:, 2, 3] = 0.2
+    found = state_cosines(visit._replace(mask=mask))
+    assert torch.equal(found.query_maxima, found.after_query[:, 1, 1])  # the one cell that has some
 
 
 @torch.inference_mode()
@@ -84,8 +94,29 @@ def test_the_last_state_is_that_of_the_network() -> None:
     state = block.scan(tokens, plain_orders(SIZE), initial_state=memory.state)[1]
     block.srm = "basic"
     small_support = resize_last(block.support.scan_input(block.ln_1(visit.support)), SIZE // PATCHES)
-    expected = torch.stack([largest_cosine(small_support.view(9, -1), state[0, k]) for k in range(4)]).mean(0)
+    expected = largest_cosine(small_support.view(9, -1), state[0, 0])
     torch.testing.assert_close(state_cosines(visit).after_query[-1].double().flatten(), expected, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_readings_are_what_the_block_computes() -> None:
+    """Input and output of the scan, seen by hooks while the block runs; y is what out_norm gets."""
+    visit = make_visit("recap", "share")
+    block, seen = visit.block, {"norm": [], "out": []}  # type: ignore[var-annotated]
+    block.out_norm.register_forward_hook(lambda _m, inputs, _out: seen["out"].append(inputs[0]))
+    block.ln_1.register_forward_hook(lambda _m, _inputs, out: seen["norm"].append(out))
+    _, memory = block.encode_support(visit.support)
+    block(visit.query, memory)
+    found = readings(visit)
+    assert list(found) == ["residual", "LN", "u", "y", "y with u"]
+    assert found["residual"] == (visit.query, visit.support)
+    for pair, (s, q) in ((found["LN"], seen["norm"][:2]), (found["y"], seen["out"])):
+        torch.testing.assert_close(pair, (q, s))
+    for branch, u, x in zip((block.query, block.support), found["u"], found["LN"], strict=True):
+        value = (x @ branch.in_proj.weight[:16].T).permute(0, 3, 1, 2)
+        expected = F.conv2d(value, branch.conv.weight, branch.conv.bias, padding=1, groups=16)
+        torch.testing.assert_close(u, (expected * expected.sigmoid()).permute(0, 2, 3, 1))
+    torch.testing.assert_close(found["y with u"], (found["y"][0], found["u"][1]))
 
 
 def test_a_state_that_never_sees_the_support() -> None:
@@ -95,13 +126,20 @@ def test_a_state_that_never_sees_the_support() -> None:
 
 @torch.inference_mode()
 def test_walking_through_the_trunk() -> None:
-    blocks = [SelfBlock(8, 3, "reference"), HybridBlock(8, 3, "reference", patch_ratio=PATCHES)] * 2
-    trunk = Trunk(copy.deepcopy(blocks), 8)
-    q, s = torch.randn(2, 1, SIZE, SIZE, 8)
-    seen = list(walk(trunk, q, s))
+    trunk = small("blocks", "4").trunk
+    q, s, mask = *torch.randn(2, 1, 8, 8, 16), torch.rand(1, 8, 8)
+    entered: list[Tensor] = []
+    for block in trunk.blocks:
+        block.ln_1.register_forward_hook(lambda _m, inputs, _out: entered.append(inputs[0]))
+    seen = list(walk(trunk, q, s, mask))
     assert [visit.number for visit in seen] == [1, 3]
-    torch.testing.assert_close(trunk.norm(seen[-1].enhanced), trunk(q, trunk.encode_support(s)))
-    torch.testing.assert_close(seen[1].block.remember(seen[1].support), trunk.encode_support(s)[3])
+    entered.clear()
+    memories = trunk.encode_support(s)
+    supports = list(entered)
+    entered.clear()
+    trunk(q, memories)
+    for visit in seen:
+        torch.testing.assert_close((visit.query, visit.support), (entered[visit.number], supports[visit.number]))
 
 
 def test_mean_cosine_pair_by_pair() -> None:
@@ -127,25 +165,23 @@ def episode(foreground: bool = True) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def test_enhancement_by_block() -> None:
-    """Of the object alone: everything outside the masks may change without effect on `before`."""
+    """Weighted means of cosines pair by pair, of the object and of the whole query."""
     model = small("blocks", "4")
     item = episode()
     found = enhancement(model, item)
     assert list(found) == [1, 3]
     for visit in visits(model, item):
         rows = torch.arange(8)
-        assert visit.query.shape == (1, 8, 8, 16)
         shots = F.interpolate(item["support_mask"][None].float(), size=(8, 8), mode="bilinear", align_corners=True)[0]
         truth = (item["query_mask"] == 1).float()
         truth = F.interpolate(truth[None, None], size=(8, 8), mode="bilinear", align_corners=True)[0, 0]
-        for q, value in zip((visit.query, visit.enhanced), found[visit.number], strict=True):
-            total = weight = 0.0
-            for a, b, c, d in itertools.product(rows, rows, rows, rows):
-                w = float(truth[a, b] * shots[0, c, d])
-                if w:
-                    total += w * float(F.cosine_similarity(q[0, a, b], visit.support[0, c, d], dim=0))
-                    weight += w
-            assert value == pytest.approx(total / weight, abs=1e-5)
+        torch.testing.assert_close(visit.mask, shots)
+        for name, (q, s) in readings(visit).items():
+            for mask, value in zip((truth, torch.ones(8, 8)), found[visit.number][name], strict=True):
+                weights = (mask[:, :, None, None] * shots[0]).double()
+                q_unit, s_unit = (x[0].double() / x[0].double().norm(dim=-1, keepdim=True) for x in (q, s))
+                cosines = torch.stack([(q_unit[a, b] * s_unit).sum(-1) for a in rows for b in rows]).view(8, 8, 8, 8)
+                assert value == pytest.approx(float((weights * cosines).sum() / weights.sum()), abs=1e-5)
 
 
 def test_an_object_that_vanishes() -> None:
