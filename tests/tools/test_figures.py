@@ -106,9 +106,9 @@ def test_interception_with_and_without_qim(
         values = [100 * one[reading][0] for one in found[half]]
         assert block[key]["mean"] == pytest.approx(fmean(values), abs=1e-2)
         assert block[key]["std"] == pytest.approx(np.std(values, ddof=1), abs=1e-2)
-    for name, half in zip(("srm recap, qim share", "srm basic, qim none"), found.values(), strict=True):
+    for name, ones in zip(("srm recap, qim share", "srm basic, qim none"), found.values(), strict=True):
         for reading in ("residual", "LN", "u", "y", "y with u"):
-            means = [100 * fmean(one[reading][place] for one in half) for place in (0, 1)]
+            means = [100 * fmean(one[reading][place] for one in ones) for place in (0, 1)]
             drawn = content["readings"][name]["block 2"][reading]
             assert drawn == pytest.approx(means, abs=1e-2)
             assert f"| {drawn[0]:.1f} ({drawn[1]:.1f}) |" in printed
