@@ -118,6 +118,7 @@ def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
     segment = FeatureCache(model, cfg.feature_cache_mb).scores if weights else TRAINING_FREE[method](model)
     suffix = f"test_{cfg.shot}shot" + ("" if weights else f"_{method}") + ("_bbox" if cfg.ann_type == "bbox" else "")
     suffix += f"_{data.data_set}{data.split}" if cfg.test_set else ""
+    suffix += "_base" if cfg.test_classes == "base" else ""
     suffix += f"_{cfg.protocol}" if cfg.protocol in SEEDLESS else ""
     path = arguments.result or cfg.experiment_dir / f"result_{suffix}.json"
     log = RunLog(path.with_suffix(".log"), talks=world.is_main)

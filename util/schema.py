@@ -173,6 +173,7 @@ class Config(BaseModel):
     # testing
     weight: str | None
     ann_type: Literal["mask", "bbox"]
+    test_classes: Protocol[Literal["novel", "base"]]
     test_set: Protocol[str | None]
     test_root: str | None
     test_fold: Protocol[NotNegative | None]
@@ -310,5 +311,7 @@ def broken_relations(cfg: Config) -> Iterator[tuple[str, str]]:
         yield "trained_shot", f"should be empty, 1 or shot ({cfg.shot})"
     if cfg.fusion in ("cross_attention", "self_calibrated") and cfg.width % 8:
         yield "width", f"should be a multiple of 8, the heads of fusion {cfg.fusion}"
+    if cfg.test_classes == "base" and cfg.ensemble:
+        yield "test_classes", "should be novel with ensemble True, whose base learner calls base classes background"
     if cfg.feature_size % cfg.patch_ratio:
         yield "feature_size", f"should be a multiple of patch_ratio ({cfg.patch_ratio})"

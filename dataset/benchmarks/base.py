@@ -151,12 +151,12 @@ class Benchmark(ABC):
         return dict(enumerate(self.CLASSES, 1))
 
     def wanted(self, mode: Mode) -> list[int]:
-        """Base classes for training, novel classes for validation and testing, ascending."""
+        """Base classes for training, those that `test_classes` says for validation and testing, ascending."""
         cfg = self.cfg
         if self.FOLDS == 1 and self.CLASSES:
             return list(self.names())
         base, novel = fold_classes(cfg.data_set, cfg.split, cfg.num_classes, cfg.folds, cfg.use_split_coco)
-        return base if mode == "train" else novel
+        return base if mode == "train" or cfg.test_classes == "base" else novel
 
     def base_files(self, mode: Mode) -> Files:
         """The files of every image of a list, on which the base learner trains; their masks are index images."""

@@ -48,7 +48,7 @@ class ListedMasks(Benchmark):
         else:
             path = self._list_file(mode)
             pairs = read_list(path)
-            only_wanted = mode == "train" and cfg.list_kind == "filtered"
+            only_wanted = cfg.list_kind == "filtered" if mode == "train" else cfg.test_classes == "base"
             index = _select(pairs, _scan(root, pairs, path, names), wanted, cfg.area_threshold, only_wanted)
         if not index.images:
             raise UserError(f"{path}: no image for classes {span(wanted)}; check split, num_classes and area_threshold")

@@ -41,13 +41,16 @@ class TimmBackbone(Backbone):
         strides = [stage["reduction"] for stage in stages]
         plain, count = len(set(strides)) == 1, len(stages)  # a plain vision transformer has one size of map
         layers = layers or ((count // 2 - 1, count * 3 // 4 - 1, count - 1) if plain else range(count - 3, count))
-        if not all(0 <= layer < count for layer in layers) or sorted(set(layers)) != list(layers):
+        if not all(0 <= layer < count for layer in layers) or sorted(layers) != list(layers):
             raise UserError(f"backbone_layers: {list(layers)} should be three of 0 ... {count - 1}, ascending")
-        self.options = {**options, "features_only": True, "out_indices": tuple(layers)}
+        maps = tuple(dict.fromkeys(layers))  # each once, though two of the three may be the same
+        self.chosen = [maps.index(layer) for layer in layers]
+        self.options = {**options, "features_only": True, "out_indices": maps}
         if plain:  # whose blocks' outputs are meant to be normalised
             self.options["feature_cls"] = partial(FeatureGetterNet, norm=True)
         self.net = cast(Any, timm.create_model(name, **self.options))
-        c2, c3, c4 = self.net.feature_info.channels()
+        channels = self.net.feature_info.channels()
+        c2, c3, c4 = (channels[i] for i in self.chosen)
         self.channels = c2, c3, c4
         self.channels_last = Format(getattr(self.net, "output_fmt", "NCHW")) is Format.NHWC
         stem = next(module for module in self.net.modules() if isinstance(module, nn.Conv2d))
@@ -65,7 +68,8 @@ class TimmBackbone(Backbone):
     shift: Tensor
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        f2, f3, f4 = self.net(images * self.scale + self.shift)  # normalised as the model's own training images
+        maps = self.net(images * self.scale + self.shift)  # normalised as the model's own training images
+        f2, f3, f4 = (maps[i] for i in self.chosen)
         if self.channels_last:
             f2, f3, f4 = (f.permute(0, 3, 1, 2) for f in (f2, f3, f4))
         return f2, f3, f4

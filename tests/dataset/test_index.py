@@ -104,6 +104,18 @@ def test_index_follows_the_rules(toy_root: Path, toy_config: MakeConfig, mode: M
         assert list(files) == index.images and all(image.is_file() and mask.is_file() for image, mask in files.values())
 
 
+def test_base_classes_are_tested_on_validation_pictures_without_novel_ones(
+    toy_root: Path, toy_config: MakeConfig
+) -> None:
+    index, _ = load_index(toy_config(toy_root, split=1, test_classes="base", ensemble=False), "val")
+    base, _ = fold_classes("toy", 1, 8, 4, False)
+    counts = brute_force(toy_root, "val", base, 100)
+    expected = [image for image in counts.images if set(counts.classes[image]) <= set(base)]
+    assert index.images == expected and sorted(index.by_class) == base
+    with pytest.raises(UserError, match="test_classes: 'base' should be novel with ensemble True"):
+        toy_config(toy_root, test_classes="base")
+
+
 def test_rare_classes_are_left_out(toy_root: Path, toy_config: MakeConfig) -> None:
     whole, files = load_index(toy_config(toy_root, folds=2), "val")
     sizes = {class_id: len(images) for class_id, images in whole.by_class.items()}

@@ -57,6 +57,13 @@ def test_a_convnet_sees_what_timm_sees_of_its_own_normalisation(tmp_path: Path) 
         assert actual.shape == (1, channels, 9, 9)
 
 
+@torch.inference_mode()
+def test_two_of_the_three_maps_may_be_the_same() -> None:
+    backbone = TimmBackbone(CONVNET, [2, 3, 3], Path("none")).eval()
+    f2, f3, f4 = backbone(torch.rand(1, 3, 65, 65))
+    assert torch.equal(f3, f4) and f2.shape != f3.shape and backbone.channels == (f2.shape[1], *[f3.shape[1]] * 2)
+
+
 @pytest.mark.parametrize("ensemble", [True, False])
 @pytest.mark.parametrize(("name", "freeze"), [(CONVNET, False), (CONVNET, True), (VIT, "")])
 def test_stage_one_stage_two_and_loading_again(
