@@ -101,9 +101,10 @@ def _check_sizes(cfg: Config, backbone: Backbone, *keys: str) -> None:
     """UserError for a size of pictures that the backbone cannot see."""
     rule = f"a multiple of {backbone.step}" + (f" plus {backbone.offset}" if backbone.offset else "")
     for key in keys:
-        if (nearest := backbone.nearest(size := getattr(cfg, key))) != size:
-            choice = f"such as {nearest} or {nearest + backbone.step}"
-            raise UserError(f"{key}: {size} should be {rule} for backbone {cfg.backbone_name}, {choice}")
+        if (below := backbone.nearest(size := getattr(cfg, key))) != size:
+            above = backbone.nearest(below + backbone.step)
+            choice = str(below) if below == above else f"{rule}, such as {below} or {above},"
+            raise UserError(f"{key}: {size} should be {choice} for backbone {cfg.backbone_name}")
 
 
 def build_trunk(cfg: Config) -> Trunk:

@@ -56,9 +56,11 @@ class TimmBackbone(Backbone):
         stem = next(module for module in self.net.modules() if isinstance(module, nn.Conv2d))
         if "output_stride" not in options or stem.kernel_size[0] <= stem.stride[0]:  # images are cut into patches
             self.step, self.offset = max(strides[layer] for layer in layers), 0
+        source = self.net.pretrained_cfg
+        self.only = None if options or not source.get("fixed_input_size") else source["input_size"][-1]
         self.frozen = plain if frozen is None else frozen
         self.requires_grad_(not self.frozen)
-        mean, std = (torch.tensor(self.net.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+        mean, std = (torch.tensor(source[key]).view(3, 1, 1) for key in ("mean", "std"))
         own, imagenet = (mean, std), [torch.from_numpy(x / 255).view(3, 1, 1) for x in (MEAN, STD)]
         self.register_buffer("scale", imagenet[1] / own[1], persistent=False)
         self.register_buffer("shift", (imagenet[0] - own[0]) / own[1], persistent=False)
@@ -73,6 +75,10 @@ class TimmBackbone(Backbone):
         if self.channels_last:
             f2, f3, f4 = (f.permute(0, 3, 1, 2) for f in (f2, f3, f4))
         return f2, f3, f4
+
+    def nearest(self, size: int) -> int:
+        """As in Backbone; some models take pictures of one size only."""
+        return self.only or super().nearest(size)
 
     def fetch(self) -> None:
         """Load timm's weights, once: from the file if it is there, else by timm's own download.
@@ -89,11 +95,10 @@ class TimmBackbone(Backbone):
                 _look_for_download(self.net.pretrained_cfg)
             net = timm.create_model(self.name, pretrained=True, pretrained_cfg_overlay=overlay, **self.options)
         except Exception as error:  # of any library that is involved, down to sockets
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
             if overlay:
-                raise UserError(f"{path}: does not fit timm/{self.name}: {reason}") from error
+                raise UserError(f"{path}: does not fit timm/{self.name}: {_first_line(error)}") from error
             raise UserError(
-                f"{path}: is not there, and timm could not download it ({reason}); "
+                f"{path}: is not there, and timm could not download it ({_first_line(error)}); "
                 f"put timm's model.safetensors of {self.name} there under this name"
             ) from error
         self.net.load_state_dict(net.state_dict())
@@ -133,6 +138,10 @@ class TimmBackbone(Backbone):
         return state
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+
+
 def _look_for_download(source: Mapping[str, Any]) -> None:
     """OSError at once without a network, where the download itself tries for a minute; nothing where it is cached."""
     repository, file = source.get("hf_hub_id"), "model.safetensors"
@@ -155,5 +164,5 @@ def _look_up(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         except TypeError:  # an option that it does not know
             continue
         except (RuntimeError, AttributeError, AssertionError, NotImplementedError) as error:
-            raise UserError(f"backbone: timm/{name} gives no feature maps ({str(error).splitlines()[0]})") from error
+            raise UserError(f"backbone: timm/{name} gives no feature maps ({_first_line(error)})") from error
     raise UserError(f"backbone: timm/{name} gives no feature maps")
