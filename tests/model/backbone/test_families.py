@@ -1,6 +1,6 @@
 """Every family of encoders once, with random weights: shapes, gradients, steps that lower the loss, and costs.
 
-`pytest -m slow -s tests/model/test_families.py` prints a table.
+`pytest -m slow -s tests/model/backbone/test_families.py` prints a table.
 """
 
 import time
@@ -16,7 +16,7 @@ from model.loss import episode_loss
 from tools.measure import in_fresh_process, parameter_count, peak_memory
 from util.config import load_config
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FAMILIES = {  # the side of its pictures
     "vit_small_patch14_dinov2.lvd142m": 224,
     "vit_small_patch16_dinov3.lvd1689m": 224,
