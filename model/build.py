@@ -109,13 +109,13 @@ def _check_sizes(cfg: Config, backbone: Backbone, *keys: str) -> None:
 
 def build_trunk(cfg: Config) -> Trunk:
     """The trunk of the blocks that `fusion` names."""
-    kinds = hmnet_blocks(cfg) if cfg.fusion == "hmnet" else FUSIONS[cfg.fusion]
+    kinds = hmnet_blocks(cfg) if cfg.fusion_name == "hmnet" else FUSIONS[cfg.fusion_name]
     blocks = [from_config(kind, cfg) for kind, _ in zip(cycle(kinds), range(cfg.blocks), strict=False)]
     return Trunk(blocks, cfg.width, cfg.checkpoint_blocks)
 
 
 def hmnet_blocks(cfg: Config) -> tuple[Callable[..., Block], ...]:
-    """The kinds of HMNet's blocks, in turn; with every component off there is none, as in `concat` (paper, Table 3)."""
+    """The kinds of HMNet's blocks, in turn."""
     own = (SelfBlock,) if cfg.self_blocks else ()
     hybrid = () if cfg.srm == cfg.qim == "none" else (HybridBlock,)
     return (*own, *hybrid)

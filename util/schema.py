@@ -232,6 +232,12 @@ class Config(BaseModel):
         return "ImageSets/train.txt" if self.train_list in ("filtered", "all") else self.train_list
 
     @property
+    def fusion_name(self) -> str:
+        """`fusion`, where HMNet with every component off is the concatenation alone (paper, Table 3)."""
+        off = not self.self_blocks and self.srm == self.qim == "none"
+        return "concat" if self.fusion == "hmnet" and off else self.fusion
+
+    @property
     def novel_class_count(self) -> int:
         """Classes of this fold; the first `num_classes % folds` folds have one more."""
         if self.split == self.folds:

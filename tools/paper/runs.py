@@ -185,10 +185,8 @@ def read_runs(exp: Path) -> list[Measured]:
 
 def identity(cfg: Config, more: Sequence[str] = ()) -> tuple[Any, ...]:
     """What makes two tests the same row and column of a table."""
-    fusion, components = cfg.fusion, tuple(getattr(cfg, key) for key in COMPONENTS)
-    if fusion == "hmnet" and components == (False, "none", "none"):
-        fusion = "concat"
-    return (fusion, components if fusion == "hmnet" else (), *(getattr(cfg, key) for key in (*IDENTITY, *more)))
+    components = tuple(getattr(cfg, key) for key in COMPONENTS) if cfg.fusion_name == "hmnet" else ()
+    return (cfg.fusion_name, components, *(getattr(cfg, key) for key in (*IDENTITY, *more)))
 
 
 def differences(cfg: Config, wanted: Config) -> tuple[str, ...]:
