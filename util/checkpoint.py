@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 
 from util.errors import UserError
 from util.files import atomic_open
@@ -30,6 +28,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unusual pickles
             if path.suffix == SAFE:
+                from safetensors.torch import load_file
+
                 content = load_file(path)
             else:
                 content = torch.load(path, map_location="cpu", weights_only=True)
@@ -44,6 +44,8 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     """What a .safetensors file says of itself; nothing for other files. UserError if it is damaged."""
     if Path(path).suffix != SAFE:
         return {}
+    from safetensors import safe_open
+
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}

@@ -106,7 +106,7 @@ def test_interception_is_one_step_from_the_mean_state(qim: Any, qim_skip: Any) -
         delta = nn.functional.softplus(scan.dt_proj[0] @ low + scan.dt_bias[0])[:, None]
         skip = scan.skip[0, 0] if qim_skip == "scalar" else scan.skip[0]
         expected.append(((delta * A).exp() * H + delta * x[:, None] * b) @ c + skip * x)
-    found = block._intercepted(u, block.scan.project(u.flatten(1, 2)), state)
+    found = block.intercepted(u, block.scan.project(u.flatten(1, 2)), state)
     back = torch.stack(expected, dim=1).view(1, 16, 2, 2)
     back = nn.functional.interpolate(back, size=4, mode="bilinear", align_corners=True).permute(0, 2, 3, 1)
     torch.testing.assert_close(found, back, atol=1e-6, rtol=1e-5)

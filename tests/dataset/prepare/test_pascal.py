@@ -99,7 +99,7 @@ def test_corrupted_archive(raw_pascal: Raw, tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match=f"{path} is damaged or not the official archive"):
+    with pytest.raises(UserError, match=f"{path} is damaged or not the official file"):
         prepare(tmp_path)
     assert not (tmp_path / "root/JPEGImages").exists()
 
