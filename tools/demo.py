@@ -39,10 +39,10 @@ def main() -> None:
     print(f"\nsupport | query | truth | prediction: {cfg.experiment_dir / 'panels_test_1shot'}")
 
 
-def step(title: str, script: str, *arguments: str) -> None:
+def step(title: str, script: str, *arguments: str, config: str = CONFIG) -> None:
     """Run an entry point as a user would; UserError if it fails."""
     print(f"\n== {title}", flush=True)
-    code = subprocess.run([sys.executable, script, "--config", CONFIG, *arguments]).returncode
+    code = subprocess.run([sys.executable, script, "--config", config, *arguments]).returncode
     if code:
         raise UserError(f"{script} stopped with exit code {code}; its last lines say why")
 

@@ -1,0 +1,50 @@
+"""A recipe without a look at novel classes: `python -m tools.search --config FILE --try key=value[,key=value] ...`.
+
+Trains the config as it is and with each change, and tests all of them, with the support check, on base-class pictures
+that no training saw. Prints them side by side, the first ahead of the others; what is done already is not done again.
+"""
+
+import argparse
+from pathlib import Path
+
+from tools.demo import step
+from tools.paper.paired import Tests, comparison_table, read_tests
+from util.config import load_config
+from util.errors import UserError, run_main
+from util.files import atomic_write
+
+
+def changes(text: str) -> list[str]:
+    """`key=value,key=value` as words for --opts; UserError for what is not of this form."""
+    words = [word for pair in text.split(",") for word in pair.partition("=")[::2]]
+    if not all(words):
+        raise UserError(f"--try {text}: should be key=value, several separated by commas")
+    return words
+
+
+def main() -> None:
+    """Train and test each candidate, then print the table."""
+    parser = argparse.ArgumentParser(prog="python -m tools.search", description="Compare recipes on base classes.")
+    parser.add_argument("--config", required=True, help="experiment file, such as config/small/pascal_split1.yaml")
+    parser.add_argument("--try", dest="candidates", nargs="+", default=[], metavar="KEY=VALUE", help="one change each")
+    arguments = parser.parse_args()
+    common = ["test_classes", "base", "ensemble", "False"]
+    candidates = {"as it is": [], **{text: changes(text) for text in arguments.candidates}}
+    folder = Path(load_config(arguments.config, common).exp, "search")
+    tests: dict[str, Tests] = {}
+    for number, (name, words) in enumerate(candidates.items()):
+        opts = ["--opts", *common, *words, "exp", str(folder / "".join(c if c.isalnum() else "_" for c in name))]
+        cfg = load_config(arguments.config, opts[1:])
+        result = cfg.experiment_dir / f"result_test_{cfg.shot}shot_base.json"
+        if not result.is_file():
+            title = f"{number + 1} of {len(candidates)}: {name}"
+            step(title, "train.py", *opts, "resume", "auto", config=arguments.config)
+            step(f"{title}, test", "test.py", "--support-check", *opts, config=arguments.config)
+        tests[name] = read_tests(result)
+    text = comparison_table("Recipes on base classes", tests).markdown()
+    atomic_write(folder / "search.md", text)
+    print(text)
+
+
+if __name__ == "__main__":
+    run_main(main)
