@@ -15,7 +15,8 @@ from dataset.reading import check_sizes, read_pair
 from dataset.transform import Augmentation, Image, Mask, fill_boxes, squash_image, squash_mask
 from util.config import Config
 from util.errors import UserError
-from util.image import IGNORE, normalise, resize_image, resize_mask
+from util.image import normalise, resize_image, resize_mask
+from util.pixels import IGNORE
 
 Item = dict[str, Any]
 

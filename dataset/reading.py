@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from util.errors import UserError
-from util.image import IGNORE, open_image, picture_size, read_image
+from util.image import open_image, picture_size, read_image
 from util.mask import Label as Mask
 from util.mask import interpret_mask
+from util.pixels import IGNORE
 
 CROP_RATIO = 1.06  # longer side of VOC's pictures, 500, to the crop of its trainings, 473
 OVERSIZE = 1.5  # the same ratio from which on crops are too small a part

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from torch.nn.functional import interpolate
 
-from util.image import IGNORE, MEAN, resize_image, resize_mask
+from util.image import MEAN, resize_image, resize_mask
+from util.pixels import IGNORE
 
 Image = NDArray[np.float32]  # (h, w, 3) RGB, 0 to 255
 Mask = NDArray[np.uint8]  # (h, w)

@@ -14,7 +14,6 @@ from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from util.errors import UserError
-from util.pixels import IGNORE as IGNORE
 
 ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Tensor"
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
+from util.folds import fold_classes
+
 
 class YamlLoader(yaml.SafeLoader):
     """YAML as people write it: `1e-4` is a number, as it is in Python, not a string."""
@@ -238,16 +240,19 @@ class Config(BaseModel):
         return "concat" if self.fusion == "hmnet" and off else self.fusion
 
     @property
+    def fold_classes(self) -> tuple[list[int], list[int]]:
+        """Base and novel classes of this fold, ascending."""
+        return fold_classes(self.data_set, self.split, self.num_classes, self.folds, self.use_split_coco)
+
+    @property
     def novel_class_count(self) -> int:
-        """Classes of this fold; the first `num_classes % folds` folds have one more."""
-        if self.split == self.folds:
-            return 0
-        return self.num_classes // self.folds + (self.split < self.num_classes % self.folds)
+        """Classes of this fold."""
+        return len(self.fold_classes[1])
 
     @property
     def base_class_count(self) -> int:
         """Classes outside this fold."""
-        return self.num_classes - self.novel_class_count
+        return len(self.fold_classes[0])
 
     @property
     def loader_worker_count(self) -> int:

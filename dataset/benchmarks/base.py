@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from dataset.reading import Mask, read_grey_mask, read_mask
 from util.config import Config
 from util.errors import UserError
-from util.image import IGNORE, picture_size, read_image
+from util.image import picture_size, read_image
+from util.pixels import IGNORE
 
 Mode = Literal["train", "val", "test"]
 
@@ -93,26 +94,6 @@ def listed_index(by_class: dict[int, list[str]], lines: Sequence[tuple[str, int]
     return ImageIndex(list(classes), classes, by_class, HsnetRule(lines=list(lines), **rule))
 
 
-def fold_classes(
-    data_set: str, split: int, num_classes: int, folds: int, use_split_coco: bool
-) -> tuple[list[int], list[int]]:
-    """Base and novel classes of a fold, ascending: contiguous groups, or with use_split_coco every folds-th COCO class.
-
-    UserError for a fold that does not exist.
-    """
-    if split == folds and data_set == "pascal":  # "fold 4": all classes are base classes, for tests on other sets
-        return list(range(1, num_classes + 1)), []
-    if not 0 <= split < folds <= num_classes:
-        raise UserError(f"split: {split}, with {folds} folds of {num_classes} classes; choose 0 to {folds - 1}")
-    if data_set == "coco" and use_split_coco:
-        novel = list(range(split + 1, num_classes + 1, folds))
-    else:
-        size, larger = divmod(num_classes, folds)  # the first `larger` groups have one class more
-        start = split * size + min(split, larger)
-        novel = list(range(start + 1, start + 1 + size + (split < larger)))
-    return [class_id for class_id in range(1, num_classes + 1) if class_id not in novel], novel
-
-
 class Benchmark(ABC):
     """A data set as papers use it; a subclass is a whole benchmark, and `table.BENCHMARKS` knows its name.
 
@@ -155,7 +136,7 @@ class Benchmark(ABC):
         cfg = self.cfg
         if self.FOLDS == 1 and self.CLASSES:
             return list(self.names())
-        base, novel = fold_classes(cfg.data_set, cfg.split, cfg.num_classes, cfg.folds, cfg.use_split_coco)
+        base, novel = cfg.fold_classes
         return base if mode == "train" or cfg.test_classes == "base" else novel
 
     def base_files(self, mode: Mode) -> Files:
