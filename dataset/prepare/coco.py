@@ -19,21 +19,31 @@ from dataset.prepare.files import (
 )
 from dataset.prepare.known import coco_archives
 from dataset.prepare.picture import CocoPicture, upright_label
+from dataset.prepare.prepared import unpack_prepared, write_prepared
 from util.errors import UserError
 
 PARTS = {"train": "train2014", "val": "val2014"}
 RECORDS = ".prepared"
+PREPARED = r"(?:train|val)2014/[^/]+\.jpg|annotations/(?:train|val)2014/[^/]+\.png"
 
 
 def prepare_coco(root: Path, source: Source, workers: int) -> dict[str, list[Pair]]:
     """Build COCO-20i in `root` (train2014/, val2014/, annotations/{train,val}2014/, ImageSets/); return the two lists.
 
-    The lists hold every image that has an annotation, sorted. Whatever is done already is left alone. UserError names
-    what is missing or damaged.
+    The lists hold every image that has an annotation, sorted. Whatever is done already is left alone. Masks that others
+    have prepared are taken where there is nothing to make them of. UserError names what is missing or damaged.
     """
+    raw = [f"annotations/instances_{folder}.json" for folder in PARTS.values()]
+    if unpack_prepared(source, coco_archives(), root, PREPARED, "annotations/val2014/*.png", (*raw, RECORDS)):
+        return write_prepared(root, {part: _prepared_pairs(root, folder) for part, folder in PARTS.items()})
     for archive in coco_archives():
         unpack(archive, source, root, root / RECORDS)
     return {part: _prepare_part(root, part, folder, workers) for part, folder in PARTS.items()}
+
+
+def _prepared_pairs(root: Path, folder: str) -> list[Pair]:
+    masks = sorted((root / "annotations" / folder).glob("*.png"))
+    return [(f"{folder}/{mask.stem}.jpg", f"annotations/{folder}/{mask.name}") for mask in masks]
 
 
 def _prepare_part(root: Path, part: str, folder: str, workers: int) -> list[Pair]:

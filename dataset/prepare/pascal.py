@@ -16,11 +16,13 @@ from dataset.prepare.files import (
 )
 from dataset.prepare.known import sbd_archive, voc_archive
 from dataset.prepare.labels import read_label, read_sbd
+from dataset.prepare.prepared import unpack_prepared, write_prepared
 from util.errors import UserError
 from util.files import numbered_lines
 from util.mask import Label
 
 MASKS = "SegmentationClassAug"
+PREPARED = rf"JPEGImages/[^/]+\.jpg|{MASKS}/[^/]+\.png|ImageSets/(?:Main|Segmentation)/(?:train|val)\.txt"
 RECORDS = ".prepared"
 
 
@@ -38,9 +40,14 @@ def prepare_pascal(root: Path, source: Source, workers: int) -> dict[str, list[P
 
     Training images are SBD's (train and val) without VOC 2012's validation images, sorted, and then the images of VOC's
     segmentation training set that SBD lacks; validation images are VOC's segmentation validation set. Training images
-    from SBD have SBD's masks, all others VOC's. Whatever is done already is left alone. UserError names what is missing
-    or damaged.
+    from SBD have SBD's masks, all others VOC's. Whatever is done already is left alone. Masks that others have prepared
+    are taken where there is nothing to make them of. UserError names what is missing or damaged.
     """
+    archives = voc_archive(), sbd_archive()
+    if unpack_prepared(source, archives, root, PREPARED, f"{MASKS}/*.png", ("SBD", RECORDS)):
+        val, held_out = validation_names(root)
+        train = sorted({path.stem for path in (root / MASKS).glob("*.png")} - held_out)
+        return write_prepared(root, {"train": [_pair(name) for name in train], "val": [_pair(name) for name in val]})
     unpack(voc_archive(), source, root, root / RECORDS)
     unpack(sbd_archive(), source, root / "SBD", root / RECORDS)
     sbd_names, voc_names, val_names = image_names(root)
@@ -57,6 +64,14 @@ def prepare_pascal(root: Path, source: Source, workers: int) -> dict[str, list[P
 
 def image_names(root: Path) -> tuple[list[str], list[str], list[str]]:
     """The names of the training images from SBD, of those from VOC that SBD lacks, and of the validation images."""
+    val, held_out = validation_names(root)
+    sbd = set(_names(root / "SBD/train.txt")) | set(_names(root / "SBD/val.txt"))
+    lacking = set(_names(root / "ImageSets/Segmentation/train.txt")) - sbd - held_out
+    return sorted(sbd - held_out), sorted(lacking), val
+
+
+def validation_names(root: Path) -> tuple[list[str], set[str]]:
+    """The names of the validation images, and of all that are kept out of training."""
     sets = root / "ImageSets"
     val = _names(sets / "Segmentation/val.txt")
     # The validation images of all of VOC's tasks stay out of training, not only those with a segmentation.
@@ -65,9 +80,7 @@ def image_names(root: Path) -> tuple[list[str], list[str], list[str]]:
     else:
         held_out = set(val)
         print(f"{sets / 'Main/val.txt'} is missing: only the segmentation validation images are kept out of training")
-    sbd = set(_names(root / "SBD/train.txt")) | set(_names(root / "SBD/val.txt"))
-    lacking = set(_names(sets / "Segmentation/train.txt")) - sbd - held_out
-    return sorted(sbd - held_out), sorted(lacking), val
+    return val, held_out
 
 
 def make_mask(annotation: Annotation) -> bool:
