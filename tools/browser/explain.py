@@ -4,25 +4,27 @@ import numpy as np
 
 from prediction.predictor import Predictor
 from tools.browser.segment import heat
-from tools.browser.state import VIEW_SIDE, Answer, Picture, Session, thumbnail
+from tools.browser.state import VIEW_SIDE, Answer, Picture, thumbnail
 from util.visualize import mosaic, overlay
 
 Shown = tuple[Picture, str]  # a picture and its caption
 
 
-def explain(session: Session, predictor: Predictor, answer: Answer, class_name: str) -> list[Shown]:
+def explain(predictor: Predictor, answer: Answer, class_name: str) -> list[Shown]:
     """Supports with masks, query, priors, probabilities before, beside and after the ensemble, result, QIM by block.
 
-    Nothing is computed by the network. Supports are those of now, maps those of the answer.
+    Nothing is computed by the network.
     """
     evidence, side = answer.evidence, answer.view.shape[0]
-    place, value = evidence.names.index(class_name), session.value(class_name)
-    shots = [shot for shot in session.shots if shot.class_name == class_name]
-    drawn = [thumbnail(shot, value, VIEW_SIDE) for shot in shots]
+    place = evidence.names.index(class_name)
+    shots = [
+        thumbnail(picture, mask, place + 1, VIEW_SIDE)
+        for picture, mask in zip(*answer.support[class_name], strict=True)
+    ]
     result = answer.prediction(predictor, 0.5, answer.view.shape[:2]).mask == place + 1
     foreground, discriminative = evidence.prior[place].numpy()
     shown = [
-        (mosaic(drawn, side), f"{len(shots)} supports" if len(shots) > 1 else "support"),
+        (mosaic(shots, side), f"{len(shots)} supports" if len(shots) > 1 else "support"),
         (answer.view, "query"),
         (heat(foreground, answer.view), "prior: like the object (0 to 1)"),
         (heat(discriminative, answer.view), "prior: more like the object than like its surroundings (0 to 1)"),
@@ -31,7 +33,7 @@ def explain(session: Session, predictor: Predictor, answer: Answer, class_name: 
     if evidence.base is not None:
         shown.append((heat(evidence.base.numpy(), answer.view), "probability of any base class"))
         shown.append((heat(evidence.final[place].numpy(), answer.view), "probability after the ensemble"))
-    shown.append((overlay(answer.view, np.where(result, value, 0)), "result"))
+    shown.append((overlay(answer.view, np.where(result, place + 1, 0)), "result"))
     for number, maps in evidence.interception.items():
         norm = maps[place].numpy()
         caption = f"QIM in block {number + 1}: norm of what it adds ({norm.min():.2f} to {norm.max():.2f})"

@@ -34,6 +34,7 @@ CSS = """
 .message { padding: 0.7em 1em; border-left: 4px solid #d55e00; background: #d55e0018; border-radius: 4px; }
 .message p { margin: 0.1em 0 !important; }
 .classes i { display: inline-block; width: 0.9em; height: 0.9em; margin: 0 0.4em 0 1em; border-radius: 2px; }
+#view label { padding: 0.3em 0.6em; }
 footer { display: none !important; }
 """
 
@@ -135,12 +136,10 @@ def segment_page(shop: Shop, session: gr.State, message: gr.HTML) -> None:
     supports = [message, strip, class_name, legend, canvas]
 
     def on_show(session: Session, repaint: bool = True) -> Updates:
-        shots = [
-            figure(
-                strip, thumbnail(shot, session.value(shot.class_name)), caption(shot), shot.number == session.current
-            )
-            for shot in session.shots
-        ]
+        shots = []
+        for shot in session.shots:
+            small = thumbnail(shot.picture, shot.mask, session.value(shot.class_name))
+            shots.append(figure(strip, small, caption(shot), chosen=shot.number == session.current))
         names = session.class_names or [SINGLE]
         chosen = session.shot.class_name if session.shot else names[0]
         swatches = "".join(
@@ -199,8 +198,8 @@ def segment_page(shop: Shop, session: gr.State, message: gr.HTML) -> None:
         paths = segment.Examples(shop.cfg).show(session, shop.limits, shop.folder)
         return {queries: paths, **on_show(session)}
 
-    def card(answer: Answer, view: str, threshold: float, session: Session) -> str:
-        drawn = segment.draw_answer(session, shop.predictor, answer, view, threshold)
+    def card(answer: Answer, view: str, threshold: float) -> str:
+        drawn = segment.draw_answer(shop.predictor, answer, view, threshold)
         return figure(results, drawn, segment.describe_answer(shop.predictor, answer, threshold))
 
     def on_start(session: Session, value: Any, paths: list[str], view: str, threshold: float) -> Iterator[Updates]:
@@ -214,23 +213,24 @@ def segment_page(shop: Shop, session: gr.State, message: gr.HTML) -> None:
                     complaints.append(str(answer))
                 else:
                     session.answers.append(answer)
-                    cards += card(answer, view, threshold, session)
+                    cards += card(answer, view, threshold)
                 done = f"{number} of {len(paths)} pictures"
                 yield {message: say(*complaints), results: cards, status: done}
         except UserError as error:
             yield {message: say(str(error))}
 
     def on_view(session: Session, view: str, threshold: float) -> Updates:
-        return {results: "".join(card(answer, view, threshold, session) for answer in list(session.answers))}
+        return {results: "".join(card(answer, view, threshold) for answer in list(session.answers))}
 
     @explained(message)
     def on_pack(session: Session, threshold: float) -> Updates:
         return {load: str(segment.write_zip(session, shop.predictor, threshold, shop.folder))}
 
     files.upload(on_upload, [session, files], [files, *supports])
-    strip.click(on_select, session, supports)
-    canvas.input(on_stroke, [session, canvas], supports[:-1], show_progress="hidden")
-    class_name.input(on_class, [session, class_name], supports, show_progress="hidden")
+    quick: Any = {"show_progress": "hidden", "trigger_mode": "multiple"}  # none is lost, however fast they come
+    strip.click(on_select, session, supports, **quick)
+    canvas.input(on_stroke, [session, canvas], supports[:-1], **quick)
+    class_name.input(on_class, [session, class_name], supports, **quick)
     remove.click(on_remove, session, supports)
     mask_file.upload(on_mask, [session, mask_file], [mask_file, *supports])
     example.click(on_example, session, [queries, *supports])
@@ -284,7 +284,7 @@ def explain_page(shop: Shop, session: gr.State, message: gr.HTML, tab: gr.Tab) -
         answer = by_name.get(name or "") or session.answers[0]
         names = answer.evidence.names
         chosen = wanted if wanted in names else names[0]
-        shown = explain.explain(session, shop.predictor, answer, chosen)
+        shown = explain.explain(shop.predictor, answer, chosen)
         return {
             query: gr.update(choices=list(by_name), value=answer.name),
             class_name: gr.update(choices=list(names), value=chosen),
@@ -300,8 +300,9 @@ def failures_page(shop: Shop, message: gr.HTML, tab: gr.Tab) -> None:
     pairs = gr.State([])  # in the order of the table
     tests: dict[Path, failures.Test] = {}  # networks in memory, by result
     with gr.Row():
-        first = gr.Dropdown([], label="Result", elem_id="first")
-        second = gr.Dropdown([NONE], value=NONE, label="Compare with", elem_id="second")
+        first = gr.Dropdown([], label="Result of a test", elem_id="first")
+        second = gr.Dropdown([NONE], value=NONE, label="Compare with, on the same episodes", elem_id="second")
+    with gr.Row():
         class_name = gr.Dropdown([ANY], value=ANY, label="Class", elem_id="of_class")
         shot = gr.Dropdown([ANY], value=ANY, label="Shot", elem_id="of_shot")
         order = gr.Radio(["lowest first", "highest first"], value="lowest first", label="Order", elem_id="order")
@@ -320,16 +321,17 @@ def failures_page(shop: Shop, message: gr.HTML, tab: gr.Tab) -> None:
         if not found:
             raise UserError(f"{shop.results}: holds no *{failures.ENDING}, which test.py writes; test a network first")
         one = one if one in found else next(iter(found))
-        other = failures.read_rows(found[two]) if two in found else None
+        single = [key for key, files in found.items() if len(files) == 1]  # to compare with
+        other = failures.read_rows(found[two]) if two in single else None
         both = failures.pair_rows(failures.read_rows(found[one]), other)
         names, numbers = failures.choices(both)
         chosen = failures.sort_pairs(
             both, name if name in names else None, int(shots) if shots in numbers else None, way == "highest first"
         )
-        headers = failures.HEADERS_OF_TWO if two in found else failures.HEADERS
+        headers = failures.HEADERS_OF_TWO if other else failures.HEADERS
         return {
             first: gr.update(choices=list(found), value=one),
-            second: gr.update(choices=[NONE, *found], value=two if two in found else NONE),
+            second: gr.update(choices=[NONE, *single], value=two if two in single else NONE),
             class_name: gr.update(choices=[ANY, *names], value=name if name in names else ANY),
             shot: gr.update(choices=[ANY, *numbers], value=shots if shots in numbers else ANY),
             rows: gr.update(value={"headers": list(headers), "data": failures.table(chosen)}),

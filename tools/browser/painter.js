@@ -27,9 +27,11 @@ function draw() {
     return;
   }
   view.drawImage(picture, 0, 0, canvas.width, canvas.height);
-  view.globalAlpha = 0.55;
+  view.save();
+  view.globalAlpha = 0.6;
+  [view.shadowColor, view.shadowBlur] = ["white", Math.max(3, canvas.width / 100)];  // an outline on any ground
   view.drawImage(layer, 0, 0);
-  view.globalAlpha = 1;
+  view.restore();
   view.lineWidth = Math.max(1, canvas.width / 400);
   view.strokeStyle = tool === "eraser" ? "#ffffff" : color;
   if (tool === "box" && start) view.strokeRect(...box());

@@ -56,10 +56,10 @@ def answer_queries(
         evidence = gather_evidence(predictor, picture)
         view = fit(picture, VIEW_SIDE, VIEW_SIDE)
         height, width = picture.shape[:2]
-        yield Answer(name, Path(path), view, (height, width), evidence, perf_counter() - start)
+        yield Answer(name, Path(path), view, (height, width), support, evidence, perf_counter() - start)
 
 
-def draw_answer(session: Session, predictor: Predictor, answer: Answer, view: str, threshold: float) -> Picture:
+def draw_answer(predictor: Predictor, answer: Answer, view: str, threshold: float) -> Picture:
     """One of VIEWS of an answer; nothing is computed by the network."""
     if view == "prior":
         return heat(answer.evidence.prior[:, 0].amax(0).numpy(), answer.view)
@@ -68,8 +68,7 @@ def draw_answer(session: Session, predictor: Predictor, answer: Answer, view: st
         drawn = heat(prediction.probability, answer.view)
         draw_contour(drawn, prediction.mask > 0, (255, 255, 255))
         return drawn
-    table = np.array([0, *(session.value(name) for name in prediction.names)], np.uint8)
-    return overlay(answer.view, table[prediction.mask], alpha=0.5 if view == "overlay" else 0)
+    return overlay(answer.view, prediction.mask, alpha=0.5 if view == "overlay" else 0)
 
 
 def describe_answer(predictor: Predictor, answer: Answer, threshold: float) -> str:

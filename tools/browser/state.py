@@ -51,6 +51,9 @@ class Shot:
         return bool((self.mask == 1).any())
 
 
+Support = dict[str, tuple[list[Picture], list[Mask]]]  # by class, its pictures and the object in each
+
+
 class Answer(NamedTuple):
     """What was found in a query picture."""
 
@@ -58,6 +61,7 @@ class Answer(NamedTuple):
     path: Path  # of the server's copy
     view: Picture  # the picture as large as it is shown
     size: tuple[int, int]  # (h, w) of the picture itself
+    support: Support  # what was looked for
     evidence: Evidence
     seconds: float
 
@@ -105,11 +109,11 @@ class Session:
         self.shots = [shot for shot in self.shots if shot.number != self.current]
         self.current = self.shots[-1].number if self.shots else None
 
-    def support(self) -> dict[str, tuple[list[Picture], list[Mask]]]:
+    def support(self) -> Support:
         """The supports by class; UserError where there is none, or one without an object."""
         if not self.shots:
             raise UserError("there is no support picture yet; drop one on the left and paint the object in it")
-        classes: dict[str, tuple[list[Picture], list[Mask]]] = {name: ([], []) for name in self.class_names}
+        classes: Support = {name: ([], []) for name in self.class_names}
         for shot in self.shots:
             if not shot.has_object:
                 raise UserError(f"{shot.name}: nothing is painted in it; paint the object, or remove the picture")
@@ -181,10 +185,10 @@ def painted(ink: Picture, shot: Shot) -> Mask:
     return np.asarray(cv2.resize(opaque, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
 
 
-def thumbnail(shot: Shot, value: int, side: int = 200) -> Picture:
+def thumbnail(picture: Picture, mask: Mask, value: int, side: int = 200) -> Picture:
     """A support picture with its object in the colour of its class."""
-    small = fit(shot.picture, side, side)
-    mask = fit_mask(shot.mask, small)
+    small = fit(picture, side, side)
+    mask = fit_mask(mask, small)
     return overlay(small, np.where(mask == 1, value, mask))
 
 

@@ -65,7 +65,7 @@ def test_the_download_is_what_the_predictor_finds(session: Session, predictor: P
 def test_views_and_threshold(session: Session, predictor: Predictor, tmp_path: Path) -> None:
     answer_all(session, predictor, write_queries(tmp_path / "queries"))
     for answer in session.answers:
-        pictures = [draw_answer(session, predictor, answer, view, 0.5) for view in VIEWS]
+        pictures = [draw_answer(predictor, answer, view, 0.5) for view in VIEWS]
         assert all(picture.shape == answer.view.shape for picture in pictures)
         probability = answer.prediction(predictor, 0.5, answer.size).class_probabilities
         background = 1 - probability.sum(0)
@@ -82,7 +82,7 @@ def test_explanations_show_the_maps_of_the_class(session: Session, predictor: Pr
     answer_all(session, predictor, write_queries(tmp_path / "queries"))
     answer = session.answers[1]
     for name in ("cat", "dog"):
-        captions = [text for _, text in explain(session, predictor, answer, name)]
+        captions = [text for _, text in explain(predictor, answer, name)]
         assert captions[0] == ("2 supports" if name == "dog" else "support")
         assert [text for text in captions if text.startswith("QIM in block")] == [
             text for number in answer.evidence.interception for text in captions if f"block {number + 1}:" in text

@@ -1,0 +1,336 @@
+"""The page in a real browser."""
+
+import base64
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from prediction.predictor import Predictor
+from tests.tools.browser.conftest import scene
+from tests.tools.browser.test_failures import write_result
+from tests.toy import ROOT
+from tools.browser.painting import PREFIX
+from util.config import Config
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+SCREEN = {"width": 1400, "height": 1300}
+START = "#start:not([disabled])"
+
+
+def is_up(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def site(experiment: tuple[Config, Path]) -> Iterator[str]:
+    """The command at work, with random weights; its limits are tight and its tests are two of the same network."""
+    cfg, weights = experiment
+    write_result(cfg.experiment_dir / "result_test_1shot.json", cfg, weights)
+    write_result(cfg.experiment_dir / "again.json", cfg, weights)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    options = ["--weights", str(weights), "--port", str(port), "--results", cfg.exp, "--device", "cpu"]
+    with subprocess.Popen([sys.executable, "-m", "tools.app", *options, "--max-queries", "30"], cwd=ROOT) as process:
+        url = f"http://127.0.0.1:{port}"
+        while not is_up(url):
+            assert process.poll() is None, "the command ended before it served the page"
+            time.sleep(0.5)
+        yield url
+        process.terminate()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with pytest.importorskip("playwright.sync_api").sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Tab:
+    """A page, what it asked for elsewhere, what went wrong in it, and the last painting that it sent."""
+
+    def __init__(self, browser: Any, site: str) -> None:
+        self.page, self.elsewhere, self.errors, self.ink = browser.new_page(viewport=SCREEN), [], [], ""  # type: ignore[var-annotated]
+        self.page.set_default_timeout(90_000)
+        self.page.on("request", self.on_request)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", lambda line: self.errors.append(line.text) if line.type == "error" else None)
+        self.site = site
+        self.page.goto(site)
+        self.page.wait_for_selector("#painter button.chosen")
+
+    def on_request(self, request: Any) -> None:
+        if not request.url.startswith((self.site, "data:", "blob:")):
+            self.elsewhere.append(request.url)
+        if "/queue/join" in request.url:
+            for value in json.loads(request.post_data)["data"]:
+                if isinstance(value, dict) and value.keys() == {"shot", "ink"}:
+                    self.ink = value["ink"]
+
+    def upload(self, place: str, *files: Any) -> None:
+        self.page.set_input_files(f"{place} input[type=file]", list(files))
+
+    def upload_mask(self, file: str) -> None:
+        with self.page.expect_file_chooser() as chooser:
+            self.page.click("#mask")
+        chooser.value.set_files(file)
+
+    def add_support(self, *files: Any) -> None:
+        """Upload supports and wait for the last one on the canvas."""
+        before = self.page.locator("#strip figure").count()
+        self.upload("#supports", *files)
+        self.page.wait_for_function(f"document.querySelectorAll('#strip figure').length == {before + len(files)}")
+        self.page.wait_for_function(f"document.querySelector('#painter canvas').dataset.shot == {before + len(files)}")
+
+    def drag(self, tool: str, *points: tuple[float, float]) -> None:
+        """Drag the mouse over the canvas, points in fractions of its sides, and wait until the stroke was sent."""
+        self.page.click(f"#painter button[data-tool={tool}]")
+        box = self.page.locator("#painter canvas").bounding_box()
+        place = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+        with self.page.expect_response(lambda response: "/queue/join" in response.url):
+            self.page.mouse.move(*place[0])
+            self.page.mouse.down()
+            for x, y in place[1:]:
+                self.page.mouse.move(x, y, steps=8)
+            self.page.mouse.up()
+
+    def painted(self) -> np.ndarray:
+        """The last painting that was sent, (h, w) of 0 and 1."""
+        with Image.open(BytesIO(base64.b64decode(self.ink.removeprefix(PREFIX)))) as image:
+            return (np.asarray(image.convert("RGBA"))[..., 3] > 127).astype(np.uint8)
+
+    def find(self, count: int) -> None:
+        """Press the button and wait for that many results."""
+        self.page.click(START)
+        self.page.wait_for_function(f"document.querySelectorAll('#results figure').length == {count}")
+        self.page.wait_for_selector(START)
+
+    def download(self, folder: Path) -> Path:
+        """The zip, unpacked."""
+        with self.page.expect_download() as event:
+            self.page.click("#pack")
+        with zipfile.ZipFile(event.value.path()) as archive:
+            assert all(not Path(name).is_absolute() and ".." not in name for name in archive.namelist())
+            archive.extractall(folder)
+        return folder
+
+    def message(self, words: str) -> None:
+        """Wait until the page says so."""
+        self.page.wait_for_selector(f"#message .message:has-text({json.dumps(words)})")
+
+
+@pytest.fixture
+def tab(chromium: Any, site: str) -> Iterator[Tab]:
+    """A tab of its own, in which nothing may go wrong and which asks nobody else for anything."""
+    tab = Tab(chromium, site)
+    yield tab
+    assert not tab.elsewhere and not tab.errors
+    tab.page.close()
+
+
+def picture(folder: Path, name: str, *size: int) -> str:
+    scene(folder / name, *size)
+    return str(folder / name)
+
+
+def test_painted_with_the_mouse_the_result_is_the_predictors(tab: Tab, predictor: Predictor, tmp_path: Path) -> None:
+    support, queries = picture(tmp_path, "support.png", 90, 120), [
+        picture(tmp_path, "one.png", 60, 80),
+        picture(tmp_path, "two.png", 70, 50),
+    ]  # fmt: skip
+    tab.add_support(support)
+    tab.drag("brush", (0.3, 0.4), (0.6, 0.6), (0.7, 0.3))
+    mask = tab.painted()
+    assert mask.shape == (90, 120) and mask[int(0.4 * 90), int(0.3 * 120)] and mask[int(0.6 * 90), int(0.6 * 120)]
+    assert 0.01 < mask.mean() < 0.3 and not mask[:, 115:].any()
+    tab.drag("eraser", (0.7, 0.3), (0.7, 0.3))
+    erased = tab.painted()
+    assert not erased[int(0.3 * 90), int(0.7 * 120)] and 0 < erased.sum() < mask.sum()
+
+    tab.upload("#queries", *queries)
+    tab.find(2)
+    out = tab.download(tmp_path / "out")
+    predictor.set_support([support], [erased])
+    for path in queries:
+        expected, name = predictor.predict(path), Path(path).stem
+        found = np.asarray(Image.open(out / f"masks/{name}.png"))
+        assert found.shape == expected.mask.shape and (found != expected.mask).mean() < 0.005
+        caption = tab.page.locator(f"#results figcaption:has-text('{name}.png')").inner_text()
+        assert (f"object {expected.score:.2f}" in caption) or abs(expected.score - float(caption.split()[2])) < 0.02
+
+
+def test_boxes_undo_and_clear(tab: Tab, tmp_path: Path) -> None:
+    tab.add_support(picture(tmp_path, "support.png", 90, 120))
+    tab.drag("box", (0.25, 0.2), (0.75, 0.6))
+    box = tab.painted()
+    expected = np.zeros_like(box)
+    expected[18:54, 30:90] = 1
+    assert (box != expected).mean() < 0.03
+    tab.drag("box", (0.01, 0.8), (1.2, 1.2))
+    assert tab.painted()[80, 5:].all()
+    for tool, left in (("undo", box), ("clear", 0 * box), ("undo", box)):
+        with tab.page.expect_response(lambda response: "/queue/join" in response.url):
+            tab.page.click(f"#painter button[data-tool={tool}]")
+        assert (tab.painted() == left).all()
+
+
+def test_several_classes_supports_views_threshold_and_explanation(
+    tab: Tab, predictor: Predictor, tmp_path: Path
+) -> None:
+    first, second = picture(tmp_path, "first.png"), picture(tmp_path, "second.png")
+    tab.add_support(first)
+    tab.drag("box", (0.2, 0.2), (0.8, 0.8))
+    one = tab.painted()
+    tab.add_support(second)
+    tab.page.fill("#class input", "<b>dog")
+    tab.page.keyboard.press("Enter")
+    tab.page.wait_for_selector("#strip figure.chosen:has-text('<b>dog')")
+    mask = scene(tmp_path / "other.png")
+    Image.fromarray(mask * 255).save(tmp_path / "mask.png")
+    tab.upload_mask(str(tmp_path / "mask.png"))
+    tab.page.wait_for_function("!document.querySelector('#strip').innerText.includes('nothing painted')")
+    tab.upload("#queries", picture(tmp_path, "query.png", 50, 70))
+    tab.find(1)
+    predictor.set_support({"object": ([first], [one]), "<b>dog": ([second], [mask])})
+    expected = predictor.predict(str(tmp_path / "query.png"))
+    out = tab.download(tmp_path / "out")
+    assert (np.asarray(Image.open(out / "masks/query.png")) != expected.mask).mean() < 0.01
+    assert (out / "classes.txt").read_text() == "1 object\n2 <b>dog\n"
+
+    shown = [tab.page.get_attribute("#results img", "src")]
+    for view in ("contour", "probability", "prior"):
+        tab.page.click(f"#view label:has-text('{view}')")
+        tab.page.wait_for_function(f"document.querySelector('#results img').getAttribute('src') != {shown[-1]!r}")
+        shown.append(tab.page.get_attribute("#results img", "src"))
+    assert len(set(shown)) == 4
+    tab.page.fill("#threshold input[type=number]", "0.95")
+    tab.page.keyboard.press("Tab")
+    tab.page.wait_for_selector("#results figcaption:has-text('nothing found')")
+    thrown = tab.download(tmp_path / "strict")
+    assert not np.asarray(Image.open(thrown / "masks/query.png")).any()
+
+    tab.page.click("role=tab[name='Explain']")
+    tab.page.wait_for_selector("#maps figure:has-text('QIM in block')")
+    for words in ("support", "query", "prior", "before the ensemble", "base class", "after the ensemble", "result"):
+        assert tab.page.locator(f"#maps figcaption:has-text('{words}')").count()
+
+    tab.page.click("role=tab[name='Segment']")
+    tab.page.click("#strip figure:has-text('object')")
+    tab.page.wait_for_function("document.querySelector('#painter canvas').dataset.shot == 1")
+    tab.page.click("#remove")
+    tab.page.wait_for_function("document.querySelectorAll('#strip figure').length == 1")
+
+
+def test_what_is_no_good_is_said_on_the_page(tab: Tab, tmp_path: Path) -> None:
+    good, text = picture(tmp_path, "good.png"), tmp_path / "text.jpg"
+    text.write_text("no picture")
+    Image.new("1", (10000, 10000)).save(tmp_path / "large.png")
+    tab.page.click(START)
+    tab.message("there is no support picture yet")
+    tab.upload("#supports", str(text))
+    tab.message("text.jpg: is not a picture")
+    tab.upload("#supports", str(tmp_path / "large.png"))
+    tab.message("large.png: 10000x10000 are 100 megapixels, and at most 50")
+    tab.upload_mask(good)
+    tab.message("no support picture yet that this mask")
+    tab.add_support(good)
+    tab.page.click(START)
+    tab.message("good.png: nothing is painted in it")
+    Image.new("L", (20, 20), 255).save(tmp_path / "small.png")
+    tab.upload_mask(str(tmp_path / "small.png"))
+    tab.message("good.png: is 80x60 as shown, but its mask is 20x20")
+    tab.upload_mask(str(text))
+    tab.message("text.jpg: is not a picture")
+    tab.drag("box", (0.2, 0.2), (0.8, 0.8))
+    tab.page.click(START)
+    tab.message("there is no picture to search")
+    tab.page.click("role=tab[name='Explain']")
+    tab.message("nothing is segmented yet")
+    tab.page.click("role=tab[name='Segment']")
+    large = (tmp_path / "large.png").read_bytes()
+    contents = {"text.jpg": b"no picture", "large.png": large, "../../up.png": Path(good).read_bytes()}
+    files = [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in contents.items()]
+    tab.upload("#queries", *files)
+    tab.find(1)
+    tab.message("text.jpg: is not a picture")
+    tab.message("large.png: 10000x10000 are 100 megapixels")
+    out = tab.download(tmp_path / "out")
+    assert [path.suffix for path in (out / "masks").iterdir()] == [".png"]
+
+
+def test_too_many_pictures(tab: Tab, tmp_path: Path) -> None:
+    tab.add_support(picture(tmp_path, "good.png"))
+    tab.drag("box", (0.2, 0.2), (0.8, 0.8))
+    tab.upload("#queries", *(picture(tmp_path, f"{number}.png", 20, 20) for number in range(31)))
+    tab.page.click(START)
+    tab.message("31 pictures to search, and at most 30 are taken")
+
+
+def test_two_tabs_at_once_and_one_that_is_closed(chromium: Any, site: str, tmp_path: Path) -> None:
+    """Two tabs get their own results; a third, closed while it computes, leaves the others in peace."""
+    tabs = [Tab(chromium, site) for _ in range(3)]
+    names = [
+        [picture(tmp_path, f"{tab}-{number}.png") for number in range(count)] for tab, count in enumerate((5, 5, 30))
+    ]
+    for tab, files in zip(tabs, names, strict=True):
+        tab.add_support(files[0])
+        tab.drag("box", (0.2, 0.2), (0.8, 0.8))
+        tab.upload("#queries", *files)
+        tab.page.wait_for_function(f"document.querySelectorAll('#queries tr.file').length == {len(files)}")
+    tabs[2].page.click(START)
+    tabs[2].page.wait_for_selector("#results figure")
+    for tab in tabs[:2]:
+        tab.page.click(START)
+    tabs[2].page.close()
+    for number, tab in enumerate(tabs[:2]):
+        tab.page.wait_for_function("document.querySelectorAll('#results figure').length == 5")
+        captions = tab.page.locator("#results figcaption").all_inner_texts()
+        assert [caption.split(":")[0] for caption in captions] == [f"{number}-{place}.png" for place in range(5)]
+        assert not tab.errors
+        tab.page.close()
+
+
+def test_examples_of_the_data_set(tab: Tab) -> None:
+    tab.page.click("#example")
+    tab.page.wait_for_selector("#strip figure:has-text('thing')")
+    tab.page.wait_for_selector("#queries tr.file")
+    tab.find(tab.page.locator("#queries tr.file").count())
+
+
+def test_failures_of_a_test_and_of_two(tab: Tab) -> None:
+    tab.page.click("role=tab[name='Failures']")
+    cells = tab.page.locator("#rows [role=gridcell]")
+    cells.filter(has_text="thing").first.wait_for()
+    figures = [float(cell) for cell in tab.page.locator("#rows [aria-colindex='1'][role=gridcell]").all_inner_texts()]
+    assert len(figures) > 3 and figures == sorted(figures)
+    cells.filter(has_text="thing").first.click()
+    tab.page.wait_for_selector("#panel img")
+    tab.page.click("#second input")
+    tab.page.click("role=option >> text=result_test_1shot")
+    tab.page.wait_for_selector("#rows th:has-text('difference')")
+    cells.filter(has_text="0.000").first.wait_for()
+    before = tab.page.get_attribute("#panel img", "src")
+    cells.filter(has_text="thing").first.click()
+    tab.page.wait_for_function(f"document.querySelector('#panel img').getAttribute('src') != {before!r}")
+    assert tab.page.inner_text("#message").strip() == ""

@@ -1,0 +1,27 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.toy import ROOT
+from tools.app import find_weights
+from util.errors import UserError
+
+
+def test_without_a_demo_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    monkeypatch.chdir(tmp_path)
+    assert find_weights(Path("mine.pth")) == Path("mine.pth")
+    with pytest.raises(UserError, match=r"best_1shot\.pth: the demo is not trained yet; run `make demo`, or name"):
+        find_weights(None)
+
+
+def test_without_gradio_it_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "gradio.py").write_text("raise ModuleNotFoundError('gone', name='gradio')")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "tools.app", "--weights", "absent.pth"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "gradio is not installed; pip install -e '.[app]'" in done.stderr
