@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.backbone import Backbone
+from model.products import matmul
 from model.resize import resize
 
 BINS = (1, 2, 3, 6)
@@ -97,7 +98,7 @@ def conv_upsampled(pools: list[Tensor], weight: Tensor, size: Sequence[int]) -> 
     for pool, kernel in zip(pools, weight.split([p.shape[1] for p in pools], dim=1), strict=True):
         taps.append(torch.einsum("bcn,ocyx->boyxn", pool.flatten(2), kernel).flatten(2))  # (B, O, 9 * cells)
         spread.append(_shifted_interpolation(pool.shape[-1], size, pool).flatten(0, 2))  # (9 * cells, h * w)
-    return (torch.cat(taps, dim=2) @ torch.cat(spread)).unflatten(-1, size)
+    return (matmul(torch.cat(taps, dim=2), torch.cat(spread))).unflatten(-1, size)
 
 
 def _shifted_interpolation(cells: int, size: Sequence[int], like: Tensor) -> Tensor:

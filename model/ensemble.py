@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor, nn
 
+from model.products import matmul
+
 
 def gram(features: Tensor) -> Tensor:
     """Normalised Gram matrices `(B, C, C)` of `features (B, C, h, w)`: cosines between channels."""
     x = features.flatten(2)
     norms = x.norm(dim=2)
-    return x @ x.transpose(1, 2) / (norms.unsqueeze(2) * norms.unsqueeze(1) + 1e-7)
+    return matmul(x, x.transpose(1, 2)) / (norms.unsqueeze(2) * norms.unsqueeze(1) + 1e-7)
 
 
 def scene_difference(query: Tensor, support: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.order import patch_orders
+from model.products import Linear
 from model.trunk import Block
 
 HEADS = 8
@@ -50,8 +51,8 @@ class AttentionBranch(nn.Module):
         super().__init__()
         self.parts = parts
         self.conv = nn.Conv2d(width, width, 3, padding=1, groups=width)
-        self.in_proj = nn.Linear(width, parts * width, bias=False)
-        self.out_proj = nn.Linear(width, width, bias=False) if mixes else nn.Identity()
+        self.in_proj = Linear(width, parts * width, bias=False)
+        self.out_proj = Linear(width, width, bias=False) if mixes else nn.Identity()
         self.mlp = _mlp(width)
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -201,4 +202,4 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _mlp(width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+    return nn.Sequential(Linear(width, width), nn.GELU(), Linear(width, width))

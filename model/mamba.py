@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.order import patch_orders, plain_orders
+from model.products import Linear, linear
 from model.resize import resize_last
 from model.scan import BackendError, Recap, selective_scan
 from util.errors import UserError
@@ -67,7 +68,7 @@ class SelectiveScan(nn.Module):
 
     def project(self, u: Tensor) -> Tokens:
         """Project `u (B, L, D)` for all four directions in one product."""
-        projected = F.linear(u, self.x_proj.flatten(0, 1))
+        projected = linear(u, self.x_proj.flatten(0, 1))
         return Tokens(u, projected.unflatten(-1, self.x_proj.shape[:2]))
 
     def delta(self, tokens: Tokens) -> Tensor:
@@ -110,19 +111,19 @@ class Branch(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         inner = 2 * width
-        self.in_proj = nn.Linear(width, 2 * inner, bias=False)
+        self.in_proj = Linear(width, 2 * inner, bias=False)
         self.conv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
-        self.out_proj = nn.Linear(inner, width, bias=False)
-        self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+        self.out_proj = Linear(inner, width, bias=False)
+        self.mlp = nn.Sequential(Linear(width, width), nn.GELU(), Linear(width, width))
 
     def scan_input(self, x: Tensor) -> Tensor:
         """`(B, f, f, C)` to the scan's input `(B, f, f, D)`."""
-        x = F.linear(x, self.in_proj.weight.chunk(2)[0])
+        x = linear(x, self.in_proj.weight.chunk(2)[0])
         return F.silu(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
 
     def gate(self, x: Tensor) -> Tensor:
         """`(B, f, f, C)` to the gate `(B, f, f, D)` of the scan's output."""
-        return F.silu(F.linear(x, self.in_proj.weight.chunk(2)[1]))
+        return F.silu(linear(x, self.in_proj.weight.chunk(2)[1]))
 
 
 class MambaBlock(nn.Module):
