@@ -18,7 +18,7 @@ from util.config import Config
 from util.errors import UserError
 
 MakeConfig = Callable[..., Config]
-CONVNET, VIT = "tf_efficientnet_lite0", "vit_tiny_patch16_224"
+CONVNET, VIT, WITH_OWN_MEAN = "test_efficientnet", "test_vit", "tf_efficientnet_lite0"
 SMALL = {"width": 16, "blocks": 2, "feature_size": 8, "state_size": 4, "scan": "reference", "device": "cpu"}
 
 
@@ -43,10 +43,10 @@ def episode(size: int) -> tuple[torch.Tensor, ...]:
 
 @torch.inference_mode()
 def test_a_convnet_sees_what_timm_sees_of_its_own_normalisation(tmp_path: Path) -> None:
-    whole = write_weights(tmp_path, CONVNET)
-    backbone = TimmBackbone(CONVNET, None, tmp_path / "timm" / f"{CONVNET}.pth").eval()
+    whole = write_weights(tmp_path, WITH_OWN_MEAN)
+    backbone = TimmBackbone(WITH_OWN_MEAN, None, tmp_path / "timm" / f"{WITH_OWN_MEAN}.pth").eval()
     backbone.fetch()
-    theirs = timm.create_model(CONVNET, features_only=True, output_stride=8, out_indices=(2, 3, 4)).eval()
+    theirs = timm.create_model(WITH_OWN_MEAN, features_only=True, output_stride=8, out_indices=(2, 3, 4)).eval()
     theirs.load_state_dict({key: x.half().float() for key, x in whole.state_dict().items()}, strict=False)
     pixels = torch.rand(1, 3, 65, 65)
     mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]
@@ -143,7 +143,7 @@ def test_damaged_foreign_and_missing_files_are_one_line(
         ({"backbone": f"timm/{CONVNET}"}, "train_h: 64 should be a multiple of 8 plus 1, such as 57 or 65, for"),
         ({"backbone": "timm/test_efficientnet.foo_in1k"}, "timm/test_efficientnet.foo_in1k gives no .*tag"),
         ({"backbone": "timm/hiera_tiny_224"}, "train_h: 64 should be 224 for backbone timm/hiera_tiny_224"),
-        ({"backbone": f"timm/{VIT}", "backbone_layers": [3, 7, 12]}, r"backbone_layers: .* three of 0 \.\.\. 11"),
+        ({"backbone": f"timm/{VIT}", "backbone_layers": [1, 3, 6]}, r"backbone_layers: .* three of 0 \.\.\. 5"),
     ],
 )
 def test_what_a_model_cannot_do_is_one_line(make_config: MakeConfig, keys: dict[str, object], message: str) -> None:
@@ -157,7 +157,7 @@ def test_the_maps_are_those_that_the_key_names(make_config: MakeConfig) -> None:
     for layers in (None, (0, 2, 3)):
         backbone = TimmBackbone(VIT, layers, Path()).eval()
         net = backbone.net.model
-        blocks = [5, 8, 11] if layers is None else layers
+        blocks = [2, 3, 5] if layers is None else layers
         with torch.inference_mode():
             x = net.forward_intermediates(images * backbone.scale + backbone.shift, indices=list(blocks), norm=True)[1]
             for actual, expected in zip(backbone(images), x, strict=True):
