@@ -1,6 +1,7 @@
 """Reading config files: YAML with `base:` inheritance, files written for BAM, and `--opts key value ...`."""
 
 import difflib
+import reprlib
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,10 @@ __all__ = ["Config", "load_config", "restore_config"]
 
 BASE_DIR = Path(__file__).resolve().parent.parent / "config" / "base"
 SECTIONS = frozenset({"data", "train", "method", "test_finetune"})
+UNFOLDED = 10_000  # values that a file may stand for, aliases unfolded
+MERGE = "tag:yaml.org,2002:merge"
+SHORT = reprlib.Repr()  # of values in messages
+SHORT.maxstring = SHORT.maxother = 200
 
 
 class Setting(NamedTuple):
@@ -65,7 +70,7 @@ def _read_chain(path: Path, children: tuple[Path, ...]) -> dict[str, Setting]:
     if base is None or base.value is None:
         return settings
     if not isinstance(base.value, str):
-        raise UserError(f"{path}: base: {base.value!r} should be the path of a config file")
+        raise UserError(f"{path}: base: {SHORT.repr(base.value)} should be the path of a config file")
     return _read_chain(path.parent / base.value, (*children, path)) | settings
 
 
@@ -79,7 +84,7 @@ def _read_file(path: Path) -> dict[str, Setting]:
     tree = _parse(text, str(path))
     if not isinstance(tree, dict | None):
         raise UserError(f"{path}: a config file should hold `key: value` lines, not a {type(tree).__name__}")
-    return _settings(_flatten(tree or {}), str(path))
+    return _settings(_flatten(tree or {}, str(path)), str(path))
 
 
 def _read_overrides(overrides: Sequence[str]) -> dict[str, Setting]:
@@ -91,7 +96,12 @@ def _read_overrides(overrides: Sequence[str]) -> dict[str, Setting]:
 
 def _parse(text: str, source: str) -> Any:
     try:
-        return yaml.load(text, Loader=YamlLoader)
+        loader = YamlLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _unfolded(node, {})
+        return loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{source}: line {mark.line + 1}" if mark else source
@@ -101,14 +111,40 @@ def _parse(text: str, source: str) -> Any:
         raise UserError(f"{source}: not valid YAML: {error}") from error
 
 
-def _flatten(tree: dict[Any, Any]) -> dict[Any, Any]:
-    """Sections are only headings: their keys are global; an empty section says nothing."""
+def _unfolded(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """How many values a node stands for with its aliases unfolded; YAMLError for too many, and for a key twice."""
+    if size := sizes.get(id(node)):
+        return size
+    if id(node) in sizes:
+        raise yaml.MarkedYAMLError(problem="an alias of what it is in", problem_mark=node.start_mark)
+    sizes[id(node)] = 0
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    children = node.value if isinstance(node, yaml.SequenceNode) else [child for pair in pairs for child in pair]
+    sizes[id(node)] = 1 + sum(_unfolded(child, sizes) for child in children)
+    if sizes[id(node)] > UNFOLDED:
+        raise yaml.MarkedYAMLError(problem=f"more than {UNFOLDED} values", problem_mark=node.start_mark)
+    keys = set()
+    for key, _ in pairs:
+        if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:
+            if key.value in keys:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value} is there twice", problem_mark=key.start_mark)
+            keys.add(key.value)
+    return sizes[id(node)]
+
+
+def _flatten(tree: dict[Any, Any], source: str) -> dict[Any, Any]:
+    """Sections are only headings: their keys are global; an empty section says nothing. UserError for a key twice."""
     flat: dict[Any, Any] = {}
     for key, value in tree.items():
+        part = {}
         if isinstance(value, dict) and key not in Config.model_fields:
-            flat |= value
+            part = value
         elif value is not None or str(key).lower() not in SECTIONS:
-            flat[key] = value
+            part = {key: value}
+        for again in flat.keys() & part.keys():
+            if flat[again] != part[again]:
+                raise UserError(f"{source}: the key {again!r} is there twice, in two sections; remove one")
+        flat |= part
     return flat
 
 
@@ -118,7 +154,9 @@ def _settings(values: dict[Any, Any], source: str) -> dict[str, Setting]:
     settings = {}
     for key, value in values.items():
         if key not in known or (key == "base" and source == "--opts"):
-            raise UserError(f"{source}: unknown key {key!r} (value {value!r}); nearest is {_nearest(key)!r}")
+            raise UserError(
+                f"{source}: unknown key {SHORT.repr(key)} (value {SHORT.repr(value)}); nearest is {_nearest(key)!r}"
+            )
         key = RENAMED_KEYS.get(key, key)
         if value == "None":  # as Python writes it, and so do files for BAM
             value = "none" if key in ("srm", "qim") else None
@@ -151,4 +189,4 @@ def _validate(settings: dict[str, Setting]) -> Config:
 
 
 def _wrong_value(settings: dict[str, Setting], key: str, value: Any, reason: str) -> UserError:
-    return UserError(f"{settings[key].source}: {key}: {value!r} {reason}")
+    return UserError(f"{settings[key].source}: {key}: {SHORT.repr(value)} {reason}")

@@ -155,13 +155,16 @@ def _of_shades(values: NDArray[np.uint8], lossy: bool, halve: bool = False) -> I
         return InterpretedMask(label, "binary")
     spread = cv2.dilate(values, np.ones((3, 3))) - cv2.erode(values, np.ones((3, 3)))  # inside of areas 0
     thin = set(inner) - set(np.unique(values[spread == 0]).tolist())
+    # Classes of high numbers at the rim of one that is much larger are shades rather.
     heavy = top == IGNORE and len(inner) > 3 and inner[-2] > 128 and 2 * count[IGNORE] > count[1:].sum()
+    rim = len(inner) > 2 and thin >= set(inner[:-1]) and 5 * count[top] > 4 * count[1:].sum()
+    heavy |= top >= 64 and rim
     if not lossy and len(inner) <= SHADES and not heavy and (len(thin) < 3 or 2 * len(thin) <= len(inner)):
         return InterpretedMask(values, "index")
     near = max(8, top // 10 if lossy else 0)
     between = (values > near) & (values < top - near)
     flat = between & (spread <= (12 if lossy else 0))
-    if top < 64 or between.mean() > EDGES or flat.sum() > max(4, between.sum() // 10):
+    if top < 64 or between.mean() > EDGES or flat.sum() > max(4, values.size // 100 if lossy else between.sum() // 10):
         raise UserError(f"a mask in {len(inner)} shades, neither classes nor one object; {SETTLE}")
     return InterpretedMask(
         label, "soft", f"{len(inner)} shades are taken for one object with soft edges, cut in the middle"

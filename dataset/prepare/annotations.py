@@ -193,6 +193,7 @@ def parse(model: type[Model], path: Path, kind: str) -> Model:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where, reason = "", str(first["msg"]).removeprefix("Value error, ").replace("Input should", "should")
+        reason = "should be an object" if "instance of" in reason else reason
         for part in first["loc"]:
             if not re.fullmatch(r"[a-z]\w*", str(part)) and not isinstance(part, int):
                 break  # pydantic's own word for one of several forms

@@ -15,7 +15,7 @@ from dataset.index import fold_classes
 from dataset.prepare.files import Pair, in_parallel, is_intact_png, raise_if_any, write_label, write_pairs, write_text
 from dataset.prepare.known import AREA_THRESHOLD, FOLD_SIZES, LIST_SIZES
 from dataset.prepare.labels import read_label
-from dataset.prepare.picture import Collection, Picture, is_image, upright_label
+from dataset.prepare.picture import Collection, Picture, check_size, is_image, upright_label
 from dataset.prepare.sources import read_source
 from dataset.reading import CROP_RATIO
 from util.config import BASE_DIR, load_config
@@ -72,6 +72,7 @@ def prepare_custom(
     collection = read_source(source, images, workers, kind)
     folds = _fold_count(source, len(collection.classes), folds)
     conversions = plan(collection, out)
+    raise_if_any(in_parallel(check_size, collection.pictures, "sizes", workers).complaints, "pictures")
     with claimed(out, _is_ours):
         write_text(out / MARKER, "made by tools.prepare custom, which may write into this folder\n")
         return _build(collection, conversions, out, name, folds, val_share, workers)

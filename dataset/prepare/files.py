@@ -110,9 +110,14 @@ def _attempt(function: Callable[[Task], Result], task: Task) -> Result | _Compla
 
 
 def raise_if_any(complaints: Sequence[str], what: str) -> None:
-    """Print the complaints on stderr, one a line, and raise a UserError that counts them, if there are any."""
+    """Raise a UserError with the complaint; of several print all on stderr, one a line, and raise the first."""
     if not complaints:
         return
+    if len(complaints) == 1:
+        raise UserError(complaints[0])
     for complaint in complaints:
         print(printable(complaint), file=sys.stderr)
-    raise UserError(f"{len(complaints)} {what} failed (named above); correct or delete those files and run again")
+    raise UserError(
+        f"{len(complaints)} {what} failed (named above); correct or delete those files and run again; "
+        f"the first: {complaints[0]}"
+    )

@@ -61,8 +61,6 @@ def read_labelme(root: Path, files: Sequence[Path], images: Path | None, workers
     missing, and the file and key that are no LabelMe's.
     """
     outcome = in_parallel(partial(parse, LabelMeFile, kind="LabelMe"), files, "LabelMe files", workers)
-    if len(outcome.complaints) == 1:
-        raise UserError(outcome.complaints[0])
     raise_if_any(outcome.complaints, "LabelMe files")
     shapes = [shape for content in outcome.results for shape in content.shapes]
     names = sorted({shape.label for shape in shapes if shape.shape_type in AREAS} - set(SPECIAL_LABELS))

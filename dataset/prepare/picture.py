@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from dataset.prepare.annotations import RunLengths
+from dataset.prepare.files import check_image
 from dataset.prepare.labels import decode_segmentation, paint, read_label
 from util.errors import UserError
 from util.image import SIDEWAYS, open_image, orientation, picture_size, shown_size, upright
@@ -127,19 +128,23 @@ def _is_file(path: Path) -> bool:
         return False
 
 
+def check_size(picture: Picture) -> tuple[Size, Size, int]:
+    """Size as shown, size as annotated, and EXIF orientation, from headers alone; UserError for sizes that differ."""
+    with open_image(picture.image) as image:
+        shown, turn = shown_size(image), orientation(image)
+    size = picture.size() or shown
+    if size not in (shown, shown[::-1] if turn in SIDEWAYS else shown):
+        (height, width), (h, w) = shown, size
+        raise UserError(f"{picture.image} is {width}x{height}, its annotation {w}x{h}; make them equal")
+    return shown, size, turn
+
+
 def upright_label(picture: Picture) -> Label:
     """The class map (H, W) of a picture as it is shown, turned if it was drawn on the pixels as they are stored.
 
     UserError when image or annotation is missing or damaged, or their sizes differ.
     """
-    with open_image(picture.image) as image:
-        shown, turn = shown_size(image), orientation(image)
-        image.draft("L", (image.width // 8, image.height // 8))
-        image.load()
-    stored = shown[::-1] if turn in SIDEWAYS else shown
-    size = picture.size() or shown
-    if size not in (shown, stored):
-        (height, width), (h, w) = shown, size
-        raise UserError(f"{picture.image} is {width}x{height}, its annotation {w}x{h}; make them equal")
+    check_image(picture.image)
+    shown, size, turn = check_size(picture)
     label = picture.label(size)
     return label if size == shown else upright(label, turn)

@@ -71,8 +71,6 @@ def _read_voc(source: Path, image_folder: Path, mask_folder: Path, workers: int,
     raise_if_any([f"{masks[name]} has no image in {image_folder}" for name in masks if name not in images], "masks")
     tasks = [(mask, colours, kind) for mask in masks.values()]
     outcome = in_parallel(_values, tasks, "classes", workers)
-    if len(outcome.complaints) == 1:
-        raise UserError(outcome.complaints[0])
     raise_if_any(outcome.complaints, "masks")
     found = sorted(set().union(*outcome.results) - {0, IGNORE})
     if not found:

@@ -411,3 +411,26 @@ def test_a_mistake_is_told_of_the_file_that_holds_it(tmp_path: Path) -> None:
 def test_written_yaml_is_plain(make_config: Callable[..., Config]) -> None:
     """Other YAML readers see the same values."""
     assert yaml.safe_load(make_config().to_yaml()) == make_config().model_dump()
+
+
+def test_aliases_that_unfold_without_end_and_keys_twice(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    levels = [f"&a{n} [{', '.join([f'*a{n - 1}'] * 10 if n else ['l'] * 10)}]" for n in range(12)]
+    for text, problem in (
+        (f"exp: [{', '.join(levels)}]", "line 1: .*more than 10000 values"),
+        (f"? [{', '.join(levels)}]\n: 1", "line 1: .*more than 10000 values"),
+        ("seeds: &s [1, *s]", "line 1: .*an alias of what it is in"),
+        ("epochs: 3\nshot: 1\n'epochs': 3", "line 3: .*the key epochs is there twice"),
+        ("Train:\n  epochs: 3\nMethod:\n  epochs: 5", "the key 'epochs' is there twice, in two sections"),
+        ("epochs: 3\nMethod:\n  epochs: 5", "the key 'epochs' is there twice, in two sections"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=f"^{re.escape(str(path))}: {problem}") as caught:
+            load_config(path)
+        assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
+    path.write_text("common: &c\n  epochs: 3\nTrain:\n  <<: *c\n  shot: 5\n")
+    assert (load_config(path).epochs, load_config(path).shot) == (3, 5)
+    path.write_text("epochs: [" + "0, " * 4000 + "0]")
+    with pytest.raises(UserError) as caught:
+        load_config(path)
+    assert len(str(caught.value)) < 400

@@ -90,11 +90,17 @@ def test_files_at_fault_are_named(labels: Labels, tmp_path: Path, capsys: pytest
     cut = tmp_path / "src/JPEGImages/picture 4.jpg"
     cut.write_bytes(cut.read_bytes()[:-50])
     write_palette_png(tmp_path / "src/SegmentationClass/picture 5.png", np.ones((3, 4), np.uint8))
-    with pytest.raises(UserError, match="2 pictures failed"):
+    write_palette_png(tmp_path / "src/SegmentationClass/picture 6.png", np.ones((7, 4), np.uint8))
+    with pytest.raises(
+        UserError, match=r"2 pictures failed .*; the first: .*picture 5.jpg is 100x90, its annotation 4x3"
+    ):
         make(tmp_path)
-    err = capsys.readouterr().err
-    assert f"{cut}: not a readable picture" in err
-    assert "picture 5.jpg is 100x90, its annotation 4x3" in err
+    assert "picture 6.jpg is 100x90, its annotation 4x7" in capsys.readouterr().err
+    assert not (tmp_path / "own").exists()
+    for number in (5, 6):
+        write_palette_png(tmp_path / f"src/SegmentationClass/picture {number}.png", labels["picture 5"])
+    with pytest.raises(UserError, match=f"{cut}: not a readable picture"):
+        make(tmp_path)
 
 
 def test_what_cannot_be_a_data_set(labels: Labels, tmp_path: Path, rng: np.random.Generator) -> None:

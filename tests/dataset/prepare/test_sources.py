@@ -112,9 +112,8 @@ def test_mask_without_image_and_masks_without_class(
     with pytest.raises(UserError, match="no mask holds a class"):
         read_source(tmp_path, None, workers=1)
     write_palette_png(tmp_path / "SegmentationClass/b.png", random_label(rng, [1]))
-    with pytest.raises(UserError, match="1 masks failed"):
+    with pytest.raises(UserError, match="b.png has no image"):
         read_source(tmp_path, None, workers=1)
-    assert f"{tmp_path}/SegmentationClass/b.png has no image" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("place", ["instances.json", "annotations/instances.json", "."])
