@@ -154,7 +154,7 @@ def _look_up(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The options that a model takes and what timm says of its maps, nothing computed; UserError if there is none."""
     if not timm.is_model(name):
         known = timm.list_models(include_tags=True) + timm.list_models()
-        nearest = (difflib.get_close_matches(name, known, n=1) or known)[0]
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
         raise UserError(f"backbone: timm has no model {name!r}; nearest is 'timm/{nearest}'")
     for options in OPTIONS:
         try:
