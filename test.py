@@ -6,19 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dataset.episode import write_episodes
 from dataset.index import class_names, config_classes, load_index, test_config
 from engine.evaluation import (
+    TRAINING_FREE,
     EpisodeSet,
     Outcome,
     describe_test,
     episode_lines,
     find_weights,
     make_episodes,
-    prior_segment,
-    prototype_segment,
     run_episodes,
 )
 from engine.metric import Result, aggregate, format_table
@@ -32,7 +29,6 @@ from util.distributed import World, connect
 from util.errors import run_main
 from util.failures import explain_errors
 from util.files import atomic_write
-from util.image import resize_image
 from util.logger import RunLog
 from util.visualize import episode_panel, save_image
 
@@ -65,9 +61,6 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-TRAINING_FREE = {"prior": prior_segment, "prototype": prototype_segment}
-
-
 def panel_drawer(episode_set: EpisodeSet, names: dict[int, str], folder: Path, count: int) -> Callable[[Outcome], None]:
     """Draws `count` of the episodes as they come by: support | query | truth | prediction."""
     episodes, files, _ = episode_set
@@ -77,12 +70,8 @@ def panel_drawer(episode_set: EpisodeSet, names: dict[int, str], folder: Path, c
         if outcome.number not in chosen:
             return
         name = names[episodes[outcome.number].class_id]
-        query, *supports = map(files.picture, outcome.names)
-        if query.shape[:2] != outcome.truth.shape:  # judged at the input's size
-            query = resize_image(query.astype(np.float32), *outcome.truth.shape).astype(np.uint8)
-        shots = list(zip(supports, outcome.support_mask.numpy(), strict=True))
         prediction = outcome.prediction.cpu().numpy(), outcome.iou
-        picture = episode_panel(shots, query, outcome.truth.cpu().numpy(), {"prediction": prediction}, name)
+        picture = episode_panel(*outcome.pictures(files), {"prediction": prediction}, name)
         save_image(folder / f"{outcome.number:05d}_{name.replace('/', '_')}.png", picture)
 
     return draw

@@ -9,7 +9,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from tqdm import tqdm
@@ -26,8 +28,10 @@ from model.inference import FeatureCache
 from util.config import Config
 from util.distributed import World
 from util.errors import UserError
+from util.image import resize_image
 from util.schema import run_name
 
+Picture = NDArray[np.uint8]
 Names = Sequence[Sequence[str]]  # of the images of every episode, query first
 # query (B, 3, H, W), support (B, K, 3, H, W), support_mask (B, K, H, W), names -> scores (B, 2, H, W)
 Segment = Callable[[Tensor, Tensor, Tensor, Names], Tensor]
@@ -50,6 +54,14 @@ class Outcome(NamedTuple):
     truth: Tensor  # (h, w) in {0, 1, 255}, the query's own size
     prediction: Tensor  # (h, w) in {0, 1}
     iou: float | None
+
+    def pictures(self, files: Files) -> tuple[list[tuple[Picture, NDArray[Any]]], Picture, NDArray[Any]]:
+        """Supports with their masks, query and truth, as `util.visualize.episode_panel` takes them."""
+        query, *supports = map(files.picture, self.names)
+        truth = self.truth.cpu().numpy()
+        if query.shape[:2] != truth.shape:  # judged at the input's size
+            query = resize_image(query.astype(np.float32), *truth.shape).astype(np.uint8)
+        return list(zip(supports, self.support_mask.numpy(), strict=True)), query, truth
 
 
 def find_weights(cfg: Config) -> Path:
@@ -216,6 +228,10 @@ def prior_segment(model: HMNet) -> Segment:
 def prototype_segment(model: HMNet) -> Segment:
     """Each position to the nearer of the support's foreground and background prototypes; cosines of stage 4."""
     return lambda query, support, support_mask, names: model.prototype_scores(query, support, support_mask)
+
+
+# What needs no meta-training, by the method's name
+TRAINING_FREE: dict[str, Callable[[HMNet], Segment]] = {"prior": prior_segment, "prototype": prototype_segment}
 
 
 def predict(segment: Segment, batch: Batch, truths: Sequence[Tensor]) -> list[Tensor]:

@@ -74,8 +74,8 @@ def serve(arguments: argparse.Namespace, folder: Path) -> None:
             max_file_size=f"{arguments.max_mb}mb",
             **appearance(),
         )
-    except OSError as error:
-        raise UserError(f"--port {arguments.port}: {error}; give another one") from None
+    except OSError:
+        raise UserError(f"--port {arguments.port}: perhaps it is in use; give another one") from None
 
 
 def main() -> None:

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dataset.episode import Episode
-from dataset.index import Files, class_names, load_index
-from engine.evaluation import EpisodeSet, Outcome, Segment, prior_segment, run_episodes
+from dataset.index import Files, load_index, test_config
+from engine.evaluation import TRAINING_FREE, EpisodeSet, Outcome, Segment, run_episodes
 from model.build import build_model
 from model.hmnet import HMNet
 from model.inference import prepare_inference
@@ -19,7 +17,6 @@ from tools.browser.state import Picture
 from util.config import Config, restore_config
 from util.distributed import World, pick_device
 from util.errors import UserError
-from util.image import read_image
 from util.visualize import episode_panel
 
 ENDING = ".episodes.jsonl"
@@ -107,7 +104,6 @@ class Test:
     """What a test's result says of how it was made, with the network in memory."""
 
     cfg: Config
-    names: dict[int, str]
     files: Files
     classes: list[int]
     model: HMNet
@@ -117,7 +113,7 @@ class Test:
         """One of its episodes again."""
         episode = Episode(row["query"], row["class_id"], row["support"])
         if missing := [name for name in (row["query"], *row["support"]) if name not in self.files]:
-            raise UserError(f"{missing[0]}: is no longer among the validation images of {self.cfg.data_root}")
+            raise UserError(f"{missing[0]}: is no longer among the images that this test draws from")
         outcomes: list[Outcome] = []
         episodes = EpisodeSet([episode], self.files, self.classes)
         world = World(next(self.model.parameters()).device)
@@ -133,18 +129,19 @@ def load_test(episodes: Path) -> Test:
     try:
         content = json.loads(path.read_text())
         cfg, weights = restore_config(content["config"]), content["weights"]
+        method = content["method"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path}: no readable result of a test; test again") from None
     if cfg is None:
         raise UserError(f"{path}: its config is not one of this version; test again")
     cfg = cfg.model_copy(update={"loader_workers": 0})
-    index, files = load_index(cfg, "val")
+    index, files = load_index(test_config(cfg), "test")
     model = build_model(cfg, pretrained=weights is None)
     if weights:
         load_weights(model, Path(weights))
     model = prepare_inference(model.to(pick_device(cfg.device)))
-    segment = None if weights else prior_segment(model)
-    return Test(cfg, class_names(cfg), files, sorted(index.by_class), model, segment)
+    segment = None if weights else TRAINING_FREE[method](model)
+    return Test(cfg, files, sorted(index.by_class), model, segment)
 
 
 def draw_pair(tests: dict[Path, Test], pair: Pair) -> tuple[Picture, str]:
@@ -167,8 +164,4 @@ def draw_pair(tests: dict[Path, Test], pair: Pair) -> tuple[Picture, str]:
         if abs((outcome.iou or 0) - (row["iou"] or 0)) > CHANGED:
             remarks.append(f"{name}: IoU {row['iou']:.3f} when it was tested; weights or data have changed since.")
     assert outcome
-    query, *supports = (read_image(test.files[image][0]) for image in outcome.names)
-    shots = list(zip(supports, outcome.support_mask.numpy(), strict=True))
-    truth = np.asarray(outcome.truth.cpu().numpy())
-    panel = episode_panel(shots, query, truth, predictions, pair[0]["class"])
-    return panel, " ".join(remarks)
+    return episode_panel(*outcome.pictures(test.files), predictions, pair[0]["class"]), " ".join(remarks)

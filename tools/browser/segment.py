@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from dataset.episode import draw_seeded, wanted_classes
 from dataset.index import class_names, load_index
-from dataset.reading import read_pair
 from prediction.evidence import gather_evidence
 from prediction.manifest import Records, write_manifest
 from prediction.outputs import Outputs, output_names
@@ -22,7 +21,6 @@ from util.config import Config
 from util.errors import UserError
 from util.files import atomic_write
 from util.image import read_image
-from util.pixels import IGNORE
 from util.visualize import draw_contour, fit, overlay
 
 VIEWS = ("overlay", "contour", "probability", "prior")
@@ -122,10 +120,9 @@ class Examples:
         session.examples += 1
         session.shots = []
         for name in episode.support:
-            picture, mask = read_pair(*self.files[name])
-            value = np.where(mask == IGNORE, mask, mask == episode.class_id).astype(np.uint8)
+            picture, mask = self.files.picture(name), self.files.read(name, episode.class_id)
             label, of = self.files[name][0].name, self.names[episode.class_id]
-            session.add_shot(label, picture.astype(np.uint8), limits, value, of)
+            session.add_shot(label, picture, limits, mask, of)
         others = [
             image
             for image in self.index.images
