@@ -9,11 +9,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from model.build import build_model
+from model.build import build_model, from_config
 from model.ensemble import gram
 from model.hmnet import HMNet
 from model.inference import FeatureCache, prepare_inference, stack
-from model.mamba import MambaBlock
+from model.mamba import MambaBlock, SelfBlock
 from model.order import plain_orders
 from tools.measure import count_flops, gemm_peak, peak_memory, timed
 from util.config import Config
@@ -188,9 +188,7 @@ def measure_stages(cfg: Config, repeats: int) -> dict[str, Any]:
 @torch.inference_mode()
 def measure_scan(cfg: Config, backend: str, repeats: int) -> dict[str, Any]:
     """One block's scan alone by one backend; the slow one is called once, without warming up."""
-    block = build_model(cfg, pretrained=False).trunk.blocks[0]
-    assert isinstance(block, MambaBlock)
-    function = scan_alone(block, cfg.feature_size, backend)
+    function = scan_alone(from_config(SelfBlock, cfg), cfg.feature_size, backend)
     seconds, median = timed(function, repeats, warm_ups=int(backend != "reference"))
     return {"backend": backend, "seconds": seconds, "median": median, "tokens": cfg.feature_size**2}
 
