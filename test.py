@@ -18,7 +18,8 @@ from engine.evaluation import (
     make_episodes,
     run_episodes,
 )
-from engine.metric import Result, aggregate, format_table
+from engine.metric import Result, aggregate, format_table, percent
+from engine.multiclass import test_generalized, test_ways
 from engine.support_check import CHANGES, check_support, falls, format_falls
 from model.build import build_model
 from model.inference import FeatureCache, prepare_inference
@@ -55,6 +56,14 @@ def parse_arguments() -> argparse.Namespace:
         default=0,
         metavar="N",
         help=f"draw N episodes ({PANELS} without a number), spread over the list",
+    )
+    parser.add_argument("--ways", type=int, metavar="N", help="N-way test as PANet's, on training images")
+    parser.add_argument(
+        "--generalized",
+        nargs="?",
+        const="novel",
+        choices=["novel", "base"],
+        help="base classes too, as BAM's; base: these have pixels that both claim (novel)",
     )
     parser.add_argument("--episodes-out", type=Path, metavar="FILE", help="write the (first seed's) episodes")
     parser.add_argument("--result", type=Path, metavar="FILE", help="default: result_test_*.json of the experiment")
@@ -152,12 +161,34 @@ def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
     log.close()
 
 
+def test_several(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
+    """Evaluate with several classes at a time, N-way or generalized."""
+    weights = find_weights(cfg)
+    model = build_model(cfg, pretrained=False)
+    load_weights(model, weights)
+    prepare_inference(model.to(world.device))
+    if arguments.ways is not None:
+        content = test_ways(model, cfg, world, arguments.ways)
+    else:
+        content = test_generalized(model, cfg, world, arguments.generalized)
+    suffix = f"{arguments.ways}way" if arguments.ways is not None else "generalized"
+    path = arguments.result or cfg.experiment_dir / f"result_test_{cfg.shot}shot_{suffix}.json"
+    about = {"method": "hmnet", "weights": str(weights), "config": cfg.model_dump(), "test": describe_test(cfg)}
+    if world.is_main:
+        content |= {**about, "classes": class_names(test_config(cfg))}
+        atomic_write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        for figure, value in content["aggregate"].items():
+            print(f"{figure} over {len(content['runs'])} runs: {percent(value['mean'])} +- {percent(value['std'])}")
+        print(f"wrote {path}")
+
+
 def main() -> None:
     """The entry point."""
     arguments = parse_arguments()
     cfg = experiment_config(arguments)
+    run = test if arguments.ways is None and arguments.generalized is None else test_several
     with explain_errors("run the same command again"), connect(cfg.device) as world:
-        test(cfg, arguments, world)
+        run(cfg, arguments, world)
 
 
 if __name__ == "__main__":

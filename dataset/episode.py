@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -105,19 +105,30 @@ def wanted_classes(index: ImageIndex, image: str) -> list[int]:
 def _draw_released(index: ImageIndex, shot: int, count: int, seed: int, workers: int) -> list[Episode]:
     """The released evaluation's draws: passes over the list, query i of a pass drawn by worker i mod `workers`."""
     episodes: list[Episode] = []
-    base_seeds = torch.Generator().manual_seed(seed)  # the stream of torch.manual_seed(seed), and nobody else's
+    passes = released_streams(seed, workers)
     while len(episodes) < count:
-        base_seed = int(torch.empty((), dtype=torch.int64).random_(generator=base_seeds).item())
-        streams = [random.Random(base_seed + worker) for worker in range(workers)]
+        streams = next(passes)
         for number, query in enumerate(index.images[: count - len(episodes)]):
             episodes.append(_draw_as_released(index, query, shot, streams[number % workers]))
     return episodes
 
 
+def released_streams(seed: int, workers: int) -> Iterator[list[random.Random]]:
+    """The generators of the simulated loader workers, anew for every pass over the list."""
+    base_seeds = torch.Generator().manual_seed(seed)  # the stream of torch.manual_seed(seed), and nobody else's
+    while True:
+        base_seed = int(torch.empty((), dtype=torch.int64).random_(generator=base_seeds).item())
+        yield [random.Random(base_seed + worker) for worker in range(workers)]
+
+
 def _draw_as_released(index: ImageIndex, query: str, shot: int, rng: random.Random) -> Episode:
     classes = wanted_classes(index, query)
     class_id = classes[rng.randint(1, len(classes)) - 1]
-    images = index.by_class[class_id]
+    return Episode(query, class_id, draw_support(index.by_class[class_id], query, shot, rng))
+
+
+def draw_support(images: Sequence[str], query: str, shot: int, rng: random.Random) -> list[str]:
+    """Different supports of a class, none of them the query, as the released code draws them."""
     drawn: list[int] = []
     for _ in range(shot):
         rng.randint(1, len(images))  # the released code draws once before it starts looking
@@ -125,7 +136,7 @@ def _draw_as_released(index: ImageIndex, query: str, shot: int, rng: random.Rand
         while images[position] == query or position in drawn:
             position = rng.randint(1, len(images)) - 1
         drawn.append(position)
-    return Episode(query, class_id, [images[position] for position in drawn])
+    return [images[position] for position in drawn]
 
 
 def _draw_hsnet(index: ImageIndex, shot: int, count: int) -> list[Episode]:

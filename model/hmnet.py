@@ -186,9 +186,15 @@ class HMNet(nn.Module):
             return meta
         assert query.gram is not None and support.gram is not None
         with torch.no_grad():
-            base = base_map(self.base_learner.classify(resize(query.levels[-1], self.feature_size)), left_out)
+            base = base_map(self.base_logits(query), left_out)
             difference = scene_difference(query.gram, support.gram)
         return self.merging(meta, base, difference)
+
+    @torch.no_grad()
+    def base_logits(self, query: Embedded) -> Tensor:
+        """The base learner's own map of embedded queries, `(B, 1 + base classes, f, f)`; needs a base learner."""
+        assert self.base_learner is not None
+        return self.base_learner.classify(resize(query.levels[-1], self.feature_size))
 
     def encode_support(self, support: Tensor, support_mask: Tensor) -> SupportState:
         """Everything that depends on the support only: support `(B, K, 3, H, W)`, support_mask `(B, K, H, W)`."""

@@ -103,3 +103,9 @@ def stack(images: Sequence[Embedded]) -> Embedded:
     reduced, levels, grams = zip(*images, strict=True)
     gram = None if grams[0] is None else torch.cat(grams)
     return Embedded(torch.cat(reduced), tuple(torch.cat(level) for level in zip(*levels, strict=True)), gram)
+
+
+def merge_classes(margins: Tensor) -> Tensor:
+    """Labels (h, w), 0 background and i + 1 class i, of the classes' margins over the background (N, h, w)."""
+    best, index = margins.max(0)
+    return torch.where(best > 0, index + 1, 0)

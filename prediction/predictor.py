@@ -23,7 +23,7 @@ from torch import Tensor
 from engine.optim import amp_dtype
 from model.build import build_model
 from model.hmnet import Embedded, HMNet, SupportState
-from model.inference import FeatureCache, prepare_inference, stack
+from model.inference import FeatureCache, merge_classes, prepare_inference, stack
 from model.released import load_weights
 from model.resize import resize
 from prediction.shared import open_shared
@@ -173,8 +173,7 @@ class Predictor:
         the background at margin 0. As in testing, scores are first resized to what the network saw.
         """
         margins = resize(resize(margins[None], self.size), (size[0], size[1]))[0]  # (classes, h, w)
-        best, index = margins.max(0)
-        mask = torch.where(best > 0, index + 1, 0).to(torch.uint8)
+        mask = merge_classes(margins).to(torch.uint8)
         probabilities = torch.cat([torch.zeros_like(margins[:1]), margins]).softmax(0)[1:]
         return Prediction(names, mask.cpu().numpy(), probabilities.cpu().numpy())
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tools.paper.benchmarks import benchmark_table
 from tools.paper.paired import Tests, comparable, comparison_table, episodes_file, tests_in
 from tools.paper.published import SOURCE
 from tools.paper.runs import read_json, read_runs
@@ -20,6 +21,7 @@ from util.config import load_config
 from util.errors import UserError, run_main
 from util.files import atomic_write
 
+BENCHMARKS = "benchmarks"
 INTERVALS = "mean IoU of the episodes and its 95 % interval"
 INTERVAL_LEGEND = "Bootstrap over the episodes of a test; limits averaged over training seeds where there are several."
 LEGEND = "Cells: this project's figure (± standard deviation over training seeds) / published / difference."
@@ -28,7 +30,13 @@ LEGEND = "Cells: this project's figure (± standard deviation over training seed
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Fill the paper's tables with the runs that have been made.")
-    parser.add_argument("tables", nargs="*", type=int, metavar="TABLE", help="1 to 9, 0: base learners; default: all")
+    parser.add_argument(
+        "tables",
+        nargs="*",
+        type=lambda word: word if word == BENCHMARKS else int(word),
+        metavar="TABLE",
+        help="1 to 9, 0: base learners; default: all; `benchmarks`: one table over all benchmarks",
+    )
     parser.add_argument("--exp", type=Path, help="folder of the runs; default: that of --config, or exp")
     parser.add_argument("--out", type=Path, default=Path("exp/report"), help="folder for the tables")
     parser.add_argument("--config", help="for Tables 3 to 8: another data set and network than the paper's")
@@ -40,7 +48,7 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.exp is None:
         arguments.exp = Path(load_config(arguments.config).exp if arguments.config else "exp")
-    if unknown := set(arguments.tables) - TABLES.keys():
+    if unknown := set(arguments.tables) - {BENCHMARKS} - TABLES.keys():
         raise UserError(f"there is no Table {min(unknown)}: the paper's tables are 1 to 9")
     return arguments
 
@@ -123,6 +131,12 @@ def as_markdown(sheet: Sheet) -> str:
 def main() -> None:
     """Read, fill, write, print."""
     arguments = parse_arguments()
+    if BENCHMARKS in arguments.tables:
+        table = benchmark_table(arguments.exp)
+        atomic_write(arguments.out / "benchmarks.md", table.markdown())
+        atomic_write(arguments.out / "benchmarks.tex", table.latex())
+        print(table.markdown())
+        return
     benchmark, profile = (find_json(arguments.exp, kind) for kind in ("benchmark", "profile"))
     runs, exp = read_runs(arguments.exp), arguments.exp
     sources = Sources(runs, benchmark, profile, arguments.config, arguments.splits, arguments.seeds, exp)

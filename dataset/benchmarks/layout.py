@@ -54,6 +54,13 @@ class ListedMasks(Benchmark):
             raise UserError(f"{path}: no image for classes {span(wanted)}; check split, num_classes and area_threshold")
         return index, existing_files(root, [pair for pair in pairs if pair[0] in index.classes], path)
 
+    def contents(self, mode: Mode) -> tuple[dict[str, list[int]], Files]:
+        """Every image of a mode's list with the classes in its mask, however small, and the files of all."""
+        root, path = self._existing_root(), self._list_file(mode)
+        pairs = read_list(path)
+        counts = _scan(root, pairs, path, self.names())
+        return {image: sorted(counts[mask]) for image, mask in pairs}, existing_files(root, pairs, path)
+
     def index(self, mode: Mode) -> ImageIndex:
         """The index alone, for which public lists need no picture."""
         return self.public_index() if self._is_public(mode) else self.load(mode)[0]

@@ -18,7 +18,10 @@ from util.schema import keys_of, run_tag
 EXPERIMENT = re.compile(r"config/(pascal|coco)/\1_split(\d)_([a-z0-9]+)_(\w+)\.yaml")
 PORT = "1234"  # as in the README
 COMPONENTS = ("self_blocks", "srm", "qim")
-IDENTITY = ("data_set", "folds", "split", "use_split_coco", "backbone_name", "shot", "ensemble", "blocks", "ann_type")
+IDENTITY = (
+    *("data_set", "folds", "split", "use_split_coco", "backbone_name", "shot", "ensemble", "blocks", "ann_type"),
+    *("test_set", "test_fold"),
+)
 PLACED = ("split", "shot")  # already in the names of folders and files
 # What a table would rather have as the paper has it; a run that differs is shown and the difference named.
 TOPICS = keys_of("network", "recipe", "protocol")

@@ -1,0 +1,138 @@
+"""Episodes whose queries are labelled with several classes: N-way as PANet evaluates, generalized as BAM does."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from dataset.benchmarks.base import Files
+from dataset.episode import draw_support, released_streams
+from dataset.reading import read_mask
+from dataset.transform import Image, squash_mask
+from util.errors import UserError
+from util.image import IGNORE, normalise, resize_image, resize_mask
+
+Contents = Mapping[str, Sequence[int]]  # image -> the classes in its mask, however small
+
+
+@dataclass(frozen=True)
+class MultiEpisode:
+    """A query, the classes that have supports, K for each, and the class that every label of the truth stands for."""
+
+    query: str
+    classes: list[int]
+    support: list[list[str]]
+    labels: dict[int, int]  # label -> class
+
+
+def class_lists(contents: Contents, classes: Sequence[int], least: int) -> dict[int, list[str]]:
+    """The images of each class in list order; UserError for one with fewer than `least`."""
+    lists = {c: [image for image, present in contents.items() if c in present] for c in classes}
+    for class_id, images in lists.items():
+        if len(images) < least:
+            raise UserError(f"class {class_id}: {len(images)} images, but an episode needs {least}; lower shot")
+    return lists
+
+
+def draw_ways(
+    contents: Contents, novel: Sequence[int], ways: int, shot: int, count: int, seed: int, label_all: bool
+) -> list[MultiEpisode]:
+    """PANet's draws: the query's place is drawn once for a run, then classes and images of every episode.
+
+    `label_all`: the truth has all classes of the episode, else only the query's own (COCO). UserError for too few
+    classes or images.
+    """
+    if not 1 <= ways <= len(novel):
+        raise UserError(f"--ways {ways}: the fold has {len(novel)} classes; choose 1 to {len(novel)}")
+    lists, rng = class_lists(contents, novel, shot + 1), random.Random(seed)
+    (place,) = rng.choices(range(ways), k=1)
+    episodes = []
+    for _ in range(count):
+        classes = rng.sample(list(novel), ways)
+        drawn = [rng.sample(lists[c], shot + (number == place)) for number, c in enumerate(classes)]
+        labels = {number: c for number, c in enumerate(classes, 1) if label_all or number == place + 1}
+        episodes.append(MultiEpisode(drawn[place][-1], classes, [images[:shot] for images in drawn], labels))
+    return episodes
+
+
+def draw_generalized(
+    contents: Contents, base: Sequence[int], novel: Sequence[int], shot: int, count: int, seed: int, workers: int
+) -> list[MultiEpisode]:
+    """BAM's draws: the list in order, one of its novel classes if it has no base class, else any; base labels first."""
+    lists = class_lists(contents, novel, shot + 1)
+    images, passes, own = list(contents), released_streams(seed, workers), dict(enumerate(base, 1))
+    episodes: list[MultiEpisode] = []
+    while len(episodes) < count:
+        streams = next(passes)
+        for number, query in enumerate(images[: count - len(episodes)]):
+            rng, present = streams[number % workers], set(contents[query])
+            fitting = [c for c in novel if c in present] if not present & set(base) else []
+            class_id = rng.choice(fitting or list(novel))
+            support = draw_support(lists[class_id], query, shot, rng)
+            episodes.append(MultiEpisode(query, [class_id], [support], own | {len(own) + 1: class_id}))
+    return episodes
+
+
+class MultiEpisodes(Dataset[dict[str, Any]]):
+    """Item: query (3, S, S), support (N, K, 3, S, S) normalised, support_mask (N, K, S, S) and truth (h, w) of labels.
+
+    "square" squashes pictures to S x S and the truth with them; "fit" brings the longer side to S, cuts both sides to
+    multiples of 8 and puts the picture top left on zeros, and the truth on a square of its own longer side (255).
+    """
+
+    def __init__(
+        self, episodes: Sequence[MultiEpisode], files: Files, size: int, layout: Literal["square", "fit"]
+    ) -> None:
+        self.episodes, self.files, self.size, self.layout = episodes, files, size, layout
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        episode = self.episodes[number]
+        pairs = zip(episode.classes, episode.support, strict=True)
+        shots = [[self._shot(name, class_id) for name in names[::-1]] for class_id, names in pairs]
+        label_of = np.zeros(256, np.uint8)
+        for label, class_id in episode.labels.items():
+            label_of[class_id] = label
+        label_of[IGNORE] = IGNORE
+        truth = label_of[read_mask(self.files[episode.query][1])]
+        if self.layout == "square":
+            truth = squash_mask(truth, self.size, self.size)
+        else:
+            square = np.full((max(truth.shape),) * 2, IGNORE, np.uint8)
+            square[: truth.shape[0], : truth.shape[1]] = truth
+            truth = square
+        return {
+            "query": self._picture(self.files.picture(episode.query).astype(np.float32)),
+            "support": torch.stack([torch.stack([image for image, _ in images]) for images in shots]),
+            "support_mask": torch.stack([torch.stack([mask for _, mask in images]) for images in shots]),
+            "truth": torch.from_numpy(truth),
+            "number": number,
+        }
+
+    def _shot(self, name: str, class_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+        image, mask = self.files.picture(name).astype(np.float32), self.files.read(name, class_id)
+        if self.layout == "square":
+            return self._picture(image), torch.from_numpy(squash_mask(mask, self.size, self.size))
+        placed = np.zeros((self.size, self.size), np.uint8)
+        height, width = self._fitted(mask.shape)
+        placed[:height, :width] = resize_mask(mask, height, width)
+        return self._picture(image), torch.from_numpy(placed)
+
+    def _picture(self, image: Image) -> torch.Tensor:
+        if self.layout == "square":
+            return normalise(resize_image(image, self.size, self.size))
+        height, width = self._fitted(image.shape[:2])
+        placed = torch.zeros(3, self.size, self.size)
+        placed[:, :height, :width] = normalise(resize_image(image, height, width))
+        return placed
+
+    def _fitted(self, size: tuple[int, ...]) -> tuple[int, int]:
+        """Sides of a picture whose longer side is S, in whole multiples of 8."""
+        height, width = (max(int(side * self.size / max(size)) // 8 * 8, 8) for side in size)
+        return height, width

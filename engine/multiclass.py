@@ -1,0 +1,174 @@
+"""Tests with several classes at a time: N-way K-shot as PANet does, generalized few-shot segmentation as BAM does."""
+
+from collections.abc import Callable, Sequence
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+from tqdm import tqdm
+
+from dataset.benchmarks.layout import ListedMasks
+from dataset.benchmarks.table import open_benchmark, test_config
+from dataset.dataset import collate
+from dataset.multiclass import MultiEpisode, MultiEpisodes, draw_generalized, draw_ways
+from engine.evaluation import evaluating
+from engine.loader import Batch, load_steps, shard_batches
+from engine.metric import ratio
+from engine.optim import amp_dtype
+from model.hmnet import HMNet
+from model.inference import merge_classes
+from model.resize import resize
+from util.config import Config
+from util.distributed import World
+from util.errors import UserError
+from util.image import IGNORE
+
+WAYS_SEEDS = (1234, 1235, 1236, 1237, 1238)  # PANet's
+GENERALIZED_SEEDS = (510, 365, 382, 322, 988)  # BAM's
+SURE = 0.9  # probability from which a pixel is of the novel class, in BAM's generalized test
+CLASSES = 256
+
+Predict = Callable[[HMNet, Batch, Tensor], Tensor]  # batch of one and its truth (h, w) -> labels (h, w)
+
+
+class Counts(NamedTuple):
+    """Pixels by class: what both have, what only the prediction has, what only the truth has."""
+
+    hit: Tensor  # (256,) int64
+    false: Tensor  # counted in every episode
+    false_present: Tensor  # counted only where the truth has the class
+    missed: Tensor
+
+
+def test_ways(model: HMNet, cfg: Config, world: World, ways: int) -> dict[str, Any]:
+    """PANet's N-way K-shot test on *training* images of the contiguous fold; figures over its five runs.
+
+    A class's wrong pixels count only where the truth has it, as there; `miou_everywhere` counts them all.
+    """
+    data = test_config(cfg).model_copy(update={"use_split_coco": False})
+    contents, files = _listed(data).contents("train")
+    novel = open_benchmark(data).wanted("test")
+    runs = []
+    for seed in _seeds(cfg, WAYS_SEEDS):
+        count = cfg.test_episodes or 1000
+        episodes = draw_ways(contents, novel, ways, cfg.shot, count, seed, label_all=data.data_set != "coco")
+        dataset = MultiEpisodes(episodes, files, cfg.val_size, "square")
+        counts = _count(model, cfg, dataset, episodes, world, _predict_ways)
+        present = _ious(counts, novel, counts.false_present)
+        everywhere = _ious(counts, novel, counts.false)
+        runs.append({"seed": seed, "class_iou": present, "miou": _mean(present), "miou_everywhere": _mean(everywhere)})
+    return {"kind": "ways", "ways": ways, "runs": runs, **_over_runs(runs, "miou", "miou_everywhere")}
+
+
+def test_generalized(model: HMNet, cfg: Config, world: World, first: str) -> dict[str, Any]:
+    """BAM's generalized test: base classes by the base learner, one novel class at a time; figures over its five runs.
+
+    `first`: where both claim a pixel, "novel" or "base" has it. UserError for a network without a base learner.
+    """
+    data = test_config(cfg)
+    if model.base_learner is None or cfg.test_set not in (None, cfg.data_set):
+        raise UserError("--generalized: needs `ensemble: True` and the data set that the base learner was trained on")
+    contents, files = _listed(data).contents("test")
+    benchmark = open_benchmark(data)
+    base, novel = benchmark.wanted("train"), benchmark.wanted("test")
+    runs = []
+    for seed in _seeds(cfg, GENERALIZED_SEEDS):
+        count = cfg.test_episodes or 1000
+        episodes = draw_generalized(contents, base, novel, cfg.shot, count, seed, cfg.workers)
+        dataset = MultiEpisodes(episodes, files, cfg.val_size, "fit")
+        predict = _predict_novel_first if first == "novel" else _predict_base_first
+        counts = _count(model, cfg, dataset, episodes, world, predict)
+        ious = _ious(counts, [*base, *novel], counts.false)
+        figures = {"miou_novel": novel, "miou_base": base, "miou_all": [*base, *novel]}
+        means = {name: _mean({c: ious[c] for c in classes}) for name, classes in figures.items()}
+        runs.append({"seed": seed, "class_iou": ious, **means})
+    return {"kind": "generalized", "first": first, "runs": runs, **_over_runs(runs, *figures)}
+
+
+def _seeds(cfg: Config, known: Sequence[int]) -> Sequence[int]:
+    """The protocol's own seeds, unless the config asks for others than the default."""
+    return known if cfg.seeds == [321] else cfg.seeds
+
+
+def _listed(cfg: Config) -> ListedMasks:
+    benchmark = open_benchmark(cfg)
+    if not isinstance(benchmark, ListedMasks):
+        raise UserError(f"{cfg.data_set}: its masks show one class each; take a set of index masks, such as pascal")
+    return benchmark
+
+
+def _count(
+    model: HMNet, cfg: Config, dataset: MultiEpisodes, episodes: Sequence[MultiEpisode], world: World, predict: Predict
+) -> Counts:
+    device = world.device
+    counts = Counts(*torch.zeros(4, CLASSES, dtype=torch.int64, device=device))
+    batches = shard_batches(len(episodes), 1, world)
+    loader = load_steps(dataset, batches, 1, cfg.loader_worker_count, collate)
+    with evaluating(model), torch.autocast(device.type, amp_dtype(cfg.amp, device), enabled=cfg.amp != "off"):
+        for (batch,) in tqdm(loader, "episodes", total=len(batches), disable=not world.is_main or None, leave=False):
+            tensors = {key: value.to(device) for key, value in batch.items() if key != "number"}
+            truth = tensors["truth"][0]
+            predicted = torch.where(truth == IGNORE, IGNORE, predict(model, tensors, truth))
+            for label, class_id in episodes[batch["number"][0]].labels.items():
+                found, true = predicted == label, truth == label
+                hit, false, missed = (found & true).sum(), (found & ~true).sum(), (true & ~found).sum()
+                for total, pixels in zip(counts, (hit, false, false * true.any(), missed), strict=True):
+                    total[class_id] += pixels
+    for total in counts:
+        world.sum(total)
+    return counts
+
+
+def _predict_ways(model: HMNet, batch: Batch, truth: Tensor) -> Tensor:
+    """Every class on its own, then the one with the largest margin over the background."""
+    query = model.embed(model.features(batch["query"]), "query")
+    scores = []
+    for support, mask in zip(batch["support"][0], batch["support_mask"][0], strict=True):
+        state = model.encode_support(support[None], mask[None])
+        scores.append(resize(model.score(query, state).final, batch["query"].shape[-2:]))
+    return merge_classes(_at(torch.stack([pair[:, 1] - pair[:, 0] for pair in scores], dim=1), truth))
+
+
+def _predict_novel_first(model: HMNet, batch: Batch, truth: Tensor) -> Tensor:
+    novel, base, label = _maps(model, batch, truth)
+    return torch.where(novel, label, base)
+
+
+def _predict_base_first(model: HMNet, batch: Batch, truth: Tensor) -> Tensor:
+    novel, base, label = _maps(model, batch, truth)
+    return torch.where(novel & (base == 0), label, base)
+
+
+def _maps(model: HMNet, batch: Batch, truth: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Where the novel class surely is, labels of the base classes (h, w), and the novel class's label."""
+    size = batch["query"].shape[-2:]
+    query = model.embed(model.features(batch["query"]), "query")
+    state = model.encode_support(batch["support"][:, 0], batch["support_mask"][:, 0])
+    scores, logits = (resize(x, size) for x in (model.score(query, state).final, model.base_logits(query)))
+    novel = _at(scores, truth).softmax(0)[1] > SURE
+    return novel, _at(logits, truth).argmax(0), logits.shape[1]
+
+
+def _at(scores: Tensor, truth: Tensor) -> Tensor:
+    """Scores (1, C, S, S) at the truth's size, (C, h, w)."""
+    return interpolate(scores.float(), truth.shape, mode="bilinear", align_corners=True)[0]
+
+
+def _ious(counts: Counts, classes: Sequence[int], false: Tensor) -> dict[int, float | None]:
+    return {c: ratio(int(counts.hit[c]), int(counts.hit[c] + false[c] + counts.missed[c])) for c in classes}
+
+
+def _mean(ious: dict[int, float | None]) -> float | None:
+    known = [iou for iou in ious.values() if iou is not None]
+    return fmean(known) if known else None
+
+
+def _over_runs(runs: Sequence[dict[str, Any]], *figures: str) -> dict[str, Any]:
+    means = {}
+    for figure in figures:
+        values = [run[figure] for run in runs if run[figure] is not None]
+        spread = stdev(values) if len(values) > 1 else None
+        means[figure] = {"mean": fmean(values) if values else None, "std": spread}
+    return {"aggregate": means}
