@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dataset.prepare.lists import LISTS, list_paths
-from tests.dataset.prepare.conftest import Server
+from tests.server import Server
 from tools.prepare import main
 from util.errors import UserError
 
