@@ -173,7 +173,8 @@ def test_several(cfg: Config, arguments: argparse.Namespace, world: World) -> No
         content = test_generalized(model, cfg, world, arguments.generalized)
     suffix = f"{arguments.ways}way" if arguments.ways is not None else "generalized"
     path = arguments.result or cfg.experiment_dir / f"result_test_{cfg.shot}shot_{suffix}.json"
-    about = {"method": "hmnet", "weights": str(weights), "config": cfg.model_dump(), "test": describe_test(cfg)}
+    how = {**describe_test(cfg), "protocol": content["kind"], "metric_size": content["metric_size"]}
+    about = {"method": "hmnet", "weights": str(weights), "config": cfg.model_dump(), "test": how}
     if world.is_main:
         content |= {**about, "classes": class_names(test_config(cfg))}
         atomic_write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -59,7 +59,13 @@ def test_ways(model: HMNet, cfg: Config, world: World, ways: int) -> dict[str, A
         present = _ious(counts, novel, counts.false_present)
         everywhere = _ious(counts, novel, counts.false)
         runs.append({"seed": seed, "class_iou": present, "miou": _mean(present), "miou_everywhere": _mean(everywhere)})
-    return {"kind": "ways", "ways": ways, "runs": runs, **_over_runs(runs, "miou", "miou_everywhere")}
+    return {
+        "kind": "ways",
+        "ways": ways,
+        "metric_size": "input",
+        "runs": runs,
+        **_over_runs(runs, "miou", "miou_everywhere"),
+    }
 
 
 def test_generalized(model: HMNet, cfg: Config, world: World, first: str) -> dict[str, Any]:
@@ -84,7 +90,13 @@ def test_generalized(model: HMNet, cfg: Config, world: World, first: str) -> dic
         figures = {"miou_novel": novel, "miou_base": base, "miou_all": [*base, *novel]}
         means = {name: _mean({c: ious[c] for c in classes}) for name, classes in figures.items()}
         runs.append({"seed": seed, "class_iou": ious, **means})
-    return {"kind": "generalized", "first": first, "runs": runs, **_over_runs(runs, *figures)}
+    return {
+        "kind": "generalized",
+        "first": first,
+        "metric_size": "original",
+        "runs": runs,
+        **_over_runs(runs, *figures),
+    }
 
 
 def _seeds(cfg: Config, known: Sequence[int]) -> Sequence[int]:

@@ -109,7 +109,8 @@ class Benchmark(ABC):
     def __init__(self, cfg: Config) -> None:
         self.cfg, self.root = cfg, Path(cfg.data_root)
         self.lists = self.root / "lists" if cfg.lists is None else Path(cfg.lists)
-        self.variant = cfg.variant or self.VARIANTS[0]
+        is_tested = cfg.test_set in (None, cfg.data_set)  # `variant` is of the test set
+        self.variant = cfg.variant if cfg.variant and is_tested else self.VARIANTS[0]
         if self.variant not in self.VARIANTS:
             choices = ", ".join(filter(None, self.VARIANTS)) or "none"
             raise UserError(f"variant: {self.variant!r} is no variant of {cfg.data_set}; choose: {choices}")

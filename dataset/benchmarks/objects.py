@@ -25,7 +25,8 @@ def union(shapes: Iterable[Any], size: tuple[int, int], source: str) -> Mask:
         for shape in shapes:
             mask |= decode_segmentation(_runs(shape) if isinstance(shape, dict) else shape, *size)
     except Exception as error:  # whatever pycocotools makes of malformed run lengths or polygons
-        raise UserError(f"{source}: a mask of it cannot be decoded ({error}); fetch the annotations again") from None
+        reason = str(error).splitlines()[-1] if str(error) else type(error).__name__
+        raise UserError(f"{source}: a mask of it cannot be decoded ({reason}); fetch the annotations again") from None
     return mask.astype(np.uint8)
 
 

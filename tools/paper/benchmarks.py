@@ -1,7 +1,7 @@
 """One table over all benchmarks that a folder of results holds, with published figures of the same protocol."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -28,13 +28,18 @@ class Reference(NamedTuple):
     shot: int
     protocol: str
     method: str
-    mean: float
+    mean: float | None = None
+    folds: Sequence[float] = ()  # all of them, where they are known
     variant: str = ""
     size: int | None = None
 
-    def __str__(self) -> str:
-        about = [self.protocol, f"size {self.size}" if self.size else ""]
-        return f"{self.method} {self.mean:.1f} ({', '.join(filter(None, about))})"
+    def text(self, folds: Iterable[int]) -> str:
+        """The figure over the same folds as far as the source has them, and how it was made."""
+        known = [self.folds[fold] for fold in folds if fold < len(self.folds)]
+        some = "" if len(known) in (0, len(self.folds)) else "same folds"
+        value = fmean(known) if some else self.mean or fmean(self.folds)
+        about = [self.protocol, f"size {self.size}" if self.size else "", some]
+        return f"{self.method} {value:.1f} ({', '.join(filter(None, about))})"
 
 
 class Row(NamedTuple):
@@ -60,14 +65,11 @@ class Found(NamedTuple):
 
 def references() -> list[Reference]:
     """All published figures: those of benchmarks.yaml, and of paper.yaml by the released protocol or an unknown one."""
-    found = []
-    for entry in yaml.safe_load(REFERENCES.read_text(encoding="utf-8")):
-        folds = entry.pop("folds", None)
-        found.append(Reference(**{"mean": fmean(folds) if folds else None, **entry}))
+    found = [Reference(**entry) for entry in yaml.safe_load(REFERENCES.read_text(encoding="utf-8"))]
     for name, table in BASELINE_TABLES.items():
         for method, by_shot in published(table)["resnet50"].items():
             size = {"pascal": 473, "coco": 633}[name] if method == "HMNet" else None
-            found += [Reference(name, k, "released", method, row[4], "", size) for k, row in by_shot.items()]
+            found += [Reference(name, k, "released", method, row[4], row[:4], size=size) for k, row in by_shot.items()]
     for name, methods in published("later").items():
         for method, by_shot in methods.items():
             found += [Reference(name, k, "protocol not stated", method, value) for k, value in by_shot.items()]
@@ -125,7 +127,7 @@ def benchmark_table(folder: Path) -> Table:
             (
                 *(name, str(row.shot), f"{row.protocol}, {episodes} episodes", row.train_list, str(row.size)),
                 *(row.metric_size, row.network, folds, f"{fmean(found.folds.values()):.1f}"),
-                *("; ".join(map(str, refs)) or "-" for refs in (same, others)),
+                *("; ".join(r.text(found.folds) for r in refs) or "-" for refs in (same, others)),
             )
         )
         told |= dict.fromkeys(f"{name}: {note}" for note in found.notes)

@@ -53,8 +53,10 @@ def test_folds_become_a_row_and_ways_of_testing_do_not_mix(tmp_path: Path) -> No
 
 
 def test_published_figures_stand_by_their_protocol(tmp_path: Path) -> None:
-    write(tmp_path, "coco", 0, 0.5, data_set="coco", protocol="hsnet")
-    write(tmp_path, "pascal", 0, 0.5)
+    for split in range(4):
+        write(tmp_path, f"coco{split}", split, 0.5, data_set="coco", protocol="hsnet")
+        write(tmp_path, f"pascal{split}", split, 0.5)
+    write(tmp_path, "one", 1, 0.5, test_set="pascal_part", protocol="hsnet")
     write(tmp_path, "ways", 0, 0.5, kind="ways")
     write(tmp_path, "generalized", 0, 0.5, kind="generalized")
     write(tmp_path, "a", 0, 0.5, data_set="coco", test_set="coco2pascal", protocol="fptrans", variant="A")
@@ -62,6 +64,7 @@ def test_published_figures_stand_by_their_protocol(tmp_path: Path) -> None:
     by_name = {(row["benchmark"], row["protocol"].split(",")[0]): row for row in rows(tmp_path)}
     same, other = COLUMNS[-2:]
     assert by_name["coco", "hsnet"][same] == "Matcher 53.0 (hsnet, size 518)"
+    assert by_name["pascal_part", "hsnet"][same] == "Matcher 56.3 (hsnet, size 518, same folds)"
     assert "HMNet 52.1 (released, size 633)" in by_name["coco", "hsnet"][other]
     assert "SANSA 60.2 (protocol not stated)" in by_name["coco", "hsnet"][other]
     assert "HMNet 70.4 (released, size 473)" in by_name["pascal", "released"][same]
