@@ -1,4 +1,4 @@
-"""Prepare data sets and weights: `python -m tools.prepare {pascal,coco,custom,check,weights,check-weights} --help`."""
+"""Prepare data sets, benchmarks, public lists and weights: `python -m tools.prepare --help`."""
 
 import argparse
 from collections.abc import Sequence
