@@ -14,7 +14,8 @@ from dataset.episode import draw_support, released_streams
 from dataset.reading import read_mask
 from dataset.transform import Image, squash_mask
 from util.errors import UserError
-from util.image import IGNORE, normalise, resize_image, resize_mask
+from util.image import normalise, resize_image, resize_mask
+from util.pixels import IGNORE
 
 Contents = Mapping[str, Sequence[int]]  # image -> the classes in its mask, however small
 

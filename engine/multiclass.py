@@ -23,7 +23,7 @@ from model.resize import resize
 from util.config import Config
 from util.distributed import World
 from util.errors import UserError
-from util.image import IGNORE
+from util.pixels import IGNORE
 
 WAYS_SEEDS = (1234, 1235, 1236, 1237, 1238)  # PANet's
 GENERALIZED_SEEDS = (510, 365, 382, 322, 988)  # BAM's
