@@ -26,7 +26,7 @@ from model.hmnet import Embedded, HMNet, SupportState
 from model.inference import FeatureCache, merge_classes, prepare_inference, stack
 from model.released import load_weights
 from model.resize import resize
-from prediction.shared import open_shared
+from prediction.shared import complete, open_shared
 from util.config import Config, load_config
 from util.distributed import pick_device
 from util.errors import UserError
@@ -116,7 +116,7 @@ class Predictor:
         """A predictor of a trained network; UserError where config, weights or device are not what they should be."""
         cfg = config if isinstance(config, Config) else load_config(config)
         model = build_model(cfg, pretrained=False)
-        load_weights(model, weights)
+        load_weights(model, complete(cfg, model, weights))
         return cls(model, cfg.val_size, cfg.trained_shot or cfg.shot, pick_device(device), cfg.amp, cache_mb)
 
     @classmethod

@@ -1,12 +1,21 @@
 """Networks that others share: folders that `tools.share` wrote, and repositories of the Hugging Face hub."""
 
+import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
+from torch import Tensor
+
+from model.build import imagenet_file, load_pretrained
+from model.hmnet import HMNet
+from model.released import released_state_dict
+from util.checkpoint import read_checkpoint, read_metadata
 from util.config import Config, load_config
 from util.errors import UserError
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.yaml", "README.md"
+LEFT_OUT = "left_out_backbone"  # in the metadata of weights: the digest of a backbone that they lack
 INSTALL = "install it by `pip install 'hmnet[hub]'`"
 
 
@@ -22,6 +31,29 @@ def open_shared(source: str | Path) -> tuple[Config, Path]:
         if not (folder / name).is_file():
             raise UserError(f"{source}: has no {name}; give a folder or repository that `python -m tools.share` wrote")
     return load_config(folder / CONFIG), folder / WEIGHTS
+
+
+def complete(cfg: Config, model: HMNet, weights: str | Path) -> str | Path | dict[str, Tensor]:
+    """The weights, with the ImageNet backbone of `initmodel/` where they lack it; UserError where it is another."""
+    expected = read_metadata(weights).get(LEFT_OUT)
+    if expected is None:
+        return weights
+    load_pretrained(model.backbone, cfg)
+    own = backbone_tensors(released_state_dict(model))
+    if digest(own) != expected:
+        raise UserError(f"{weights}: was trained on another backbone than {imagenet_file(cfg)}; fetch torchvision's")
+    return {**read_checkpoint(weights), **own}
+
+
+def backbone_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the backbone among a network's, under their released names."""
+    return {name: tensor for name, tensor in state.items() if re.match(r"layer\d\.", name)}
+
+
+def digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the numbers of tensors, in the order of their names, but for counters."""
+    names = sorted(name for name in state if not name.endswith("num_batches_tracked"))
+    return hashlib.sha256(b"".join(state[name].float().numpy().tobytes() for name in names)).hexdigest()
 
 
 def download_repository(name: str) -> Path:

@@ -11,13 +11,14 @@ from typing import Any
 
 import yaml
 from safetensors.torch import save
+from torch import Tensor
 
 from dataset.index import class_names, config_classes
 from engine.metric import percent
-from model.build import build_model
+from model.build import build_model, encoder, load_pretrained
 from model.released import load_weights, released_state_dict
 from prediction.predictor import find_config
-from prediction.shared import CARD, CONFIG, INSTALL, WEIGHTS, first_line
+from prediction.shared import CARD, CONFIG, INSTALL, LEFT_OUT, WEIGHTS, backbone_tensors, digest, first_line
 from tools.paper.published import SOURCE
 from tools.paper.runs import read_json
 from tools.paper.table import Table
@@ -61,6 +62,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--config", type=Path, metavar="FILE", help="default: what training left by the weights")
     parser.add_argument("--results", nargs="+", type=Path, metavar="FILE", help="result_test_*.json; default: by them")
     parser.add_argument("--licence", default="unknown", metavar="ID", help="for the card, such as mit (unknown)")
+    parser.add_argument("--without-backbone", action="store_true", help="leave out what torchvision provides")
     parser.add_argument("--push", metavar="USER/NAME", help="upload it to this repository of the Hugging Face hub")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="key value ..., instead of the config's")
     return parser.parse_args(words)
@@ -76,12 +78,25 @@ def share(arguments: argparse.Namespace) -> None:
     load_weights(model, arguments.weights)
     tensors = {name: tensor.contiguous() for name, tensor in released_state_dict(model).items()}
     about = {key: str(getattr(cfg, key)) for key in ("data_set", "split", "shot", "backbone_name")}
+    if arguments.without_backbone:
+        about[LEFT_OUT] = leave_out_backbone(cfg, tensors)
     results = own_results(arguments.weights) if arguments.results is None else arguments.results
     card = model_card(cfg, [read_json(path) for path in results], arguments.licence, arguments.push or str(out))
     settings = {key: getattr(cfg, key) for key in KEYS}
     atomic_write(out / WEIGHTS, save(tensors, metadata={"format": "pt", **about}))
     atomic_write(out / CONFIG, yaml.dump(settings, Dumper=YamlDumper, sort_keys=False))
     atomic_write(out / CARD, card)
+
+
+def leave_out_backbone(cfg: Config, tensors: dict[str, Tensor]) -> str:
+    """Take torchvision's backbone out of a network's tensors and return its digest; UserError where it is another."""
+    own = backbone_tensors(tensors)
+    if cfg.stem == "torchvision" or cfg.backbone_name == "vgg":
+        pretrained = encoder(cfg)
+        load_pretrained(pretrained, cfg)
+        if digest({name: tensors.pop(name) for name in own}) == digest(pretrained.state_dict()):
+            return digest(own)
+    raise UserError(f"--without-backbone: these weights' is not torchvision's {cfg.backbone_name}; share it whole")
 
 
 def own_results(weights: Path) -> list[Path]:

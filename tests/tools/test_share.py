@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from safetensors import safe_open
+from torchvision.models import vgg16_bn
 
 from model.build import build_model
 from model.released import load_weights
@@ -124,6 +125,37 @@ def test_what_is_no_shared_network(tmp_path: Path) -> None:
         Predictor.from_pretrained(tmp_path)
     with pytest.raises(UserError, match="nowhere: neither a folder nor a repository"):
         Predictor.from_pretrained("nowhere")
+
+
+def test_without_a_backbone_that_torchvision_provides(tmp_path: Path) -> None:
+    """The same predictions with torchvision's file at hand; another file, or a trained backbone, is one line."""
+    write_toy(tmp_path / "toy", 4, 4)
+    cfg = toy_config(tmp_path, backbone="vgg", ensemble=False)
+    provided, file = vgg16_bn(), tmp_path / "initmodel/vgg16_bn.pth"
+    for tensor in provided.features.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.uniform_(0.01, 0.05)
+    file.parent.mkdir()
+    torch.save({f"features.{key}": value for key, value in provided.features.state_dict().items()}, file)
+    model = build_model(cfg)
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    (tmp_path / "config.yaml").write_text(cfg.to_yaml())
+    words = [str(tmp_path / "w.pth"), "--config", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "mine")]
+    main([*words, "--without-backbone", "--opts", "exp", "elsewhere"])
+    with safe_open(tmp_path / "mine/model.safetensors", "pt") as shared:
+        assert not any(key.startswith(("layer", "backbone")) for key in shared.keys())  # noqa: SIM118
+    again = Predictor.from_checkpoint(cfg, tmp_path / "mine/model.safetensors", "cpu")
+    picture = draw_picture(generator(), 50, 60, [1, 2])
+    first = probability(Predictor.from_checkpoint(cfg, tmp_path / "w.pth", "cpu"), *picture)
+    np.testing.assert_array_equal(first, probability(again, *picture))
+    with torch.no_grad():
+        provided.features[0].weight[0, 0, 0, 0] += 1
+    torch.save({f"features.{key}": value for key, value in provided.features.state_dict().items()}, file)
+    with pytest.raises(UserError, match=r"model.safetensors: was trained on another backbone than .*vgg16_bn.pth"):
+        Predictor.from_checkpoint(cfg, tmp_path / "mine/model.safetensors", "cpu")
+    with pytest.raises(UserError, match="--without-backbone: these weights' is not torchvision's vgg; share it whole"):
+        main([*words[:-1], str(tmp_path / "other"), "--without-backbone"])
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.fixture
