@@ -12,6 +12,7 @@ from engine.evaluation import (
     TRAINING_FREE,
     EpisodeSet,
     Outcome,
+    Segment,
     describe_test,
     episode_lines,
     find_weights,
@@ -22,6 +23,7 @@ from engine.metric import Result, aggregate, format_table, percent
 from engine.multiclass import test_generalized, test_ways
 from engine.support_check import CHANGES, check_support, falls, format_falls
 from model.build import build_model
+from model.hmnet import HMNet
 from model.inference import FeatureCache, prepare_inference
 from model.released import load_weights
 from util.arguments import experiment_config, experiment_parser
@@ -104,21 +106,30 @@ def write_result(
     atomic_write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
-    """Evaluate every seed, then print the figures."""
-    data = test_config(cfg)
-    weights = find_weights(cfg) if arguments.method == "hmnet" else None
+def load_method(cfg: Config, method: str, world: World) -> tuple[HMNet, Segment, Path | None]:
+    """The network, what segments an episode, and the weights of a trained one."""
+    weights = find_weights(cfg) if method == "hmnet" else None
     model = build_model(cfg, pretrained=weights is None)
     if weights:
         load_weights(model, weights)
     prepare_inference(model.to(world.device))
-    method = arguments.method
-    segment = FeatureCache(model, cfg.feature_cache_mb).scores if weights else TRAINING_FREE[method](model)
-    suffix = f"test_{cfg.shot}shot" + ("" if weights else f"_{method}") + ("_bbox" if cfg.ann_type == "bbox" else "")
-    suffix += f"_{data.data_set}{data.split}" if cfg.test_set else ""
-    suffix += "_base" if cfg.test_classes == "base" else ""
-    suffix += f"_{cfg.protocol}" if cfg.protocol in SEEDLESS else ""
-    path = arguments.result or cfg.experiment_dir / f"result_{suffix}.json"
+    return model, FeatureCache(model, cfg.feature_cache_mb).scores if weights else TRAINING_FREE[method](model), weights
+
+
+def result_name(cfg: Config, method: str) -> str:
+    """What tells the files of tests apart that share a folder."""
+    data = test_config(cfg)
+    parts = [f"test_{cfg.shot}shot", *([] if method == "hmnet" else [method]), *(["bbox"] * (cfg.ann_type == "bbox"))]
+    parts += [f"{data.data_set}{data.split}"] if cfg.test_set else []
+    parts += ["base"] * (cfg.test_classes == "base") + [cfg.protocol] * (cfg.protocol in SEEDLESS)
+    return "_".join(parts)
+
+
+def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
+    """Evaluate every seed, then print the figures."""
+    method, data = arguments.method, test_config(cfg)
+    model, segment, weights = load_method(cfg, method, world)
+    path = arguments.result or cfg.experiment_dir / f"result_{result_name(cfg, method)}.json"
     log = RunLog(path.with_suffix(".log"), talks=world.is_main)
     log.info(f"{cfg.data_set} split {cfg.split}, {cfg.shot} shot, weights: {weights or f'none, the {method} alone'}")
     about = describe_test(cfg)
@@ -128,7 +139,6 @@ def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
     names, draw = class_names(data), None
     results: dict[int, Result] = {}
     changed: list[dict[str, Result]] = []  # by what was changed about the supports, for every seed
-    class_ids: list[list[int]] = []
     lines = ""
     with world.main_first():  # the first one scans the masks, the others find its cache
         novel = load_index(data, "test")
@@ -141,19 +151,19 @@ def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
             if arguments.episodes_out and world.is_main:
                 write_episodes(arguments.episodes_out, episode_set.episodes)
             if arguments.visualize:
-                draw = panel_drawer(episode_set, names, path.parent / f"panels_{suffix}", arguments.visualize)
+                folder = path.parent / f"panels_{result_name(cfg, method)}"
+                draw = panel_drawer(episode_set, names, folder, arguments.visualize)
         results[seed] = run_episodes(model, cfg, episode_set, world, segment=segment, observe=draw)
         lines += episode_lines(seed, episode_set.episodes, results[seed], names)
         log.info(f"seed {seed}: mIoU {results[seed].miou:.4f}, FB-IoU {results[seed].fb_iou:.4f}")
         draw = None
-        class_ids.append([episode.class_id for episode in episode_set.episodes])
         if arguments.support_check:
             changed.append(check_support(model, cfg, episode_set, novel[0], world, segment, seed))
     if world.is_main:
         atomic_write(path.with_suffix(".episodes.jsonl"), lines)
         own = list(results.values())
-        check = {key: falls(own, [one[key] for one in changed], class_ids) for key in CHANGES} if changed else None
-        write_result(path, cfg, arguments.method, weights, results, support_check=check, left_out=left_out)
+        check = {key: falls(own, [one[key] for one in changed]) for key in CHANGES} if changed else None
+        write_result(path, cfg, method, weights, results, support_check=check, left_out=left_out)
         log.info("\n" + format_table({f"seed {seed}": result for seed, result in results.items()}, names))
         if check:
             log.info("\n" + format_falls(check))

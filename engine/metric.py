@@ -27,6 +27,7 @@ class Result:
     interval: tuple[float, float]  # 95 % bootstrap interval of mean_episode_iou
     episode_iou: list[float | None]  # in episode order
     episode_pixels: list[list[list[int]]]  # (E, 2, 2) as count_pixels
+    episode_class: list[int]
     episode_hard: list[bool]  # whether the query shows another annotated class
     hard_miou: float | None  # miou of the hard episodes alone: only they need the support to tell which class is meant
     hard_class_iou: dict[int, float | None]
@@ -103,6 +104,7 @@ def summarize(
         interval=bootstrap_interval(known),
         episode_iou=episode_iou,
         episode_pixels=counts.tolist(),
+        episode_class=list(class_ids),
         episode_hard=is_hard.tolist(),
         hard_miou=fmean(hard_drawn) if hard_drawn else None,
         hard_class_iou=hard_iou,

@@ -54,13 +54,12 @@ def with_other_class(episode: Episode, index: ImageIndex, seed: int, number: int
     return replace(episode, support=rng.sample(images[other], shot), support_class=other)
 
 
-def falls(own: Sequence[Result], changed: Sequence[Result], class_ids: Sequence[Sequence[int]]) -> dict[str, Any]:
+def falls(own: Sequence[Result], changed: Sequence[Result]) -> dict[str, Any]:
     """What mIoU loses by a change of the supports, with 95 % intervals over episodes, of all and of hard episodes.
 
-    One result per seed in each, and the class of each of its episodes.
+    One result per seed in each.
     """
-    results = zip(own, changed, class_ids, strict=True)
-    pairs = [(as_answers(before, of), as_answers(after, of)) for before, after, of in results]
+    pairs = [(as_answers(before), as_answers(after)) for before, after in zip(own, changed, strict=True)]
     hard = difference([(before.hard_only(), after.hard_only()) for before, after in pairs])
     lost = {"fall": difference(pairs), "hard_fall": hard}
     return {
@@ -69,10 +68,10 @@ def falls(own: Sequence[Result], changed: Sequence[Result], class_ids: Sequence[
     }
 
 
-def as_answers(result: Result, class_ids: Sequence[int]) -> Answers:
+def as_answers(result: Result) -> Answers:
     """One test as a method's answers."""
     pixels = np.array(result.episode_pixels)[None, :, 1]  # (1, E, 2)
-    return Answers(np.array(class_ids), np.array(result.episode_hard), pixels)
+    return Answers(np.array(result.episode_class), np.array(result.episode_hard), pixels)
 
 
 def format_falls(check: Mapping[str, Mapping[str, Any]]) -> str:

@@ -50,7 +50,6 @@ def test_a_fold_of_one_class_has_no_other(cfg: Config) -> None:
 def test_who_only_looks_at_the_query_loses_nothing_and_who_copies_the_support_mask_does(cfg: Config) -> None:
     model, world, index = random_network(cfg), World(torch.device("cpu")), load_index(cfg, "val")[0]
     episodes = make_episodes(cfg, 3, 30)
-    class_ids = [[episode.class_id for episode in episodes.episodes]]
     assert any(episode.hard for episode in episodes.episodes)
 
     def blind(query: Tensor, support: Tensor, mask: Tensor, names: Names) -> Tensor:
@@ -63,7 +62,7 @@ def test_who_only_looks_at_the_query_loses_nothing_and_who_copies_the_support_ma
     def fall(segment: Segment) -> tuple[dict, Result]:
         own = run_episodes(model, cfg, episodes, world, segment=segment, progress=False)
         found = check_support(model, cfg, episodes, index, world, segment, seed=3)
-        return {key: falls([own], [found[key]], class_ids) for key in CHANGES}, own
+        return {key: falls([own], [found[key]]) for key in CHANGES}, own
 
     check, _ = fall(blind)
     assert all(set(check[key]["fall"].values()) == set(check[key]["hard_fall"].values()) == {0.0} for key in CHANGES)
