@@ -16,11 +16,12 @@ import pytest
 from PIL import Image
 
 import predict
-from prediction.outputs import find_queries, output_names
+from prediction.outputs import find_queries, is_ours, output_names
 from prediction.predictor import Predictor
 from tests.processes import run_processes, start_processes
 from tests.toy import ROOT, draw_picture, generator, toy_config, write_toy, write_weights
 from util.errors import UserError
+from util.files import claimed
 
 COLORS = (3, 5)  # of the classes that the supports show
 
@@ -306,6 +307,71 @@ def test_html_page(run: Any, tmp_path: Path) -> None:
     before = (tmp_path / "out/index.html").stat().st_mtime_ns
     assert run("--html") == 0  # with nothing left to segment
     assert (tmp_path / "out/index.html").stat().st_mtime_ns > before
+
+
+def test_a_folder_of_others_is_left_alone(run: Any, tmp_path: Path, support: Path) -> None:
+    write_photos(tmp_path / "photos", 1)
+    data = tmp_path / "out"
+    (data / "masks").mkdir(parents=True)
+    for name in ("masks/0.png", "classes.txt", "masks/.0.png.7.tmp", ".a.b.tmp", "run.json"):
+        (data / name).write_text("[]")
+    before = {path: path.stat().st_mtime_ns for path in data.rglob("*")}
+    for more in ([], ["--overwrite"]):
+        with pytest.raises(UserError, match="which this program did not write; give another --out"):
+            run(*more)
+    assert {path: path.stat().st_mtime_ns for path in data.rglob("*")} == before
+    (support / "thing3/0.png").unlink()
+    with pytest.raises(UserError, match="has no mask"):
+        run("--out", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_only_our_own_temporary_files_go(run: Any, tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 1)
+    assert run() == 0
+    ours, others = tmp_path / "out/masks/.0.png.77.tmp", tmp_path / "out/masks/.mine.tmp"
+    ours.touch()
+    others.touch()
+    assert run() == 0
+    assert others.exists() and not ours.exists()
+
+
+def test_one_run_at_a_time(run: Any, tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 1)
+    assert run() == 0
+    with claimed(tmp_path / "out", is_ours), pytest.raises(UserError, match="another run is writing to it"):
+        run()
+    assert run() == 0
+
+
+def test_replaced_and_renamed_pictures(run: Any, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 3)
+    assert run() == 0
+    masks = tmp_path / "out/masks"
+    before = {path.name: path.stat().st_mtime_ns for path in masks.iterdir()}
+    Image.fromarray(scene(30, 44)).save(photos / "0.jpg")
+    (photos / "1.jpg").rename(photos / "new.jpg")
+    (photos / "2.png").write_bytes((photos / "2.jpg").read_bytes())  # two would be called 2
+    assert run() == 0
+    assert sorted(path.name for path in masks.iterdir()) == ["0.png", "2.jpg.png", "2.png.png", "new.png"]
+    assert {record["file"] for record in manifest(tmp_path)} == {"0.jpg", "2.jpg", "2.png", "new.jpg"}
+    assert read(masks / "0.png").shape == (30, 44) and (masks / "0.png").stat().st_mtime_ns > before["0.png"]
+    (photos / "new.jpg").unlink()
+    assert run() == 0 and (masks / "new.png").exists()  # what is gone was not renamed
+
+
+def test_names_that_no_terminal_can_show(run: Any, weights: Path, tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 1)
+    for name in ("line\nend.jpg", "\x1b[2J.jpg", os.fsdecode(b"latin\xe9.jpg"), "кот.jpg", "n" * 240 + ".jpg"):
+        (photos / name).write_bytes((photos / "0.jpg").read_bytes())
+    (photos / "torn\x07.jpg").write_bytes(b"torn")
+    command = [sys.executable, str(ROOT / "predict.py"), *arguments(weights, tmp_path, "--html")[1:]]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "torn\\x07.jpg" in done.stderr
+    written = [path.name for path in (tmp_path / "out").rglob("*")]
+    assert len([name for name in written if name.endswith(".png")]) == 6 and all(map(str.isprintable, written))
+    assert run() == 1 and len({record["file"] for record in manifest(tmp_path)}) == 6
 
 
 def test_outputs_never_meet() -> None:

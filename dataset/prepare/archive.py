@@ -19,6 +19,7 @@ from util.errors import UserError
 from util.files import atomic_open, atomic_write
 
 COPIED = 1 << 20  # bytes at a time
+LARGEST = 50, 1 << 30  # what is unpacked may be so many times the archive, and so many bytes more
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ def extract(path: Path, destination: Callable[[str], Path | None], replace: bool
     """
     sizes: dict[Path, int] = {}
     written: list[Path] = []
+    room = LARGEST[0] * path.stat().st_size + LARGEST[1]
     try:
         with tqdm(desc=f"unpack {path.name}", unit="file", mininterval=0.5) as progress:
             for member, size, opened in _members(path):
@@ -108,6 +110,9 @@ def extract(path: Path, destination: Callable[[str], Path | None], replace: bool
                 file = destination(member)
                 if file is None or file in sizes:
                     continue
+                room -= size
+                if room < 0:
+                    raise tarfile.TarError(f"with {member} it unpacks to far more than an archive of its size should")
                 if not _is_complete(file, size) and (replace or not os.path.lexists(file)):
                     with opened() as content, atomic_open(file) as copy:
                         shutil.copyfileobj(content, copy, COPIED)

@@ -131,3 +131,30 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
         tar.addfile(inside, io.BytesIO(b"ok"))
     run(Archive("http://host/data.tar", None, "", ("images",)), tmp_path)
     assert contents(tmp_path / "out") == {"images/real": b"ok"}
+
+
+def test_archives_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = Archive("http://host/data.zip", None, "", ("images",))
+    path = tmp_path / "archives/data.zip"
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w") as zipped:
+        zipped.writestr("images/a.jpg", b"content")
+    whole = path.read_bytes()
+    local, central = whole.index(b"PK\x03\x04"), whole.index(b"PK\x01\x02")
+    for offset, value in ((6, 1), (8, 77)):  # encrypted; a method that nobody knows
+        changed = bytearray(whole)
+        changed[local + offset] = changed[central + offset + 2] = value
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match=f"{path} is damaged or unsafe: .*; delete it") as caught:
+            run(archive, tmp_path)
+        assert "\n" not in str(caught.value)
+    path.write_bytes(b"<html>moved</html>")
+    with pytest.raises(UserError, match=f"{path} is damaged or unsafe: .*; delete it") as caught:
+        run(archive, tmp_path)
+    assert "\n" not in str(caught.value)
+    monkeypatch.setattr("dataset.prepare.archive.LARGEST", (50, 1000))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as zipped:
+        zipped.writestr("images/a.jpg", bytes(1 << 20))
+    with pytest.raises(UserError, match="with images/a.jpg it unpacks to far more"):
+        run(archive, tmp_path)
+    assert contents(tmp_path / "out") == {}
