@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import util  # noqa: F401, isort: skip  (before PyTorch)
 from dataset.episode import write_episodes
 from dataset.index import class_names, config_classes, load_index, test_config
 from engine.evaluation import (

@@ -10,6 +10,7 @@ Exit code 0: finished; 2: an error, in one line; 75: stopped by SIGTERM, SIGINT 
 from functools import lru_cache
 from math import ceil
 
+import util  # noqa: F401, isort: skip  (before PyTorch)
 import torch
 from torch import nn
 

@@ -10,6 +10,7 @@ Exit codes as those of train.py.
 import copy
 from pathlib import Path
 
+import util  # noqa: F401, isort: skip  (before PyTorch)
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
+import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -74,17 +75,19 @@ def load_steps(
         num_workers=min(workers, len(batches)),
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=partial(leave_group, main=os.getpid()),
+        worker_init_fn=partial(start_worker, main=os.getpid()),
         generator=torch.Generator(),  # its own: starting a loader must not shift the numbers that dropout draws
     )
     return zip(*[iter(loader)] * accumulate, strict=True)  # type: ignore[return-value]
 
 
-def leave_group(worker: int, main: int) -> None:
-    """A signal to the whole process group is for the main process, which needs its workers to finish the step.
+def start_worker(worker: int, main: int) -> None:
+    """Run one thread, as PyTorch does in a worker, leave the process group, and do not outlive the main process.
 
-    A worker whose main process was killed before it began has another parent, and would wait for it for ever.
+    A signal to the whole group is for the main process, which needs its workers to finish the step. A worker whose main
+    process was killed before it began has another parent, and would wait for it for ever.
     """
+    cv2.setNumThreads(1)
     os.setsid()
     if os.getppid() == 1 != main:
         os._exit(1)

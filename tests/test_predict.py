@@ -17,7 +17,7 @@ from PIL import Image
 
 import predict
 from prediction.outputs import find_queries, is_ours, output_names
-from prediction.predictor import Predictor
+from prediction.predictor import Predictor, find_config
 from tests.processes import run_processes, start_processes
 from tests.toy import ROOT, draw_picture, generator, toy_config, write_toy, write_weights
 from util.errors import UserError
@@ -409,12 +409,12 @@ def test_where_the_config_is_looked_for(tmp_path: Path) -> None:
     names |= {"train5_epoch_3_0.5.pth": "config_train5.yaml", "train_epoch_3_0.5.pth": "config.yaml"}
     for weights, config in names.items():
         (snapshot / weights).touch()
-        assert predict.find_config(snapshot / weights) == tmp_path / "run" / config
+        assert find_config(snapshot / weights) == tmp_path / "run" / config
     (tmp_path / "elsewhere.pth").touch()
     with pytest.raises(UserError, match=r"elsewhere\.pth: no config\.yaml lies beside it; say by --config"):
-        predict.find_config(tmp_path / "elsewhere.pth")
+        find_config(tmp_path / "elsewhere.pth")
     with pytest.raises(UserError, match=r"absent\.pth: no such file"):
-        predict.find_config(tmp_path / "absent.pth")
+        find_config(tmp_path / "absent.pth")
 
 
 def test_folders_that_will_not_do(run: Any, support: Path, tmp_path: Path) -> None:
@@ -426,3 +426,9 @@ def test_folders_that_will_not_do(run: Any, support: Path, tmp_path: Path) -> No
         run("--out", tmp_path / "file")
     with pytest.raises(UserError, match="--batch 0"):
         run("--batch", 0)
+
+
+def test_help_imports_no_heavy_package() -> None:
+    program = "import sys, predict; print({'torch', 'cv2', 'numpy', 'pydantic'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
+import cv2
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -97,10 +98,12 @@ class World:
 def connect(device: str = "auto") -> Iterator[World]:
     """Join the processes that torchrun started, or be the only one; `device` is the config key.
 
+    OpenCV then runs as many threads as PyTorch, which follows OMP_NUM_THREADS; by itself it takes all processors.
     Raises UserError when the device does not exist or the processes do not find each other.
     """
     rank, size, local = (int(os.environ.get(key, default)) for key, default in DEFAULTS.items())
     world = World(pick_device(device, local, size), rank, size)
+    cv2.setNumThreads(torch.get_num_threads())
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     if size == 1:

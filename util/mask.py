@@ -13,7 +13,7 @@ from torch import Tensor
 
 from util.errors import UserError
 from util.image import ImageSource, open_image
-from util.pixels import IGNORE
+from util.pixels import IGNORE, MaskKind
 
 SHADES = 32  # more values than these are no classes
 EDGES = 0.2  # of a mask's pixels that may be neither background nor object where it is one object with soft edges
@@ -23,7 +23,6 @@ SETTLE = "save it as an index or grey PNG, or give --mask index, binary or alpha
 
 Label = NDArray[np.uint8]
 Colours = Mapping[tuple[int, int, int], int]
-MaskKind = Literal["index", "binary", "alpha"]
 Look = Literal["index", "binary", "palette", "colour", "trimap", "soft"]
 
 

@@ -4,11 +4,12 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import torch
 from torch.utils.data import Dataset
 
-from engine.loader import StepPlan, leave_group, load_steps, shard_batches
+from engine.loader import Batch, StepPlan, load_steps, shard_batches, start_worker
 from util.distributed import World
 from util.errors import UserError
 from util.failures import explain, explain_errors
@@ -114,5 +115,20 @@ def test_a_worker_whose_main_process_is_gone_leaves(
     monkeypatch.setattr(os, "setsid", lambda: None)
     monkeypatch.setattr(os, "getppid", lambda: parent)
     monkeypatch.setattr(os, "_exit", codes.append)
-    leave_group(0, main=main)
+    start_worker(0, main=main)
     assert codes == [1] * leaves
+
+
+class Threads(Dataset[Batch]):
+    """Items that say how many threads the process has that loads them."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, _: int) -> Batch:
+        return {"threads": torch.tensor([torch.get_num_threads(), cv2.getNumThreads()])}
+
+
+def test_a_worker_runs_one_thread() -> None:
+    steps = load_steps(Threads(), [[0], [1]], accumulate=1, workers=2)
+    assert all(torch.equal(batch["threads"], torch.ones(1, 2, dtype=torch.int64)) for step in steps for batch in step)

@@ -1,0 +1,84 @@
+"""What predict.py does: plan, segment, write; every process its share."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from tqdm import tqdm
+
+from prediction.gallery import write_gallery
+from prediction.manifest import Part, read_manifest, write_manifest
+from prediction.outputs import PredictionPlan, find_queries, fingerprint, is_ours, make_plan, segment_files
+from prediction.predictor import Predictor, find_config
+from prediction.support import read_support, select
+from util.config import Config, load_config
+from util.distributed import World, connect
+from util.errors import UserError, printable
+from util.failures import explain_errors
+from util.files import claimed
+
+AGAIN = "run the same command again, which goes on from there"
+
+
+def plan_run(cfg: Config, arguments: argparse.Namespace) -> PredictionPlan:
+    """Read the supports, find the pictures, and see what is left to do."""
+    out: Path = arguments.out
+    support = read_support(arguments.support, arguments.boxes, arguments.mask)
+    if arguments.classes:
+        support = select(support, arguments.classes)
+    queries = find_queries(arguments.query, [out / "masks", out / "overlays", arguments.support])
+    settings = fingerprint(cfg, arguments.weights, support, queries.root)
+    plan = make_plan(out, support, queries, settings, arguments.overwrite)
+    shots = ", ".join(f"{item.name} ({len(item.images)})" for item in support)
+    print(f"support: {shots}; {len(queries.files)} pictures, {len(queries.files) - len(plan.left)} of them done before")
+    return plan
+
+
+def predict(cfg: Config, arguments: argparse.Namespace, world: World) -> list[str]:
+    """Do this process's share of what is left; returns a line for each picture that cannot be read."""
+    plan = world.share(plan_run(cfg, arguments) if world.is_main else None)
+    assert plan
+    mine = plan.left[world.rank :: world.size]
+    complaints = []
+    if mine:
+        predictor = Predictor.from_checkpoint(cfg, arguments.weights, str(world.device))
+        predictor.set_support({item.name: (item.images, item.masks) for item in plan.support})
+        hidden = None if world.is_main else True  # None: shown where someone looks
+        with Part(arguments.out, world.rank) as part, tqdm(total=len(mine), unit="picture", disable=hidden) as bar:
+            for count, lines in segment_files(predictor, plan, mine, part, arguments.batch):
+                bar.update(count)
+                complaints += lines
+    complaints = sorted(line for lines in world.gather(complaints) for line in lines)
+    if world.is_main:
+        print(f"{len(plan.left) - len(complaints)} pictures segmented, see {printable(str(arguments.out))}")
+    return complaints
+
+
+def finish(arguments: argparse.Namespace, complaints: Sequence[str]) -> int:
+    """Join the manifest's parts, write the page, print what could not be read; returns the exit code."""
+    out: Path = arguments.out
+    records = read_manifest(out)
+    write_manifest(out, records)
+    if arguments.html:
+        write_gallery(out / "index.html", out.resolve().name, records, complaints)
+    if complaints:
+        lines = [f"{len(complaints)} pictures could not be read:", *map(printable, complaints)]
+        print("\n".join(lines), file=sys.stderr)
+    return 1 if complaints else 0
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what the command line asks; returns the exit code."""
+    cfg = load_config(arguments.config or find_config(arguments.weights), arguments.opts)
+    try:
+        with (
+            explain_errors(AGAIN),
+            connect(arguments.device or cfg.device) as world,
+            claimed(arguments.out, is_ours) if world.is_main else nullcontext(),
+        ):
+            complaints = predict(cfg, arguments, world)
+            return finish(arguments, complaints) if world.is_main else 0
+    except KeyboardInterrupt:
+        raise UserError(f"stopped; {AGAIN}") from None
