@@ -63,7 +63,7 @@ def _stamp(path: str, list_file: Path) -> Stamp:
 def _cache_files(root: Path, list_file: Path) -> list[Path]:
     """Where the counts of a list may lie: beside the data, or with the user where the data is read-only."""
     name = f"{list_file.stem}-{_digest(list_file)}.json"
-    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     return [root / CACHE_FOLDER / name, user_cache / "hmnet" / _digest(root) / name]
 
 

@@ -1,6 +1,7 @@
 """Support pictures of one's own: a folder of pictures with masks, LabelMe files or boxes."""
 
 import csv
+import io
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
@@ -226,7 +227,7 @@ def read_boxes(path: Path, folder: Path) -> list[SupportClass]:
     """The classes of a CSV file of boxes in pictures below a folder; UserError names the line that is wrong."""
     wanted = ",".join(("file", *BOX_COLUMNS))
     boxes: dict[str, dict[Path, list[Box]]] = {}
-    reader = csv.reader(read_text(path, "CSV file").split("\n"), skipinitialspace=True)
+    reader = csv.reader(io.StringIO(read_text(path, "CSV file")), skipinitialspace=True)
     columns: list[str] = []
     line = 1
     try:

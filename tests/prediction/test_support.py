@@ -170,3 +170,65 @@ def test_what_does_not_fit_together(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "small.jpg is 30x20, its annotation 30x10; make them equal" in printed
     assert "coloured.png: a mask in" in printed
     assert "torn.png: not a readable mask" in printed
+
+
+def test_the_mask_is_the_file_that_looks_like_one(tmp_path: Path) -> None:
+    mask = index(255)
+    write(tmp_path / "a.png", picture())
+    write(tmp_path / "a.jpg", mask, quality=90)
+    write(tmp_path / "b.jpg", picture())
+    write(tmp_path / "b.PNG", mask)
+    with pytest.warns(UserWarning, match=r"a.jpg: \d+ shades are taken for one object .*--mask"):
+        (only,) = read_support(tmp_path)
+    assert [path.name for path in only.images] == ["a.png", "b.jpg"]
+    assert (only.masks[0] != (mask > 0)).mean() < 0.02 and np.array_equal(only.masks[1], mask > 0)
+    write(tmp_path / "a.png", mask)
+    with pytest.raises(UserError, match=r"a.jpg, a.png: both look like a mask; call the one that is a_mask.png"):
+        read_support(tmp_path)
+    write(tmp_path / "a.bmp", picture())
+    (tmp_path / "a.png").unlink()
+    write(tmp_path / "a.jpg", picture())
+    with pytest.raises(UserError, match=r"a.bmp, a.jpg: neither looks like a mask"):
+        read_support(tmp_path)
+
+
+def test_masks_of_several_kinds_in_one_folder(tmp_path: Path) -> None:
+    for name, mask in (("a", index(255)), ("b", index(2))):
+        write(tmp_path / f"{name}.jpg", picture())
+        write(tmp_path / f"{name}.png", mask)
+    with pytest.raises(UserError, match=r"a.png: marks one object, b.png classes by number; .*--mask"):
+        read_support(tmp_path)
+    assert [item.value for item in read_support(tmp_path, kind="binary")] == [1]
+    for name, color in (("a", (200, 10, 0)), ("b", (0, 10, 200))):
+        write(tmp_path / f"{name}.png", ((index(1) > 0)[..., None] * np.array(color)).astype(np.uint8))
+    with pytest.raises(UserError, match=r"b.png: its object has another colour than that of a.png"):
+        read_support(tmp_path)
+
+
+def test_names_of_classes(tmp_path: Path) -> None:
+    for name in ("cat", ".cat", "x"):
+        write(tmp_path / name / "a.jpg", picture())
+        write(tmp_path / name / "a.png", index(255))
+        write(tmp_path / name / "._a.jpg", picture())
+    assert [item.name for item in read_support(tmp_path)] == ["cat", "x"]
+    (tmp_path / "x").rename(tmp_path / "cat ")
+    with pytest.raises(UserError, match="two subfolders are called the same but for blanks"):
+        read_support(tmp_path)
+    (tmp_path / "cat ").rename(tmp_path / "evil\n7 x")
+    with pytest.raises(UserError, match="is no name for a class"):
+        read_support(tmp_path)
+    write(tmp_path / "b.jpg", picture())
+    write(tmp_path / "b.png", index(255))
+    with pytest.raises(UserError, match=r"holds b.jpg and pictures in cat/; leave one kind there"):
+        read_support(tmp_path)
+
+
+def test_boxes_as_spreadsheets_write_them(tmp_path: Path) -> None:
+    write(tmp_path / "sub/a.jpg", picture())
+    file = tmp_path / "boxes.csv"
+    file.write_bytes(b"\xef\xbb\xbffile , left,top , right,bottom , class\r\n\r\nsub\\a.jpg, 1,2,3,4 , cat \r\n")
+    assert read_support(tmp_path, file) == [("cat", 1, [tmp_path / "sub/a.jpg"], [[(1, 2, 3, 4)]])]
+    for row in ("a.jpg\0,1,2,3,4,cat", "a.jpg,1,2,3", '"a\nb.jpg",1,2,3,4,cat', "a.jpg,1,2,3,4,cat,more"):
+        file.write_text(f"file,left,top,right,bottom,class\n\n\nsub/a.jpg,1,2,3,4,cat\n{row}\n")
+        with pytest.raises(UserError, match=r"boxes\.csv:5: "):
+            read_support(tmp_path, file)

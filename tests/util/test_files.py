@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.processes import start_processes
-from util.files import atomic_open, atomic_write, remove_temporary
+from util.errors import UserError
+from util.files import atomic_open, atomic_write, claimed, numbered_lines, remove_temporary
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -36,3 +37,31 @@ def test_a_killed_write_leaves_what_can_be_cleared_away(tmp_path: Path) -> None:
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 3
     remove_temporary(tmp_path, "state_[0-9]*.pth")
     assert sorted(tmp_path.iterdir()) == [other, path]
+
+
+def test_a_claimed_folder_is_as_it_was_after_a_mistake(tmp_path: Path) -> None:
+    out = tmp_path / "a/out"
+    with pytest.raises(ValueError), claimed(out, lambda path: False):
+        raise ValueError
+    assert not out.exists()
+    with claimed(out, lambda path: False):
+        (out / "mine").touch()
+        with pytest.raises(UserError, match="another run"), claimed(out, lambda path: path.name == "mine"):
+            pass
+    assert [path.name for path in out.iterdir()] == ["mine"]
+    with (
+        pytest.raises(UserError, match="holds mine, which this program did not write"),
+        claimed(out, lambda path: False),
+    ):
+        pass
+
+
+def test_lines_are_numbered_as_editors_do(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    for text in ("a\x0bb\n\n c \n", "a\x0bb\r\n\r\n c \r\n", "a\x0bb\r\r c "):
+        for code in ("utf-8", "utf-8-sig", "utf-16"):
+            path.write_bytes(text.encode(code))
+            assert numbered_lines(path, "list") == [(1, "a\x0bb"), (3, "c")]
+    path.write_bytes(b"\xe9")
+    with pytest.raises(UserError, match="no readable list, not UTF-8 text"):
+        numbered_lines(path, "list")
