@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import bootstrap
 
 from engine.metric import RESAMPLES
 
@@ -46,6 +45,8 @@ def difference(pairs: Sequence[Pair]) -> Difference | None:
     Episodes are drawn again for both alike, trainings for each method by itself, both within each fold. None where a
     fold has fewer than two episodes.
     """
+    from scipy.stats import bootstrap  # slow to import, and only needed at the end
+
     if not pairs or min(len(first.classes) for first, _ in pairs) < 2:
         return None
     samples: list[Array] = []  # scipy draws again from each sample by itself; one training alone is always itself
