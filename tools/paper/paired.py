@@ -140,7 +140,7 @@ def comparison_table(title: str, methods: Mapping[str, Tests]) -> Table:
             cells += [f"{100 * fmean(own):.1f}" if own else "-", found.text() if found else "-"]
         for key in ("other_class", "empty_mask"):
             falls = [test.falls[key] for of_fold in tests.values() for test in of_fold if key in test.falls]
-            cells.append(f"{-100 * fmean(falls):+.1f}" if falls else "-")
+            cells.append(f"{0.0 - 100 * fmean(falls):+.1f}" if falls else "-")
         rows.append((name, *cells))
     folds = ", ".join(f"{data} {split} ({shot} shot, seed {seed})" for data, split, shot, seed in reference)
     notes = [f"Means over {folds}; 95 % intervals by a bootstrap over episodes and trainings, of the same episodes."]
