@@ -55,7 +55,8 @@ def serve(arguments: argparse.Namespace, folder: Path) -> None:
     """Serve the page until Ctrl-C; `folder` takes uploads and downloads."""
     os.environ.update(QUIET, GRADIO_TEMP_DIR=str(folder))
     try:
-        from tools.browser.layout import Shop, appearance, build_page  # gradio reads the environment once
+        from tools.browser.layout import appearance, build_page  # gradio reads the environment once
+        from tools.browser.parts import Shop
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is not installed; pip install -e '.[app]'") from None
     weights = find_weights(arguments.weights)

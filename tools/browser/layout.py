@@ -1,34 +1,16 @@
 """The page itself, in gradio: what stands where, and which button calls what. All else is in the modules beside."""
 
-import copy
-import html
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import gradio as gr
-from gradio.processing_utils import save_img_array_to_cache
 
-from prediction.predictor import SINGLE, Predictor
-from tools.browser import explain, failures, segment
-from tools.browser.painting import painting, read_painting
-from tools.browser.state import Answer, Limits, Picture, Session, css_color, read_mask, read_upload, thumbnail
-from util.config import Config
+from tools.browser import explain, failures
+from tools.browser.parts import NETWORK, Shop, Updates, explained, figure, figures, say
+from tools.browser.segment_page import segment_page
+from tools.browser.state import Session
 from util.errors import UserError
 
-Updates = dict[Any, Any]  # component -> its new value or settings
-
-HERE = Path(__file__).parent
-NETWORK: Any = {"concurrency_id": "network", "concurrency_limit": 1}  # one computation at a time, the others queue
-CLICK = """
-element.addEventListener("click", (event) => {
-  const figure = event.target.closest("figure");
-  if (figure) trigger("click", { index: [...figure.parentNode.children].indexOf(figure) });
-});
-"""
 NONE, ANY = "none", "any"
 CSS = """
 .message { padding: 0.7em 1em; border-left: 4px solid #d55e00; background: #d55e0018; border-radius: 4px; }
@@ -37,17 +19,6 @@ CSS = """
 #view label { padding: 0.3em 0.6em; }
 footer { display: none !important; }
 """
-
-
-@dataclass
-class Shop:
-    """What all tabs share: the network and how it was trained, limits, a folder for files, and where results lie."""
-
-    predictor: Predictor
-    cfg: Config
-    limits: Limits
-    folder: Path
-    results: Path
 
 
 def build_page(shop: Shop) -> gr.Blocks:
@@ -69,204 +40,6 @@ def appearance() -> dict[str, Any]:
     """Settings of `launch`: colours, and fonts that the machine has."""
     fonts: Any = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     return {"theme": gr.themes.Default(primary_hue="blue", **fonts), "css": CSS, "footer_links": []}
-
-
-def say(*lines: str) -> str:
-    """Lines as the message on the page; none clear it."""
-    text = "".join(f"<p>{html.escape(line)}</p>" for line in lines if line)
-    return f'<div class="message" role="alert">{text}</div>' if text else ""
-
-
-def explained(message: gr.HTML) -> Callable[[Callable[..., Updates]], Callable[..., Updates]]:
-    """A handler whose mistakes of the user come as a message; whatever goes well clears it."""
-
-    def around(handler: Callable[..., Updates]) -> Callable[..., Updates]:
-        @wraps(handler)
-        def run(*values: Any) -> Updates:
-            try:
-                return {message: say(), **handler(*values)}
-            except UserError as error:
-                return {message: say(str(error))}
-
-        return run
-
-    return around
-
-
-def segment_page(shop: Shop, session: gr.State, message: gr.HTML) -> None:
-    """Supports on the left, pictures to search on the right, results below them."""
-    with gr.Row():
-        with gr.Column(scale=5):
-            gr.Markdown("**1. Show the object** in one picture or more")
-            files = gr.File(label="Support pictures", file_count="multiple", height=120, elem_id="supports")
-            strip = figures("strip", columns=5)
-            canvas = gr.HTML(
-                html_template=(HERE / "painter.html").read_text(),
-                css_template=(HERE / "painter.css").read_text(),
-                js_on_load=(HERE / "painter.js").read_text(),
-                apply_default_css=False,
-                elem_id="painter",
-            )
-            legend = gr.HTML(elem_id="classes")
-            class_name = gr.Dropdown(
-                [SINGLE],
-                value=SINGLE,
-                label="Class of this picture: choose one, or write another name",
-                allow_custom_value=True,
-                elem_id="class",
-            )
-            with gr.Row():
-                mask_file = gr.UploadButton("Take its mask from a file", size="sm", elem_id="mask")
-                remove = gr.Button("Remove this picture", size="sm", elem_id="remove")
-        with gr.Column(scale=7):
-            gr.Markdown("**2. Find it** in other pictures")
-            queries = gr.File(label="Pictures to search", file_count="multiple", height=160, elem_id="queries")
-            with gr.Row():
-                example = gr.Button("Try an example", visible=Path(shop.cfg.data_root).is_dir(), elem_id="example")
-                stop = gr.Button("Stop", elem_id="stop")
-                start = gr.Button("Find the object", variant="primary", elem_id="start")
-            status = gr.HTML(elem_id="status", min_height=24)
-            with gr.Row():
-                view = gr.Radio(list(segment.VIEWS), value=segment.VIEWS[0], label="Show", elem_id="view", scale=3)
-                threshold = gr.Slider(0.05, 0.95, 0.5, step=0.01, label="Threshold", elem_id="threshold", scale=2)
-            results = figures("results", columns=3)
-            with gr.Row():
-                pack = gr.Button("Download masks and overlays (zip)", elem_id="pack")
-                load = gr.DownloadButton("zip", visible="hidden", elem_id="load")
-    supports = [message, strip, class_name, legend, canvas]
-
-    def on_show(session: Session, repaint: bool = True) -> Updates:
-        shots = []
-        for shot in session.shots:
-            small = thumbnail(shot.picture, shot.mask, session.value(shot.class_name))
-            shots.append(figure(strip, small, caption(shot), chosen=shot.number == session.current))
-        names = session.class_names or [SINGLE]
-        chosen = session.shot.class_name if session.shot else names[0]
-        swatches = "".join(
-            f'<i style="background:{css_color(value)}"></i>{html.escape(name)}' for value, name in enumerate(names, 1)
-        )
-        return {
-            strip: "".join(shots),
-            class_name: gr.update(choices=names, value=chosen),
-            legend: f'<div class="classes">{swatches}</div>' if session.shots else "",
-            **({canvas: painting(session)} if repaint else {}),
-        }
-
-    @explained(message)
-    def on_upload(session: Session, paths: Sequence[str]) -> Updates:
-        complaints = []
-        for path in paths:
-            try:
-                session.add_shot(Path(path).name, read_upload(path, shop.limits), shop.limits)
-            except UserError as error:
-                complaints.append(str(error))
-        return {files: None, message: say(*complaints), **on_show(session)}
-
-    @explained(message)
-    def on_select(session: Session, event: gr.EventData) -> Updates:
-        session.current = session.shots[event.index].number
-        return on_show(session)
-
-    @explained(message)
-    def on_stroke(session: Session, value: Any) -> Updates:
-        read_painting(value, session)
-        return on_show(session, repaint=False)
-
-    @explained(message)
-    def on_class(session: Session, name: str) -> Updates:
-        if session.shot and name and name.strip():
-            session.shot.class_name = name.strip()
-        return on_show(session)
-
-    @explained(message)
-    def on_remove(session: Session) -> Updates:
-        session.remove_shot()
-        return on_show(session)
-
-    @explained(message)
-    def on_mask(session: Session, path: str) -> Updates:
-        if session.shot is None:
-            return {mask_file: None, message: say("there is no support picture yet that this mask could belong to")}
-        try:
-            session.shot.mask = read_mask(path, session.shot, shop.limits)
-        except UserError as error:
-            return {mask_file: None, message: say(str(error))}
-        return {mask_file: None, **on_show(session)}
-
-    @explained(message)
-    def on_example(session: Session) -> Updates:
-        paths = segment.Examples(shop.cfg).show(session, shop.limits, shop.folder)
-        return {queries: paths, **on_show(session)}
-
-    def card(answer: Answer, view: str, threshold: float) -> str:
-        drawn = segment.draw_answer(shop.predictor, answer, view, threshold)
-        return figure(results, drawn, segment.describe_answer(shop.predictor, answer, threshold))
-
-    def on_start(session: Session, value: Any, paths: list[str], view: str, threshold: float) -> Iterator[Updates]:
-        session.answers, complaints, cards = [], [], ""
-        yield {message: say(), results: cards, status: ""}
-        try:
-            read_painting(value, session)
-            found = segment.answer_queries(session, copy.copy(shop.predictor), paths or [], shop.limits)
-            for number, answer in enumerate(found, 1):
-                if isinstance(answer, UserError):
-                    complaints.append(str(answer))
-                else:
-                    session.answers.append(answer)
-                    cards += card(answer, view, threshold)
-                done = f"{number} of {len(paths)} pictures"
-                yield {message: say(*complaints), results: cards, status: done}
-        except UserError as error:
-            yield {message: say(str(error))}
-
-    def on_view(session: Session, view: str, threshold: float) -> Updates:
-        return {results: "".join(card(answer, view, threshold) for answer in list(session.answers))}
-
-    @explained(message)
-    def on_pack(session: Session, threshold: float) -> Updates:
-        return {load: str(segment.write_zip(session, shop.predictor, threshold, shop.folder))}
-
-    files.upload(on_upload, [session, files], [files, *supports])
-    quick: Any = {"show_progress": "hidden", "trigger_mode": "multiple"}  # none is lost, however fast they come
-    strip.click(on_select, session, supports, **quick)
-    canvas.input(on_stroke, [session, canvas], supports[:-1], **quick)
-    class_name.input(on_class, [session, class_name], supports, **quick)
-    remove.click(on_remove, session, supports)
-    mask_file.upload(on_mask, [session, mask_file], [mask_file, *supports])
-    example.click(on_example, session, [queries, *supports])
-    asked = start.click(
-        on_start, [session, canvas, queries, view, threshold], [message, results, status],
-        show_progress_on=status, **NETWORK,
-    )  # fmt: skip
-    stop.click(None, cancels=asked)
-    for changed in (view.input, threshold.input):
-        changed(on_view, [session, view, threshold], results, show_progress="hidden", trigger_mode="always_last")
-    packed = pack.click(on_pack, [session, threshold], [message, load])
-    packed.success(None, js="() => document.querySelector('#load').click()")
-
-
-def caption(shot: Any) -> str:
-    """A support's line in the strip."""
-    return f"{shot.class_name}: {shot.name}" + ("" if shot.has_object else ", nothing painted yet")
-
-
-def figures(name: str, columns: int) -> gr.HTML:
-    """A grid whose value are `figure`s one after the other; a click tells the place of the one that was clicked."""
-    return gr.HTML(
-        "",
-        html_template=f'<div class="figures" style="grid-template-columns: repeat({columns}, 1fr)">${{value}}</div>',
-        css_template=(HERE / "figures.css").read_text(),
-        js_on_load=CLICK,
-        apply_default_css=False,
-        elem_id=name,
-    )
-
-
-def figure(component: gr.HTML, picture: Picture, text: str, chosen: bool = False) -> str:
-    """A picture with a line below; its file is one that gradio may serve."""
-    path = html.escape(quote(save_img_array_to_cache(picture, component.GRADIO_CACHE, format="jpeg")))
-    mark = ' class="chosen"' if chosen else ""
-    return f'<figure{mark}><img src="/gradio_api/file={path}"><figcaption>{html.escape(text)}</figcaption></figure>'
 
 
 def explain_page(shop: Shop, session: gr.State, message: gr.HTML, tab: gr.Tab) -> None:
