@@ -51,9 +51,10 @@ def test_prepared_data_is_as_good(
             first, second = (np.array(Image.open(tmp_path / root / line.split()[1])) for root in ("first", "second"))
             np.testing.assert_array_equal(first, second)
     assert not list((tmp_path / "second").rglob("run.sh"))
-    (tmp_path / "second" / lines[0].split()[0]).unlink()
+    lost = tmp_path / "second" / lines[0].split()[0]
+    lost.unlink()
     (tmp_path / f"given/OneDrive_2024{suffix}").unlink()
-    with pytest.raises(UserError, match="1 images and masks failed"):
+    with pytest.raises(UserError, match=f"{lost} is missing"):
         prepare(name, tmp_path, "given", "second")
 
 
