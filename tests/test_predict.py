@@ -17,7 +17,7 @@ from PIL import Image
 
 import predict
 from prediction.outputs import is_ours
-from prediction.predictor import Predictor, find_config
+from prediction.predictor import Predictor
 from tests.processes import run_processes, start_processes
 from tests.toy import ROOT, draw_picture, generator, toy_config, write_toy, write_weights
 from util.errors import UserError
@@ -372,23 +372,6 @@ def test_names_that_no_terminal_can_show(run: Any, weights: Path, tmp_path: Path
     written = [path.name for path in (tmp_path / "out").rglob("*")]
     assert len([name for name in written if name.endswith(".png")]) == 6 and all(map(str.isprintable, written))
     assert run() == 1 and len({record["file"] for record in manifest(tmp_path)}) == 6
-
-
-def test_where_the_config_is_looked_for(tmp_path: Path) -> None:
-    snapshot = tmp_path / "run/snapshot"
-    snapshot.mkdir(parents=True)
-    for name in ("config.yaml", "config_train5.yaml"):
-        (tmp_path / "run" / name).touch()
-    names = {"best_1shot.pth": "config.yaml", "best_5shot.pth": "config_train5.yaml"}
-    names |= {"train5_epoch_3_0.5.pth": "config_train5.yaml", "train_epoch_3_0.5.pth": "config.yaml"}
-    for weights, config in names.items():
-        (snapshot / weights).touch()
-        assert find_config(snapshot / weights) == tmp_path / "run" / config
-    (tmp_path / "elsewhere.pth").touch()
-    with pytest.raises(UserError, match=r"elsewhere\.pth: no config\.yaml lies beside it; say by --config"):
-        find_config(tmp_path / "elsewhere.pth")
-    with pytest.raises(UserError, match=r"absent\.pth: no such file"):
-        find_config(tmp_path / "absent.pth")
 
 
 def test_folders_that_will_not_do(run: Any, support: Path, tmp_path: Path) -> None:
