@@ -12,7 +12,16 @@ import numpy as np
 import yaml
 
 from dataset.index import fold_classes
-from dataset.prepare.files import Pair, in_parallel, is_intact_png, raise_if_any, write_label, write_pairs, write_text
+from dataset.prepare.files import (
+    Pair,
+    in_parallel,
+    is_intact_png,
+    raise_first,
+    raise_if_any,
+    write_label,
+    write_pairs,
+    write_text,
+)
 from dataset.prepare.known import AREA_THRESHOLD, FOLD_SIZES, LIST_SIZES
 from dataset.prepare.labels import read_label
 from dataset.prepare.picture import Collection, Picture, check_size, is_image, upright_label
@@ -72,7 +81,7 @@ def prepare_custom(
     collection = read_source(source, images, workers, kind)
     folds = _fold_count(source, len(collection.classes), folds)
     conversions = plan(collection, out)
-    raise_if_any(in_parallel(check_size, collection.pictures, "sizes", workers).complaints, "pictures")
+    raise_first(in_parallel(check_size, collection.pictures, "sizes", workers).complaints)
     with claimed(out, _is_ours):
         write_text(out / MARKER, "made by tools.prepare custom, which may write into this folder\n")
         return _build(collection, conversions, out, name, folds, val_share, workers)

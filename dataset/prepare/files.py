@@ -109,6 +109,13 @@ def _attempt(function: Callable[[Task], Result], task: Task) -> Result | _Compla
         return _Complaint(str(error))
 
 
+def raise_first(complaints: Sequence[str]) -> None:
+    """Raise a UserError with the first complaint and the number of the others, if there are any."""
+    if complaints:
+        more = f" ({len(complaints) - 1} more files are like that)" if len(complaints) > 1 else ""
+        raise UserError(f"{complaints[0]}{more}")
+
+
 def raise_if_any(complaints: Sequence[str], what: str) -> None:
     """Raise a UserError with the complaint; of several print all on stderr, one a line, and raise the first."""
     if not complaints:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from dataset.prepare.annotations import AREAS, FREE_FORMS, LabelMeFile, LabelMeShape, parse
-from dataset.prepare.files import in_parallel, raise_if_any
+from dataset.prepare.files import in_parallel, raise_first
 from dataset.prepare.labels import paint
 from dataset.prepare.picture import Collection, Size, find_picture, is_image
 from util.errors import UserError
@@ -61,7 +61,7 @@ def read_labelme(root: Path, files: Sequence[Path], images: Path | None, workers
     missing, and the file and key that are no LabelMe's.
     """
     outcome = in_parallel(partial(parse, LabelMeFile, kind="LabelMe"), files, "LabelMe files", workers)
-    raise_if_any(outcome.complaints, "LabelMe files")
+    raise_first(outcome.complaints)
     shapes = [shape for content in outcome.results for shape in content.shapes]
     names = sorted({shape.label for shape in shapes if shape.shape_type in AREAS} - set(SPECIAL_LABELS))
     if without_area := sum(shape.shape_type not in AREAS for shape in shapes):

@@ -10,7 +10,7 @@ import numpy as np
 from dataset.lists import read_class_file
 from dataset.prepare.annotations import CocoFile, class_name, parse, read_json
 from dataset.prepare.coco import coco_pictures
-from dataset.prepare.files import in_parallel, raise_if_any
+from dataset.prepare.files import in_parallel, raise_first
 from dataset.prepare.labelme import read_labelme
 from dataset.prepare.labels import read_label
 from dataset.prepare.picture import Collection, MaskPicture, by_stem, files_below, find_picture, is_image
@@ -68,10 +68,10 @@ def _read_voc(source: Path, image_folder: Path, mask_folder: Path, workers: int,
     names, colours = _voc_names(source)
     masks = by_stem(files_below(mask_folder), mask_folder)
     images = by_stem(files_below(image_folder), image_folder)
-    raise_if_any([f"{masks[name]} has no image in {image_folder}" for name in masks if name not in images], "masks")
+    raise_first([f"{masks[name]} has no image in {image_folder}" for name in masks if name not in images])
     tasks = [(mask, colours, kind) for mask in masks.values()]
     outcome = in_parallel(_values, tasks, "classes", workers)
-    raise_if_any(outcome.complaints, "masks")
+    raise_first(outcome.complaints)
     found = sorted(set().union(*outcome.results) - {0, IGNORE})
     if not found:
         raise UserError(

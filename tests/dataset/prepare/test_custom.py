@@ -86,16 +86,15 @@ def test_keeps_the_sources_own_lists(labels: Labels, tmp_path: Path) -> None:
     assert [Path(line.split()[0]).stem for line in (lists / "val.txt").read_text().splitlines()] == names[4:9]
 
 
-def test_files_at_fault_are_named(labels: Labels, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_at_fault_are_named(labels: Labels, tmp_path: Path) -> None:
     cut = tmp_path / "src/JPEGImages/picture 4.jpg"
     cut.write_bytes(cut.read_bytes()[:-50])
     write_palette_png(tmp_path / "src/SegmentationClass/picture 5.png", np.ones((3, 4), np.uint8))
     write_palette_png(tmp_path / "src/SegmentationClass/picture 6.png", np.ones((7, 4), np.uint8))
     with pytest.raises(
-        UserError, match=r"2 pictures failed .*; the first: .*picture 5.jpg is 100x90, its annotation 4x3"
+        UserError, match=r"picture 5.jpg is 100x90, its annotation 4x3; .* \(1 more files are like that"
     ):
         make(tmp_path)
-    assert "picture 6.jpg is 100x90, its annotation 4x7" in capsys.readouterr().err
     assert not (tmp_path / "own").exists()
     for number in (5, 6):
         write_palette_png(tmp_path / f"src/SegmentationClass/picture {number}.png", labels["picture 5"])
