@@ -121,7 +121,7 @@ def result_name(cfg: Config, method: str) -> str:
     """What tells the files of tests apart that share a folder."""
     data = test_config(cfg)
     parts = [f"test_{cfg.shot}shot", *([] if method == "hmnet" else [method]), *(["bbox"] * (cfg.ann_type == "bbox"))]
-    parts += [f"{data.data_set}{data.split}"] if cfg.test_set else []
+    parts += [f"{data.data_set}{data.split}", *filter(None, [cfg.variant])] if cfg.test_set else []
     parts += ["base"] * (cfg.test_classes == "base") + [cfg.protocol] * (cfg.protocol in SEEDLESS)
     return "_".join(parts)
 
@@ -174,16 +174,13 @@ def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
 
 def test_several(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
     """Evaluate with several classes at a time, N-way or generalized."""
-    weights = find_weights(cfg)
-    model = build_model(cfg, pretrained=False)
-    load_weights(model, weights)
-    prepare_inference(model.to(world.device))
+    model, _, weights = load_method(cfg, "hmnet", world)
     if arguments.ways is not None:
         content = test_ways(model, cfg, world, arguments.ways)
     else:
         content = test_generalized(model, cfg, world, arguments.generalized)
-    suffix = f"{arguments.ways}way" if arguments.ways is not None else "generalized"
-    path = arguments.result or cfg.experiment_dir / f"result_test_{cfg.shot}shot_{suffix}.json"
+    kind = f"{arguments.ways}way" if arguments.ways is not None else "generalized"
+    path = arguments.result or cfg.experiment_dir / f"result_{result_name(cfg, 'hmnet')}_{kind}.json"
     how = {**describe_test(cfg), "protocol": content["kind"], "metric_size": content["metric_size"]}
     about = {"method": "hmnet", "weights": str(weights), "config": cfg.model_dump(), "test": how}
     if world.is_main:
