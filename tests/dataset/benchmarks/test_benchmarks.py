@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dataset.benchmarks.table import BENCHMARKS, open_benchmark, test_config
-from dataset.index import load_index
+from dataset.dataset import train_dataset
+from dataset.index import config_classes, list_files, load_index
 from tests.dataset.benchmarks.trees import FOLDS, MAKERS, Truth
 from tests.toy import ROOT, generator, toy_config, write_toy, write_weights
 from tools.prepare import main as prepare
@@ -79,6 +80,24 @@ def test_from_archives_to_a_result(
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
     prepare([name, "--root", str(root), "--workers", "1"])  # again, without the archives
     assert before == {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+
+
+def test_training_on_classes_of_their_own(tmp_path: Path) -> None:
+    """FSS-1000 has other classes for training and validation than for testing."""
+    truth, root = build("fss1000", tmp_path)
+    (root / "lists/fss/trn.txt").write_text("zebra\nox_cart\n")
+    (root / "lists/fss/val.txt").write_text("abe's_flyingfish\n")
+    cfg = toy_config(tmp_path, data_set="fss1000", data_root=root, ensemble=False)
+    index, files = load_index(cfg, "train")
+    classes = config_classes(cfg, "train")
+    assert len(index.images) == 20 and sorted(index.by_class) == classes and not set(classes) & {1, 2, 3}
+    item = train_dataset(cfg, index, files, classes, 1, 0)[3]
+    assert item["class_index"] in (0, 1) and (item["query_mask"] == 1).any()
+    names = open_benchmark(cfg).names()
+    assert names[classes[0]] == "ox_cart" and list(load_index(cfg, "val")[0].by_class) == config_classes(cfg, "val")
+    with pytest.raises(UserError, match="fss1000 has no index masks for a base learner; set ensemble False"):
+        list_files(cfg, "train")
+    assert len(truth) == 30
 
 
 def test_table_of_names() -> None:
