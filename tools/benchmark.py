@@ -16,7 +16,15 @@ import numpy as np
 from model.build import encoder
 from tools.measure import in_fresh_process, machine
 from tools.paper.table import Table
-from tools.stages import episode_gflops, measure_episodes, measure_scan, measure_stages, stage_gflops
+from tools.stages import (
+    episode_gflops,
+    measure_episodes,
+    measure_scan,
+    measure_stages,
+    measure_training,
+    stage_gflops,
+    training_gflops,
+)
 from util.config import Config, load_config
 from util.errors import UserError, run_main
 from util.files import atomic_write
@@ -56,6 +64,12 @@ def run(cfg: Config, quick: bool, repeats: int) -> dict[str, Any]:
         size = {cfg.val_size: cfg.feature_size}
         result["episodes"][backend] = in_fresh_process(measure_episodes, changed, size, often)[0]
         result["scan"][backend] = in_fresh_process(measure_scan, changed, backend, often)
+    half = cfg.model_copy(update={"amp": "bf16"})
+    result["episodes"]["bf16"] = in_fresh_process(measure_episodes, half, {cfg.val_size: cfg.feature_size}, repeats)[0]
+    result["scan"]["bf16"] = result["scan"][cfg.scan]  # which is in float32 all the same
+    result["training_gflop"] = training_gflops(cfg)
+    steps = {"float32": cfg.model_copy(update={"amp": "off"}), "bf16": half}
+    result["training"] = {name: in_fresh_process(measure_training, each, repeats) for name, each in steps.items()}
     result["sweep"] = {f: sweep(cfg.model_copy(update={"fusion": f}), sizes, not quick) for f in FUSIONS}
     return result
 
@@ -95,26 +109,40 @@ def stage_table(result: dict[str, Any]) -> Table:
     counted = [row for row in result["stages"] if not row["inside"]]
     seconds, gflop = (sum(row["times"] * row[key] for row in counted) for key in ("seconds", "gflop"))
     table.rows.append(("sum of times x s", "", f"{seconds:.4f}", "", f"{gflop:.2f}", f"{gflop / seconds / peak:.0%}"))
-    table.notes.append(f"Peak of float32 matrix products on this machine: {peak:.1f} GFLOP/s.")
+    table.notes.append(f"Peak of float32 on this machine: {peak:.1f} GFLOP/s, by {result['gemm_way']}.")
     table.notes.append("FLOPs are those of products, convolutions, attention and scans; a multiply-add is two.")
     return table
 
 
 def episode_table(result: dict[str, Any]) -> Table:
     """Whole episodes and one block's scan, by scan backend."""
-    peak, needed = result["gemm_gflops"], result["gflops"]
+    needed = result["gflops"]
     columns = ("scan", "cold s", "of peak", "cached s", "of peak", "known support s", "peak MB", "one scan s")
     table = Table("Whole episodes", columns)
     for backend, row in result["episodes"].items():
-        cells = [backend]
+        cells, peak = [backend], result["bf16_gflops" if backend == "bf16" else "gemm_gflops"]
         for seconds, gflop in ((row["cold"], needed["gflop"]), (row["cached"], needed["cached_gflop"])):
             cells += [f"{seconds:.3f}", f"{gflop / seconds / peak:.0%}"]
         scan = result["scan"][backend]["seconds"]
         table.rows.append((*cells, f"{row['known_support']:.3f}", f"{row['peak_memory_mb']:.0f}", f"{scan:.4f}"))
+    table.notes.append(f"bf16: the network under autocast; its peak is {result['bf16_gflops']:.1f} GFLOP/s.")
     table.notes.append(f"Cold: {needed['gflop']:.1f} GFLOP; nothing of the images is known.")
     table.notes.append(f"Cached: {needed['cached_gflop']:.1f} GFLOP; the features of all images are at hand.")
     table.notes.append("Known support: also everything that depends on the support alone.")
     table.notes.append(f"One scan: four directions over {result['config']['feature_size'] ** 2} tokens of the query.")
+    return table
+
+
+def training_table(result: dict[str, Any]) -> Table:
+    """A training step, in both types of numbers."""
+    cfg, gflop = result["config"], result["training_gflop"]
+    title = f"A training step ({cfg['train_h']} px, {cfg['shot']} shot, batch {cfg['batch_size']}, {gflop:.1f} GFLOP)"
+    parts = ("forward", "backward", "optimiser")
+    table = Table(title, ("numbers", "s", "items/s", "of peak", *(f"{part} s" for part in parts), "peak MB"))
+    for name, row in result["training"].items():
+        seconds, peak = sum(row[part] for part in parts), result["bf16_gflops" if name == "bf16" else "gemm_gflops"]
+        cells = (name, f"{seconds:.3f}", f"{cfg['batch_size'] / seconds:.2f}", f"{gflop / seconds / peak:.0%}")
+        table.rows.append((*cells, *(f"{row[part]:.3f}" for part in parts), f"{row['peak_memory_mb']:.0f}"))
     return table
 
 
@@ -135,7 +163,7 @@ def size_table(result: dict[str, Any]) -> Table:
 def report(result: dict[str, Any]) -> str:
     """The whole Markdown file."""
     about = [f"- {key}: {value}" for key, value in result["machine"].items()]
-    tables = (stage_table(result), episode_table(result), size_table(result))
+    tables = (stage_table(result), episode_table(result), training_table(result), size_table(result))
     return "\n".join(["# Benchmark", "", *about, "", *(table.markdown() for table in tables)])
 
 

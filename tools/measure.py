@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from math import prod
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,12 +18,14 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from util.errors import UserError
 
 T = TypeVar("T")
 Shape = tuple[int, ...]
+PRODUCTS = ((1024, 1024, 1024), (2048, 2048, 2048), (4096, 256, 1024))  # the last is one of the trunk's
 SCAN_OPERATIONS = 7  # for one state at one token: delta A, its exp, decay * h, delta u * B, sum, C * h, sum
 
 
@@ -45,13 +48,28 @@ def timed(function: Callable[[], Any], repeats: int, warm_ups: int = 1) -> Timin
     return Timing(min(seconds), statistics.median(seconds))
 
 
-def gemm_peak(sizes: tuple[int, ...] = (1024, 2048), repeats: int = 5) -> float:
-    """The machine's best float32 FLOP/s in square matrix products of these sizes, with the threads of this process."""
-    best = 0.0
-    for size in sizes:
-        a, b, out = torch.randn(3, size, size)
-        seconds = timed(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), repeats).minimum  # type: ignore[misc]
-        best = max(best, 2 * size**3 / seconds)
+class Peak(NamedTuple):
+    """What a machine can do at best."""
+
+    flops: float  # per second
+    way: str  # of multiplying, by which it got there
+
+
+def product_peak(shapes: tuple[Shape, ...] = PRODUCTS, repeats: int = 5, dtype: torch.dtype = torch.float32) -> Peak:
+    """The best FLOP/s of this process's threads in products (M, K) x (K, N), by the better of PyTorch's two ways.
+
+    MKL multiplies matrices and oneDNN convolves, one of them perhaps at half the other's speed.
+    """
+    best = Peak(0.0, "")
+    for m, k, n in shapes:
+        a, b = torch.randn(m, k, dtype=dtype), torch.randn(n, k, dtype=dtype)
+        image = a.view(1, m, 1, k).permute(0, 3, 1, 2)  # channels last
+        ways: dict[str, Callable[[], Any]] = {
+            "matrix products": partial(F.linear, a, b),
+            "1x1 convolutions": partial(F.conv2d, image, b[:, :, None, None]),
+        }
+        peaks = (Peak(2 * m * k * n / timed(run, repeats).minimum, way) for way, run in ways.items())
+        best = max(best, *peaks)
     return best
 
 
@@ -63,6 +81,7 @@ def count_flops(function: Callable[[], Any]) -> int:
     """
     formulas = {
         torch.ops.selective_scan.forward: _scan_flops,
+        torch.ops.selective_scan.backward: lambda grad_y, grad_state, saved, *inputs, **_: 2 * _scan_flops(*inputs),
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     }
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter:

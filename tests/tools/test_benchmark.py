@@ -22,9 +22,11 @@ from tools.stages import (
     inference_model,
     measure_episodes,
     measure_stages,
+    measure_training,
     random_images,
     stage_gflops,
     stages,
+    training_gflops,
 )
 from util.config import Config
 
@@ -90,6 +92,14 @@ def test_measured_rows(tmp_path: Path) -> None:
     assert rows[0]["peak_memory_mb"] <= rows[1]["peak_memory_mb"]
 
 
+def test_training_step(tmp_path: Path) -> None:
+    cfg = toy_config(tmp_path)
+    row = measure_training(cfg, repeats=1)
+    assert list(row) == ["forward", "backward", "optimiser", "peak_memory_mb"]
+    assert all(value > 0 for value in row.values())
+    assert training_gflops(cfg) > cfg.batch_size * episode_gflops(cfg)["gflop"] / 2
+
+
 def test_straight_line() -> None:
     points = [{"size": size, "cold": 3.0 * size**2 / 1e6 + 0.5} for size in (100, 200, 400)]
     line = straight_line(points)
@@ -152,5 +162,5 @@ def test_benchmark_from_end_to_end(config: str, tmp_path: Path, monkeypatch: pyt
     assert (result["kind"], result["quick"]) == ("benchmark", True)
     assert [point["size"] for point in result["sweep"]["hmnet"]["points"]] == [105, 169, 233]
     text = (tmp_path / "benchmark.md").read_text()
-    for title in ("Stages of an episode", "Whole episodes", "Picture sizes"):
+    for title in ("Stages of an episode", "Whole episodes", "A training step", "Picture sizes"):
         assert f"## {title}" in text
