@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from dataset.benchmarks.base import Files
 from dataset.episode import draw_support, released_streams
-from dataset.reading import read_mask
+from dataset.reading import Mask
 from dataset.transform import Image, squash_mask
 from util.errors import UserError
 from util.image import normalise, resize_image, resize_mask
@@ -86,9 +86,14 @@ class MultiEpisodes(Dataset[dict[str, Any]]):
     """
 
     def __init__(
-        self, episodes: Sequence[MultiEpisode], files: Files, size: int, layout: Literal["square", "fit"]
+        self,
+        episodes: Sequence[MultiEpisode],
+        contents: Contents,
+        files: Files,
+        size: int,
+        layout: Literal["square", "fit"],
     ) -> None:
-        self.episodes, self.files, self.size, self.layout = episodes, files, size, layout
+        self.episodes, self.contents, self.files, self.size, self.layout = episodes, contents, files, size, layout
 
     def __len__(self) -> int:
         return len(self.episodes)
@@ -97,11 +102,7 @@ class MultiEpisodes(Dataset[dict[str, Any]]):
         episode = self.episodes[number]
         pairs = zip(episode.classes, episode.support, strict=True)
         shots = [[self._shot(name, class_id) for name in names[::-1]] for class_id, names in pairs]
-        label_of = np.zeros(256, np.uint8)
-        for label, class_id in episode.labels.items():
-            label_of[class_id] = label
-        label_of[IGNORE] = IGNORE
-        truth = label_of[read_mask(self.files[episode.query][1])]
+        truth = self._truth(episode)
         if self.layout == "square":
             truth = squash_mask(truth, self.size, self.size)
         else:
@@ -115,6 +116,17 @@ class MultiEpisodes(Dataset[dict[str, Any]]):
             "truth": torch.from_numpy(truth),
             "number": number,
         }
+
+    def _truth(self, episode: MultiEpisode) -> Mask:
+        """The label of every pixel (h, w), 0 where none of the episode's classes is, 255 kept."""
+        label_of = {class_id: label for label, class_id in episode.labels.items()}
+        truth: Mask | None = None
+        for class_id in self.contents[episode.query] or list(label_of)[:1]:  # any class's mask has the ignored pixels
+            mask = self.files.read(episode.query, class_id)
+            truth = np.where(mask == IGNORE, mask, 0).astype(np.uint8) if truth is None else truth
+            truth[mask == 1] = label_of.get(class_id, 0)
+        assert truth is not None
+        return truth
 
     def _shot(self, name: str, class_id: int) -> tuple[torch.Tensor, torch.Tensor]:
         image, mask = self.files.picture(name).astype(np.float32), self.files.read(name, class_id)

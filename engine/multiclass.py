@@ -45,16 +45,22 @@ class Counts(NamedTuple):
 def test_ways(model: HMNet, cfg: Config, world: World, ways: int) -> dict[str, Any]:
     """PANet's N-way K-shot test on *training* images of the contiguous fold; figures over its five runs.
 
-    A class's wrong pixels count only where the truth has it, as there; `miou_everywhere` counts them all.
+    Sets with a mask of its own for every class are tested on their test images. A class's wrong pixels count only where
+    the truth has it, as there; `miou_everywhere` counts them all.
     """
     data = test_config(cfg).model_copy(update={"use_split_coco": False})
-    contents, files = _listed(data).contents("train")
-    novel = open_benchmark(data).wanted("test")
+    benchmark = open_benchmark(data)
+    if isinstance(benchmark, ListedMasks):
+        contents, files = benchmark.contents("train")
+    else:
+        index, files = benchmark.load("test")
+        contents = index.classes
+    novel = benchmark.wanted("test")
     runs = []
     for seed in _seeds(cfg, WAYS_SEEDS):
         count = cfg.test_episodes or 1000
         episodes = draw_ways(contents, novel, ways, cfg.shot, count, seed, label_all=data.data_set != "coco")
-        dataset = MultiEpisodes(episodes, files, cfg.val_size, "square")
+        dataset = MultiEpisodes(episodes, contents, files, cfg.val_size, "square")
         counts = _count(model, cfg, dataset, episodes, world, _predict_ways)
         present = _ious(counts, novel, counts.false_present)
         everywhere = _ious(counts, novel, counts.false)
@@ -76,14 +82,16 @@ def test_generalized(model: HMNet, cfg: Config, world: World, first: str) -> dic
     data = test_config(cfg)
     if model.base_learner is None or cfg.test_set not in (None, cfg.data_set):
         raise UserError("--generalized: needs `ensemble: True` and the data set that the base learner was trained on")
-    contents, files = _listed(data).contents("test")
     benchmark = open_benchmark(data)
+    if not isinstance(benchmark, ListedMasks):
+        raise UserError(f"--generalized: {data.data_set} has no masks of base and novel classes together")
+    contents, files = benchmark.contents("test")
     base, novel = benchmark.wanted("train"), benchmark.wanted("test")
     runs = []
     for seed in _seeds(cfg, GENERALIZED_SEEDS):
         count = cfg.test_episodes or 1000
         episodes = draw_generalized(contents, base, novel, cfg.shot, count, seed, cfg.workers)
-        dataset = MultiEpisodes(episodes, files, cfg.val_size, "fit")
+        dataset = MultiEpisodes(episodes, contents, files, cfg.val_size, "fit")
         predict = _predict_novel_first if first == "novel" else _predict_base_first
         counts = _count(model, cfg, dataset, episodes, world, predict)
         ious = _ious(counts, [*base, *novel], counts.false)
@@ -102,13 +110,6 @@ def test_generalized(model: HMNet, cfg: Config, world: World, first: str) -> dic
 def _seeds(cfg: Config, known: Sequence[int]) -> Sequence[int]:
     """The protocol's own seeds, unless the config asks for others than the default."""
     return known if cfg.seeds == [321] else cfg.seeds
-
-
-def _listed(cfg: Config) -> ListedMasks:
-    benchmark = open_benchmark(cfg)
-    if not isinstance(benchmark, ListedMasks):
-        raise UserError(f"{cfg.data_set}: its masks show one class each; take a set of index masks, such as pascal")
-    return benchmark
 
 
 def _count(

@@ -7,14 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from dataset.benchmarks.table import BENCHMARKS, open_benchmark, test_config
 from dataset.dataset import train_dataset
 from dataset.index import config_classes, list_files, load_index
+from dataset.multiclass import MultiEpisodes, draw_ways
+from dataset.transform import squash_mask
+from engine.multiclass import test_ways as run_ways
+from model.build import build_model
 from tests.dataset.benchmarks.trees import FOLDS, MAKERS, Truth
 from tests.toy import ROOT, generator, toy_config, write_toy, write_weights
 from tools.prepare import main as prepare
 from util.config import Config
+from util.distributed import World
 from util.errors import UserError
 
 test_config.__test__ = False  # type: ignore[attr-defined]
@@ -98,6 +104,23 @@ def test_training_on_classes_of_their_own(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="fss1000 has no index masks for a base learner; set ensemble False"):
         list_files(cfg, "train")
     assert len(truth) == 30
+
+
+@pytest.mark.parametrize("name", ["fss1000", "suim"])
+def test_ways_where_every_class_has_a_mask_of_its_own(name: str, cfg: Config, tmp_path: Path) -> None:
+    truth, root = build(name, tmp_path)
+    tested = cfg.model_copy(update={"test_set": name, "test_root": str(root), "seeds": [3], "test_episodes": 4})
+    index, files = load_index(test_config(tested), "test")
+    episodes = draw_ways(index.classes, list(index.by_class), 2, 1, 4, 3, label_all=True)
+    dataset = MultiEpisodes(episodes, index.classes, files, 33, "square")
+    for number, episode in enumerate(episodes):
+        expected = np.zeros_like(truth[episode.query, index.classes[episode.query][0]])
+        for class_id in index.classes[episode.query]:
+            label = next((label for label, c in episode.labels.items() if c == class_id), 0)
+            expected[truth[episode.query, class_id] == 1] = label
+        np.testing.assert_array_equal(dataset[number]["truth"], squash_mask(expected, 33, 33))
+    result = run_ways(build_model(cfg, pretrained=False), tested, World(torch.device("cpu")), 2)
+    assert set(result["runs"][0]["class_iou"]) == set(index.by_class)
 
 
 def test_table_of_names() -> None:
