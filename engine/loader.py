@@ -1,8 +1,11 @@
 """Which items a process loads in which step, and the workers that load them."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
+from multiprocessing.queues import Queue
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -13,6 +16,9 @@ from util.distributed import World
 from util.errors import UserError
 
 Batch = dict[str, Any]
+
+SHARED_MEMORY = Path("/dev/shm")
+PREFETCH = 2  # batches that every worker of a DataLoader prepares ahead
 
 
 class StepPlan(NamedTuple):
@@ -68,11 +74,17 @@ def load_steps(
     workers: int,
     collate: Callable[[list[Batch]], Batch] | None = None,
 ) -> Iterator[list[Batch]]:
-    """The batches of one step after the other, loaded ahead by worker processes."""
+    """The batches of one step after the other, loaded ahead by worker processes.
+
+    UserError when the memory through which they hand them over is too small.
+    """
+    workers = min(workers, len(batches))
+    if workers:
+        check_shared_memory(len(batches[0]) * item_bytes(dataset, batches[0][0]), workers)
     loader = DataLoader(
         dataset,
         batch_sampler=batches,
-        num_workers=min(workers, len(batches)),
+        num_workers=workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=partial(start_worker, main=os.getpid()),
@@ -81,13 +93,38 @@ def load_steps(
     return zip(*[iter(loader)] * accumulate, strict=True)  # type: ignore[return-value]
 
 
+def item_bytes(dataset: Dataset[Batch], item: int) -> int:
+    """Memory of an item's tensors."""
+    return sum(value.nbytes for value in dataset[item].values() if isinstance(value, torch.Tensor))
+
+
+def check_shared_memory(batch: int, workers: int) -> None:
+    """UserError when /dev/shm, which in containers is often small, has no room for the batches (bytes) on their way.
+
+    A worker that runs out of it cannot say so: its batch is lost.
+    """
+    if not SHARED_MEMORY.is_dir():
+        return
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    free, each = shutil.disk_usage(SHARED_MEMORY).free // processes, max(batch, 1)
+    need = (PREFETCH * workers + 1) * each
+    if need > free:
+        fitting = max((free // each - 1) // PREFETCH, 0)
+        raise UserError(
+            f"{SHARED_MEMORY}: {free / 1e6:.0f} MB are free for each process, but {workers} loader workers need "
+            f"{need / 1e6:.0f} MB; use `--opts loader_workers {fitting}`, or start the container with more --shm-size"
+        )
+
+
 def start_worker(worker: int, main: int) -> None:
     """Run one thread, as PyTorch does in a worker, leave the process group, and do not outlive the main process.
 
     A signal to the whole group is for the main process, which needs its workers to finish the step. A worker whose main
-    process was killed before it began has another parent, and would wait for it for ever.
+    process was killed before it began has another parent, and would wait for it for ever. So would the main process
+    for a batch that could not be sent, which the sending thread drops: such a worker ends.
     """
     cv2.setNumThreads(1)
+    Queue._on_queue_feeder_error = staticmethod(lambda error, item: os._exit(1))  # type: ignore[attr-defined]
     os.setsid()
     if os.getppid() == 1 != main:
         os._exit(1)

@@ -16,6 +16,7 @@ from engine.learner import Learner, NotFiniteError, Report
 from engine.loader import Batch, StepPlan, load_steps
 from engine.snapshot import (
     SAVED_EXIT,
+    StopWaiting,
     newest_intact,
     noting_signals,
     read_snapshot,
@@ -30,6 +31,7 @@ from util.files import atomic_write, remove_temporary
 from util.logger import Clock, RunLog
 from util.rng import restore_rng, rng_state, seed_all, undisturbed_rng
 
+PATIENCE = 60  # seconds that a signal waits for one of several processes to get its next batch or to end validation
 RANK_STRIDE = 1_000_003  # between the seeds of two processes
 
 
@@ -126,7 +128,7 @@ class Run:
         board = self.paths.file("tensorboard") if viz else None
         with ExitStack() as stack:
             self.log = stack.enter_context(RunLog(self.paths.file("log.txt"), board, self.world.is_main))
-            self.stop = stack.enter_context(noting_signals())
+            self.stop = stack.enter_context(noting_signals(0 if self.world.size == 1 else PATIENCE))
             self._resume()
             if self.world.is_main:
                 self._clear_away()
@@ -140,6 +142,11 @@ class Run:
                 if not self.world.is_main:
                     raise SystemExit(2) from error
                 raise UserError(f"{error}; the state before this step is saved in {path}") from error
+            except StopWaiting:
+                if self.world.size == 1 and self.saved_at != (self.progress.epoch, self.progress.step):
+                    self.save()  # not among several processes, of which others may be in the middle of a step
+                self.log.warning("stopped by a signal; `--opts resume auto` goes on from the last snapshot")
+                raise SystemExit(SAVED_EXIT) from None
             self._finish()
 
     @property
@@ -243,7 +250,13 @@ class Run:
     ) -> Iterator[list[Batch]]:
         """The batches of every step of this epoch that is left to do."""
         numbers = self.plan.batches(self.cfg.manual_seed + self.progress.epoch, self.progress.step)
-        for batches in load_steps(dataset, numbers, self.plan.accumulate, self.cfg.loader_worker_count, collate):
+        with self.stop.waiting():
+            steps = load_steps(dataset, numbers, self.plan.accumulate, self.cfg.loader_worker_count, collate)
+        while True:
+            with self.stop.waiting():
+                batches = next(steps, None)
+            if batches is None:
+                return
             self.rng_before_step = rng_state()
             yield batches
 
@@ -285,7 +298,7 @@ class Run:
             return
         if self.saved_at != (progress.epoch, progress.step):
             self.save()  # a kill while validating costs the validation only
-        with undisturbed_rng():
+        with self.stop.waiting(), undisturbed_rng():
             figures = measure()
         progress.validated = position
         progress.history.append({"epoch": position, **figures})

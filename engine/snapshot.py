@@ -57,24 +57,51 @@ def newest_intact(folder: Path, name: str, warn: Callable[[str], None]) -> Path 
     return None
 
 
-class StopRequest:
-    """Whether a signal has asked the run to stop; a second Ctrl-C does not wait."""
+class StopWaiting(BaseException):
+    """A signal has come while nothing was half-done; no `except Exception` may stop it."""
 
-    received: signal.Signals | None = None
+
+class StopRequest:
+    """Whether a signal has asked the run to stop; a second Ctrl-C does not wait.
+
+    Where nothing is half-done, `waiting`, a signal raises StopWaiting: at once with patience 0, else after so many
+    seconds, within which the processes of a run should agree to stop.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience, self.is_waiting = patience, False
+        self.received: signal.Signals | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if self.received is signal.SIGINT is signal.Signals(number):
             raise KeyboardInterrupt
-        self.received = signal.Signals(number)
+        if number != signal.SIGALRM:
+            self.received = signal.Signals(number)
+        if self.is_waiting and (number == signal.SIGALRM or not self.patience):
+            raise StopWaiting
+        signal.alarm(self.patience)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Within the block nothing is half-done."""
+        if self.received and not self.patience:  # since the last look at it
+            raise StopWaiting
+        self.is_waiting = True
+        try:
+            yield
+        finally:
+            self.is_waiting = False
 
 
 @contextmanager
-def noting_signals() -> Iterator[StopRequest]:
+def noting_signals(patience: int = 0) -> Iterator[StopRequest]:
     """Within the block SIGTERM, SIGINT and SIGUSR1 (Slurm's early warning) are noted instead of obeyed."""
-    request = StopRequest()
-    previous = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    request = StopRequest(patience)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGALRM)
+    previous = {number: signal.signal(number, request) for number in numbers}
     try:
         yield request
     finally:
+        signal.alarm(0)
         for number, handler in previous.items():
             signal.signal(number, handler)

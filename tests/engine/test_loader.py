@@ -1,6 +1,10 @@
 import os
 import random
+import re
+import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from engine.loader import Batch, StepPlan, load_steps, shard_batches, start_worker
+from tests.toy import ROOT
 from util.distributed import World
 from util.errors import UserError
 from util.failures import explain, explain_errors
@@ -79,6 +84,67 @@ def test_the_error_of_a_worker_is_one_line(workers: int) -> None:
 def test_a_dead_worker_is_one_line() -> None:
     with pytest.raises(UserError, match=r"\Aa loader worker died, [^\n]*resume auto[^\n]*\Z"), explain_errors():
         list(load_steps(Numbers(), [[1], [14]], 1, 1))
+
+
+def test_too_little_shared_memory_is_told_before_workers_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of two workers needs five batches: the two that each prepares, and the one in use."""
+    usage, batches = shutil.disk_usage("/"), [[item, item + 1] for item in range(0, 20, 2)]
+    monkeypatch.setattr("engine.loader.SHARED_MEMORY", tmp_path)
+    for free, processes, message in [
+        (5 * 16, 1, None),
+        (5 * 16 - 1, 1, "2 loader workers need 0 MB; use `--opts loader_workers 1`, .* --shm-size"),
+        (2 * 5 * 16 - 1, 2, "use `--opts loader_workers 1`"),
+        (15, 1, "use `--opts loader_workers 0`"),
+    ]:
+        monkeypatch.setattr("engine.loader.shutil.disk_usage", lambda _, free=free: usage._replace(free=free))
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        if message is None:
+            assert len(list(load_steps(Numbers(), [[1, 2], [3, 4]], 1, 2))) == 2
+        else:
+            with pytest.raises(UserError, match=message):
+                load_steps(Numbers(), batches, 1, 2)
+        load_steps(Numbers(), batches, 1, 0)
+
+
+SMALL = """
+import sys, time, torch
+import engine.loader as loader
+from util.failures import explain_errors
+from util.errors import UserError
+
+class Large(torch.utils.data.Dataset):
+    def __getitem__(self, item):
+        return {"image": torch.ones(4_000_000)}  # 16 MB
+
+if sys.argv[1] == "unchecked":
+    loader.check_shared_memory = lambda *_: None
+start = time.monotonic()
+try:
+    with explain_errors():
+        list(loader.load_steps(Large(), [[0], [1], [2], [3]], 1, 2))
+except UserError as error:
+    print(error)
+assert time.monotonic() - start < 60
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        ("checked", r"/dev/shm: 8 MB are free .* 2 loader workers need 80 MB; use `--opts loader_workers 0`"),
+        ("unchecked", r"a loader worker died, perhaps for lack of memory: .* lower loader_workers \(0: none\)"),
+    ],
+)
+def test_a_small_dev_shm_hangs_nothing(tmp_path: Path, mode: str, message: str) -> None:
+    """In a mount namespace with 8 MB of it."""
+    inside = "mount -t tmpfs -o size=8m tmpfs /dev/shm && exec "
+    if subprocess.run(["unshare", "-rm", "sh", "-c", f"{inside} true"], capture_output=True).returncode:
+        pytest.skip("no mount namespace is permitted here")
+    (tmp_path / "small.py").write_text(SMALL)
+    command = ["unshare", "-rm", "sh", "-c", f'{inside} "$0" "$@"', sys.executable, str(tmp_path / "small.py"), mode]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    assert re.fullmatch(f"{message}.*\n", done.stdout), (done.stdout, done.stderr)
 
 
 def test_errors_of_the_program_stay_what_they_are() -> None:

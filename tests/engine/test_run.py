@@ -7,6 +7,7 @@ import random
 import re
 import resource
 import signal
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from engine.learner import Learner, Output
-from engine.loader import StepPlan
+from engine.loader import StepPlan, load_steps
 from engine.optim import make_sgd, make_trunk_adamw, poly_rate, set_rates
 from engine.run import Paths, Progress, Run
 from engine.snapshot import read_snapshot, snapshots
@@ -199,6 +200,60 @@ def test_a_finished_run_is_not_run_again(whole: tuple[Path, dict[str, Any]]) -> 
     steps: list[int] = []
     assert_end(whole, drive(whole[0], lambda run: steps.append(1), resume="auto", **KEYS))
     assert steps == []
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_signal_ends_a_run_that_waits_for_a_batch(
+    tmp_path: Path, whole: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    intact, main = Points.__getitem__, os.getpid()
+
+    def endless(points: Points, item: int) -> dict[str, Any]:
+        if points.epoch == 2 and (tmp_path / "waits").exists():
+            os.kill(main, signal.SIGTERM)
+            time.sleep(600)
+        return intact(points, item)
+
+    def look(run: Run) -> None:
+        if run.iteration == STEPS - 1:
+            (tmp_path / "waits").touch()
+
+    monkeypatch.setattr(Points, "__getitem__", endless)
+    monkeypatch.setattr("engine.run.load_steps", lambda *arguments: load_unchecked(monkeypatch, *arguments))
+    start = time.monotonic()
+    with pytest.raises(SystemExit) as stop:
+        drive(tmp_path, look, loader_workers=workers, **KEYS)
+    assert stop.value.code == 75 and time.monotonic() - start < 60
+    assert max(snapshots(tmp_path / "snapshot", "state")) == (2, 0)
+    (tmp_path / "waits").unlink()
+    assert_end(whole, drive(tmp_path, resume="auto", **KEYS))
+
+
+def load_unchecked(monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> Any:
+    """Without the first item being measured in the main process."""
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.loader.item_bytes", lambda dataset, item: 1)
+        return load_steps(*arguments)
+
+
+def test_a_signal_ends_a_validation(tmp_path: Path, whole: tuple[Path, dict[str, Any]]) -> None:
+    """At once, as everything was saved before it."""
+    intact = measure
+
+    def endless(run: Run, epoch: int, scores: list[float] | None) -> dict[str, float]:
+        if epoch == 2 and not (tmp_path / "again").exists():
+            (tmp_path / "again").touch()
+            torch.rand(5)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(600)
+        return intact(run, epoch, scores)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "measure", endless)
+        with pytest.raises(SystemExit) as stop:
+            drive(tmp_path, **KEYS)
+        assert stop.value.code == 75
+        assert_end(whole, drive(tmp_path, resume="auto", **KEYS))
 
 
 def two_processes(folder: Path, step: int | None, keys: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 import os
 import pickle
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from engine.snapshot import (
     PARTS,
+    StopWaiting,
     newest_intact,
     noting_signals,
     read_snapshot,
@@ -87,6 +89,27 @@ def test_signals_are_noted(number: signal.Signals) -> None:
         os.kill(os.getpid(), number)
         assert request.received is number
     assert signal.getsignal(number) == before
+
+
+def test_what_only_waits_is_stopped() -> None:
+    with noting_signals() as request:
+        with pytest.raises(StopWaiting), request.waiting():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        with pytest.raises(StopWaiting), request.waiting():  # it has come between two batches
+            pytest.fail("it waits again")
+
+
+def test_one_of_several_processes_waits_a_little_longer() -> None:
+    with noting_signals(patience=1) as request:
+        os.kill(os.getpid(), signal.SIGTERM)
+        start = time.monotonic()
+        with pytest.raises(StopWaiting), request.waiting():
+            time.sleep(60)
+        assert 0.5 < time.monotonic() - start < 30
+    with noting_signals(patience=1) as request, request.waiting():
+        os.kill(os.getpid(), signal.SIGTERM)  # the block ends before its patience does
+    time.sleep(1.1)
 
 
 def test_a_second_interrupt_does_not_wait() -> None:
