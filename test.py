@@ -2,17 +2,14 @@
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import util  # noqa: F401, isort: skip  (before PyTorch)
-from dataset.episode import write_episodes
+from dataset.episode import empty_classes, write_episodes
 from dataset.index import class_names, config_classes, load_index, test_config
 from engine.evaluation import (
     TRAINING_FREE,
-    EpisodeSet,
-    Outcome,
     Segment,
     describe_test,
     episode_lines,
@@ -22,19 +19,22 @@ from engine.evaluation import (
 )
 from engine.metric import Result, aggregate, format_table, percent
 from engine.multiclass import test_generalized, test_ways
+from engine.origin import check_origin
+from engine.panels import panel_drawer
 from engine.support_check import CHANGES, check_support, falls, format_falls
 from model.build import build_model
 from model.hmnet import HMNet
 from model.inference import FeatureCache, prepare_inference
 from model.released import load_weights
 from util.arguments import experiment_config, experiment_parser
+from util.checkpoint import read_checkpoint
 from util.config import Config
 from util.distributed import World, connect
 from util.errors import run_main
 from util.failures import explain_errors
 from util.files import atomic_write
 from util.logger import RunLog
-from util.visualize import episode_panel, save_image
+from util.visualize import Picture, save_image
 
 SEEDLESS = ("hsnet", "fptrans")  # protocols that have a seed of their own
 PANELS = 20  # drawn by --viz, which BAM's scripts pass without a number
@@ -71,22 +71,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--episodes-out", type=Path, metavar="FILE", help="write the (first seed's) episodes")
     parser.add_argument("--result", type=Path, metavar="FILE", help="default: result_test_*.json of the experiment")
     return parser.parse_args()
-
-
-def panel_drawer(episode_set: EpisodeSet, names: dict[int, str], folder: Path, count: int) -> Callable[[Outcome], None]:
-    """Draws `count` of the episodes as they come by: support | query | truth | prediction."""
-    episodes, files, _ = episode_set
-    chosen = {number * len(episodes) // count for number in range(count)}
-
-    def draw(outcome: Outcome) -> None:
-        if outcome.number not in chosen:
-            return
-        name = names[episodes[outcome.number].class_id]
-        prediction = outcome.prediction.cpu().numpy(), outcome.iou
-        picture = episode_panel(*outcome.pictures(files), {"prediction": prediction}, name)
-        save_image(folder / f"{outcome.number:05d}_{name.replace('/', '_')}.png", picture)
-
-    return draw
 
 
 def write_result(
@@ -129,20 +113,29 @@ def result_name(cfg: Config, method: str) -> str:
 def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
     """Evaluate every seed, then print the figures."""
     method, data = arguments.method, test_config(cfg)
+    origin = check_origin(path := find_weights(cfg), read_checkpoint(path), cfg) if method == "hmnet" else None
     model, segment, weights = load_method(cfg, method, world)
     path = arguments.result or cfg.experiment_dir / f"result_{result_name(cfg, method)}.json"
     log = RunLog(path.with_suffix(".log"), talks=world.is_main)
     log.info(f"{cfg.data_set} split {cfg.split}, {cfg.shot} shot, weights: {weights or f'none, the {method} alone'}")
+    if origin:
+        log.warning(origin)
     about = describe_test(cfg)
     log.info(", ".join(f"{key} {value}" for key, value in about.items() if value != "" and key != "notes"))
     for note in about["notes"]:
         log.info(f"note: {note}")
-    names, draw = class_names(data), None
+    names, draw, panels = class_names(data), None, path.parent / f"panels_{result_name(cfg, method)}"
+
+    def save_panel(title: str, picture: Picture) -> None:
+        save_image(panels / f"{title.replace('/', '_')}.png", picture)
+
     results: dict[int, Result] = {}
     changed: list[dict[str, Result]] = []  # by what was changed about the supports, for every seed
     lines = ""
     with world.main_first():  # the first one scans the masks, the others find its cache
         novel = load_index(data, "test")
+    if empty := empty_classes(novel[0], names):
+        log.warning(f"not tested, as no picture shows enough of them: {empty}")
     left_out = [names[class_id] for class_id in config_classes(data, "test") if class_id not in novel[0].by_class]
     if left_out:
         log.info(f"left out, with fewer images than min_class_images: {', '.join(left_out)}")
@@ -152,8 +145,7 @@ def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
             if arguments.episodes_out and world.is_main:
                 write_episodes(arguments.episodes_out, episode_set.episodes)
             if arguments.visualize:
-                folder = path.parent / f"panels_{result_name(cfg, method)}"
-                draw = panel_drawer(episode_set, names, folder, arguments.visualize)
+                draw = panel_drawer(episode_set, names, arguments.visualize, save_panel)
         results[seed] = run_episodes(model, cfg, episode_set, world, segment=segment, observe=draw)
         lines += episode_lines(seed, episode_set.episodes, results[seed], names)
         log.info(f"seed {seed}: mIoU {results[seed].miou:.4f}, FB-IoU {results[seed].fb_iou:.4f}")

@@ -15,14 +15,15 @@ import torch
 from torch import nn
 
 from dataset.dataset import collate, train_dataset
-from dataset.episode import check_possible
-from dataset.index import config_classes, load_index, test_config
+from dataset.episode import check_possible, empty_classes
+from dataset.index import class_names, config_classes, load_index, test_config
 from dataset.reading import oversize_note
 from engine.evaluation import EpisodeSet, make_episodes, run_episodes
 from engine.learner import Learner, Output, Tensors
 from engine.loader import StepPlan
 from engine.metric import count_pixels
 from engine.optim import make_sgd, make_trunk_adamw, poly_rate, set_rates
+from engine.panels import panel_drawer
 from engine.run import Paths, Run
 from model.build import build_model
 from model.loss import ITEM_MEANS, episode_loss
@@ -34,6 +35,10 @@ from util.failures import explain_errors
 from util.pixels import IGNORE
 from util.rng import make_deterministic, seed_all
 from util.schema import run_name, run_tag
+from util.visualize import Picture, fit
+
+PANELS = 8  # episodes of a validation that TensorBoard shows, the same every time as long as their seed is
+PANEL_SIZE = (240, 960)  # pixels that they are reduced to
 
 
 def main() -> None:
@@ -51,7 +56,7 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
         novel = load_index(test_config(cfg), "val") if cfg.evaluate else None
     for each in [index, *(novel or ())[:1]]:
         check_possible(each, cfg.shot)
-    classes = config_classes(cfg, "train")
+    classes, names = config_classes(cfg, "train"), class_names(test_config(cfg))
     plan = StepPlan(len(index.images), cfg.batch_size, cfg.accumulate, world).check("batch_size")
 
     seed_all(cfg.manual_seed)
@@ -69,8 +74,12 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
         return make_episodes(cfg, seed, cfg.val_episodes, novel)
 
     def measure() -> dict[str, float]:
-        seed = cfg.manual_seed + (0 if cfg.fix_random_seed_val else run.progress.epoch)
-        result = run_episodes(model, cfg, episodes(seed), world)
+        drawn = episodes(cfg.manual_seed + (0 if cfg.fix_random_seed_val else run.progress.epoch))
+        shown: list[tuple[str, Picture]] = []
+        draw = panel_drawer(drawn, names, PANELS, lambda *panel: shown.append(panel)) if viz else None
+        result = run_episodes(model, cfg, drawn, world, observe=draw)
+        for title, picture in (panel for panels in world.gather(shown) for panel in panels):
+            run.log.picture(f"novel/{title}", fit(picture, *PANEL_SIZE), run.iteration)
         return {"miou": result.miou, "fb_iou": result.fb_iou, "piou": result.piou}
 
     def validate(position: float) -> None:
@@ -80,6 +89,10 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
     with run.started(viz):
         if note := oversize_note([image for image, _ in files.values()], cfg.train_h, cfg.max_side):
             run.log.warning(note)
+        if empty := empty_classes(index, class_names(cfg)):
+            run.log.warning(f"left out of the draw, as no training picture shows enough of them: {empty}")
+        if novel and (empty := empty_classes(novel[0], names)):
+            run.log.warning(f"not validated on, as no picture shows enough of them: {empty}")
         for epoch in run.epochs():
             dataset = train_dataset(cfg, index, files, classes, cfg.manual_seed, epoch)
             for batches in run.batches(dataset, collate):

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,17 +55,25 @@ def draw_episodes(
 
 
 def check_possible(index: ImageIndex, shot: int) -> None:
-    """UserError naming the first class that has fewer than shot + 1 images and so can never form an episode."""
+    """UserError naming the first class that an episode can need but that has fewer than shot + 1 images.
+
+    Classes without any image are never drawn.
+    """
     if shot < 1:
         raise UserError(f"shot: {shot}; an episode needs at least one support image")
     if not index.images:
         raise UserError("no image to draw a query from; check the list files, split and area_threshold")
     for class_id, images in index.by_class.items():
-        if len(set(images)) <= shot:
+        if 0 < len(set(images)) <= shot:
             raise UserError(
                 f"class {class_id}: {len(set(images))} images, but {shot}-shot episodes need at least {shot + 1}; "
                 "add images or lower shot or area_threshold"
             )
+
+
+def empty_classes(index: ImageIndex, names: Mapping[int, str]) -> str:
+    """The wanted classes that count in no image, as `3 cat, 7 dog`."""
+    return ", ".join(f"{class_id} {names[class_id]}" for class_id, images in index.by_class.items() if not images)
 
 
 def draw_seeded(index: ImageIndex, shot: int, seed: int, number: int) -> Episode:
@@ -95,8 +103,11 @@ def hard_images(index: ImageIndex) -> dict[int, list[str]]:
 
 
 def wanted_classes(index: ImageIndex, image: str) -> list[int]:
-    """The wanted classes in an image's mask, ascending, however small; UserError when there is none."""
-    classes = sorted(set(index.classes[image]) & index.by_class.keys())
+    """The wanted classes in an image's mask, ascending, however small; UserError when there is none.
+
+    A class that counts in no image has none for a support, and is left out.
+    """
+    classes = sorted(class_id for class_id in set(index.classes[image]) if index.by_class.get(class_id))
     if not classes:
         raise UserError(f"{image}: no wanted class in its mask ({sorted(index.by_class)}); remove it from the index")
     return classes

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from engine.learner import Learner, NotFiniteError, Report
 from engine.loader import Batch, StepPlan, load_steps
+from engine.origin import training_origin
 from engine.snapshot import (
     SAVED_EXIT,
     StopWaiting,
@@ -24,7 +26,7 @@ from engine.snapshot import (
     write_snapshot,
 )
 from model.released import released_state_dict
-from util.checkpoint import save_checkpoint
+from util.checkpoint import read_checkpoint, save_checkpoint
 from util.config import Config
 from util.errors import UserError
 from util.files import atomic_write, remove_temporary
@@ -203,9 +205,8 @@ class Run:
         if then["size"] != now["size"]:
             self.log.warning(f"{path}: written by {then['size']} processes, now {now['size']}: dropout will differ")
         old = content["config"]
-        changed = [
-            f"{key} {old.get(key)!r} -> {value!r}" for key, value in self._settings().items() if value != old.get(key)
-        ]
+        kept = {key: value for key, value in self._settings().items() if key in old}  # without keys that are newer
+        changed = [f"{key} {old[key]!r} -> {value!r}" for key, value in kept.items() if value != old[key]]
         if changed:
             self.log.warning(f"{path}: resumed with other settings: {', '.join(changed)}")
 
@@ -311,19 +312,37 @@ class Run:
 
     def _publish(self, position: float, miou: float) -> None:
         """Write the best weights under their names, and remove the second name of those that they replace."""
-        progress, old = self.progress, self.progress.best_file
+        progress, old, is_first = self.progress, self.progress.best_file, self.progress.best is None
         progress.best, progress.best_epoch = miou, position
         if self.paths.numbered:
             progress.best_file = f"{self.paths.numbered}_epoch_{position - 1:g}_{miou:.4f}.pth"
         if not self.world.is_main:
             return
-        content = {"epoch": position, "miou": miou, "state_dict": self.weights(self.learner.model)}
+        content = {"epoch": position, "miou": miou, "trained_on": training_origin(self.cfg)}
+        content["state_dict"] = self.weights(self.learner.model)
+        if is_first:
+            self._keep_earlier(content)
         save_checkpoint(self.paths.best, content)
         if self.paths.numbered:
             save_checkpoint(self.paths.snapshots / progress.best_file, content)
         if old and old != progress.best_file:
             (self.paths.snapshots / old).unlink(missing_ok=True)
         self.log.info(f"best so far: mIoU {miou:.4f}, {self.paths.best}")
+
+    def _keep_earlier(self, content: Mapping[str, Any]) -> None:
+        """Give the best weights of an earlier training another name, before the first of this one replace them."""
+        best = self.paths.best
+        if not best.is_file():
+            return
+        try:
+            earlier = read_checkpoint(best)
+        except UserError:
+            earlier = {}
+        if all(earlier.get(key) == content[key] for key in ("epoch", "miou")):
+            return  # this run's own, published again after a kill
+        numbers = (number for number in count(1) if not best.with_stem(f"{best.stem}_earlier{number}").exists())
+        kept = best.rename(best.with_stem(f"{best.stem}_earlier{next(numbers)}"))
+        self.log.warning(f"{best}: weights of an earlier training, kept as {kept.name}")
 
     def _end_epoch(self) -> None:
         progress = self.progress

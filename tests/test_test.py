@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -165,6 +166,32 @@ def test_released_weights_are_found_by_their_names(
     five = cfg.model_copy(update={"shot": 5})
     assert entry_point.find_weights(five) == best.with_name("train5_epoch_200_0.7.pth")
     assert entry_point.find_weights(five.model_copy(update={"trained_shot": 1})) == newest
+
+
+def test_weights_of_another_fold_are_refused(
+    cfg: Config, entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = cfg.experiment_dir / "snapshot" / "best_1shot.pth"  # of split 0
+    run(entry_point, monkeypatch, "--opts", "test_episodes", 2)
+    assert "by its path it is toy split 0" in capsys.readouterr().out
+    other = ("--opts", "test_episodes", 2, "split", 1, "weight", path)
+    with pytest.raises(UserError, match=r"best_1shot\.pth: by its path trained on split 0, not 1;"):
+        run(entry_point, monkeypatch, *other)
+    run(entry_point, monkeypatch, *other, "allow_other_split", True)
+    assert "tested although trained on split 0, not 1" in capsys.readouterr().out
+
+
+def test_classes_without_pictures_are_listed_as_not_tested(
+    cfg: Config, entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Class 2 of the novel classes 1 and 2 covers no picture by so many pixels."""
+    for mask in (Path(cfg.data_root) / "SegmentationClassAug").glob("val*.png"):
+        values = np.array(Image.open(mask))
+        Image.fromarray(np.where(values == 2, 0, values)).save(mask)
+    run(entry_point, monkeypatch)
+    printed = capsys.readouterr().out
+    assert "not tested, as no picture shows enough of them: 2 thing2" in printed
+    assert re.search(r"2 thing2 +not drawn", printed)
 
 
 def test_two_processes_from_the_command_line(

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import train
@@ -85,7 +88,11 @@ def test_what_a_run_leaves(whole: Config) -> None:
     watched = "".join(rf"{size}/{part} [\d.e-]+,? " for size in ("gradient", "update") for part in ("rest", "trunk"))
     assert re.search(rf"epoch 2/2 step \d+/\d+ loss \d\S+ \(cross_entropy \S+ \+ dice \S+\), {watched}", log)
     assert re.search(r"epoch 2 mean loss \S+ foreground IoU 0\.\d+, foreground share 0\.\d+\n", log)
-    assert list((folder / "tensorboard").iterdir())
+    board = b"".join(path.read_bytes() for path in (folder / "tensorboard").iterdir())
+    for tag in ("train/foreground IoU", "train/foreground share", "train/gradient/trunk", "train/update/rest"):
+        assert tag.encode() in board
+    panels = set(re.findall(rb"novel/(\d{5})_thing[12]", board))
+    assert len(panels) == 4 and board.count(b"\x89PNG") == 16  # four of four episodes, in each of four validations
     best = f"train_epoch_{result['epoch'] - 1:g}_{result['miou']:.4f}.pth"
     names = {path.name for path in (folder / "snapshot").iterdir()}
     assert names - {path.name for path in snapshots(folder / "snapshot", "state").values()} == {best, "best_1shot.pth"}
@@ -135,6 +142,23 @@ def test_validation_scans_once_and_draws_when_its_seed_moves(
     monkeypatch.setattr("engine.evaluation.load_index", lambda *_: pytest.fail("scanned again"))
     run(train.train, config(data, tmp_path, fix_random_seed_val=fixed))
     assert called == ["load_index"] * 2 + ["make_episodes"] * draws  # two epochs, validated twice each
+
+
+def test_a_base_class_without_pictures_is_left_out(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every training picture of class 8 shows a novel class too, so none is left of it."""
+    shutil.copytree(data / "toy", tmp_path / "toy")
+    masks = tmp_path / "toy" / "SegmentationClassAug"
+    for mask in masks.glob("train*.png"):
+        values = np.array(Image.open(mask))
+        if (values == 8).any():
+            values[1, 1] = 1  # class 1 is novel, and one pixel of it is enough
+            Image.fromarray(values).save(mask)
+    cfg = config(tmp_path, tmp_path, epochs=1, SubEpoch_val=False, initmodel=data / "initmodel", batch_size=2)
+    run(train.train, cfg)
+    printed = capsys.readouterr().out
+    assert printed.count("left out of the draw, as no training picture shows enough of them: 8 thing8") == 1
 
 
 def test_more_shots_share_the_folder_with_one(data: Path, tmp_path: Path) -> None:

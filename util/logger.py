@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 
@@ -50,6 +52,11 @@ class RunLog:
         if self.board:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
+
+    def picture(self, name: str, image: NDArray[np.uint8], step: int) -> None:
+        """A picture (h, w, 3) in TensorBoard."""
+        if self.board:
+            self.board.add_image(name, image, step, dataformats="HWC")
 
     def __enter__(self) -> "RunLog":
         return self

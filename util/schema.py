@@ -174,6 +174,7 @@ class Config(BaseModel):
 
     # testing
     weight: str | None
+    allow_other_split: bool
     ann_type: Literal["mask", "bbox"]
     test_classes: Protocol[Literal["novel", "base"]]
     test_set: Protocol[str | None]

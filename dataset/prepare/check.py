@@ -101,7 +101,9 @@ def _check_fold(cfg: Config, mode: Mode) -> Iterator[Finding]:
         title = f"{fold} of class {value} {names[value]}"
         if class_sizes:
             yield _compare(title, count, class_sizes[cfg.split][position])
-        if count < LEAST:
+        if not count:
+            yield Finding(None, f"{title}: 0, it is {'left out of the draw' if mode == 'train' else 'not tested'}")
+        elif count < LEAST:
             yield Finding(False, f"{title}: {count}, an episode needs {LEAST} at least")
 
 

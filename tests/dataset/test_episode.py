@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from dataset.episode import Episode, check_possible, draw_episode, draw_episodes, read_episodes, write_episodes
+from dataset.episode import (
+    Episode,
+    check_possible,
+    draw_episode,
+    draw_episodes,
+    empty_classes,
+    read_episodes,
+    write_episodes,
+)
 from dataset.index import ImageIndex
 from util.errors import UserError
 
@@ -121,8 +129,19 @@ def test_impossible_class_is_named_at_once(protocol: str) -> None:
     draw_episodes(index, 4, 5, protocol=protocol)
     with pytest.raises(UserError, match=r"^class 7: 5 images, but 5-shot"):
         draw_episodes(index, 5, 5, protocol=protocol)
-    with pytest.raises(UserError, match=r"^class 11: 0 images"):
-        check_possible(make_index(index.classes, [4, 11]), 1)
+
+
+@pytest.mark.parametrize("protocol", ["released", "seeded"])
+def test_classes_that_count_nowhere_are_left_out_and_listed(protocol: str) -> None:
+    """Class 11 is in no image, class 7 only too small to count."""
+    index = make_index({f"i{n}": [4, 7] for n in range(8)}, [4, 7, 11])
+    index.by_class[7] = []
+    check_possible(index, 5)
+    assert {episode.class_id for episode in draw_episodes(index, 5, 40, protocol=protocol)} == {4}
+    assert empty_classes(index, {4: "cat", 7: "dog", 11: "cow"}) == "7 dog, 11 cow"
+    index.by_class[7] = ["i1"]  # now an episode can need it
+    with pytest.raises(UserError, match=r"^class 7: 1 images, but 5-shot"):
+        check_possible(index, 5)
 
 
 def test_mistakes_are_told() -> None:

@@ -70,7 +70,8 @@ def gradients(cfg: Config, network: nn.Module, dataset: Any, forward: Any, targe
         valid = [int((batch[target] != IGNORE).sum()) for rank in world.gather(batches) for batch in rank]
         assert len(valid) == 1 or len(set(valid)) > 1  # or the shares of the pixels would not matter
         report = learner.accumulate(batches, forward, target)
-        found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+        # Copies: gradients are views of large buckets, which would be pickled whole for each of them.
+        found = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
         return found, report
 
 

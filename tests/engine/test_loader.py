@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,7 @@ def test_a_worker_whose_main_process_is_gone_leaves(
     monkeypatch: pytest.MonkeyPatch, parent: int, main: int, leaves: bool
 ) -> None:
     codes: list[int] = []
+    monkeypatch.setattr(Queue, "_on_queue_feeder_error", None)  # put back after the test
     monkeypatch.setattr(os, "setsid", lambda: None)
     monkeypatch.setattr(os, "getppid", lambda: parent)
     monkeypatch.setattr(os, "_exit", codes.append)

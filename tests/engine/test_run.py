@@ -286,12 +286,34 @@ def test_snapshots_by_minutes_and_by_epochs(tmp_path: Path) -> None:
     assert seen[6:] == [(3, 0)] * 3
 
 
+def test_weights_of_an_earlier_training_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    best = tmp_path / "snapshot" / "best_1shot.pth"
+    for scores in ([0.5, 0.4, 0.3], [0.1, 0.2, 0.3], [0.6, 0.7, 0.1]):
+        drive(tmp_path, scores=scores, **KEYS)
+    kept = [best.with_name(f"best_1shot{name}.pth") for name in ("_earlier1", "_earlier2", "")]
+    assert [read_checkpoint(path)["miou"] for path in kept] == [0.5, 0.3, 0.7]
+    assert f"WARNING {best}: weights of an earlier training, kept as best_1shot_earlier2.pth" in capsys.readouterr().out
+
+
+def test_weights_published_twice_are_not_kept_twice(tmp_path: Path) -> None:
+    """A run killed between its first best weights and its next snapshot validates once more."""
+    drive(tmp_path, scores=[0.5, 0.4, 0.3], epochs=1, **KEYS)
+    state = tmp_path / "snapshot" / "state_0001_000003.pth"  # from before the validation
+    assert state.is_file()
+    for path in snapshots(tmp_path / "snapshot", "state").values():
+        if path != state:
+            path.unlink()
+    drive(tmp_path, scores=[0.5, 0.4, 0.3], resume=state, epochs=1, **KEYS)
+    assert [path.name for path in (tmp_path / "snapshot").glob("best*")] == ["best_1shot.pth"]
+
+
 def test_only_the_best_is_published(tmp_path: Path) -> None:
     drive(tmp_path, scores=[0.25, 0.5, 0.4], **KEYS)
     assert sorted(path.name for path in (tmp_path / "snapshot").glob("[bt]*")) == [
         *("best_1shot.pth", "train_epoch_1_0.5000.pth")
     ]
-    assert read_checkpoint(tmp_path / "snapshot" / "best_1shot.pth")["epoch"] == 2
+    content = read_checkpoint(tmp_path / "snapshot" / "best_1shot.pth")
+    assert content["epoch"] == 2 and content["trained_on"]["split"] == 0
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["miou"], result["epoch"], result["epochs"], result["finished"]) == (0.5, 2, 3, True)
     assert [entry["miou"] for entry in result["validations"]] == [0.25, 0.5, 0.4]

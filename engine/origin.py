@@ -1,0 +1,51 @@
+"""What a checkpoint was trained on, written into it and checked before it is tested."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dataset.index import class_names, config_classes
+from util.config import Config
+from util.errors import UserError
+
+PLACE = re.compile(r"(?:^|/)(?P<data_set>[^/]+)/[^/]+/split(?P<split>\d+)/(?:.*/)?(?P<name>[^/]+)$")  # as in exp/
+SHOT = re.compile(r"^(?:train|best_)(\d*)(?:_epoch|shot)")
+
+
+def training_origin(cfg: Config) -> dict[str, Any]:
+    """Data set, split, shots and the names of the classes that a training sees."""
+    names = class_names(cfg)
+    classes = [names[class_id] for class_id in config_classes(cfg, "train")]
+    return {"data_set": cfg.data_set, "split": cfg.split, "shot": cfg.trained_shot or cfg.shot, "classes": classes}
+
+
+def check_origin(path: Path, content: Mapping[str, Any], cfg: Config) -> str | None:
+    """A note on what the checkpoint was trained on where it is worth one.
+
+    A checkpoint that says nothing of it, such as a released one, is judged by its path. UserError when it was trained
+    on anything else than the config says, so that the test may show classes that it has seen, unless
+    `allow_other_split` is set.
+    """
+    wanted, by_path = training_origin(cfg), "trained_on" not in content
+    found: dict[str, Any] = _origin_by_path(path) if by_path else content["trained_on"]
+    differences = [f"{key} {value!r}, not {wanted[key]!r}" for key, value in found.items() if value != wanted[key]]
+    if differences and not cfg.allow_other_split:
+        raise UserError(
+            f"{path}: {'by its path ' if by_path else ''}trained on {'; '.join(differences)}; test it with the config "
+            "of its training, or as it is by `--opts allow_other_split True`"
+        )
+    if differences:
+        return f"{path}: tested although trained on {'; '.join(differences)}"
+    told = f"by its path it is {found['data_set']} split {found['split']}" if found else "nor does its path"
+    return f"{path}: does not say what it was trained on; {told}" if by_path else None
+
+
+def _origin_by_path(path: Path) -> dict[str, Any]:
+    """What a path such as exp/pascal/HMNet/split0/resnet50/snapshot/train5_epoch_80_0.7.pth says; empty for others."""
+    place = PLACE.search(path.absolute().as_posix())
+    if not place:
+        return {}
+    shot = SHOT.match(place["name"])
+    shots = {"shot": int(shot[1] or 1)} if shot else {}
+    return {"data_set": place["data_set"], "split": int(place["split"]), **shots}

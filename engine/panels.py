@@ -1,0 +1,29 @@
+"""Pictures of some episodes, drawn while they are evaluated."""
+
+from collections.abc import Callable, Mapping
+
+from engine.evaluation import EpisodeSet, Outcome
+from util.visualize import Picture, episode_panel
+
+
+def panel_drawer(
+    episode_set: EpisodeSet, names: Mapping[int, str], count: int, show: Callable[[str, Picture], None]
+) -> Callable[[Outcome], None]:
+    """Draws `count` of the episodes, spread over the list: support | query | truth | prediction.
+
+    `show` gets the number and class of each, and the picture.
+    """
+    episodes, files, _ = episode_set
+    chosen = {number * len(episodes) // count for number in range(count)}
+
+    def draw(outcome: Outcome) -> None:
+        if outcome.number not in chosen:
+            return
+        name = names[episodes[outcome.number].class_id]
+        prediction = outcome.prediction.cpu().numpy(), outcome.iou
+        show(
+            f"{outcome.number:05d}_{name}",
+            episode_panel(*outcome.pictures(files), {"prediction": prediction}, name),
+        )
+
+    return draw
