@@ -89,7 +89,7 @@ def test_what_a_run_leaves(whole: Config) -> None:
     assert re.search(rf"epoch 2/2 step \d+/\d+ loss \d\S+ \(cross_entropy \S+ \+ dice \S+\), {watched}", log)
     assert re.search(r"epoch 2 mean loss \S+ foreground IoU 0\.\d+, foreground share 0\.\d+\n", log)
     board = b"".join(path.read_bytes() for path in (folder / "tensorboard").iterdir())
-    for tag in ("train/foreground IoU", "train/foreground share", "train/gradient/trunk", "train/update/rest"):
+    for tag in ("train/foreground_IoU", "train/foreground_share", "train/gradient/trunk", "train/update/rest"):
         assert tag.encode() in board
     panels = set(re.findall(rb"novel/(\d{5})_thing[12]", board))
     assert len(panels) == 4 and board.count(b"\x89PNG") == 16  # four of four episodes, in each of four validations
