@@ -28,7 +28,7 @@ def test_a_checkpoint_tells(make_config: Any) -> None:
     ("keys", "message"),
     [
         ({"split": 2}, "split 1, not 2; classes "),
-        ({"split": 1, "shot": 5}, "shot 1, not 5;"),
+        ({"split": 1, "shot": 5}, "shot 1, not 5"),
         ({"split": 1, "data_set": "coco"}, "data_set 'pascal', not 'coco'; classes "),
     ],
 )
