@@ -195,7 +195,8 @@ def check_weights(arguments: argparse.Namespace) -> int:
     """Print a table of weight files: present, absent, or why they do not fit."""
     from tools.weights import find_weights  # needs PyTorch and the network, which preparing data does not
 
-    files = [arguments.config] if arguments.config else sorted(CONFIGS.glob("*/*_split*.yaml"))
+    papers = sorted([*CONFIGS.glob("pascal/*.yaml"), *CONFIGS.glob("coco/*.yaml")])
+    files = [arguments.config] if arguments.config else papers
     rows = find_weights([load_config(file, arguments.opts) for file in files])
     width = max(len(str(row.path)) for row in rows)
     for row in rows:

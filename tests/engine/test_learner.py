@@ -131,7 +131,7 @@ def two_optimizers(amp: str, compiled: bool = False) -> tuple[nn.Module, Learner
     [("off", False), ("fp16", False), ("bf16", False), pytest.param("off", True, marks=pytest.mark.slow)],
 )
 def test_a_step_moves_both_optimizers(amp: str, compiled: bool) -> None:
-    from tests.engine.test_run import forward  # points and labels
+    from tests.engine.runs import forward  # points and labels
 
     model, learner = two_optimizers(amp, compiled)
     batch: dict[str, Any] = {
@@ -166,7 +166,7 @@ def bad_in_one_process() -> str:
         model = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(3, 2))
         points = torch.full((2, 6, 3), torch.nan if world.rank == 1 else 1.0)
         batch = {"points": points, "label": torch.zeros(2, 6).long(), "names": [[f"query{world.rank}", "support"]]}
-        from tests.engine.test_run import forward
+        from tests.engine.runs import forward
 
         with pytest.raises(NotFiniteError) as error:
             Learner(model, {}, world).accumulate([batch], forward, "label")
