@@ -2,5 +2,7 @@
 
 import os
 
-# Threads without work would spin for some more, and take the processor from whatever else computes on the machine.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads without work spin for some more, here for a moment only: longer, they would take the processor from whatever
+# else computes on the machine; not at all, and every small operation would wait for them to wake.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
