@@ -1,0 +1,48 @@
+"""What is worked out from the keys: names and places of files, numbers of classes, and keys by topic."""
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from util.config import Config
+from util.schema import keys_of, run_name, run_tag
+
+
+def test_places(make_config: Callable[..., Config]) -> None:
+    cfg = make_config(data_set="mine", num_classes=7, folds=3, split=1, vgg=True, exp="runs", initmodel="w", shot=5)
+    assert str(cfg.experiment_dir) == "runs/mine/HMNet/split1/vgg"
+    assert str(cfg.best_weights(5)) == "runs/mine/HMNet/split1/vgg/snapshot/best_5shot.pth"
+    assert str(cfg.base_learner_path) == "w/PSPNet/mine/split1/vgg/best.pth"
+    assert (cfg.novel_class_count, cfg.base_class_count) == (2, 5)
+
+
+def test_names_of_runs() -> None:
+    assert (run_name(1), run_tag(1), run_name(5), run_tag(5)) == ("train", "", "train5", "_train5")
+
+
+@pytest.mark.parametrize(
+    ("keys", "name"),
+    [
+        ({}, "hmnet"),
+        ({"self_blocks": False}, "hmnet"),
+        ({"self_blocks": False, "srm": "none", "qim": "none"}, "concat"),
+        ({"srm": "none", "qim": "none"}, "hmnet"),
+        ({"self_blocks": False, "srm": "none", "qim": "none", "fusion": "cross_attention"}, "cross_attention"),
+    ],
+)
+def test_hmnet_without_components_is_the_concatenation(
+    make_config: Callable[..., Config], keys: dict[str, object], name: str
+) -> None:
+    assert make_config(**keys).fusion_name == name
+
+
+def test_loader_workers(make_config: Callable[..., Config]) -> None:
+    assert make_config(loader_workers=3).loader_worker_count == 3
+    assert make_config(workers=8).loader_worker_count == min(8, os.cpu_count() or 1)
+
+
+def test_every_key_has_one_topic_at_most() -> None:
+    topics = [keys_of(topic) for topic in ("network", "recipe", "protocol")]
+    together = [key for keys in topics for key in keys]
+    assert len(together) == len(set(together))
