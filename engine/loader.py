@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -90,7 +91,23 @@ def load_steps(
         worker_init_fn=partial(start_worker, main=os.getpid()),
         generator=torch.Generator(),  # its own: starting a loader must not shift the numbers that dropout draws
     )
-    return zip(*[iter(loader)] * accumulate, strict=True)  # type: ignore[return-value]
+    with one_opencv_thread():
+        iterator = iter(loader)  # starts the workers
+    return zip(*[iterator] * accumulate, strict=True)  # type: ignore[return-value]
+
+
+@contextmanager
+def one_opencv_thread() -> Iterator[None]:
+    """Within the block OpenCV runs one thread, and so do processes that are forked in it.
+
+    A forked process has none of the threads that OpenCV has started before, and would wait for them for ever.
+    """
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def item_bytes(dataset: Dataset[Batch], item: int) -> int:
@@ -117,13 +134,12 @@ def check_shared_memory(batch: int, workers: int) -> None:
 
 
 def start_worker(worker: int, main: int) -> None:
-    """Run one thread, as PyTorch does in a worker, leave the process group, and do not outlive the main process.
+    """Leave the process group, and do not outlive the main process.
 
     A signal to the whole group is for the main process, which needs its workers to finish the step. A worker whose main
     process was killed before it began has another parent, and would wait for it for ever. So would the main process
     for a batch that could not be sent, which the sending thread drops: such a worker ends.
     """
-    cv2.setNumThreads(1)
     Queue._on_queue_feeder_error = staticmethod(lambda error, item: os._exit(1))  # type: ignore[attr-defined]
     os.setsid()
     if os.getppid() == 1 != main:

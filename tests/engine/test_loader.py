@@ -5,11 +5,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset
@@ -188,15 +191,41 @@ def test_a_worker_whose_main_process_is_gone_leaves(
 
 
 class Threads(Dataset[Batch]):
-    """Items that say how many threads the process has that loads them."""
+    """Items that say how many threads the process has that loads them, after OpenCV has worked in it."""
 
     def __len__(self) -> int:
         return 2
 
     def __getitem__(self, _: int) -> Batch:
+        cv2.GaussianBlur(np.zeros((1000, 1000, 3), np.float32), (31, 31), 0)
         return {"threads": torch.tensor([torch.get_num_threads(), cv2.getNumThreads()])}
 
 
 def test_a_worker_runs_one_thread() -> None:
-    steps = load_steps(Threads(), [[0], [1]], accumulate=1, workers=2)
+    """Also when OpenCV's threads run in the main process, which a forked one has not."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        Threads()[0]
+        with alarm(60):
+            steps = list(load_steps(Threads(), [[0], [1]], accumulate=1, workers=2))
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(before)
     assert all(torch.equal(batch["threads"], torch.ones(1, 2, dtype=torch.int64)) for step in steps for batch in step)
+
+
+@contextmanager
+def alarm(seconds: int) -> Iterator[None]:
+    """TimeoutError where the block hangs."""
+
+    def ring(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
