@@ -30,7 +30,12 @@ def expected(mask: np.ndarray) -> dict[int, int]:
 def test_counts_are_remembered(tmp_path: Path, masks: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     count = scan.count_classes
-    monkeypatch.setattr(scan, "count_classes", lambda path: read.append(path.name) or count(path))
+
+    def counted(path: Path) -> dict[int, int]:
+        read.append(path.name)
+        return count(path)
+
+    monkeypatch.setattr(scan, "count_classes", counted)
     counts = scan.scan_masks(tmp_path, list(masks), tmp_path / "val.txt")
     assert counts == {name: expected(mask) for name, mask in masks.items()} and sorted(read) == sorted(masks)
     read.clear()

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.queues import Queue
@@ -207,6 +208,7 @@ def test_a_worker_runs_one_thread() -> None:
     cv2.setNumThreads(3)
     try:
         Threads()[0]
+        time.sleep(0.2)  # until OpenCV's threads wait for work
         with alarm(60):
             steps = list(load_steps(Threads(), [[0], [1]], accumulate=1, workers=2))
         assert cv2.getNumThreads() == 3
