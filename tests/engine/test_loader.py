@@ -198,7 +198,7 @@ class Threads(Dataset[Batch]):
         return 2
 
     def __getitem__(self, _: int) -> Batch:
-        cv2.GaussianBlur(np.zeros((1000, 1000, 3), np.float32), (31, 31), 0)
+        cv2.GaussianBlur(np.zeros((1500, 1500, 3), np.float32), (5, 5), 0)
         return {"threads": torch.tensor([torch.get_num_threads(), cv2.getNumThreads()])}
 
 
@@ -208,7 +208,7 @@ def test_a_worker_runs_one_thread() -> None:
     cv2.setNumThreads(3)
     try:
         Threads()[0]
-        time.sleep(0.2)  # until OpenCV's threads wait for work
+        time.sleep(0.5)  # until OpenCV's threads wait for work
         with alarm(60):
             steps = list(load_steps(Threads(), [[0], [1]], accumulate=1, workers=2))
         assert cv2.getNumThreads() == 3
