@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from engine.loader import one_opencv_thread
+
 FORK = multiprocessing.get_context("fork")
 
 
@@ -28,8 +30,9 @@ def start_processes(size: int, function: Callable[..., Any], *args: Any) -> tupl
     """
     queue, port = FORK.Queue(), free_port()
     processes = [FORK.Process(target=_work, args=(queue, rank, size, port, function, args)) for rank in range(size)]
-    for process in processes:
-        process.start()
+    with one_opencv_thread():
+        for process in processes:
+            process.start()
     return processes, queue
 
 

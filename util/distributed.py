@@ -103,7 +103,8 @@ def connect(device: str = "auto") -> Iterator[World]:
     """
     rank, size, local = (int(os.environ.get(key, default)) for key, default in DEFAULTS.items())
     world = World(pick_device(device, local, size), rank, size)
-    cv2.setNumThreads(torch.get_num_threads())
+    if cv2.getNumThreads() != torch.get_num_threads():
+        cv2.setNumThreads(torch.get_num_threads())
     if world.device.type == "cuda":
         torch.cuda.set_device(world.device)
     if size == 1:
