@@ -134,12 +134,14 @@ def check_shared_memory(batch: int, workers: int) -> None:
 
 
 def start_worker(worker: int, main: int) -> None:
-    """Leave the process group, and do not outlive the main process.
+    """Run one thread, leave the process group, and do not outlive the main process.
 
     A signal to the whole group is for the main process, which needs its workers to finish the step. A worker whose main
     process was killed before it began has another parent, and would wait for it for ever. So would the main process
     for a batch that could not be sent, which the sending thread drops: such a worker ends.
     """
+    if cv2.getNumThreads() != 1:  # a spawned process; a forked one must not touch threads that it does not have
+        cv2.setNumThreads(1)
     Queue._on_queue_feeder_error = staticmethod(lambda error, item: os._exit(1))  # type: ignore[attr-defined]
     os.setsid()
     if os.getppid() == 1 != main:

@@ -37,8 +37,8 @@ def check_origin(path: Path, content: Mapping[str, Any], cfg: Config) -> str | N
         )
     if differences:
         return f"{path}: tested although trained on {'; '.join(differences)}"
-    told = f"by its path it is {found['data_set']} split {found['split']}" if found else "nor does its path"
-    return f"{path}: does not say what it was trained on; {told}" if by_path else None
+    place = f"by its path it is {found['data_set']} split {found['split']}" if found else "nor does its path"
+    return f"{path}: does not say what it was trained on; {place}" if by_path else None
 
 
 def _origin_by_path(path: Path) -> dict[str, Any]:
