@@ -149,6 +149,8 @@ def _of_shades(values: NDArray[np.uint8], lossy: bool, halve: bool = False) -> I
         label = np.select([values == IGNORE, values > 0], [1, IGNORE], 0).astype(np.uint8)
         return InterpretedMask(label, "trimap", "0, 128 and 255 are taken for background, unsure and object")
     top = int(values.max())
+    if lossy:  # compression rings: the brightest pixels are brighter than the object
+        top = int(np.median(values[values >= max(1, top // 2)])) if top else 0
     label = (values > top // 2).astype(np.uint8)
     if halve:
         return InterpretedMask(label, "binary")
