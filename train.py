@@ -25,6 +25,7 @@ from engine.metric import count_pixels
 from engine.optim import make_sgd, make_trunk_adamw, poly_rate, set_rates
 from engine.panels import panel_drawer
 from engine.run import Paths, Run
+from engine.views import stored_views
 from model.build import build_model
 from model.loss import ITEM_MEANS, episode_loss
 from util.arguments import training_arguments
@@ -66,6 +67,8 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
     optimizers = {"rest": sgd} | ({"trunk": adamw} if len(model.trunk.blocks) else {})  # a trunk may be empty
     # Nothing comes to what only feeds the last block's support, nor to the shot weights of one shot.
     learner = Learner(model, optimizers, world, cfg.amp, cfg.compile, partial=True, max_skipped=cfg.max_skipped_steps)
+    with world.main_first():
+        views = stored_views(cfg, model, index, files) if cfg.views else None
     run = Run(cfg, run_paths(cfg), plan, learner, cfg.epochs, cfg.stop_interval)
     middle = round(plan.steps / 2) + 1  # as the released code counts
 
@@ -94,7 +97,7 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
         if novel and (empty := empty_classes(novel[0], names)):
             run.log.warning(f"not validated on, as no picture shows enough of them: {empty}")
         for epoch in run.epochs():
-            dataset = train_dataset(cfg, index, files, classes, cfg.manual_seed, epoch)
+            dataset = train_dataset(cfg, index, files, classes, cfg.manual_seed, epoch, views)
             for batches in run.batches(dataset, collate):
                 if run.progress.step == middle:
                     validate(epoch - 0.5)

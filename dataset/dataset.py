@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from dataset.episode import Episode, check_possible, draw_episode, hard_images
+from dataset.episode import Episode, check_possible, draw_absent, draw_episode, hard_images
 from dataset.index import Files, ImageIndex, config_classes, list_files
 from dataset.reading import check_sizes, read_pair
 from dataset.transform import Augmentation, Image, Mask, fill_boxes, squash_image, squash_mask
+from dataset.views import View, ViewStore
 from util.config import Config
 from util.errors import UserError
 from util.image import normalise, resize_image, resize_mask
@@ -72,11 +73,13 @@ class EvaluationEpisodes(Dataset[Item]):
 class TrainingEpisodes(Dataset[Item]):
     """One episode for every training image, a function of (seed, epoch, item) alone.
 
-    With `hard_queries` the query is another image of the class that was drawn, one that shows another class too, if
-    there is any: so classes are as frequent as before, and only the support tells which object is meant. Item:
+    In the share `hard_queries` of episodes the query is another image of the class that was drawn, one that shows
+    another class too, if there is any: so classes are as frequent as before, and only the support tells which object
+    is meant. In the share `absent_queries` the supports show a class that the query lacks. Item:
 
     query (3, H, W) and support (K, 3, H, W) float32 normalised; masks (K, H, W) uint8 and (H, W) int64:
     1 object, 0 other, 255 ignore; class_index, position in `classes`; class_id; names, query first.
+    With `views` the backbone's maps of them (C, h, w) stand for the images.
     UserError when a class has too few images, and for files that cannot be read or do not hold the class.
     """
 
@@ -91,13 +94,16 @@ class TrainingEpisodes(Dataset[Item]):
         epoch: int,
         ann_type: str = "mask",
         max_side: int | None = None,
-        hard_queries: bool = False,
+        hard_queries: float = 0,
+        absent_queries: float = 0,
+        views: ViewStore | None = None,
     ) -> None:
         check_possible(index, shot)
         self.index, self.files, self.classes, self.shot = index, files, list(classes), shot
         self.augmentation, self.seed, self.epoch = augmentation, seed, epoch
-        self.ann_type, self.max_side = ann_type, max_side
-        self.hard = hard_images(index) if hard_queries else {}
+        self.ann_type, self.max_side, self.views = ann_type, max_side, views
+        self.hard_queries, self.absent_queries = hard_queries, absent_queries
+        self.hard = hard_images(index)
 
     def __len__(self) -> int:
         return len(self.index.images)
@@ -105,23 +111,56 @@ class TrainingEpisodes(Dataset[Item]):
     def __getitem__(self, item: int) -> Item:
         rng = _item_generator(self.seed, self.epoch, item)
         episode = draw_episode(self.index, self.index.images[item], self.shot, rng)
-        if harder := self.hard.get(episode.class_id):
+        if (harder := self.hard[episode.class_id]) and self._happens(self.hard_queries, rng):
             episode = draw_episode(self.index, rng.choice(harder), self.shot, rng, episode.class_id)
-        class_id, max_side = episode.class_id, self.max_side
-        query, query_mask = self.augmentation(*_read_object(self.files, episode.query, class_id, max_side), rng)
-        support = [
-            self.augmentation(*_read_support(self.files, name, class_id, self.ann_type, max_side), rng)
-            for name in episode.support
-        ]
+        shown = episode.class_id
+        if self._happens(self.absent_queries, rng):
+            episode = draw_absent(self.index, episode.query, self.shot, rng) or episode
+        query, query_mask = self._seen(episode.query, shown, "mask", rng)
+        if episode.class_id != shown:
+            query_mask = np.where(query_mask == IGNORE, query_mask, 0)
+        support = [self._seen(name, episode.class_id, self.ann_type, rng) for name in episode.support]
         return {
-            "query": normalise(query),
-            "support": torch.stack([normalise(image) for image, _ in support]),
+            "query": query,
+            "support": torch.stack([image for image, _ in support]),
             "support_mask": torch.stack([_tensor(mask) for _, mask in support]),
             "query_mask": _tensor(query_mask).long(),
             "class_index": self.classes.index(episode.class_id),
             "class_id": episode.class_id,
             "names": [episode.query, *episode.support],
         }
+
+    @staticmethod
+    def _happens(share: float, rng: random.Random) -> bool:
+        return share > 0 and rng.random() < share
+
+    def _seen(self, name: str, class_id: int, ann_type: str, rng: random.Random) -> tuple[torch.Tensor, Mask]:
+        """An image as the network takes it, changed at random, and the mask of the class in it (H, W)."""
+        if self.views:
+            return self.views.read(self.files, name, class_id, rng.randrange(self.views.count))
+        image, mask = self.augmentation(*_read_support(self.files, name, class_id, ann_type, self.max_side), rng)
+        return normalise(image), mask
+
+
+class TrainingViews(Dataset[Item]):
+    """The given views of training images, each one random change that is a function of its (name, class, number).
+
+    Item: image (3, H, W) float32 normalised, mask (H, W) uint8 as in TrainingEpisodes. UserError as there.
+    """
+
+    def __init__(
+        self, views: Sequence[View], files: Files, augmentation: Augmentation, max_side: int | None = None
+    ) -> None:
+        self.views, self.files, self.augmentation, self.max_side = views, files, augmentation, max_side
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def __getitem__(self, item: int) -> Item:
+        name, class_id, number = self.views[item]
+        rng = random.Random(f"{name}/{class_id}/{number}")
+        image, mask = self.augmentation(*_read_object(self.files, name, class_id, self.max_side), rng)
+        return {"image": normalise(image), "mask": _tensor(mask)}
 
 
 class BaseTraining(Dataset[Item]):
@@ -177,14 +216,25 @@ def test_dataset(cfg: Config, episodes: Sequence[Episode], files: Files, classes
     )
 
 
+def train_augmentation(cfg: Config) -> Augmentation:
+    """How meta-training changes images."""
+    rotation = (cfg.rotate_min, cfg.rotate_max)
+    return Augmentation(cfg.train_h, cfg.train_w, (cfg.scale_min, cfg.scale_max), rotation, KEEP_OBJECT)
+
+
 def train_dataset(
-    cfg: Config, index: ImageIndex, files: Files, classes: Sequence[int], seed: int, epoch: int
+    cfg: Config,
+    index: ImageIndex,
+    files: Files,
+    classes: Sequence[int],
+    seed: int,
+    epoch: int,
+    views: ViewStore | None = None,
 ) -> TrainingEpisodes:
     """The meta-training episodes of one epoch of a config."""
-    rotation = (cfg.rotate_min, cfg.rotate_max)
-    augmentation = Augmentation(cfg.train_h, cfg.train_w, (cfg.scale_min, cfg.scale_max), rotation, KEEP_OBJECT)
+    shares, read = (cfg.hard_queries, cfg.absent_queries), (cfg.ann_type, cfg.max_side)
     return TrainingEpisodes(
-        index, files, classes, cfg.shot, augmentation, seed, epoch, cfg.ann_type, cfg.max_side, cfg.hard_queries
+        index, files, classes, cfg.shot, train_augmentation(cfg), seed, epoch, *read, *shares, views
     )
 
 

@@ -94,6 +94,15 @@ def draw_episode(index: ImageIndex, query: str, shot: int, rng: random.Random, c
     return Episode(query, class_id, [image for image in candidates if image != query][:shot])
 
 
+def draw_absent(index: ImageIndex, query: str, shot: int, rng: random.Random) -> Episode | None:
+    """A class that the query lacks, uniform among those wanted, and `shot` images of it; None if it shows them all."""
+    absent = [c for c, images in index.by_class.items() if images and c not in index.classes[query]]
+    if not absent:
+        return None
+    class_id = rng.choice(absent)
+    return Episode(query, class_id, rng.sample(index.by_class[class_id], shot))
+
+
 def hard_images(index: ImageIndex) -> dict[int, list[str]]:
     """Of each class the images, in list order, that show another wanted class too."""
     return {

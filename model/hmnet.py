@@ -119,21 +119,24 @@ class HMNet(nn.Module):
         return self
 
     def forward(self, query: Tensor, support: Tensor, support_mask: Tensor, left_out: Tensor | None = None) -> Scores:
-        """Scores of queries at their own size.
+        """Scores of queries at the size of the masks.
 
-        Args: query `(B, 3, H, W)`, normalised; support `(B, K, 3, H, W)`; support_mask `(B, K, H, W)`, of which only
-        the value 1 is foreground; in training left_out `(B,)`, the 0-based position of the episode's class among the
-        base classes, which the base map leaves out.
+        Args: query `(B, 3, H, W)`, normalised; support `(B, K, 3, H, W)`; or the backbone's maps in place of both (see
+        `features`); support_mask `(B, K, H, W)`, of which only the value 1 is foreground; in training left_out `(B,)`,
+        the 0-based position of the episode's class among the base classes, which the base map leaves out.
         """
         images = torch.cat([query.unsqueeze(1), support], dim=1)  # (B, 1 + K, 3, H, W): one backbone batch
         queries, supports = _split_roles(self.features(images.flatten(0, 1)), images.shape[1])
         state = self.support_state(self.embed(supports, "support"), support_mask)
-        return self.score(self.embed(queries, "query"), state, left_out).resize(query.shape[-2:])
+        return self.score(self.embed(queries, "query"), state, left_out).resize(support_mask.shape[-2:])
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Frozen:
-        """Frozen features of images `(B, 3, H, W)`."""
-        f2, f3, f4 = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        """Frozen features of images `(B, 3, H, W)`, or of the backbone's maps of them as `Backbone.joined` has them."""
+        if images.shape[1] == 3:
+            f2, f3, f4 = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        else:
+            f2, f3, f4 = images.split(self.backbone.channels, dim=1)
         f2 = resize(f2, f3.shape[-2:])
         mid = torch.cat([f2, f3], dim=1)
         if self.base_learner is None:

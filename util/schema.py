@@ -48,6 +48,7 @@ Positive = Annotated[Int, Field(gt=0)]
 NotNegative = Annotated[Int, Field(ge=0)]
 PositiveFloat = Annotated[Float, Field(gt=0)]
 NotNegativeFloat = Annotated[Float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]  # True is all, False none
 
 # Keys of BAM's files for things that this network fixes (two output classes, label 255, frozen batch norm, zoom 8,
 # no auxiliary losses) or does not have.
@@ -128,7 +129,10 @@ class Config(BaseModel):
     batch_size: Positive
     accumulate: Positive
     epochs: Recipe[Positive]
-    hard_queries: Recipe[bool]
+    hard_queries: Recipe[Share]
+    absent_queries: Recipe[Share]
+    views: Recipe[Positive | None]
+    view_folder: str
     start_epoch: NotNegative
     stop_interval: Positive
     base_lr: Recipe[PositiveFloat]
@@ -323,6 +327,8 @@ def broken_relations(cfg: Config) -> Iterator[tuple[str, str]]:
         yield "trained_shot", f"should be empty, 1 or shot ({cfg.shot})"
     if cfg.fusion in ("cross_attention", "self_calibrated") and cfg.width % 8:
         yield "width", f"should be a multiple of 8, the heads of fusion {cfg.fusion}"
+    if cfg.views and cfg.ann_type != "mask":
+        yield "views", f"should be empty with ann_type {cfg.ann_type}"
     if cfg.min_class_images and cfg.protocol == "hsnet":
         yield "min_class_images", "should be empty with protocol hsnet, whose lists name every episode"
     if cfg.test_classes == "base" and cfg.ensemble:

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
+
+from model.resize import resize
 
 DIGEST = ".sha256"  # ending of the name under which checkpoints have the digest of weights that they leave out
 
@@ -21,6 +24,13 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images `(B, 3, H, W)`, normalised as ImageNet's are, to f2, f3, f4 `(B, channels[i], h, w)`."""
         raise TypeError(f"{type(self).__name__} does not say how it sees an image")
+
+    def joined(self, images: Tensor) -> Tensor:
+        """The three maps, f2 at the size of f3, as one `(B, sum(channels), h, w)`; ValueError if f4 has another."""
+        f2, f3, f4 = self(images)
+        if f3.shape[-2:] != f4.shape[-2:]:
+            raise ValueError(f"its last two maps are {f3.shape[-1]} and {f4.shape[-1]} positions wide")
+        return torch.cat([resize(f2, f3.shape[-2:]), f3, f4], dim=1)
 
     def nearest(self, size: int) -> int:
         """The largest side, up to `size` if there is one, that an image may have."""

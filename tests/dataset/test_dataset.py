@@ -1,6 +1,7 @@
 """Data sets: episodes as tensors, reproducible training draws, the base learner's labels, files that are wrong."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,37 @@ def test_hard_queries_show_another_base_class_wherever_a_class_has_such_images(
         assert others if after["class_id"] != 8 else query == before["names"][0]
         changed += query != before["names"][0]
     assert changed > len(plain) / 4
+
+
+def test_queries_that_lack_the_class(toy_root: Path, toy_config: MakeConfig) -> None:
+    cfg = toy_config(toy_root, train_h=41, train_w=41, shot=2, absent_queries=1)
+    index, files = load_index(cfg, "train")
+    items = train_dataset(cfg, index, files, list(index.by_class), seed=1, epoch=2)
+    plain = train_dataset(cfg.model_copy(update={"absent_queries": 0}), index, files, list(index.by_class), 1, 2)
+    for number in range(len(items)):
+        item, before = items[number], plain[number]
+        query, *support = item["names"]
+        absent = {class_id for class_id in index.by_class if class_id not in index.classes[query]}
+        assert query == before["names"][0] and item["class_id"] in absent and query not in support
+        assert all(item["class_id"] in index.classes[name] for name in support) and len(set(support)) == 2
+        assert (item["query_mask"] != 1).all() and (item["support_mask"] == 1).flatten(1).any(1).all()
+    everything = {**index.classes, index.images[0]: list(index.by_class)}
+    lone = train_dataset(cfg, replace(index, classes=everything), files, list(index.by_class), 1, 2)
+    assert same(lone[0], plain[0])  # it lacks none
+
+
+@pytest.mark.parametrize("key", ["hard_queries", "absent_queries"])
+def test_shares_of_episodes(toy_root: Path, toy_config: MakeConfig, key: str) -> None:
+    cfg = toy_config(toy_root, train_h=33, train_w=33, **{key: 0.5})
+    index, files = load_index(cfg, "train")
+    plain = toy_config(toy_root, train_h=33, train_w=33)
+    changed = sum(
+        train_dataset(cfg, index, files, list(index.by_class), 1, epoch)[number]["names"]
+        != train_dataset(plain, index, files, list(index.by_class), 1, epoch)[number]["names"]
+        for epoch in range(3)
+        for number in range(len(index.images))
+    )
+    assert 0.25 * 3 * len(index.images) < changed < 0.7 * 3 * len(index.images)
 
 
 def test_training_tells_impossible_classes(toy_root: Path, toy_config: MakeConfig) -> None:
