@@ -128,6 +128,18 @@ def test_deterministic_runs_are_the_same_to_the_bit(whole: Config, data: Path, t
 
 
 @pytest.mark.parametrize(("fixed", "draws"), [(True, 1), (False, 2)])
+def test_a_run_on_stored_views_resumes_to_the_bit(data: Path, tmp_path: Path) -> None:
+    keys = {"views": 2, "view_folder": tmp_path / "views", "evaluate": False, "save_freq": 1, "resume": "auto"}
+    cfg = config(data, tmp_path / "exp", **keys)
+    states = []
+    for _ in range(2):
+        run(train.train, cfg)
+        last = list(snapshots(cfg.experiment_dir / "snapshot", "state").values())[-1]
+        states.append(read_snapshot(last)["state_dict"])
+        last.unlink()  # the second time only the second epoch is trained
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
 def test_validation_scans_once_and_draws_when_its_seed_moves(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fixed: bool, draws: int
 ) -> None:
