@@ -127,7 +127,6 @@ def test_deterministic_runs_are_the_same_to_the_bit(whole: Config, data: Path, t
     assert_same(*(read_checkpoint(path)["state_dict"] for path in best))
 
 
-@pytest.mark.parametrize(("fixed", "draws"), [(True, 1), (False, 2)])
 def test_a_run_on_stored_views_resumes_to_the_bit(data: Path, tmp_path: Path) -> None:
     keys = {"views": 2, "view_folder": tmp_path / "views", "evaluate": False, "save_freq": 1, "resume": "auto"}
     cfg = config(data, tmp_path / "exp", **keys)
@@ -140,6 +139,7 @@ def test_a_run_on_stored_views_resumes_to_the_bit(data: Path, tmp_path: Path) ->
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
+@pytest.mark.parametrize(("fixed", "draws"), [(True, 1), (False, 2)])
 def test_validation_scans_once_and_draws_when_its_seed_moves(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fixed: bool, draws: int
 ) -> None:
