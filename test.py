@@ -1,11 +1,15 @@
 """Test a network on the novel classes of a fold: `python test.py --config FILE [--opts key value ...]`."""
 
-import argparse
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import util  # noqa: F401, isort: skip  (before PyTorch)
+from util.arguments import evaluation_arguments, experiment_config
+
+if __name__ == "__main__":
+    ARGUMENTS = evaluation_arguments()  # before PyTorch, whose import takes seconds
+
 from dataset.episode import empty_classes, write_episodes
 from dataset.index import class_names, config_classes, load_index, test_config
 from engine.evaluation import (
@@ -26,7 +30,6 @@ from model.build import build_model
 from model.hmnet import HMNet
 from model.inference import FeatureCache, prepare_inference
 from model.released import load_weights
-from util.arguments import experiment_config, experiment_parser
 from util.checkpoint import read_checkpoint
 from util.config import Config
 from util.distributed import World, connect
@@ -37,40 +40,6 @@ from util.logger import RunLog
 from util.visualize import Picture, save_image
 
 SEEDLESS = ("hsnet", "fptrans")  # protocols that have a seed of their own
-PANELS = 20  # drawn by --viz, which BAM's scripts pass without a number
-
-
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = experiment_parser("Test a network on the novel classes of a fold.")
-    methods = ["hmnet", *TRAINING_FREE]
-    parser.add_argument("--method", choices=methods, default="hmnet", help="prior, prototype: no meta-training needed")
-    parser.add_argument(
-        "--support-check",
-        action="store_true",
-        help="the same queries once more with supports of another class, and with an emptied support mask",
-    )
-    parser.add_argument(
-        "--visualize",
-        "--viz",
-        nargs="?",
-        type=int,
-        const=PANELS,
-        default=0,
-        metavar="N",
-        help=f"draw N episodes ({PANELS} without a number), spread over the list",
-    )
-    parser.add_argument("--ways", type=int, metavar="N", help="N-way test as PANet's, on training images")
-    parser.add_argument(
-        "--generalized",
-        nargs="?",
-        const="novel",
-        choices=["novel", "base"],
-        help="base classes too, as BAM's; base: these have pixels that both claim (novel)",
-    )
-    parser.add_argument("--episodes-out", type=Path, metavar="FILE", help="write the (first seed's) episodes")
-    parser.add_argument("--result", type=Path, metavar="FILE", help="default: result_test_*.json of the experiment")
-    return parser.parse_args()
 
 
 def write_result(
@@ -110,7 +79,7 @@ def result_name(cfg: Config, method: str) -> str:
     return "_".join(parts)
 
 
-def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
+def test(cfg: Config, arguments: Namespace, world: World) -> None:
     """Evaluate every seed, then print the figures."""
     method, data = arguments.method, test_config(cfg)
     origin = check_origin(path := find_weights(cfg), read_checkpoint(path), cfg) if method == "hmnet" else None
@@ -164,7 +133,7 @@ def test(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
     log.close()
 
 
-def test_several(cfg: Config, arguments: argparse.Namespace, world: World) -> None:
+def test_several(cfg: Config, arguments: Namespace, world: World) -> None:
     """Evaluate with several classes at a time, N-way or generalized."""
     model, _, weights = load_method(cfg, "hmnet", world)
     if arguments.ways is not None:
@@ -183,9 +152,8 @@ def test_several(cfg: Config, arguments: argparse.Namespace, world: World) -> No
         print(f"wrote {path}")
 
 
-def main() -> None:
+def main(arguments: Namespace) -> None:
     """The entry point."""
-    arguments = parse_arguments()
     cfg = experiment_config(arguments)
     run = test if arguments.ways is None and arguments.generalized is None else test_several
     with explain_errors("run the same command again"), connect(cfg.device) as world:
@@ -193,4 +161,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(lambda: main(ARGUMENTS))

@@ -7,10 +7,15 @@ Exit code 0: finished; 2: an error, in one line; 75: stopped by SIGTERM, SIGINT 
 `--opts resume auto` goes on.
 """
 
+from argparse import Namespace
 from functools import lru_cache
 from math import ceil
 
-import util  # noqa: F401, isort: skip  (before PyTorch)
+from util.arguments import experiment_config, training_arguments
+
+if __name__ == "__main__":
+    ARGUMENTS = training_arguments("Meta-train HMNet.")  # before PyTorch, whose import takes seconds
+
 import torch
 from torch import nn
 
@@ -28,7 +33,6 @@ from engine.run import Paths, Run
 from engine.views import stored_views
 from model.build import build_model
 from model.loss import ITEM_MEANS, episode_loss
-from util.arguments import training_arguments
 from util.config import Config
 from util.distributed import World, connect
 from util.errors import run_main
@@ -42,11 +46,11 @@ PANELS = 8  # episodes of a validation that TensorBoard shows, the same every ti
 PANEL_SIZE = (240, 960)  # pixels that they are reduced to
 
 
-def main() -> None:
-    """Parse, connect, train."""
-    cfg, viz = training_arguments("Meta-train HMNet.")
+def main(arguments: Namespace) -> None:
+    """Connect, train."""
+    cfg = experiment_config(arguments)
     with explain_errors(), connect(cfg.device) as world:
-        train(cfg, world, viz)
+        train(cfg, world, arguments.viz)
 
 
 def train(cfg: Config, world: World, viz: bool = False) -> None:
@@ -138,4 +142,4 @@ def run_paths(cfg: Config) -> Paths:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(lambda: main(ARGUMENTS))

@@ -8,9 +8,14 @@ Exit codes as those of train.py.
 """
 
 import copy
+from argparse import Namespace
 from pathlib import Path
 
-import util  # noqa: F401, isort: skip  (before PyTorch)
+from util.arguments import experiment_config, training_arguments
+
+if __name__ == "__main__":
+    ARGUMENTS = training_arguments("Train the base learner.")  # before PyTorch, whose import takes seconds
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,7 +33,6 @@ from model.build import build_base_learner
 from model.inference import fold_batch_norms
 from model.released import released_state_dict
 from model.resize import resize
-from util.arguments import training_arguments
 from util.config import Config
 from util.distributed import World, connect
 from util.errors import UserError, run_main
@@ -37,11 +41,11 @@ from util.pixels import IGNORE
 from util.rng import make_deterministic, seed_all
 
 
-def main() -> None:
-    """Parse, connect, train."""
-    cfg, viz = training_arguments("Train the base learner.")
+def main(arguments: Namespace) -> None:
+    """Connect, train."""
+    cfg = experiment_config(arguments)
     with explain_errors(), connect(cfg.device) as world:
-        train(cfg, world, viz)
+        train(cfg, world, arguments.viz)
 
 
 def train(cfg: Config, world: World, viz: bool = False) -> None:
@@ -137,4 +141,4 @@ def run_paths(cfg: Config) -> Paths:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(lambda: main(ARGUMENTS))

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.toy import ROOT, toy_config, write_toy, write_weights
+from util.arguments import evaluation_arguments
 from util.config import Config
 from util.errors import UserError
 
@@ -38,15 +39,14 @@ def cfg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     return cfg
 
 
-def run(entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["test.py", "--config", "toy.yaml", *map(str, arguments)])
-    entry_point.main()
+def run(entry_point: ModuleType, *arguments: object) -> None:
+    entry_point.main(evaluation_arguments(["--config", "toy.yaml", *map(str, arguments)]))
 
 
 def test_seeds_table_json_log_and_panels(
-    cfg: Config, entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cfg: Config, entry_point: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(entry_point, monkeypatch, "--visualize", 2, "--opts", "seeds", "[0, 1, 2]")
+    run(entry_point, "--visualize", 2, "--opts", "seeds", "[0, 1, 2]")
     path = cfg.experiment_dir / "result_test_1shot.json"
     content = json.loads(path.read_text())
     assert [result["seed"] for result in content["results"]] == [0, 1, 2]
@@ -63,11 +63,9 @@ def test_seeds_table_json_log_and_panels(
     assert np.asarray(Image.open(panels[0])).shape[2] == 3
 
 
-def test_lines_of_episodes_hold_every_figure_and_are_episodes(
-    cfg: Config, entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lines_of_episodes_hold_every_figure_and_are_episodes(cfg: Config, entry_point: ModuleType) -> None:
     """All figures of the result from the pixels of the lines, and the same episodes tested again from them."""
-    run(entry_point, monkeypatch, "--episodes-out", "drawn.jsonl", "--opts", "seeds", "[4, 5]")
+    run(entry_point, "--episodes-out", "drawn.jsonl", "--opts", "seeds", "[4, 5]")
     path = cfg.experiment_dir / "result_test_1shot.json"
     rows = [json.loads(line) for line in path.with_suffix(".episodes.jsonl").read_text().splitlines()]
     drawn = [json.loads(line) for line in Path("drawn.jsonl").read_text().splitlines()]
@@ -84,32 +82,28 @@ def test_lines_of_episodes_hold_every_figure_and_are_episodes(
             if chosen.any():
                 assert iou == pytest.approx(inside[chosen, 1].sum() / union[chosen, 1].sum())
     path.with_suffix(".episodes.jsonl").rename("all.jsonl")
-    run(entry_point, monkeypatch, "--opts", "episodes_file", "all.jsonl")
+    run(entry_point, "--opts", "episodes_file", "all.jsonl")
     (again,) = json.loads(path.read_text())["results"]
     assert again["episode_iou"] == pytest.approx([row["iou"] for row in rows], abs=1e-6)
 
 
-def test_arguments_of_scripts_written_for_bam(
-    cfg: Config, entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run(entry_point, monkeypatch, "--arch", "HMNet", "--local_rank", 0, "--viz", "--opts", "test_episodes", 3)
+def test_arguments_of_scripts_written_for_bam(cfg: Config, entry_point: ModuleType) -> None:
+    run(entry_point, "--arch", "HMNet", "--local_rank", 0, "--viz", "--opts", "test_episodes", 3)
     assert len(list((cfg.experiment_dir / "panels_test_1shot").iterdir())) == 3
 
 
-def test_prior_needs_no_trained_network(
-    cfg: Config, entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_prior_needs_no_trained_network(cfg: Config, entry_point: ModuleType, tmp_path: Path) -> None:
     (cfg.experiment_dir / "snapshot" / "best_1shot.pth").unlink()
-    run(entry_point, monkeypatch, "--method", "prior", "--result", "mine/result.json")
+    run(entry_point, "--method", "prior", "--result", "mine/result.json")
     content = json.loads((tmp_path / "mine/result.json").read_text())
     assert content["method"] == "prior" and content["weights"] is None
     assert content["aggregate"]["miou"]["std"] is None
 
 
 def test_support_check_is_printed_and_stored(
-    cfg: Config, entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cfg: Config, entry_point: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(entry_point, monkeypatch, "--support-check", "--method", "prototype", "--opts", "seeds", "[0, 1]")
+    run(entry_point, "--support-check", "--method", "prototype", "--opts", "seeds", "[0, 1]")
     content = json.loads((cfg.experiment_dir / "result_test_1shot_prototype.json").read_text())
     assert content["method"] == "prototype" and content["weights"] is None
     own = np.mean([result["miou"] for result in content["results"]])
@@ -121,24 +115,20 @@ def test_support_check_is_printed_and_stored(
     assert "emptied support mask" in printed and "mIoU, hard episodes" in printed
 
 
-def test_box_supports_and_written_episodes(
-    cfg: Config, entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    run(entry_point, monkeypatch, "--episodes-out", "episodes.jsonl")
+def test_box_supports_and_written_episodes(cfg: Config, entry_point: ModuleType, tmp_path: Path) -> None:
+    run(entry_point, "--episodes-out", "episodes.jsonl")
     masks = json.loads((cfg.experiment_dir / "result_test_1shot.json").read_text())
     keys = ("--opts", "episodes_file", "episodes.jsonl", "ann_type")
-    run(entry_point, monkeypatch, *keys, "mask", "seeds", "[7, 8]")
+    run(entry_point, *keys, "mask", "seeds", "[7, 8]")
     again = json.loads((cfg.experiment_dir / "result_test_1shot.json").read_text())
     assert again["results"][0]["episode_iou"] == masks["results"][0]["episode_iou"]
     assert len(again["results"]) == 1  # the same episodes for every seed
-    run(entry_point, monkeypatch, *keys, "bbox")
+    run(entry_point, *keys, "bbox")
     boxes = json.loads((cfg.experiment_dir / "result_test_1shot_bbox.json").read_text())
     assert boxes["results"][0]["episode_iou"] != masks["results"][0]["episode_iou"]
 
 
-def test_where_weights_are_looked_for(
-    cfg: Config, entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_where_weights_are_looked_for(cfg: Config, entry_point: ModuleType, tmp_path: Path) -> None:
     path = cfg.experiment_dir / "snapshot" / "best_1shot.pth"
     assert entry_point.find_weights(cfg) == path
     assert entry_point.find_weights(toy_config(tmp_path, weight="best_1shot.pth")) == path
@@ -146,13 +136,13 @@ def test_where_weights_are_looked_for(
     path.rename(tmp_path / "elsewhere.pth")
     assert entry_point.find_weights(toy_config(tmp_path, weight="elsewhere.pth")) == Path("elsewhere.pth")
     with pytest.raises(UserError, match=r"snapshot/best_1shot\.pth: no such weights.*train"):
-        run(entry_point, monkeypatch)
+        run(entry_point)
     with pytest.raises(UserError, match=r"'absent\.pth'.*snapshot"):
-        run(entry_point, monkeypatch, "--opts", "weight", "absent.pth")
+        run(entry_point, "--opts", "weight", "absent.pth")
 
 
 def test_released_weights_are_found_by_their_names(
-    cfg: Config, entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cfg: Config, entry_point: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without a best file the newest epoch of the shots in question; the log says which."""
     best = cfg.experiment_dir / "snapshot" / "best_1shot.pth"
@@ -161,7 +151,7 @@ def test_released_weights_are_found_by_their_names(
         best.with_name(f"{name}.pth").touch()
     assert entry_point.find_weights(cfg) == best
     best.rename(newest)
-    run(entry_point, monkeypatch, "--opts", "test_episodes", "2")
+    run(entry_point, "--opts", "test_episodes", "2")
     assert f"weights: {newest}" in capsys.readouterr().out
     five = cfg.model_copy(update={"shot": 5})
     assert entry_point.find_weights(five) == best.with_name("train5_epoch_200_0.7.pth")
@@ -169,35 +159,33 @@ def test_released_weights_are_found_by_their_names(
 
 
 def test_weights_of_another_fold_are_refused(
-    cfg: Config, entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cfg: Config, entry_point: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = cfg.experiment_dir / "snapshot" / "best_1shot.pth"  # of split 0
-    run(entry_point, monkeypatch, "--opts", "test_episodes", 2)
+    run(entry_point, "--opts", "test_episodes", 2)
     assert "by its path it is toy split 0" in capsys.readouterr().out
     other = ("--opts", "test_episodes", 2, "split", 1, "weight", path)
     with pytest.raises(UserError, match=r"best_1shot\.pth: by its path trained on split 0, not 1;"):
-        run(entry_point, monkeypatch, *other)
-    run(entry_point, monkeypatch, *other, "allow_other_split", True)
+        run(entry_point, *other)
+    run(entry_point, *other, "allow_other_split", True)
     assert "tested although trained on split 0, not 1" in capsys.readouterr().out
 
 
 def test_classes_without_pictures_are_listed_as_not_tested(
-    cfg: Config, entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cfg: Config, entry_point: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Class 2 of the novel classes 1 and 2 covers no picture by so many pixels."""
     for mask in (Path(cfg.data_root) / "SegmentationClassAug").glob("val*.png"):
         values = np.array(Image.open(mask))
         Image.fromarray(np.where(values == 2, 0, values)).save(mask)
-    run(entry_point, monkeypatch)
+    run(entry_point)
     printed = capsys.readouterr().out
     assert "not tested, as no picture shows enough of them: 2 thing2" in printed
     assert re.search(r"2 thing2 +not drawn", printed)
 
 
-def test_two_processes_from_the_command_line(
-    cfg: Config, entry_point: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    run(entry_point, monkeypatch, "--opts", "feature_cache_mb", 0)
+def test_two_processes_from_the_command_line(cfg: Config, entry_point: ModuleType, tmp_path: Path) -> None:
+    run(entry_point, "--opts", "feature_cache_mb", 0)
     alone = json.loads((cfg.experiment_dir / "result_test_1shot.json").read_text())
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launcher, str(ROOT / "test.py"), "--config", "toy.yaml", "--visualize", "7", "--result", "two.json"]

@@ -1,9 +1,16 @@
-"""The command line that the entry points share; it also takes what scripts written for BAM pass."""
+"""The command lines of training and test; they also take what scripts written for BAM pass.
+
+Nothing here imports PyTorch, so that help and mistakes come at once.
+"""
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from util.config import Config, load_config
+
+METHODS = ("hmnet", "prior", "prototype")  # what test.py measures; the last two are TRAINING_FREE of engine.evaluation
+PANELS = 20  # drawn by --viz, which BAM's scripts pass without a number
 
 
 def experiment_parser(description: str) -> argparse.ArgumentParser:
@@ -23,9 +30,40 @@ def experiment_config(arguments: argparse.Namespace) -> Config:
     return load_config(arguments.config, [*arch, *arguments.opts])
 
 
-def training_arguments(description: str, argv: Sequence[str] | None = None) -> tuple[Config, bool]:
-    """The arguments of both training stages: the config, and whether TensorBoard is wanted; UserError as above."""
+def training_arguments(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments of both training stages."""
     parser = experiment_parser(description)
     parser.add_argument("--viz", action="store_true", help="write TensorBoard curves beside the log")
-    arguments = parser.parse_args(argv)
-    return experiment_config(arguments), arguments.viz
+    return parser.parse_args(argv)
+
+
+def evaluation_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments of test.py."""
+    parser = experiment_parser("Test a network on the novel classes of a fold.")
+    parser.add_argument("--method", choices=METHODS, default="hmnet", help="prior, prototype: no meta-training needed")
+    parser.add_argument(
+        "--support-check",
+        action="store_true",
+        help="the same queries once more with supports of another class, and with an emptied support mask",
+    )
+    parser.add_argument(
+        "--visualize",
+        "--viz",
+        nargs="?",
+        type=int,
+        const=PANELS,
+        default=0,
+        metavar="N",
+        help=f"draw N episodes ({PANELS} without a number), spread over the list",
+    )
+    parser.add_argument("--ways", type=int, metavar="N", help="N-way test as PANet's, on training images")
+    parser.add_argument(
+        "--generalized",
+        nargs="?",
+        const="novel",
+        choices=["novel", "base"],
+        help="base classes too, as BAM's; base: these have pixels that both claim (novel)",
+    )
+    parser.add_argument("--episodes-out", type=Path, metavar="FILE", help="write the (first seed's) episodes")
+    parser.add_argument("--result", type=Path, metavar="FILE", help="default: result_test_*.json of the experiment")
+    return parser.parse_args(argv)

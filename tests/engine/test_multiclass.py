@@ -1,7 +1,6 @@
 """N-way and generalized tests: figures from the network's own maps, pixel by pixel."""
 
 import json
-import sys
 from collections import defaultdict
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -17,6 +16,7 @@ from dataset.multiclass import MultiEpisodes, draw_generalized, draw_ways
 from engine import multiclass
 from model.build import build_model
 from tests.toy import ROOT, toy_config, write_toy, write_weights
+from util.arguments import evaluation_arguments
 from util.config import Config
 from util.distributed import World
 from util.errors import UserError
@@ -118,7 +118,7 @@ def test_seeds_and_mistakes(cfg: Config, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [["--ways", "2"], ["--generalized"], ["--generalized", "base"]])
 def test_from_the_command_line(
-    words: list[str], cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str], cfg: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_weights(cfg)
     (tmp_path / "toy.yaml").write_text(cfg.to_yaml())
@@ -126,8 +126,7 @@ def test_from_the_command_line(
     assert spec and spec.loader
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(sys, "argv", ["test.py", "--config", str(tmp_path / "toy.yaml"), *words])
-    module.main()
+    module.main(evaluation_arguments(["--config", str(tmp_path / "toy.yaml"), *words]))
     (path,) = cfg.experiment_dir.glob("result_test_1shot_*.json")
     content = json.loads(path.read_text())
     assert content["kind"] == ("ways" if "--ways" in words else "generalized") and len(content["runs"]) == 2

@@ -24,7 +24,7 @@ from tools import benchmark, profile, report
 from tools.paper.published import PAPER, published
 from tools.paper.runs import Wanted, read_runs
 from tools.paper.tables import TABLES, Cell, Sheet, Sources, fold_cells
-from util.arguments import training_arguments
+from util.arguments import evaluation_arguments, experiment_config, training_arguments
 from util.config import Config, load_config
 from util.errors import UserError
 
@@ -81,9 +81,9 @@ def parse(command: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[s
     name, *arguments = done.stdout.splitlines()
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     if name in ("train.py", "train_base.py"):
-        return name, training_arguments("")[0], None
-    given = script("test").parse_arguments()
-    return name, load_config(given.config, given.opts), given.result
+        return name, experiment_config(training_arguments("")), None
+    given = evaluation_arguments()
+    return name, experiment_config(given), given.result
 
 
 def test_without_runs_a_table_is_the_paper(place: Path) -> None:
@@ -380,8 +380,7 @@ def test_the_report_reads_what_a_test_writes(
     cfg = toy_config(tmp_path)
     (tmp_path / "toy.yaml").write_text(cfg.to_yaml())
     write_weights(cfg)
-    monkeypatch.setattr(sys, "argv", ["test.py", "--config", str(tmp_path / "toy.yaml")])
-    script("test").main()
+    script("test").main(evaluation_arguments(["--config", str(tmp_path / "toy.yaml")]))
     capsys.readouterr()
     figures = json.loads((cfg.experiment_dir / "result_test_1shot.json").read_text())["results"][0]
     words = ["--config", str(tmp_path / "toy.yaml"), "--exp", cfg.exp, "--out", str(tmp_path / "tables")]

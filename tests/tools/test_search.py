@@ -6,7 +6,7 @@ import pytest
 from tests.tools.test_compare import write_test
 from tests.toy import ROOT, toy_config
 from tools import search
-from util.arguments import training_arguments
+from util.arguments import experiment_config, training_arguments
 from util.config import load_config
 from util.errors import UserError
 
@@ -24,7 +24,8 @@ def test_candidates_are_trained_once_and_compared_on_base_classes(
         cfg = load_config(config, words)
         called.append((script, cfg.blocks, cfg.test_classes, cfg.ensemble))
         if script == "train.py":
-            assert training_arguments("", ["--config", config, *arguments])[0].resume == "auto"
+            given = training_arguments("", ["--config", config, *arguments])
+            assert experiment_config(given).resume == "auto"
         else:
             assert arguments[0] == "--support-check" and cfg.resume is None
             write_test(cfg.experiment_dir / "result_test_1shot_base.json", [10 * cfg.blocks] * 8, blocks=cfg.blocks)

@@ -1,6 +1,11 @@
+import subprocess
+import sys
+
 import pytest
 
-from util.arguments import training_arguments
+from engine.evaluation import TRAINING_FREE
+from tests.toy import ROOT
+from util.arguments import METHODS, evaluation_arguments, experiment_config, training_arguments
 from util.config import load_config
 from util.errors import UserError
 
@@ -9,16 +14,32 @@ CONFIG = "config/coco/coco_split1_resnet50_manet.yaml"
 
 @pytest.mark.parametrize("launcher", [[], ["--local_rank", "1"], ["--local-rank=1"]])
 def test_arguments_of_scripts_written_for_bam(launcher: list[str]) -> None:
-    cfg, viz = training_arguments("", [*launcher, f"--config={CONFIG}", "--arch=HMNet", "--viz"])
-    assert viz and cfg == load_config(CONFIG, ["arch", "HMNet"]) != load_config(CONFIG)
+    given = training_arguments("", [*launcher, f"--config={CONFIG}", "--arch=HMNet", "--viz"])
+    assert given.viz and experiment_config(given) == load_config(CONFIG, ["arch", "HMNet"]) != load_config(CONFIG)
+    assert evaluation_arguments([*launcher, f"--config={CONFIG}", "--viz"]).visualize > 0
 
 
 def test_overrides_come_after_the_architecture() -> None:
-    cfg, viz = training_arguments("", ["--config", CONFIG, "--arch", "HMNet", "--opts", "shot", "5", "amp", "bf16"])
-    assert not viz and (cfg.arch, cfg.shot, cfg.amp) == ("HMNet", 5, "bf16")
-    assert training_arguments("", ["--config", CONFIG])[0] == load_config(CONFIG)
+    given = training_arguments("", ["--config", CONFIG, "--arch", "HMNet", "--opts", "shot", "5", "amp", "bf16"])
+    cfg = experiment_config(given)
+    assert not given.viz and (cfg.arch, cfg.shot, cfg.amp) == ("HMNet", 5, "bf16")
+    assert experiment_config(training_arguments("", ["--config", CONFIG])) == load_config(CONFIG)
 
 
 def test_another_architecture() -> None:
     with pytest.raises(UserError, match="arch: 'PFENet' should be 'HMNet' or 'HMNetAMP'"):
-        training_arguments("", ["--config", CONFIG, "--arch", "PFENet"])
+        experiment_config(training_arguments("", ["--config", CONFIG, "--arch", "PFENet"]))
+
+
+def test_methods() -> None:
+    assert ("hmnet", *TRAINING_FREE) == METHODS
+    assert [evaluation_arguments(["--config", CONFIG, "--method", name]).method for name in METHODS] == [*METHODS]
+
+
+@pytest.mark.parametrize("script", ["train.py", "train_base.py", "test.py"])
+def test_help_imports_no_heavy_package(script: str) -> None:
+    program = [sys.executable, "-X", "importtime", script, "--help"]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"usage: {script}")
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "util.arguments" in imported and not imported & {"torch", "cv2", "numpy"}

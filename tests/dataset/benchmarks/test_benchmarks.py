@@ -1,7 +1,6 @@
 """Every benchmark from archives in its real form to masks, episodes and a test's result."""
 
 import json
-import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from model.build import build_model
 from tests.dataset.benchmarks.trees import FOLDS, MAKERS, Truth
 from tests.toy import ROOT, generator, toy_config, write_toy, write_weights
 from tools.prepare import main as prepare
+from util.arguments import evaluation_arguments
 from util.config import Config
 from util.distributed import World
 from util.errors import UserError
@@ -34,15 +34,14 @@ def build(name: str, tmp_path: Path) -> tuple[Truth, Path]:
     return truth, root
 
 
-def run_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *options: object) -> dict:
+def run_test(tmp_path: Path, *options: object) -> dict:
     """What test.py writes, with random weights of the toy data's network."""
     spec = spec_from_file_location("entry_point", ROOT / "test.py")
     assert spec and spec.loader
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     words = ["--result", str(tmp_path / "result.json"), "--viz", "2", "--opts", *map(str, options)]
-    monkeypatch.setattr(sys, "argv", ["test.py", "--config", str(tmp_path / "toy.yaml"), *words])
-    module.main()
+    module.main(evaluation_arguments(["--config", str(tmp_path / "toy.yaml"), *words]))
     return json.loads((tmp_path / "result.json").read_text())
 
 
@@ -58,9 +57,7 @@ def cfg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_from_archives_to_a_result(
-    name: str, cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_from_archives_to_a_result(name: str, cfg: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     truth, root = build(name, tmp_path)
     fold = FOLDS.get(name, 0)
     keys = {"test_set": name, "test_root": str(root), "test_fold": fold, "protocol": "hsnet"}
@@ -74,7 +71,7 @@ def test_from_archives_to_a_result(
         np.testing.assert_array_equal(files.read(image, class_id), mask)
         assert files.picture(image).shape[:2] == mask.shape == files.size(image)
     options = [word for pair in keys.items() for word in pair]
-    content = run_test(tmp_path, monkeypatch, *options, "test_episodes", 12, "metric_size", "")
+    content = run_test(tmp_path, *options, "test_episodes", 12, "metric_size", "")
     assert len(content["results"][0]["episode_iou"]) == 12
     assert sum(path.is_dir() and len(list(path.iterdir())) == 2 for path in tmp_path.glob("panels_*")) == 1
     about = content["test"]
