@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from dataset.episode import Episode, check_possible, draw_absent, draw_episode, hard_images
+from dataset.episode import Episode, absent_classes, check_possible, draw_absent, draw_episode, hard_images
 from dataset.index import Files, ImageIndex, config_classes, list_files
 from dataset.reading import check_sizes, read_pair
-from dataset.transform import Augmentation, Image, Mask, fill_boxes, squash_image, squash_mask
+from dataset.transform import Augmentation, Image, Mask, fill_boxes, paste, squash_image, squash_mask
 from dataset.views import View, ViewStore
 from util.config import Config
 from util.errors import UserError
@@ -75,7 +75,8 @@ class TrainingEpisodes(Dataset[Item]):
 
     In the share `hard_queries` of episodes the query is another image of the class that was drawn, one that shows
     another class too, if there is any: so classes are as frequent as before, and only the support tells which object
-    is meant. In the share `absent_queries` the supports show a class that the query lacks. Item:
+    is meant. In the share `absent_queries` the supports show a class that the query lacks, into the share
+    `paste_queries` of queries an object of another class is pasted. Item:
 
     query (3, H, W) and support (K, 3, H, W) float32 normalised; masks (K, H, W) uint8 and (H, W) int64:
     1 object, 0 other, 255 ignore; class_index, position in `classes`; class_id; names, query first.
@@ -96,13 +97,14 @@ class TrainingEpisodes(Dataset[Item]):
         max_side: int | None = None,
         hard_queries: float = 0,
         absent_queries: float = 0,
+        paste_queries: float = 0,
         views: ViewStore | None = None,
     ) -> None:
         check_possible(index, shot)
         self.index, self.files, self.classes, self.shot = index, files, list(classes), shot
         self.augmentation, self.seed, self.epoch = augmentation, seed, epoch
         self.ann_type, self.max_side, self.views = ann_type, max_side, views
-        self.hard_queries, self.absent_queries = hard_queries, absent_queries
+        self.hard_queries, self.absent_queries, self.paste_queries = hard_queries, absent_queries, paste_queries
         self.hard = hard_images(index)
 
     def __len__(self) -> int:
@@ -116,7 +118,7 @@ class TrainingEpisodes(Dataset[Item]):
         shown = episode.class_id
         if self._happens(self.absent_queries, rng):
             episode = draw_absent(self.index, episode.query, self.shot, rng) or episode
-        query, query_mask = self._seen(episode.query, shown, "mask", rng)
+        query, query_mask = self._seen(episode.query, shown, "mask", rng, self._happens(self.paste_queries, rng))
         if episode.class_id != shown:
             query_mask = np.where(query_mask == IGNORE, query_mask, 0)
         support = [self._seen(name, episode.class_id, self.ann_type, rng) for name in episode.support]
@@ -134,11 +136,16 @@ class TrainingEpisodes(Dataset[Item]):
     def _happens(share: float, rng: random.Random) -> bool:
         return share > 0 and rng.random() < share
 
-    def _seen(self, name: str, class_id: int, ann_type: str, rng: random.Random) -> tuple[torch.Tensor, Mask]:
+    def _seen(
+        self, name: str, class_id: int, ann_type: str, rng: random.Random, pasted: bool = False
+    ) -> tuple[torch.Tensor, Mask]:
         """An image as the network takes it, changed at random, and the mask of the class in it (H, W)."""
         if self.views:
-            return self.views.read(self.files, name, class_id, rng.randrange(self.views.count))
+            number = rng.randrange(self.views.count)
+            return self.views.read(self.files, name, class_id, -1 - number if pasted else number)
         image, mask = self.augmentation(*_read_support(self.files, name, class_id, ann_type, self.max_side), rng)
+        if pasted:
+            image, mask = _paste_other(image, mask, name, self.index, self.files, self.max_side, rng)
         return normalise(image), mask
 
 
@@ -149,9 +156,15 @@ class TrainingViews(Dataset[Item]):
     """
 
     def __init__(
-        self, views: Sequence[View], files: Files, augmentation: Augmentation, max_side: int | None = None
+        self,
+        views: Sequence[View],
+        index: ImageIndex,
+        files: Files,
+        augmentation: Augmentation,
+        max_side: int | None = None,
     ) -> None:
-        self.views, self.files, self.augmentation, self.max_side = views, files, augmentation, max_side
+        self.views, self.index, self.files = views, index, files
+        self.augmentation, self.max_side = augmentation, max_side
 
     def __len__(self) -> int:
         return len(self.views)
@@ -160,6 +173,8 @@ class TrainingViews(Dataset[Item]):
         name, class_id, number = self.views[item]
         rng = random.Random(f"{name}/{class_id}/{number}")
         image, mask = self.augmentation(*_read_object(self.files, name, class_id, self.max_side), rng)
+        if number < 0:
+            image, mask = _paste_other(image, mask, name, self.index, self.files, self.max_side, rng)
         return {"image": normalise(image), "mask": _tensor(mask)}
 
 
@@ -232,7 +247,7 @@ def train_dataset(
     views: ViewStore | None = None,
 ) -> TrainingEpisodes:
     """The meta-training episodes of one epoch of a config."""
-    shares, read = (cfg.hard_queries, cfg.absent_queries), (cfg.ann_type, cfg.max_side)
+    shares, read = (cfg.hard_queries, cfg.absent_queries, cfg.paste_queries), (cfg.ann_type, cfg.max_side)
     return TrainingEpisodes(
         index, files, classes, cfg.shot, train_augmentation(cfg), seed, epoch, *read, *shares, views
     )
@@ -274,6 +289,17 @@ def _read_object(files: Files, name: str, class_id: int, max_side: int | None) -
 def _read_support(files: Files, name: str, class_id: int, ann_type: str, max_side: int | None) -> tuple[Image, Mask]:
     image, mask = _read_object(files, name, class_id, max_side)
     return image, fill_boxes(mask) if ann_type == "bbox" else mask
+
+
+def _paste_other(
+    image: Image, mask: Mask, name: str, index: ImageIndex, files: Files, max_side: int | None, rng: random.Random
+) -> tuple[Image, Mask]:
+    """An image into which an object of a wanted class that it lacks is pasted; as it is where it has them all."""
+    classes = absent_classes(index, name)
+    if not classes:
+        return image, mask
+    class_id = rng.choice(classes)
+    return paste(image, mask, *_read_object(files, rng.choice(index.by_class[class_id]), class_id, max_side), rng)
 
 
 def _label_table(classes: Sequence[int]) -> NDArray[np.uint8]:

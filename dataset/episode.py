@@ -96,11 +96,16 @@ def draw_episode(index: ImageIndex, query: str, shot: int, rng: random.Random, c
 
 def draw_absent(index: ImageIndex, query: str, shot: int, rng: random.Random) -> Episode | None:
     """A class that the query lacks, uniform among those wanted, and `shot` images of it; None if it shows them all."""
-    absent = [c for c, images in index.by_class.items() if images and c not in index.classes[query]]
+    absent = absent_classes(index, query)
     if not absent:
         return None
     class_id = rng.choice(absent)
     return Episode(query, class_id, rng.sample(index.by_class[class_id], shot))
+
+
+def absent_classes(index: ImageIndex, image: str) -> list[int]:
+    """The wanted classes of which an image shows nothing."""
+    return [c for c, images in index.by_class.items() if images and c not in index.classes[image]]
 
 
 def hard_images(index: ImageIndex) -> dict[int, list[str]]:

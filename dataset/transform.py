@@ -17,6 +17,7 @@ Image = NDArray[np.float32]  # (h, w, 3) RGB, 0 to 255
 Mask = NDArray[np.uint8]  # (h, w)
 
 FILL = [float(value) for value in MEAN]  # what lies outside an image; 0 after normalising
+PASTE_TRIES = 8
 CROP_TRIES = 32  # a first crop and up to 31 more, as the released code counts
 
 
@@ -99,6 +100,36 @@ def pad(image: Image, mask: Mask, height: int, width: int) -> tuple[Image, Mask]
     frame[top : top + h, left : left + w] = image
     frame_mask[top : top + h, left : left + w] = mask
     return frame, frame_mask
+
+
+def paste(image: Image, mask: Mask, source: Image, source_mask: Mask, rng: random.Random) -> tuple[Image, Mask]:
+    """Put the object of another image, its mask's value 1, over an image: what it covers is none of the image's object.
+
+    Its longer side becomes 0.3 to 0.6 of the image's shorter one. Nothing is pasted where in every one of
+    `PASTE_TRIES` random places more than half of the image's own object would be covered.
+    """
+    top, left, height, width = bounding_box(resize_mask(source_mask, *source.shape[:2]) == 1)
+    box = slice(top, top + height), slice(left, left + width)
+    factor = rng.uniform(0.3, 0.6) * min(mask.shape) / max(height, width)
+    cut, shape = scale(source[box], resize_mask(source_mask, *source.shape[:2])[box], factor)
+    own = mask == 1
+    for _ in range(PASTE_TRIES):
+        row, column = (rng.randint(0, whole - part) for whole, part in zip(mask.shape, shape.shape, strict=True))
+        covered = np.zeros_like(own)
+        covered[row : row + shape.shape[0], column : column + shape.shape[1]] = shape == 1
+        if 2 * int((own & covered).sum()) <= int(own.sum()):
+            image, mask = image.copy(), np.where(covered, 0, mask).astype(np.uint8)
+            image[covered] = cut[shape == 1]
+            break
+    return image, mask
+
+
+def bounding_box(is_object: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """Top, left, height and width of what is marked; the whole where nothing is."""
+    if not is_object.any():
+        return 0, 0, *is_object.shape
+    left, top, width, height = cv2.boundingRect(is_object.astype(np.uint8))
+    return top, left, height, width
 
 
 def fill_boxes(mask: Mask) -> Mask:

@@ -15,19 +15,24 @@ from dataset.transform import Mask
 from util.errors import UserError
 from util.files import atomic_write
 
-View = tuple[str, int, int]  # an image's name, the class that its mask shows, and which change it is
+# An image's name, the class that its mask shows, and which change it is; below 0 another class's object is pasted in.
+View = tuple[str, int, int]
 
 
 @dataclass(frozen=True)
 class ViewStore:
-    """A folder of views, `count` of every image and class; a changed image or mask is another one."""
+    """A folder of views, `count` of every image and class; a changed image or mask is another one.
+
+    What is pasted into views is one of `classes`.
+    """
 
     folder: Path
     count: int
+    classes: tuple[int, ...] = ()
 
     def path(self, files: Files, name: str, class_id: int, number: int) -> Path:
         """The file of one view."""
-        text = f"{_version(*files[name])}/{class_id}/{number}"
+        text = f"{_version(*files[name])}/{class_id}/{number}{self.classes if number < 0 else ''}"
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
 
     def read(self, files: Files, name: str, class_id: int, number: int) -> tuple[Tensor, Mask]:

@@ -25,16 +25,16 @@ def stored_views(cfg: Config, model: HMNet, index: ImageIndex, files: Files) -> 
     UserError for a backbone whose maps differ in size, and for files that cannot be read.
     """
     assert cfg.views
-    store = ViewStore(Path(cfg.view_folder) / fingerprint(cfg, model), cfg.views)
+    store = ViewStore(Path(cfg.view_folder) / fingerprint(cfg, model), cfg.views, tuple(index.by_class))
     shown = [(name, class_id) for name in index.images for class_id in wanted_classes(index, name)]
     missing = [
         (name, class_id, number)
-        for number in range(store.count)
+        for number in range(-store.count if cfg.paste_queries else 0, store.count)
         for name, class_id in shown
         if not store.path(files, name, class_id, number).is_file()
     ]
     batches = [list(range(start, min(start + BATCH, len(missing)))) for start in range(0, len(missing), BATCH)]
-    dataset = TrainingViews(missing, files, train_augmentation(cfg), cfg.max_side)
+    dataset = TrainingViews(missing, index, files, train_augmentation(cfg), cfg.max_side)
     device = next(model.parameters()).device
     loader = load_steps(dataset, batches, 1, cfg.loader_worker_count, collate) if missing else ()
     for numbers, (batch,) in zip(batches, tqdm(loader, "views", total=len(batches), disable=None), strict=True):

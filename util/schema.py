@@ -131,6 +131,7 @@ class Config(BaseModel):
     epochs: Recipe[Positive]
     hard_queries: Recipe[Share]
     absent_queries: Recipe[Share]
+    paste_queries: Recipe[Share]
     views: Recipe[Positive | None]
     view_folder: str
     start_epoch: NotNegative

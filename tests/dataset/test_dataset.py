@@ -127,6 +127,25 @@ def test_queries_that_lack_the_class(toy_root: Path, toy_config: MakeConfig) -> 
     assert draw_absent(replace(index, classes=everything), index.images[0], 2, random.Random(0)) is None  # lacks none
 
 
+def test_queries_with_a_pasted_object(toy_root: Path, toy_config: MakeConfig) -> None:
+    cfg = toy_config(toy_root, train_h=41, train_w=41, paste_queries=1)
+    index, files = load_index(cfg, "train")
+    classes = list(index.by_class)
+    pasted = train_dataset(cfg, index, files, classes, seed=1, epoch=2)
+    never = cfg.model_copy(update={"paste_queries": 1e-12})  # with the same random changes
+    plain = train_dataset(never, index, files, classes, 1, 2)
+    changed = 0
+    for number in range(len(pasted)):
+        after, before = pasted[number], plain[number]
+        assert (after["names"][0], after["class_id"]) == (before["names"][0], before["class_id"])
+        other = (after["query"] != before["query"]).any(0)  # where the object lies
+        assert torch.equal(after["query_mask"][~other], before["query_mask"][~other])
+        assert (after["query_mask"][other] == 0).all()
+        assert 2 * (after["query_mask"] == 1).sum() >= (before["query_mask"] == 1).sum()
+        changed += bool(other.any())
+    assert changed > len(pasted) / 2
+
+
 @pytest.mark.parametrize("key", ["hard_queries", "absent_queries"])
 def test_shares_of_episodes(toy_root: Path, toy_config: MakeConfig, key: str) -> None:
     cfg = toy_config(toy_root, train_h=33, train_w=33, **{key: 0.5})

@@ -1,6 +1,7 @@
 """Stored views against the images that they stand for."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ def test_views_stand_for_the_images(cfg: Config, monkeypatch: pytest.MonkeyPatch
     assert len(files_of(cfg)) == 3 * len(pairs)
 
     some = [(*pair, number) for pair in pairs[:3] for number in range(3)]
-    pictures = TrainingViews(some, files, train_augmentation(cfg), cfg.max_side)
+    pictures = TrainingViews(some, index, files, train_augmentation(cfg), cfg.max_side)
     images = torch.stack([pictures[number]["image"] for number in range(len(some))])
     maps, masks = zip(*(store.read(files, *view) for view in some), strict=True)
     assert all(np.array_equal(mask, pictures[number]["mask"]) for number, mask in enumerate(masks))
@@ -93,3 +94,21 @@ def test_maps_of_two_sizes_are_refused(cfg: Config, monkeypatch: pytest.MonkeyPa
     with pytest.raises(UserError, match=r"views: tiny cannot be stored.* positions wide; leave views empty"):
         stored_views(cfg, model, index, files)
     assert not files_of(cfg)
+
+
+def test_pasted_views_belong_to_a_fold(cfg: Config) -> None:
+    cfg = cfg.model_copy(update={"paste_queries": 0.5})
+    model = random_network(cfg)
+    index, files = load_index(cfg, "train")
+    store = stored_views(cfg, model, index, files)
+    shown = [(name, class_id) for name in index.images for class_id in wanted_classes(index, name)]
+    assert len(files_of(cfg)) == 6 * len(shown)
+    other = replace(store, classes=store.classes[1:])
+    assert [other.path(files, *shown[0], number) == store.path(files, *shown[0], number) for number in (-1, 0)] == [
+        0,
+        1,
+    ]
+    items = train_dataset(cfg.model_copy(update={"paste_queries": 1}), index, files, [*index.by_class], 1, 1, store)
+    for item in (items[number] for number in range(4)):
+        seen = [store.read(files, item["names"][0], item["class_id"], number)[0] for number in range(-3, 0)]
+        assert sum(torch.equal(item["query"], view) for view in seen) == 1
