@@ -17,9 +17,12 @@ from util.pixels import IGNORE, MaskKind
 
 SHADES = 32  # more values than these are no classes
 EDGES = 0.2  # of a mask's pixels that may be neither background nor object where it is one object with soft edges
+FEW = 8  # colours that a palette of a photograph has more of
+UNEVEN = 0.2  # of neighbouring pixels that differ: in masks of VOC at most a tenth, in photographs at least a fifth
 LOSSY = ("JPEG", "MPO")
 INDEX_MODES = ("1", "L", "P")  # a pixel is the number of its class; a palette only colours it
 SETTLE = "save it as an index or grey PNG, or give --mask index, binary or alpha"
+BLURRED = "a JPEG is no index mask, its values are blurred; save the mask as PNG"
 
 Label = NDArray[np.uint8]
 Colours = Mapping[tuple[int, int, int], int]
@@ -99,7 +102,7 @@ def _numbers(image: Image.Image, lossy: bool) -> Label:
     if image.mode not in INDEX_MODES:
         raise UserError(f"mask holds {image.mode} pixels; masks are 8-bit index PNG files, value = class number")
     if lossy:
-        raise UserError("a JPEG is no index mask, its values are blurred; save the mask as PNG")
+        raise UserError(BLURRED)
     return np.asarray(image, np.uint8)
 
 
@@ -154,22 +157,33 @@ def _of_shades(values: NDArray[np.uint8], lossy: bool, halve: bool = False) -> I
     label = (values > top // 2).astype(np.uint8)
     if halve:
         return InterpretedMask(label, "binary")
-    spread = cv2.dilate(values, np.ones((3, 3))) - cv2.erode(values, np.ones((3, 3)))  # inside of areas 0
+    spread = _spread(values)
     thin = set(inner) - set(np.unique(values[spread == 0]).tolist())
     # Classes of high numbers at the rim of one that is much larger are shades rather.
     heavy = top == IGNORE and len(inner) > 3 and inner[-2] > 128 and 2 * count[IGNORE] > count[1:].sum()
-    rim = len(inner) > 2 and thin >= set(inner[:-1]) and 5 * count[top] > 4 * count[1:].sum()
+    rim = (
+        (len(inner) > 2 or min(inner, default=0) > 128)
+        and thin >= set(inner[:-1])
+        and 5 * count[top] > 4 * count[1:].sum()
+    )
     heavy |= top >= 64 and rim
     if not lossy and len(inner) <= SHADES and not heavy and (len(thin) < 3 or 2 * len(thin) <= len(inner)):
         return InterpretedMask(values, "index")
     near = max(8, top // 10 if lossy else 0)
     between = (values > near) & (values < top - near)
     flat = between & (spread <= (12 if lossy else 0))
+    if lossy and top < 64:
+        raise UserError(BLURRED)
     if top < 64 or between.mean() > EDGES or flat.sum() > max(4, values.size // 100 if lossy else between.sum() // 10):
         raise UserError(f"a mask in {len(inner)} shades, neither classes nor one object; {SETTLE}")
     return InterpretedMask(
         label, "soft", f"{len(inner)} shades are taken for one object with soft edges, cut in the middle"
     )
+
+
+def _spread(values: NDArray[np.uint8]) -> NDArray[Any]:
+    """How far the values around each pixel are apart; inside of areas 0."""
+    return cv2.dilate(values, np.ones((3, 3))) - cv2.erode(values, np.ones((3, 3)))
 
 
 def _of_palette(image: Image.Image, index: Label, kind: MaskKind | None, colours: Colours | None) -> InterpretedMask:
@@ -195,10 +209,13 @@ def _of_palette(image: Image.Image, index: Label, kind: MaskKind | None, colours
             raise UserError(f"a palette of the colours {_colour(shown[0])} and {_colour(shown[1])}; {SETTLE}")
         label = (index == used[brighter]).astype(np.uint8)
         return InterpretedMask(label, "palette", "its palette counts by brightness, not by index")
+    is_voc = all(_colour(color) in voc_colours() for color in shown)
     if palette[0].any() and (light[(used > 0) & (used < IGNORE)] == 0).any():  # sorted by how often a colour occurs
-        if all(_colour(color) in voc_colours() for color in shown):
+        if is_voc:
             return _of_colours(palette[index].astype(np.uint8), kind, None, lossy=False)
         raise UserError(f"a palette in which black is not the first colour; {SETTLE}")
+    if len(used) > FEW and not is_voc and (np.diff(index) != 0).mean() > UNEVEN:
+        raise UserError(f"a palette of {len(used)} colours, scattered as in a photograph; {SETTLE}")
     return InterpretedMask(index, "index")
 
 
@@ -239,7 +256,10 @@ def _of_colours(rgb: NDArray[np.uint8], kind: MaskKind | None, colours: Colours 
         return _of_values(brightest, kind, lossy)
     strongest = rgb[brightest == brightest.max()].astype(np.float64).mean(0)
     hue = strongest / strongest.max()
-    if np.abs(rgb - brightest[..., None] * hue).max() > (64 if lossy else 2):  # several hues are no single object
+    odd = np.abs(rgb - brightest[..., None] * hue).max(2) > (64 if lossy else 2)
+    if lossy:  # a JPEG blurs colours over its edges
+        odd &= _spread(brightest) <= 12
+    if odd.sum() > (odd.size // 1000 if lossy else 0):  # several hues are no single object
         raise UserError(f"a mask in {len(shown) - (0 in found)} colours; {SETTLE}")
     mask = _of_shades(brightest, lossy)
     if mask.look == "index" and len(shown) - (0 in found) > 1:

@@ -49,6 +49,15 @@ def _flatten(polygon: Any) -> Any:
     return [value for point in polygon for value in point] if nested else polygon
 
 
+def _as_polygons(segmentation: Any) -> Any:
+    """Some write a single polygon as it is, a list of numbers or of points, where a list of polygons should be."""
+    if isinstance(segmentation, list) and segmentation:
+        points = len(segmentation) > 2 and all(isinstance(part, list) and len(part) == 2 for part in segmentation)
+        if points or all(isinstance(part, int | float) for part in segmentation):
+            return [segmentation]
+    return segmentation
+
+
 def _in_pairs(polygon: list[float]) -> list[float]:
     if len(polygon) % 2:
         raise ValueError(f"a polygon of {len(polygon)} numbers; should be x, y, x, y, ...")
@@ -58,6 +67,7 @@ def _in_pairs(polygon: list[float]) -> list[float]:
 ClassName = Annotated[str, AfterValidator(class_name)]
 Id = Annotated[int | str, Field(union_mode="left_to_right")]  # "7" is 7
 Polygon = Annotated[list[float], BeforeValidator(_flatten), AfterValidator(_in_pairs)]
+Polygons = Annotated[list[Polygon], BeforeValidator(_as_polygons)]
 
 
 class _Checked(BaseModel):
@@ -100,7 +110,7 @@ class CocoAnnotation(_Checked):
     image_id: Id
     category_id: Id
     segmentation: Annotated[
-        Annotated[list[Polygon], Tag("as polygons")] | Annotated[RunLengths, Tag("as run lengths")],
+        Annotated[Polygons, Tag("as polygons")] | Annotated[RunLengths, Tag("as run lengths")],
         Discriminator(lambda shape: f"as {'run lengths' if isinstance(shape, dict | RunLengths) else 'polygons'}"),
     ]
 
@@ -132,7 +142,16 @@ class CocoFile(_Checked):
             image = images[item.image_id]
             if problem := _misfit(item.segmentation, image.height, image.width):
                 raise ValueError(f"{where}.segmentation: {problem}, in a picture of {image.width}x{image.height}")
+        corners = [value for item in self.annotations for value in _corners(item.segmentation)]
+        if len(corners) > 2 and max(map(abs, corners)) <= 1:
+            raise ValueError("annotations[0].segmentation: all corners are from 0 to 1; give them in pixels")
         return self
+
+    def empty(self) -> list[int]:
+        """The annotations that enclose nothing of their picture: no polygon of three corners, no run of the object."""
+        sizes = {image.id: (image.width, image.height) for image in self.images}
+        annotations = enumerate(self.annotations)
+        return [number for number, item in annotations if not _encloses(item.segmentation, sizes[item.image_id])]
 
 
 class LabelMeShape(_Checked):
@@ -220,6 +239,18 @@ def unpack_runs(text: str) -> list[int]:
     if shift:
         raise ValueError("run lengths that end within a number")
     return runs
+
+
+def _corners(segmentation: list[list[float]] | RunLengths) -> list[float]:
+    return [] if isinstance(segmentation, RunLengths) else [value for polygon in segmentation for value in polygon]
+
+
+def _encloses(segmentation: list[list[float]] | RunLengths, size: tuple[int, int]) -> bool:
+    if not isinstance(segmentation, RunLengths):
+        sides = [[(polygon[axis::2], size[axis]) for axis in (0, 1)] for polygon in segmentation if len(polygon) >= 6]
+        return any(all(min(values) < end and max(values) > 0 for values, end in pair) for pair in sides)
+    runs = unpack_runs(segmentation.counts) if isinstance(segmentation.counts, str) else segmentation.counts
+    return any(runs[1::2])
 
 
 def _misfit(segmentation: list[list[float]] | RunLengths, height: int, width: int) -> str | None:

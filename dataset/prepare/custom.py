@@ -1,6 +1,7 @@
 """A data set of one's own from annotated pictures: classes, masks, lists, folds and the config that uses it."""
 
 import hashlib
+import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -184,7 +185,7 @@ def choose_val(counting: Mapping[str, AbstractSet[int]], share: float) -> set[st
     `counting` gives the classes that count in each image. Training keeps two images of every class that has as many.
     The choice depends on names and classes alone: images go by the hash of their names, rare classes choose first.
     """
-    order = sorted(counting, key=lambda name: hashlib.sha256(name.encode()).digest())
+    order = sorted(counting, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
     images = {value: [name for name in order if value in counting[name]] for value in set().union(*counting.values())}
     left = {value: len(members) for value, members in images.items()}
     val: set[str] = set()

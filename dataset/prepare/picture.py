@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+from unicodedata import normalize
 from urllib.parse import unquote
 
 import numpy as np
@@ -102,10 +103,10 @@ def files_below(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[
 
 
 def by_stem(paths: Iterable[Path], folder: Path) -> dict[str, Path]:
-    """Files by their path below a folder without suffix; UserError for two of one name."""
+    """Files by their path below a folder without suffix, accents composed; UserError for two of one name."""
     found: dict[str, Path] = {}
     for path in paths:
-        name = str(path.relative_to(folder).with_suffix(""))
+        name = normalize("NFC", str(path.relative_to(folder).with_suffix("")))
         if found.setdefault(name, path) != path:
             raise UserError(f"{path}: {found[name].name} beside it has the same name; remove or rename one")
     return found
@@ -116,7 +117,11 @@ def find_picture(stated: str, folders: Iterable[Path]) -> Path | None:
     plain = re.sub(r"^file:(//[^/\\]*(?=/))?", "", stated.strip())
     spellings = dict.fromkeys((stated, plain, unquote(plain)))
     spellings |= dict.fromkeys(text.replace("\\", "/") for text in list(spellings))
-    names = [*spellings, *(re.split(r"[/?=]", name)[-1] for name in spellings)]
+    spellings |= dict.fromkeys(normalize(form, text) for form in ("NFC", "NFD") for text in list(spellings))
+    names = [
+        *spellings,
+        *(part for name in spellings for part in re.split(r"[/?=&]", name)[::-1] if is_image(Path(part))),
+    ]
     places = (folder / name for name in names if name and "\0" not in name for folder in folders)
     return next((place for place in places if _is_file(place)), None)
 

@@ -4,6 +4,7 @@ import re
 import warnings
 from collections.abc import Container, Mapping
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from dataset.prepare.files import in_parallel, raise_first
 from dataset.prepare.labelme import read_labelme
 from dataset.prepare.labels import read_label
 from dataset.prepare.picture import Collection, MaskPicture, by_stem, files_below, find_picture, is_image
-from util.errors import UserError
+from util.errors import UserError, printable
 from util.files import numbered_lines
 from util.mask import Colours, MaskKind
 from util.pixels import IGNORE
@@ -61,7 +62,13 @@ def _read_coco(path: Path, images: Path | None) -> Collection:
             raise UserError(f"{path} names the image {name}, which is not {where}")
         return found
 
-    return Collection(*coco_pictures(parse(CocoFile, path, "COCO"), locate))
+    content = parse(CocoFile, path, "COCO")
+    if empty := content.empty():
+        which = f"{path}: annotations[{empty[0]}] encloses nothing"
+        if len(empty) == len(content.annotations):
+            raise UserError(f"{which}, nor does any other; export polygons or run lengths")
+        warnings.warn(f"{which}; {len(empty)} of {len(content.annotations)} annotations are like that", stacklevel=2)
+    return Collection(*coco_pictures(content, locate))
 
 
 def _read_voc(source: Path, image_folder: Path, mask_folder: Path, workers: int, kind: MaskKind | None) -> Collection:
@@ -69,6 +76,9 @@ def _read_voc(source: Path, image_folder: Path, mask_folder: Path, workers: int,
     masks = by_stem(files_below(mask_folder), mask_folder)
     images = by_stem(files_below(image_folder), image_folder)
     raise_first([f"{masks[name]} has no image in {image_folder}" for name in masks if name not in images])
+    if left_out := sorted(images.keys() - masks.keys()):
+        first = printable(str(images[left_out[0]]))
+        print(f"{len(left_out)} pictures without a mask are left out; the first is {first}")
     tasks = [(mask, colours, kind) for mask in masks.values()]
     outcome = in_parallel(_values, tasks, "classes", workers)
     raise_first(outcome.complaints)
@@ -115,9 +125,10 @@ def read_label_map(path: Path) -> tuple[dict[int, str], Colours]:
             raise UserError(f"{path}:{number}: {line!r} is not `name:red,green,blue:...`") from None
         if (red, green, blue) in colours or name in names.values():
             raise UserError(f"{path}:{number}: the label {name} or its colour is there twice; change one of the two")
-        if name != "background":
+        is_class = name.strip("_").lower() != "background"
+        if is_class:
             names[len(names) + 1] = name
-        colours[(red, green, blue)] = 0 if name == "background" else len(names)
+        colours[(red, green, blue)] = len(names) if is_class else 0
     return names, {(0, 0, 0): 0, **colours}
 
 
@@ -130,6 +141,9 @@ def _voc_parts(source: Path, masks: Mapping[str, Path]) -> dict[str, set[str]]:
             if both := sorted(parts["train"] & parts["val"]):
                 warnings.warn(f"{folder}: {both[0]} is in both lists, {len(both)} pictures are", stacklevel=2)
             return parts
+        for file, other in (files, files[::-1]):
+            if file.is_file():
+                warnings.warn(f"{file}: not used, as there is no {other.name}; both lists are made anew", stacklevel=2)
     return {}
 
 
@@ -162,4 +176,5 @@ def _names(stated: str, source: Path) -> list[str]:
     layouts = {layout[0] for layout in LAYOUTS}
     start = max((number + 1 for number, part in enumerate(parts[:-1]) if part in layouts), default=0)
     inside = Path(*parts[start:])
+    inside = Path(normalize("NFC", str(inside)))
     return [str(inside), *([str(inside.with_suffix(""))] if is_image(inside) else [])]

@@ -84,6 +84,18 @@ def test_soft_and_lossy_masks_are_one_object(top: int) -> None:
     for quality in (75, 85, 95):  # compression rings beside the edge, brighter than the object
         read = interpret_mask(jpeg(mask * np.uint8(top), quality))
         assert read.note and (read.label != mask).mean() < 0.01
+        for color in ((255, 255, 0), (0, 255, 0), (200, 100, 50)):
+            read = interpret_mask(jpeg((mask[..., None] * np.array(color)).astype(np.uint8), quality))
+            assert (read.label != mask).mean() < 0.02
+    large = cv2.dilate(mask, np.ones((9, 9), np.uint8))
+    rim = np.where(cv2.erode(large, np.ones((3, 3), np.uint8)) < large, 254, large * 255).astype(np.uint8)
+    assert np.array_equal(interpret_mask(Image.fromarray(rim)).label, large)
+    with pytest.raises(UserError, match="a JPEG is no index mask"):
+        interpret_mask(jpeg(np.zeros_like(mask)))
+    two = np.zeros((60, 80, 3), np.uint8)
+    two[5:55, 5:35], two[5:55, 45:75] = (255, 0, 0), (0, 255, 0)
+    with pytest.raises(UserError, match="a mask in .* colours"):
+        interpret_mask(jpeg(two))
     rgb = Image.merge("RGB", [Image.fromarray(soft(mask))] * 3)
     assert np.array_equal(interpret_mask(rgb).label, soft(mask) > 127)
 
@@ -156,6 +168,9 @@ def test_what_is_no_mask(tmp_path: Path) -> None:
     for values in (photograph, grey, two):
         with pytest.raises(UserError, match="--mask"):
             interpret_mask(Image.fromarray(values))
+    for colors in (16, 256):
+        with pytest.raises(UserError, match=f"a palette of {colors} colours, scattered .*--mask"):
+            interpret_mask(Image.fromarray(photograph).quantize(colors))
     with pytest.raises(UserError, match="shades, neither classes nor one object"):
         interpret_mask(jpeg(classes))
     for wide in (np.array([[0, 300, 1000]]), np.array([[0, -1]])):

@@ -47,6 +47,8 @@ def test_pictures_are_read_from_anywhere_and_written_below_out(tmp_path: Path, r
     (tmp_path / "export").mkdir()
     names = ["../export/images/0.jpg", str(folder / "1.jpg"), "images\\2.jpg", f"file://{folder}/3.jpg", "C:\\x\\4.jpg"]
     names += ["http://host/data/5%2Ejpg", "/data/local-files/?d=images/6.jpg", "images/7%2ejpg"]
+    names += ["https://host/b/8.jpg?key=a%2Fb&v=2", "e\u0301.jpg"]
+    write_jpeg(folder / "\u00e9.jpg", rng)
     source = coco(tmp_path, rng, names)
     before = stamps(tmp_path / "export")
     assert custom(source, tmp_path / "out/deep") == 0
@@ -103,6 +105,9 @@ def shaped(segmentation: Any) -> dict[str, Any]:
         (shaped({"size": [90, 100], "counts": [9, 9]}), "run lengths of 18 pixels for 100x90"),
         (shaped({"size": [10**6] * 2, "counts": [10**12]}), "in a picture of 100x90"),
         (shaped({"size": [90, 100], "counts": "abc"}), r"annotations\[0\].segmentation"),
+        (shaped([[0.1, 0.1, 0.5, 0.1, 0.5, 1]]), "all corners are from 0 to 1; give them in pixels"),
+        (shaped([[100, 2, 130, 40, 110, 60]]), r"annotations\[0\] encloses nothing, nor does any other"),
+        (shaped([[1, 2, 30, 40]]), r"annotations\[0\] encloses nothing, nor does any other"),
         (shaped("abc"), r"annotations\[0\].segmentation"),
     ],
 )  # fmt: skip
@@ -117,9 +122,9 @@ def test_coco_files_of_the_wrong_shape(
 
 def test_coco_shapes_of_every_form_and_absurd_sizes(tmp_path: Path, rng: np.random.Generator) -> None:
     nested = [[[x, y] for x, y in zip(SQUARE[::2], SQUARE[1::2], strict=True)]]
-    shapes = [nested, {"size": [90, 100], "counts": run_lengths(EXPECTED)}, [SQUARE]]
+    shapes = [*nested, SQUARE, nested, {"size": [90, 100], "counts": run_lengths(EXPECTED)}, [SQUARE]]
     annotations = [{**change("segmentation", shape), "image_id": str(n)} for n, shape in enumerate(shapes)]
-    path = coco(tmp_path, rng, ["0.jpg", "1.jpg", "2.jpg"], annotations=annotations)
+    path = coco(tmp_path, rng, [f"{number}.jpg" for number in range(len(shapes))], annotations=annotations)
     for picture in read_source(path, None, 1).pictures:
         assert np.array_equal(upright_label(picture), EXPECTED)
     content = json.loads(path.read_text())

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps
 
+from dataset.prepare.custom import prepare_custom
 from dataset.prepare.picture import MaskPicture, upright_label
 from dataset.prepare.sources import read_source
 from tests.dataset.prepare.trees import (
@@ -88,6 +90,9 @@ def test_voc_layout_with_cvats_label_map(tmp_path: Path, labels: Labels, rng: np
     lines = ["# label:color_rgb:parts:actions", "background:0,0,0::", "fox:10,200,30::", "hen:250,1,2::", "cow:9,9,9::"]
     write_lines(tmp_path / "labelmap.txt", lines)
     assert_read(tmp_path, labels, ["fox", "hen", "cow"])
+    for name in ("Background", "_background_"):
+        write_lines(tmp_path / "labelmap.txt", [name + lines[1].removeprefix("background"), *lines[2:]])
+        assert_read(tmp_path, labels, ["fox", "hen", "cow"])
 
 
 def test_voc_layout_with_its_own_lists(tmp_path: Path, labels: Labels, rng: np.random.Generator) -> None:
@@ -102,6 +107,28 @@ def test_voc_layout_with_its_own_lists(tmp_path: Path, labels: Labels, rng: np.r
     write_lines(tmp_path / "ImageSets/Segmentation/train.txt", ["b.c"])
     write_lines(tmp_path / "ImageSets/Segmentation/val.txt", ["a"])
     assert read_source(tmp_path, None, workers=1).parts == {"train": {"b.c"}, "val": {"a"}}
+    (tmp_path / "ImageSets/Segmentation/val.txt").unlink()
+    (tmp_path / "ImageSets/train.txt").unlink()
+    with pytest.warns(UserWarning, match=r"Segmentation/train.txt: not used, as there is no val.txt"):
+        assert not read_source(tmp_path, None, workers=1).parts
+
+
+def test_names_with_accents_of_either_form_and_of_no_encoding(
+    tmp_path: Path, rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for image, mask in (("e\u0301", "\u00e9"), ("u\u0308", "u\u0308"), ("\udce9", "\udce9"), ("left out", None)):
+        write_jpeg(tmp_path / f"images/{image}.jpg", rng)
+        if mask:
+            write_palette_png(tmp_path / f"masks/{mask}.png", random_label(rng, [1, 2]))
+    write_lines(tmp_path / "ImageSets/train.txt", ["e\u0301.jpg"])
+    write_lines(tmp_path / "ImageSets/val.txt", ["u\u0308"])
+    collection = read_source(tmp_path, None, workers=1)
+    assert collection.parts == {"train": {"\u00e9"}, "val": {"\u00fc"}}
+    assert "1 pictures without a mask are left out; the first is" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "ImageSets")
+    out = tmp_path / "out"
+    prepare_custom(tmp_path, out, name="own", folds=None, val_share=0.5, images=None, workers=1)
+    assert {path.stem for path in (out / "JPEGImages").iterdir()} == {"\u00e9", "\u00fc", "_"}
 
 
 def test_mask_without_image_and_masks_without_class(
