@@ -161,12 +161,10 @@ def _of_shades(values: NDArray[np.uint8], lossy: bool, halve: bool = False) -> I
     thin = set(inner) - set(np.unique(values[spread == 0]).tolist())
     # Classes of high numbers at the rim of one that is much larger are shades rather.
     heavy = top == IGNORE and len(inner) > 3 and inner[-2] > 128 and 2 * count[IGNORE] > count[1:].sum()
-    rim = (
-        (len(inner) > 2 or min(inner, default=0) > 128)
-        and thin >= set(inner[:-1])
-        and 5 * count[top] > 4 * count[1:].sum()
-    )
-    heavy |= top >= 64 and rim
+    few = thin >= set(inner[:-1]) and 5 * count[top] > 4 * count[1:].sum()
+    if few and top >= 64 and not lossy and (len(inner) > 2 or min(inner) > 128):
+        around = cv2.dilate((values == top).astype(np.uint8), np.ones((7, 7)))
+        heavy |= bool(around[(values > 0) & (values < top)].mean() > 0.9)
     if not lossy and len(inner) <= SHADES and not heavy and (len(thin) < 3 or 2 * len(thin) <= len(inner)):
         return InterpretedMask(values, "index")
     near = max(8, top // 10 if lossy else 0)

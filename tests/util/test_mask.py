@@ -71,6 +71,20 @@ def test_index_masks_stay_what_they_are() -> None:
     assert np.array_equal(interpret_mask(palette(index, *voc_colours(), transparent=0)).label, index)
 
 
+def test_thin_classes_away_from_a_large_ignored_area_are_no_soft_edges_of_it() -> None:
+    for _ in range(20):
+        rng, index = generator(), np.zeros((40, 60), np.uint8)
+        top, left = rng.integers(0, 10, 2)
+        index[top : top + 30, 40 + left :] = 255
+        for value, column in ((3, 0), (15, 18)):
+            across, along = rng.integers(1, 3), rng.integers(2, 16)
+            part = index[:, column : column + 18]
+            part = part.T if rng.random() < 0.5 else part
+            part[left : left + along, top : top + across] = value
+        for image in (Image.fromarray(index), Image.fromarray(index).convert("P")):
+            assert np.array_equal(interpret_mask(image).label, index)
+
+
 @pytest.mark.parametrize("top", [255, 200, 128, 96])
 def test_soft_and_lossy_masks_are_one_object(top: int) -> None:
     mask = disc()
