@@ -1,11 +1,13 @@
 import base64
 import io
+import itertools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
-import time
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 from PIL import Image
 
 import predict
+from prediction.manifest import Part, Record, read_manifest
 from prediction.outputs import is_ours
 from prediction.predictor import Predictor
 from tests.processes import run_processes, start_processes
@@ -223,23 +226,35 @@ def test_what_is_done_is_left_in_peace(run: Any, tmp_path: Path, support: Path) 
     assert [record["file"] for record in lasting(tmp_path)] == sorted(record["file"] for record in lasting(tmp_path))
 
 
+def killed_at(picture: int) -> int:
+    """predict.main, killed when it is about to note the so many-th picture."""
+    append, numbers = Part.append, itertools.count(1)
+
+    def note(part: Part, records: Sequence[Record]) -> None:
+        if next(numbers) == picture:
+            os.kill(os.getpid(), signal.SIGKILL)
+        append(part, records)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Part, "append", note)
+        return predict.main()
+
+
 def test_a_killed_run_goes_on(run: Any, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_photos(tmp_path / "photos", 12)
     monkeypatch.setattr(sys, "argv", arguments(weights, tmp_path))
-    (process,), _ = start_processes(1, predict.main)
-    part = tmp_path / "out/manifest.part0.jsonl"
-    while not (part.exists() and part.stat().st_size):
-        assert process.is_alive()
-        time.sleep(0.002)
-    process.kill()
+    picture = int(generator().integers(2, 13))
+    (process,), _ = start_processes(1, killed_at, picture)
     process.join()
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("masks/*.png")}
-    assert 0 < len(before) < 12
+    assert process.exitcode == -signal.SIGKILL
+    noted = [Path(file).stem for file in read_manifest(tmp_path / "out")]
+    before = {path.stem: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("masks/*.png")}
+    assert len(noted) == picture - 1 and {*noted} < {*before}
     assert run() == 0
     assert {record["file"] for record in manifest(tmp_path)} == {f"{number}.jpg" for number in range(12)}
-    assert not part.exists()
-    kept = [path for path in before if path.stat().st_mtime_ns == before[path]]
-    assert len(kept) >= len(before) - 1  # the one that was being written is not in the manifest
+    assert not list((tmp_path / "out").glob("manifest.part*"))
+    after = {path.stem: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("masks/*.png")}
+    assert [name for name in before if after[name] == before[name]] == [name for name in before if name in noted]
 
 
 def test_two_processes_write_what_one_writes(

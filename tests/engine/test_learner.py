@@ -67,8 +67,8 @@ def gradients(cfg: Config, network: nn.Module, dataset: Any, forward: Any, targe
         learner = Learner(network, {"all": make_sgd([network.parameters()], 0.9, 0)}, world, partial=meta)
         plan = StepPlan(len(dataset), batch, cfg.accumulate, world)
         batches = next(load_steps(dataset, plan.batches(seed=3), cfg.accumulate, 0, collate))
-        valid = [int((batch[target] != IGNORE).sum()) for rank in world.gather(batches) for batch in rank]
-        assert len(valid) == 1 or len(set(valid)) > 1  # or the shares of the pixels would not matter
+        if world.is_main:  # most of the step's first item is ignored, or the shares of the pixels might not matter
+            batches[0][target][0, torch.arange(33) != 16] = IGNORE
         report = learner.accumulate(batches, forward, target)
         # Copies: gradients are views of large buckets, which would be pickled whole for each of them.
         found = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
@@ -87,8 +87,7 @@ def meta_config(folder: Path, spread: Spread) -> Config:
 
 
 def base_config(folder: Path, spread: Spread) -> Config:
-    scales = {"base_scale_min": 0.3, "base_scale_max": 0.7}  # so that crops have ignored borders
-    return toy_config(folder, base_batch_size=spread[1], accumulate=spread[2], **scales)
+    return toy_config(folder, base_batch_size=spread[1], accumulate=spread[2])
 
 
 @pytest.mark.parametrize(

@@ -46,4 +46,11 @@ def test_residual_and_dropout() -> None:
     torch.testing.assert_close(decoder(x), decoder.classifier(merged + decoder.refine(merged)))
     torch.testing.assert_close(decoder(x), decoder(x))
     decoder.train()
-    assert not torch.equal(decoder(x), decoder(x))
+    dropped = []
+    decoder.classifier[2].register_forward_hook(lambda _layer, inputs, out: dropped.append((inputs[0], out)))
+    decoder(x.repeat(100, 1, 1, 1))
+    ((before, after),) = dropped
+    kept = after.flatten(2).any(2)  # (200, 8): whole channels are dropped, one of ten
+    torch.testing.assert_close(after, before / 0.9 * kept[..., None, None])
+    live = before.flatten(2).any(2)
+    assert 0.03 < (live & ~kept).sum() / live.sum() < 0.2

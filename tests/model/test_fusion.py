@@ -77,8 +77,7 @@ def test_trunk_keeps_the_shape_and_trains(make_config: MakeConfig, fusion: str, 
     assert out.shape == q.shape
     assert len(trunk.blocks) == blocks
     (out * torch.randn_like(out)).sum().backward()
-    assert q.grad is not None
-    assert q.grad.abs().min() > 0
+    assert (q.grad != 0).any(-1).all()
     for name, parameter in trunk.named_parameters():
         if parameter.grad is None or not parameter.grad.any():  # where the support ends, and what follows it
             assert name.startswith(UNUSED[blocks]), f"{name} does not learn"
