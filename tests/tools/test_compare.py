@@ -26,7 +26,10 @@ def write_test(path: Path, right: list[int], split: int = 0, **keys: object) -> 
         pixels = {"iou": count / 100, "intersection": [0, count], "union": [0, 100]}
         lines.append(json.dumps({**of, "hard": number % 4 < 2, **pixels}))
     path.with_suffix(".episodes.jsonl").write_text("\n".join(lines))
-    check = {"other_class": {"fall": {"mean": 0.25}}, "empty_mask": {"fall": None}}
+    check = {
+        "other_class": {"fall": {"mean": 0.25}, "hard_fall": {"mean": 0.5}},
+        "empty_mask": {"fall": None, "hard_fall": {"mean": -0.125}},
+    }
     content = {"kind": "test", "method": "hmnet", "config": cfg, "classes": CLASSES, "support_check": check}
     path.write_text(json.dumps(content))
     return np.array(right)
@@ -57,7 +60,7 @@ def test_table_of_two_folds_and_trainings(
     assert rows["ours"][0] == "4" and rows["ours"][2] == "-"
     assert float(rows["ours"][1]) == pytest.approx(mean["ours"], abs=0.051)  # classes and trainings are of one size
     assert float(rows["theirs"][2].split()[0]) == pytest.approx(mean["ours"] - mean["theirs"], abs=0.051)
-    assert rows["theirs"][5:] == ["-25.0", "-"]
+    assert rows["theirs"][5:] == ["-25.0", "-50.0", "-", "+12.5"]
     hard = np.arange(12) % 4 < 2
     hardest = np.mean([values[hard] for key, values in counts.items() if key[0] == "ours"])
     assert float(rows["ours"][3]) == pytest.approx(hardest, abs=0.051)

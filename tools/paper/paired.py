@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -9,11 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from engine.comparison import Answers, Pair, difference, mean_iou, wins
+from engine.support_check import CHANGES
 from tools.paper.runs import read_json
 from tools.paper.table import Table
 from util.errors import UserError
 from util.schema import keys_of
 
+FALLS = ("fall", "hard_fall")  # of all episodes and of hard ones
 Fold = tuple[str, int, int, int]  # data set, split, shots, seed of the episodes
 
 
@@ -24,7 +27,7 @@ class Test(NamedTuple):
     episodes: list[Any]  # query, class and supports of each
     answers: Answers  # of one training
     names: Mapping[int, str]  # of classes
-    falls: Mapping[str, float]  # of mIoU by the support check, as a fraction, if it was made
+    falls: Mapping[tuple[str, str], float]  # of mIoU, fractions, by the keys of CHANGES and FALLS
 
 
 Tests = dict[Fold, list[Test]]
@@ -83,7 +86,8 @@ def _tests_of(path: Path, content: Mapping[str, Any]) -> list[tuple[Fold, Test]]
         by_seed = {row["seed"]: [each for each in rows if each["seed"] == row["seed"]] for row in rows}
         cfg, names = content["config"], {int(number): name for number, name in content["classes"].items()}
         found = []
-        falls = {key: check["fall"]["mean"] for key, check in content.get("support_check", {}).items() if check["fall"]}
+        checks = content.get("support_check", {}).items()
+        falls = {(key, some): check[some]["mean"] for key, check in checks for some in FALLS if check[some]}
         for seed, of_seed in by_seed.items():
             pixels = np.array([[[row["intersection"][1], row["union"][1]] for row in of_seed]])  # (1, E, 2)
             answers = Answers(
@@ -125,10 +129,12 @@ def stacked(tests: Sequence[Test]) -> Answers:
 def comparison_table(title: str, methods: Mapping[str, Tests]) -> Table:
     """A row per method: mIoU, and how far the first method is ahead of it, on all and on hard episodes.
 
-    Where the support check was made, what mIoU loses by supports of another class and by an emptied mask.
+    Where the support check was made, what mIoU loses by supports of another class and by an emptied mask, of all and
+    of hard episodes.
     """
     (lead, reference), *_ = methods.items()
-    columns = ["", "trainings", "mIoU", f"{lead} ahead by", "hard", f"{lead} ahead by", "other class", "emptied mask"]
+    columns = ["", "trainings", "mIoU", f"{lead} ahead by", "hard", f"{lead} ahead by"]
+    columns += ["other class", "hard", "emptied mask", "hard"]
     rows: list[Sequence[str]] = []
     for name, tests in methods.items():
         pairs = list(pair_folds(reference, tests).values())
@@ -138,7 +144,7 @@ def comparison_table(title: str, methods: Mapping[str, Tests]) -> Table:
             own = [mean_iou(answers) for _, answers in some if len(answers.classes)]
             found = difference(some) if tests is not reference else None
             cells += [f"{100 * fmean(own):.1f}" if own else "-", found.text() if found else "-"]
-        for key in ("other_class", "empty_mask"):
+        for key in product(CHANGES, FALLS):
             falls = [test.falls[key] for of_fold in tests.values() for test in of_fold if key in test.falls]
             cells.append(f"{0.0 - 100 * fmean(falls):+.1f}" if falls else "-")
         rows.append((name, *cells))
