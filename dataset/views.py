@@ -33,7 +33,8 @@ class ViewStore:
     def path(self, files: Files, name: str, class_id: int, number: int) -> Path:
         """The file of one view."""
         text = f"{_version(*files[name])}/{class_id}/{number}{self.classes if number < 0 else ''}"
-        return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
+        key = hashlib.sha256(text.encode()).hexdigest()[:32]
+        return self.folder / key[:2] / f"{key[2:]}.safetensors"  # few files in one folder
 
     def read(self, files: Files, name: str, class_id: int, number: int) -> tuple[Tensor, Mask]:
         """The backbone's maps (C, h, w) float32 and the mask (H, W); UserError for a damaged file."""
