@@ -91,8 +91,9 @@ def released_state_dict(model: nn.Module) -> dict[str, Tensor]:
 def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any]) -> None:
     """Load all weights of `model` from a checkpoint file or a state dict, under released or own names.
 
-    Prefixes `module.` and a surrounding `state_dict` entry are understood. UserError, with nothing loaded, when the
-    file cannot be read or when keys are missing, unexpected or misshapen; the message lists them.
+    Prefixes `module.` and `_orig_mod.` and a surrounding `state_dict` entry are understood. UserError, with nothing
+    loaded, when the file cannot be read, when keys are missing, unexpected or misshapen (the message lists them), or
+    when numbers are not finite.
     """
     state, where = _open(source)
     _load(model, state, where, HMNET)
@@ -122,7 +123,7 @@ def _open(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Tensor], st
     for key, value in content.items():
         if not isinstance(key, str) or not _is_plain(value):
             raise UserError(f"{where}: {key!r} is {_describe(value)}; should be a dense real tensor under a name")
-    return {key.removeprefix("module."): value for key, value in content.items()}, where
+    return {re.sub(r"^((module|_orig_mod)\.)+", "", key): value for key, value in content.items()}, where
 
 
 def _is_plain(value: Any) -> bool:
@@ -134,7 +135,7 @@ def _is_plain(value: Any) -> bool:
 
 def _describe(value: Any) -> str:
     if not isinstance(value, Tensor):
-        return f"{type(value).__name__}" + (" without entries" if isinstance(value, Mapping) else "")
+        return f"{type(value).__name__}" + (" without entries" if value == {} else "")
     kind = "without data" if value.is_meta else f"{str(value.layout).removeprefix('torch.')} {value.dtype}"
     return f"a tensor {kind}"
 
@@ -167,6 +168,12 @@ def _load(
                 f"{where}: was trained on other weights of {key.removesuffix(DIGEST)} than are here; SHA-256 of the "
                 f"tensors {_hex(value)}... instead of {_hex(own[key])}..."
             )
+        if own[key].is_floating_point() and not value.is_floating_point():
+            raise UserError(
+                f"{where}: {name_at(source, key)} holds {value.dtype}, not weights; take another checkpoint"
+            )
+        if not value.float().isfinite().all():
+            raise UserError(f"{where}: {name_at(source, key)} holds NaN or infinity; take an earlier checkpoint")
     with torch.no_grad():
         for key, value in found.items():
             own[key].copy_(value)

@@ -4,6 +4,7 @@ import os
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unusual pickles
-            if path.suffix == SAFE:
+            if path.suffix.lower() == SAFE:
                 from safetensors.torch import load_file
 
                 content = load_file(path)
             else:
+                _check_sums(path)
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file raises whatever its bytes happen to mean
         raise UserError(f"{path}: not a plain tensor archive, or damaged; not loaded: {_refusal(error)}") from error
@@ -42,7 +44,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def read_metadata(path: str | Path) -> dict[str, str]:
     """What a .safetensors file says of itself; nothing for other files. UserError if it is damaged."""
-    if Path(path).suffix != SAFE:
+    if Path(path).suffix.lower() != SAFE:
         return {}
     from safetensors import safe_open
 
@@ -53,13 +55,24 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         raise UserError(f"{path}: not a plain tensor archive, or damaged; not loaded: {_refusal(error)}") from error
 
 
+def _check_sums(path: Path) -> None:
+    """ValueError for an archive with a record that is not what was written, which torch.load does not see."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(record.file_size for record in archive.infolist()) > path.stat().st_size:  # torch.save packs nothing
+                raise ValueError("it unpacks to more than torch.save wrote")
+            if (record := archive.testzip()) is not None:
+                raise ValueError(f"the checksum of {record} is wrong")
+
+
 def _refusal(error: Exception) -> str:
     """Why a file was not read, without torch's advice to execute it."""
     if call := re.search(r"GLOBAL (\S+)", str(error)):
         return f"it calls {call[1]}, and could run anything"
-    if isinstance(error, pickle.UnpicklingError):
+    if isinstance(error, pickle.UnpicklingError | KeyError | EOFError):
         return "it is no pickle of tensors and plain data"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    text = re.sub(r"^\[enforce fail[^]]*\][ .]*", "", str(error).strip())
+    return (text.splitlines() or [type(error).__name__])[0].split(". ")[0][:200]
 
 
 def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:

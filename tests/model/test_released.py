@@ -1,6 +1,8 @@
 """Names in checkpoints, mismatches, and contents that are no weights."""
 
+import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,7 +31,7 @@ def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         assert torch.equal(actual[key], value), key
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod."])
 @pytest.mark.parametrize("names", ["own", "released"])
 def test_own_and_released_names_load(cfg: Config, tmp_path: Path, prefix: str, names: str) -> None:
     source, target = build_model(cfg, pretrained=False), build_model(cfg, pretrained=False)
@@ -124,6 +126,26 @@ def test_odd_contents_are_one_line_and_change_nothing(cfg: Config, tmp_path: Pat
             with pytest.raises(UserError, match=r"odd\.pth: ") as refused:
                 load(model, path)
             assert "\n" not in str(refused.value)
+    assert_same(model.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda value: value / 0, "holds NaN or infinity; take an earlier checkpoint"),
+        (lambda value: value * float("nan"), "holds NaN or infinity"),
+        (lambda value: (99 * value).to(torch.int8), "holds torch.int8, not weights"),
+    ],
+)
+def test_weights_without_finite_numbers_are_refused(
+    cfg: Config, change: Callable[[Tensor], Tensor], problem: str
+) -> None:
+    model = build_model(cfg, pretrained=False)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    name = "cls_meta.0.weight"
+    state = released_state_dict(model)
+    with pytest.raises(UserError, match=f"{re.escape(name)} {problem}"):
+        load_weights(model, {**state, name: change(state[name])})
     assert_same(model.state_dict(), before)
 
 

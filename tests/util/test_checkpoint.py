@@ -50,6 +50,23 @@ def test_a_truncated_file_is_refused_by_name(tmp_path: Path, kept: float) -> Non
         read_checkpoint(path)
 
 
+def test_numbers_changed_on_the_disk_and_packed_archives_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    tensor = torch.randn(1000)
+    torch.save({"state_dict": {"a": tensor}}, path)
+    whole, numbers = path.read_bytes(), tensor.numpy().tobytes()
+    start = whole.index(numbers)
+    place = start + int(generator().integers(len(numbers)))
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 64]) + whole[place + 1 :])
+    assert not torch.equal(torch.load(path)["state_dict"]["a"], tensor), "torch does not see it"
+    with pytest.raises(UserError, match=f"^{path}: .*the checksum of w/data/0 is wrong$"):
+        read_checkpoint(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("w/data.pkl", bytes(1 << 24))
+    with pytest.raises(UserError, match=f"^{path}: .*it unpacks to more than torch.save wrote$"):
+        read_checkpoint(path)
+
+
 def test_a_missing_file_and_a_bare_tensor_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="absent.pth: no such checkpoint"):
         read_checkpoint(tmp_path / "absent.pth")
@@ -95,6 +112,8 @@ def test_damaged_safetensors_are_one_line(tmp_path: Path) -> None:
                 read(path)
     with pytest.raises(UserError, match="no such checkpoint file"):
         read_checkpoint(tmp_path / "absent.safetensors")
+    (tmp_path / "W.SAFETENSORS").write_bytes(content)
+    assert read_checkpoint(tmp_path / "W.SAFETENSORS").keys()
 
 
 def foreign(path: Path, kind: str) -> None:
