@@ -8,23 +8,25 @@ does not depend on them.
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from model.build import encoder
-from tools.measure import in_fresh_process, machine
+from tools.measure import Peak, in_fresh_process, machine, product_peak
 from tools.paper.table import Table
 from tools.stages import (
+    GIGA,
     episode_gflops,
     measure_episodes,
     measure_scan,
     measure_stages,
-    measure_training,
     stage_gflops,
-    training_gflops,
 )
+from tools.training import measure_loading, measure_training, training_gflops
 from util.config import Config, load_config
 from util.errors import UserError, run_main
 from util.files import atomic_write
@@ -33,6 +35,7 @@ CONFIG = "config/pascal/pascal_split0_resnet50_manet.yaml"
 SIZES = {473: 64, 633: 80, 793: 100, 953: 120, 1113: 140}  # pixels of the paper's Table 9, and the trunk's grid
 QUICK_SIZES = {105: 16, 169: 24, 233: 32}
 FUSIONS = ("hmnet", "cross_attention")
+STEADY = 1.1  # the largest ratio of two measured peaks of a quiet machine
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -51,18 +54,19 @@ def run(cfg: Config, quick: bool, repeats: int) -> dict[str, Any]:
     nearest = encoder(cfg).nearest
     sizes = {nearest(size): grid for size, grid in (QUICK_SIZES if quick else SIZES).items()}
     if quick:
-        repeats = 1
-        cfg = cfg.model_copy(update={"val_size": max(sizes), "feature_size": max(sizes.values())})
+        size = dict.fromkeys(("val_size", "train_h", "train_w"), max(sizes))
+        cfg = cfg.model_copy(update={**size, "feature_size": max(sizes.values())})
     result: dict[str, Any] = {"kind": "benchmark", "quick": quick, "machine": machine(), "config": cfg.model_dump()}
-    result |= in_fresh_process(measure_stages, cfg, repeats)
+    before = in_fresh_process(measure_peaks, repeats)
+    result["stages"] = in_fresh_process(measure_stages, cfg, repeats)
     for stage, gflop in zip(result["stages"], stage_gflops(cfg).values(), strict=True):
         stage["gflop"] = gflop
     result["gflops"] = episode_gflops(cfg)
     result["episodes"], result["scan"] = {}, {}
     for backend in [cfg.scan] if quick else [cfg.scan, "reference"]:
         changed, often = cfg.model_copy(update={"scan": backend}), repeats if backend == cfg.scan else 1
-        size = {cfg.val_size: cfg.feature_size}
-        result["episodes"][backend] = in_fresh_process(measure_episodes, changed, size, often)[0]
+        episode = {cfg.val_size: cfg.feature_size}
+        result["episodes"][backend] = in_fresh_process(measure_episodes, changed, episode, often)[0]
         result["scan"][backend] = in_fresh_process(measure_scan, changed, backend, often)
     half = cfg.model_copy(update={"amp": "bf16"})
     result["episodes"]["bf16"] = in_fresh_process(measure_episodes, half, {cfg.val_size: cfg.feature_size}, repeats)[0]
@@ -70,8 +74,22 @@ def run(cfg: Config, quick: bool, repeats: int) -> dict[str, Any]:
     result["training_gflop"] = training_gflops(cfg)
     steps = {"float32": cfg.model_copy(update={"amp": "off"}), "bf16": half}
     result["training"] = {name: in_fresh_process(measure_training, each, repeats) for name, each in steps.items()}
+    result["loading"] = in_fresh_process(measure_loading, cfg)
     result["sweep"] = {f: sweep(cfg.model_copy(update={"fusion": f}), sizes, not quick) for f in FUSIONS}
-    return result
+    return result | best_peaks([before, in_fresh_process(measure_peaks, repeats)])
+
+
+def measure_peaks(repeats: int) -> tuple[Peak, Peak]:
+    """The peaks of matrix products in float32 and bf16."""
+    return product_peak(repeats=repeats + 2), product_peak(repeats=repeats + 2, dtype=torch.bfloat16)
+
+
+def best_peaks(measured: Sequence[tuple[Peak, Peak]]) -> dict[str, Any]:
+    """The best of several measurements in GFLOP/s, and how far apart they are: a busy machine reaches less."""
+    singles, halves = zip(*measured, strict=True)
+    peak, half = max(singles), max(halves)
+    spread = max(max(peaks).flops / min(peaks).flops for peaks in (singles, halves))
+    return {"gemm_gflops": peak.flops / GIGA, "gemm_way": peak.way, "bf16_gflops": half.flops / GIGA, "spread": spread}
 
 
 def sweep(cfg: Config, sizes: Mapping[int, int], apart: bool) -> dict[str, Any]:
@@ -96,6 +114,12 @@ def straight_line(points: Sequence[Mapping[str, Any]]) -> dict[str, float] | Non
     return {"seconds_per_megapixel": float(slope), "intercept": float(intercept), "r2": float(1 - residual)}
 
 
+def share(gflop: float, seconds: float, peak: float) -> str:
+    """How much of the peak in GFLOP/s was reached; more than all of it shows that the machine was busy meanwhile."""
+    reached = gflop / seconds / peak
+    return f"{reached:.0%}" if reached <= 1 else "busy"
+
+
 def stage_table(result: dict[str, Any]) -> Table:
     """Every stage and their sum."""
     cfg, peak = result["config"], result["gemm_gflops"]
@@ -104,12 +128,17 @@ def stage_table(result: dict[str, Any]) -> Table:
     for row in result["stages"]:
         name = f"within: {row['name']}" if row["inside"] else row["name"]
         seconds, gflop = row["seconds"], row["gflop"]
-        figures = (f"{seconds:.4f}", f"{row['median']:.4f}", f"{gflop:.2f}", f"{gflop / seconds / peak:.0%}")
+        figures = (f"{seconds:.4f}", f"{row['median']:.4f}", f"{gflop:.2f}", share(gflop, seconds, peak))
         table.rows.append((name, str(row["times"]), *figures))
     counted = [row for row in result["stages"] if not row["inside"]]
     seconds, gflop = (sum(row["times"] * row[key] for row in counted) for key in ("seconds", "gflop"))
-    table.rows.append(("sum of times x s", "", f"{seconds:.4f}", "", f"{gflop:.2f}", f"{gflop / seconds / peak:.0%}"))
+    table.rows.append(("sum of times x s", "", f"{seconds:.4f}", "", f"{gflop:.2f}", share(gflop, seconds, peak)))
     table.notes.append(f"Peak of float32 on this machine: {peak:.1f} GFLOP/s, by {result['gemm_way']}.")
+    if result["spread"] > STEADY:
+        table.notes.append(
+            "The machine was busy with something else: its peak before all measurements and that after them differ by "
+            f"a factor of {result['spread']:.2f}; `busy` is where the network did better than that peak."
+        )
     table.notes.append("FLOPs are those of products, convolutions, attention and scans; a multiply-add is two.")
     return table
 
@@ -122,7 +151,7 @@ def episode_table(result: dict[str, Any]) -> Table:
     for backend, row in result["episodes"].items():
         cells, peak = [backend], result["bf16_gflops" if backend == "bf16" else "gemm_gflops"]
         for seconds, gflop in ((row["cold"], needed["gflop"]), (row["cached"], needed["cached_gflop"])):
-            cells += [f"{seconds:.3f}", f"{gflop / seconds / peak:.0%}"]
+            cells += [f"{seconds:.3f}", share(gflop, seconds, peak)]
         scan = result["scan"][backend]["seconds"]
         table.rows.append((*cells, f"{row['known_support']:.3f}", f"{row['peak_memory_mb']:.0f}", f"{scan:.4f}"))
     table.notes.append(f"bf16: the network under autocast; its peak is {result['bf16_gflops']:.1f} GFLOP/s.")
@@ -141,8 +170,15 @@ def training_table(result: dict[str, Any]) -> Table:
     table = Table(title, ("numbers", "s", "items/s", "of peak", *(f"{part} s" for part in parts), "peak MB"))
     for name, row in result["training"].items():
         seconds, peak = sum(row[part] for part in parts), result["bf16_gflops" if name == "bf16" else "gemm_gflops"]
-        cells = (name, f"{seconds:.3f}", f"{cfg['batch_size'] / seconds:.2f}", f"{gflop / seconds / peak:.0%}")
+        cells = (name, f"{seconds:.3f}", f"{cfg['batch_size'] / seconds:.2f}", share(gflop, seconds, peak))
         table.rows.append((*cells, *(f"{row[part]:.3f}" for part in parts), f"{row['peak_memory_mb']:.0f}"))
+        pictures = cfg["batch_size"] * (1 + cfg["shot"]) / seconds
+        workers = ceil(pictures / result["loading"]["pictures_per_second"])
+        table.notes.append(f"{name}: takes {pictures:.1f} pictures/s; {workers} loader worker(s) keep up with it.")
+    loading = (
+        "A loader worker: {pictures_per_second:.1f} pictures/s, of generated JPEG files of {size} x {size} pixels."
+    )
+    table.notes.append(loading.format(**result["loading"]))
     return table
 
 

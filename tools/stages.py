@@ -2,24 +2,21 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from time import perf_counter
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
-from engine.optim import autocast, make_sgd, make_trunk_adamw
+from engine.optim import autocast
 from model.build import build_model, from_config
 from model.ensemble import gram
 from model.hmnet import HMNet
 from model.inference import FeatureCache, prepare_inference, stack
-from model.loss import episode_loss
 from model.mamba import MambaBlock, SelfBlock
 from model.order import plain_orders
-from tools.measure import count_flops, peak_memory, product_peak, timed
+from tools.measure import count_flops, peak_memory, timed
 from util.config import Config
 
 GIGA = 1e9
@@ -178,17 +175,14 @@ def as_operator(cfg: Config) -> Config:
 
 
 @torch.inference_mode()
-def measure_stages(cfg: Config, repeats: int) -> dict[str, Any]:
-    """The peaks of matrix products in GFLOP/s, then every stage; to be called in a process of its own."""
-    peak, half = (product_peak(repeats=repeats + 2, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+def measure_stages(cfg: Config, repeats: int) -> list[dict[str, Any]]:
+    """Seconds of every stage; to be called in a process of its own."""
     rows = []
     for stage in stages(inference_model(cfg), random_images(cfg.val_size, cfg.shot)):
         seconds, median = timed(stage.function, repeats)
         rows.append({**stage._asdict(), "seconds": seconds, "median": median})
         del rows[-1]["function"]
-    peak = max(peak, product_peak(repeats=repeats + 2))  # of a machine that may have been busy before
-    peaks = {"gemm_gflops": peak.flops / GIGA, "gemm_way": peak.way, "bf16_gflops": half.flops / GIGA}
-    return {**peaks, "stages": rows}
+    return rows
 
 
 @torch.inference_mode()
@@ -217,50 +211,3 @@ def measure_episodes(cfg: Config, sizes: Mapping[int, int], repeats: int) -> lis
             row["known_support"] = timed(episode.known_support(), repeats, warm_ups=0).minimum
         rows.append(row)
     return rows
-
-
-class TrainingStep:
-    """A step of training on one batch of noise, with the optimisers that training has."""
-
-    def __init__(self, cfg: Config) -> None:
-        self.amp, self.model = cfg.amp, build_model(cfg, pretrained=False).train()
-        images = random_images(cfg.train_h, cfg.shot)
-        self.images = Images(*(x.repeat(cfg.batch_size, *[1] * (x.dim() - 1)) for x in images))
-        self.truth = self.images.support_mask[:, 0].long()
-        sgd = make_sgd(self.model.learnable_groups(), cfg.momentum, cfg.weight_decay)
-        trunk = self.model.trunk
-        adamw = make_trunk_adamw(trunk, cfg.trunk_lr, cfg.batch_size, cfg.trunk_weight_decay)
-        self.optimizers: list[Optimizer] = [sgd, *([adamw] if len(trunk.blocks) else [])]
-
-    def loss(self) -> Tensor:
-        """The forward pass."""
-        with autocast(self.amp, torch.device("cpu")):
-            scores = self.model(*self.images, left_out=torch.zeros(len(self.truth), dtype=torch.int64))
-            return torch.stack([*episode_loss(scores, self.truth).values()]).sum()
-
-    def seconds(self) -> dict[str, float]:
-        """Do it; seconds of its parts."""
-        start = perf_counter()
-        loss = self.loss()
-        forward = perf_counter()
-        loss.backward()
-        backward = perf_counter()
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        return {"forward": forward - start, "backward": backward - forward, "optimiser": perf_counter() - backward}
-
-
-def measure_training(cfg: Config, repeats: int) -> dict[str, float]:
-    """Seconds of a training step's parts, each its fastest, and peak memory; to be called in a process of its own."""
-    step = TrainingStep(cfg)
-    step.seconds()
-    parts = [step.seconds() for _ in range(repeats)]
-    return {name: min(part[name] for part in parts) for name in parts[0]} | {"peak_memory_mb": peak_memory() / MEGABYTE}
-
-
-def training_gflops(cfg: Config) -> float:
-    """What a training step needs; nothing is computed."""
-    step = TrainingStep(as_operator(cfg))
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        return count_flops(lambda: step.loss().backward()) / GIGA

@@ -14,7 +14,7 @@ from model.mamba import MambaBlock
 from tests.toy import toy_config
 from tools import benchmark, profile
 from tools.benchmark import straight_line
-from tools.measure import count_flops, parameter_count
+from tools.measure import Peak, count_flops, parameter_count
 from tools.stages import (
     Captured,
     Episode,
@@ -22,11 +22,9 @@ from tools.stages import (
     inference_model,
     measure_episodes,
     measure_stages,
-    measure_training,
     random_images,
     stage_gflops,
     stages,
-    training_gflops,
 )
 from util.config import Config
 
@@ -85,19 +83,22 @@ def test_captured_maps_enter_the_trunk(cfg: Config) -> None:
 def test_measured_rows(tmp_path: Path) -> None:
     cfg = toy_config(tmp_path)
     measured = measure_stages(cfg, repeats=1)
-    assert [row["name"] for row in measured["stages"]] == list(stage_gflops(cfg))
-    assert all(row["seconds"] > 0 for row in measured["stages"])
+    assert [row["name"] for row in measured] == list(stage_gflops(cfg))
+    assert all(row["seconds"] > 0 for row in measured)
     rows = measure_episodes(cfg, {33: 8, 49: 12}, repeats=1)
     assert [(row["size"], row["feature_size"]) for row in rows] == [(33, 8), (49, 12)]
     assert rows[0]["peak_memory_mb"] <= rows[1]["peak_memory_mb"]
 
 
-def test_training_step(tmp_path: Path) -> None:
-    cfg = toy_config(tmp_path)
-    row = measure_training(cfg, repeats=1)
-    assert list(row) == ["forward", "backward", "optimiser", "peak_memory_mb"]
-    assert all(value > 0 for value in row.values())
-    assert training_gflops(cfg) > cfg.batch_size * episode_gflops(cfg)["gflop"] / 2
+def test_best_peaks() -> None:
+    before = Peak(3e9, "matrix products"), Peak(9e9, "matrix products")
+    after = Peak(6e9, "1x1 convolutions"), Peak(8e9, "1x1 convolutions")
+    expected = {"gemm_gflops": 6, "gemm_way": "1x1 convolutions", "bf16_gflops": 9, "spread": 2}
+    assert benchmark.best_peaks([before, after]) == expected
+
+
+def test_no_share_is_above_the_peak() -> None:
+    assert [benchmark.share(gflop, 2, 10) for gflop in (5, 20, 21)] == ["25%", "100%", "busy"]
 
 
 def test_straight_line() -> None:
@@ -164,3 +165,4 @@ def test_benchmark_from_end_to_end(config: str, tmp_path: Path, monkeypatch: pyt
     text = (tmp_path / "benchmark.md").read_text()
     for title in ("Stages of an episode", "Whole episodes", "A training step", "Picture sizes"):
         assert f"## {title}" in text
+    assert all(f"- {numbers}: takes " in text for numbers in ("float32", "bf16")) and "A loader worker: " in text
