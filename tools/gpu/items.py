@@ -24,7 +24,7 @@ ITEMS: dict[str, Item] = {
     "scan-memory": Item(scans.check_memory, 90),
     "scores": Item(network.check_scores, 120),
     "training": Item(network.check_training, 180),
-    "peak-memory": Item(network.check_peak_memory, 60),
+    "peak-memory": Item(network.check_peak_memory, 90),
     "processes": Item(network.check_processes, 90),
     "evaluation": Item(network.check_evaluation, 90),
     "speed": Item(speed.measure_speed, 180),

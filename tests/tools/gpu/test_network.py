@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tools.gpu import network
-from tools.gpu.setting import CheckError, NothingToCheckError, Setting
+from tools.gpu.setting import CheckError, Setting
+from tools.memory import StepMemory
 
 CPU = Setting(torch.device("cpu"))
 
@@ -76,8 +77,14 @@ def test_miou() -> None:
     assert network._miou(prediction, episodes) == pytest.approx(sum(i / u for i, u in counts.values()) / 4, rel=1e-5)
 
 
-def test_peak_memory_needs_a_gpu() -> None:
-    with pytest.raises(NothingToCheckError):
+def test_peak_memory_is_counted_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = StepMemory(1 * 2**30, 20 * 2**30, 24 * 2**30)
+    monkeypatch.setattr(network, "step_memory", lambda cfg: memory)
+    rows = network.check_peak_memory(CPU)["training step of two episodes"]
+    assert [(row["size"], row["mode"]) for row in rows] == [(473, "float32"), (633, "float32"), (633, "fp16")]
+    assert all((row["kept GB"], row["saved GB"], row["peak GB"]) == (1, 20, 24) for row in rows)
+    monkeypatch.setattr(network, "step_memory", lambda cfg: memory._replace(peak=33 * 2**30))
+    with pytest.raises(CheckError, match=r"33\.0 GB, more than 32"):
         network.check_peak_memory(CPU)
 
 
