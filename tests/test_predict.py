@@ -258,11 +258,12 @@ def test_a_killed_run_goes_on(run: Any, weights: Path, tmp_path: Path, monkeypat
 
 
 def test_two_processes_write_what_one_writes(
-    run: Any, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    weights: Path, support: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos = write_photos(tmp_path / "photos", 5)
     (photos / "torn.jpg").write_bytes((photos / "0.jpg").read_bytes()[:400])
-    assert run() == 1
+    monkeypatch.setattr(sys, "argv", arguments(weights, tmp_path))
+    assert run_processes(1, predict.main) == [1]  # with one thread, as the two have
     alone = lasting(tmp_path)
     masks = {path.name: path.read_bytes() for path in (tmp_path / "out/masks").iterdir()}
     monkeypatch.setattr(sys, "argv", arguments(weights, tmp_path, "--overwrite", "--html"))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.processes import run_processes
 from tests.toy import ROOT, toy_config, write_toy, write_weights
 from util.arguments import evaluation_arguments
 from util.config import Config
@@ -185,7 +186,7 @@ def test_classes_without_pictures_are_listed_as_not_tested(
 
 
 def test_two_processes_from_the_command_line(cfg: Config, entry_point: ModuleType, tmp_path: Path) -> None:
-    run(entry_point, "--opts", "feature_cache_mb", 0)
+    run_processes(1, run, entry_point, "--opts", "feature_cache_mb", 0)  # with one thread, as the two have
     alone = json.loads((cfg.experiment_dir / "result_test_1shot.json").read_text())
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launcher, str(ROOT / "test.py"), "--config", "toy.yaml", "--visualize", "7", "--result", "two.json"]
