@@ -23,6 +23,9 @@ class Server:
     break_after: list[int] = field(default_factory=list)  # bytes, for each of the next answers; then no more breaks
     ranges: bool = True
     surplus: int = 0  # bytes that are announced but never come
+    odd: dict[str, tuple[int, dict[str, str], bytes]] = field(
+        default_factory=dict
+    )  # answers to the last part of a path
     requests: list[tuple[str, str | None]] = field(default_factory=list)  # path and Range header
 
 
@@ -36,6 +39,9 @@ def serve(folder: Path) -> Iterator[Server]:
             wanted = self.headers.get("Range")
             state.requests.append((self.path, wanted))
             address, _, query = self.path.partition("?")
+            if answer := state.odd.get(address.rsplit("/", 1)[-1]):
+                self.answer(*answer)
+                return
             if "download=1" in query:
                 self.answer(302, {"Location": address.replace("share", "private"), "Set-Cookie": f"{COOKIE}; Path=/"})
                 return

@@ -5,9 +5,9 @@ import os
 import shutil
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from errno import EINVAL
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -119,12 +119,17 @@ def extract(path: Path, destination: Callable[[str], Path | None], replace: bool
                     written.append(file)
                 sizes[file] = size
                 progress.update()
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError, RuntimeError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # a full disk, say: not the archive's fault
+    except UserError:
+        raise
+    except Exception as error:  # a damaged archive makes the readers fail in any way there is
+        if isinstance(error, OSError) and error.errno not in (
+            None,
+            EINVAL,
+        ):  # a full disk, say: not the archive's fault
             raise
         for file in written:
             file.unlink()
-        reason = str(error).splitlines()[0].rstrip(":")
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
         raise UserError(f"{path} is damaged or unsafe: {reason}; delete it and fetch it again") from None
     return sizes
 

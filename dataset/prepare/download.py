@@ -16,8 +16,10 @@ from util.errors import UserError
 CHUNK = 1 << 20
 ATTEMPTS = 5
 TIMEOUT = 60  # seconds
-HTML = re.compile(rb"\s*<(!doctype html|html)\b", re.IGNORECASE)
+HTML = re.compile(rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?<(!doctype html|html)\b", re.IGNORECASE)
 AGENT = "Mozilla/5.0 (compatible; HMNet)"  # share links refuse programs that do not look like a browser
+
+BROKEN = (urllib.error.URLError, http.client.HTTPException, ConnectionError, ssl.SSLError, TimeoutError)
 
 
 def download(url: str, path: Path, pause: float = 2.0) -> None:
@@ -38,11 +40,14 @@ def download(url: str, path: Path, pause: float = 2.0) -> None:
         try:
             _transfer(opener, url, part, before)
             break
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, ssl.SSLError, TimeoutError) as error:
-            refused = isinstance(error, urllib.error.HTTPError) and 400 <= error.code < 500
+        except UserError:
+            raise
+        except (*BROKEN, ValueError) as error:  # ValueError: a server leads to an address that is none
+            refused = isinstance(error, ValueError) or 400 <= getattr(error, "code", 0) < 500
             failures = 1 if part.exists() and part.stat().st_size > before else failures + 1
             if refused or failures == ATTEMPTS:
-                raise UserError(f"{url} could not be fetched: {error}; run again to go on, or give --mirror") from None
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise UserError(f"{url} could not be fetched: {reason}; run again to go on, or give --mirror") from None
             time.sleep(pause)
     part.replace(path)
 
@@ -59,6 +64,7 @@ def _transfer(opener: urllib.request.OpenerDirector, url: str, part: Path, start
         part.unlink()  # longer than the file on the server: not a part of it
         response = opener.open(url, timeout=TIMEOUT)
     with response:
+        length = response.length  # what is still to come; None if the server does not say
         block = response.read(CHUNK)
         if response.headers.get_content_type() == "text/html" or (not start and HTML.match(block)):
             file = part.with_suffix("")
@@ -66,8 +72,7 @@ def _transfer(opener: urllib.request.OpenerDirector, url: str, part: Path, start
         start = start if response.status == 206 and part.exists() else 0
         if start and not response.headers.get("Content-Range", f"bytes {start}-").startswith(f"bytes {start}-"):
             raise ConnectionError("the server sent another range than was asked for")
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length else None
+        total = None if length is None else start + length
         with (
             part.open("ab" if start else "wb") as output,
             tqdm(desc=part.stem, initial=start, total=total, unit="B", unit_scale=True, mininterval=0.5) as progress,

@@ -1,6 +1,7 @@
 """Unpacking: only what is wanted, once, repaired when damaged, nothing outside the target."""
 
 import io
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from dataset.prepare.archive import Archive, Source, unpack
 from tests.dataset.prepare.trees import pack
+from tests.toy import generator
 from util.errors import UserError
 
 Made = tuple[Archive, Path, dict[str, bytes]]
@@ -131,6 +133,32 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
         tar.addfile(inside, io.BytesIO(b"ok"))
     run(Archive("http://host/data.tar", None, "", ("images",)), tmp_path)
     assert contents(tmp_path / "out") == {"images/real": b"ok"}
+
+
+@pytest.mark.parametrize("mode", ["w:xz", "w:bz2", zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_STORED])
+def test_damage_of_every_packing_is_one_line(tmp_path: Path, mode: str | int) -> None:
+    archive = Archive("http://host/data.zip", None, "", ("images",))
+    path, rng = tmp_path / "archives/data.zip", generator()
+    path.parent.mkdir()
+    content = rng.bytes(4000)
+    if isinstance(mode, int):
+        with zipfile.ZipFile(path, "w", mode) as zipped:
+            zipped.writestr("images/a", content)
+    else:
+        with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
+            member = tarfile.TarInfo("images/a")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    whole = path.read_bytes()
+    for _ in range(40):
+        start, end = sorted(rng.integers(0, len(whole), 2).tolist())
+        path.write_bytes(whole[:start] + whole[end:])
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        try:
+            run(archive, tmp_path)
+        except UserError as error:
+            assert "\n" not in str(error)
+        assert contents(tmp_path / "out") in ({}, {"images/a": content})
 
 
 def test_archives_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

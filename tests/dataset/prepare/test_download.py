@@ -97,9 +97,10 @@ def test_web_page_instead_of_a_file(server: Server, content: bytes, tmp_path: Pa
     address = server.url.replace("mirror", "share/file.tar")
     with pytest.raises(UserError, match=f"share/file.tar is a web page.*browser.*as {tmp_path}/file.tar, run again"):
         download(address, tmp_path / "file.tar", pause=0)
-    (server.folder / "disguised.tar").write_bytes(b"\n <HTML><body>Sign in</body></html>")
-    with pytest.raises(UserError, match="disguised.tar is a web page"):
-        download(f"{server.url}/disguised.tar", tmp_path / "disguised.tar", pause=0)
+    for start in (b"\n <HTML>", b"\xef\xbb\xbf<!DOCTYPE html>", b"<?xml version='1.0'?>\n<html>"):
+        (server.folder / "disguised.tar").write_bytes(start + b"<body>Sign in</body></html>")
+        with pytest.raises(UserError, match="disguised.tar is a web page"):
+            download(f"{server.url}/disguised.tar", tmp_path / "disguised.tar", pause=0)
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["file.tar.part"]
     assert (tmp_path / "file.tar.part").read_bytes() == content[:100]
 
@@ -109,3 +110,27 @@ def test_size_that_was_announced_never_comes(server: Server, content: bytes, tmp
     with pytest.raises(UserError, match=rf"ended after {len(content)} of {len(content) + 7} bytes"):
         fetch(server, tmp_path / "file.tar")
     assert not (tmp_path / "file.tar").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "problem"),
+    [
+        ("/loop", "infinite loop"),
+        ("file:///etc/passwd", "not allowed"),
+        ("http://[::1/file", "IPv6"),
+        ("http://h:port/file", "port"),
+        (f"http://{'h' * 80}/file", "label"),
+    ],
+)
+def test_redirects_that_lead_nowhere_are_one_line(server: Server, tmp_path: Path, place: str, problem: str) -> None:
+    server.odd["loop"] = (302, {"Location": place, "Content-Length": "0"}, b"")
+    with pytest.raises(UserError, match=f"loop could not be fetched: .*{problem}.*run again") as caught:
+        download(f"{server.url}/loop", tmp_path / "file.tar", pause=0)
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("length", ["many", "-5"])
+def test_lengths_that_are_none_are_taken_for_unknown(server: Server, tmp_path: Path, length: str) -> None:
+    server.odd["file.tar"] = (200, {"Content-Length": length}, b"content")
+    download(f"{server.url}/file.tar", tmp_path / "file.tar", pause=0)
+    assert (tmp_path / "file.tar").read_bytes() == b"content"
