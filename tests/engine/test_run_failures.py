@@ -98,10 +98,10 @@ def lose_partner(folder: Path) -> str:
 
 def test_a_dead_partner_is_told_in_one_line(tmp_path: Path) -> None:
     processes, queue = start_processes(2, lose_partner, tmp_path)
-    rank, line, error = queue.get(timeout=60)
+    rank, line, error = queue.get(timeout=120)
     assert (rank, error) == (0, None)
     assert re.fullmatch(r"lost contact with another process, [^\n]*resume auto[^\n]*", pickle.loads(line))
     for process in processes:
-        process.join(timeout=10)
+        process.join(timeout=60)
     assert [process.exitcode for process in processes] == [0, -signal.SIGKILL]
     assert list(snapshots(tmp_path / "snapshot", "state"))[-1] == (2, 1)

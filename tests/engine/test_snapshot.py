@@ -102,8 +102,8 @@ def test_what_only_waits_is_stopped() -> None:
 
 def test_one_of_several_processes_waits_a_little_longer() -> None:
     with noting_signals(patience=1) as request:
-        os.kill(os.getpid(), signal.SIGTERM)
         start = time.monotonic()
+        os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(StopWaiting), request.waiting():
             time.sleep(60)
         assert 0.5 < time.monotonic() - start < 30

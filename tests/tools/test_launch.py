@@ -57,7 +57,7 @@ def start(folder: Path, script: str, *options: str, processes: int = 2) -> tuple
 )
 def test_the_exit_code_is_that_of_the_first_failure(tmp_path: Path, script: str, code: int) -> None:
     process, stderr = start(tmp_path, script)
-    process.join(timeout=50)
+    process.join(timeout=300)
     assert process.exitcode == code
     assert "Traceback" not in stderr.read_text()
 
@@ -67,7 +67,7 @@ def test_a_signal_is_passed_on_and_told(tmp_path: Path) -> None:
     while not (tmp_path / "started").exists():
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGTERM)
-    process.join(timeout=50)
+    process.join(timeout=300)
     assert process.exitcode == 75
     assert (tmp_path / "saved").exists()
     assert stderr.read_text().endswith("stopped by SIGTERM\n")
@@ -79,7 +79,7 @@ def test_a_taken_port_is_told_in_one_line(tmp_path: Path) -> None:
         taken.bind(("::", port))
         taken.listen()
         process, stderr = start(tmp_path, "", f"--master_port={port}")
-        process.join(timeout=50)
+        process.join(timeout=300)
     assert process.exitcode == 2
     text = stderr.read_text()
     assert "Traceback" not in text

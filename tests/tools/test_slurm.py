@@ -22,7 +22,7 @@ esac
 PYTHON = """#!/bin/sh
 printf '%s\\n' "$@" > "$NOTES/arguments"
 echo "$TORCH_ELASTIC_SHUTDOWN_TIMEOUT" > "$NOTES/timeout"
-trap 'sleep 0.3; exit 75' TERM
+trap 'sleep 1; exit 75' TERM
 touch "$NOTES/started"
 if [ -n "$CODE" ]; then exit "$CODE"; fi
 while :; do sleep 0.05; done
@@ -49,7 +49,7 @@ def start(environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]
 
 
 def finish(job: subprocess.Popen[str]) -> int:
-    _, stderr = job.communicate(timeout=30)
+    _, stderr = job.communicate(timeout=120)
     assert stderr == ""
     return job.returncode
 
@@ -98,5 +98,5 @@ def test_a_signal_lets_the_run_save(
 
 def test_usage(environment: dict[str, str]) -> None:
     job = start(environment)
-    _, stderr = job.communicate(timeout=30)
+    _, stderr = job.communicate(timeout=120)
     assert job.returncode == 2 and stderr.startswith("usage: sbatch tools/slurm/train.sbatch CONFIG")

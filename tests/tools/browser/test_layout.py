@@ -314,14 +314,14 @@ def test_two_tabs_at_once_and_one_that_is_closed(chromium: Any, site: str, tmp_p
 def test_stopped_it_can_be_asked_again(tab: Tab, tmp_path: Path) -> None:
     tab.add_support(picture(tmp_path, "good.png"))
     tab.drag("box", (0.2, 0.2), (0.8, 0.8))
-    tab.upload("#queries", *(picture(tmp_path, f"{number}.png", 20, 20) for number in range(25)))
-    tab.page.wait_for_function("document.querySelectorAll('#queries tr.file').length == 25")
+    tab.upload("#queries", *(picture(tmp_path, f"{number}.png", 300, 400) for number in range(30)))
+    tab.page.wait_for_function("document.querySelectorAll('#queries tr.file').length == 30")
     tab.page.click(START)
     tab.page.wait_for_selector("#results figure")
     tab.page.click("#stop")
     tab.page.wait_for_selector("#status:has-text('stopped')")
     tab.page.wait_for_timeout(2000)  # gradio takes a click for a double one until then
-    tab.find(25)
+    tab.find(30)
 
 
 def test_examples_of_the_data_set(tab: Tab) -> None:
