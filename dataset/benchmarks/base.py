@@ -86,7 +86,15 @@ class ImageIndex:
 
 
 def listed_index(by_class: dict[int, list[str]], lines: Sequence[tuple[str, int]] = (), **rule: Any) -> ImageIndex:
-    """An index of what class lists alone tell; images in the order of the query lines, or of the lists."""
+    """An index of what class lists alone tell; images in the order of the query lines, or of the lists.
+
+    UserError names a line of a class that is not wanted.
+    """
+    if foreign := [(name, class_id) for name, class_id in lines if class_id not in by_class]:
+        name, class_id = foreign[0]
+        raise UserError(
+            f"lists: {name} is listed for class {class_id}, not of {list(by_class)}; take the fold's own list"
+        )
     classes: dict[str, list[int]] = {}
     for name, class_id in lines or [(name, class_id) for class_id, names in by_class.items() for name in names]:
         classes.setdefault(name, []).append(class_id)

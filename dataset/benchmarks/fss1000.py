@@ -1,8 +1,11 @@
 """FSS-1000: 1000 classes of ten pictures; 520 train, 240 validate, 240 test (Li et al., CVPR 2020)."""
 
+from itertools import pairwise
+
 from dataset.benchmarks.base import Benchmark, Files, GreyFiles, ImageIndex, Mode, listed_index
 from dataset.lists import find_list, read_lines
 from dataset.reading import Mask
+from util.errors import UserError
 from util.image import resize_mask
 
 PARTS: dict[Mode, str] = {"test": "test", "val": "val", "train": "trn"}
@@ -52,4 +55,8 @@ class Fss1000(Benchmark):
         names = [f"{start}{PARTS[mode]}.txt" for start in ("fss1000_", "fss/", "")]
         if missing_ok and not any((self.lists / name).is_file() for name in names):
             return {}
-        return dict(enumerate(sorted(read_lines(find_list(self.lists, *names))), first))
+        path = find_list(self.lists, *names)
+        classes = sorted(read_lines(path))
+        if again := [name for name, other in pairwise(classes) if name == other]:
+            raise UserError(f"{path}: {again[0]} is there twice; fetch the list again")
+        return dict(enumerate(classes, first))

@@ -140,6 +140,12 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "val/fold0.txt").write_text("a__1\nb__1\nc__2\nd__3\n")
     with pytest.raises(UserError, match="class 2: 1 images, but its episodes need 2"):
         draw(tmp_path, "pascal", "--lists", tmp_path)
+    (tmp_path / "val/fold0.txt").write_text("a__1\nb__1\nc__9\n")
+    with pytest.raises(UserError, match=r"lists: JPEGImages/c.jpg is listed for class 9, not of \[1, 2, 3, 4, 5\]"):
+        draw(tmp_path, "pascal", "--lists", tmp_path)
+    (tmp_path / "fss1000_test.txt").write_text("ab\ncd\nab\n")
+    with pytest.raises(UserError, match="fss1000_test.txt: ab is there twice"):
+        draw(tmp_path, "fss1000", "--lists", tmp_path)
     (tmp_path / "coco/val").mkdir(parents=True)
     for content in (pickle.dumps(Path("x")), b"\x80", pickle.dumps([1]), b""):
         (tmp_path / "coco/val/fold0.pkl").write_bytes(content)
