@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset.index import class_names, config_classes
+from util.checkpoint import read_metadata
 from util.config import Config
 from util.errors import UserError
 
@@ -23,12 +24,12 @@ def training_origin(cfg: Config) -> dict[str, Any]:
 def check_origin(path: Path, content: Mapping[str, Any], cfg: Config) -> str | None:
     """A note on what the checkpoint was trained on where it is worth one.
 
-    A checkpoint that says nothing of it, such as a released one, is judged by its path. UserError when it was trained
-    on anything else than the config says, so that the test may show classes that it has seen, unless
-    `allow_other_split` is set.
+    A .safetensors file says so in its metadata; a checkpoint that says nothing of it, such as a released one, is judged
+    by its path. UserError when it was trained on anything else than the config says, so that the test may show classes
+    that it has seen, unless `allow_other_split` is set.
     """
-    wanted, by_path = training_origin(cfg), "trained_on" not in content
-    found: dict[str, Any] = _origin_by_path(path) if by_path else content["trained_on"]
+    wanted, stated = training_origin(cfg), content.get("trained_on") or _origin_by_metadata(path)
+    by_path, found = not stated, stated or _origin_by_path(path)
     differences = [f"{key} {value!r}, not {wanted[key]!r}" for key, value in found.items() if value != wanted[key]]
     if differences and not cfg.allow_other_split:
         raise UserError(
@@ -39,6 +40,13 @@ def check_origin(path: Path, content: Mapping[str, Any], cfg: Config) -> str | N
         return f"{path}: tested although trained on {'; '.join(differences)}"
     place = f"by its path it is {found['data_set']} split {found['split']}" if found else "nor does its path"
     return f"{path}: does not say what it was trained on; {place}" if by_path else None
+
+
+def _origin_by_metadata(path: Path) -> dict[str, Any]:
+    """What `tools.share` has written into a .safetensors file; empty for others."""
+    about = read_metadata(path)
+    numbers = {key: int(about[key]) for key in ("split", "shot") if about.get(key, "").isdecimal()}
+    return {"data_set": about["data_set"], **numbers} if len(numbers) == 2 and "data_set" in about else {}
 
 
 def _origin_by_path(path: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from prediction.manifest import Part, Record, read_manifest
 from prediction.outputs import is_ours
 from prediction.predictor import Predictor
 from tests.processes import run_processes, start_processes
-from tests.toy import ROOT, draw_picture, generator, toy_config, write_toy, write_weights
+from tests.toy import ROOT, draw_picture, generator, write_experiment
 from util.errors import UserError
 from util.files import claimed
 
@@ -32,14 +32,7 @@ COLORS = (3, 5)  # of the classes that the supports show
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights where training leaves them, with its config."""
-    folder = tmp_path_factory.mktemp("predict")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        write_toy(folder / "toy")
-        cfg = toy_config(folder)
-        path = write_weights(cfg)
-        (cfg.experiment_dir / "config.yaml").write_text(cfg.to_yaml())
-        return path
+    return write_experiment(tmp_path_factory.mktemp("predict"))[1]
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import nn
@@ -94,3 +95,14 @@ def write_weights(cfg: Config) -> Path:
     save_checkpoint(cfg.base_learner_path, {"state_dict": build_base_learner(cfg, pretrained=False).state_dict()})
     save_checkpoint(path, {"state_dict": random_network(cfg).state_dict()})
     return path
+
+
+def write_experiment(folder: Path, **keys: object) -> tuple[Config, Path]:
+    """A toy data set, a config that lies where training leaves it, and random weights; scans are kept in `folder`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        write_toy(folder / "toy")
+        cfg = toy_config(folder, **keys)
+        path = write_weights(cfg)
+    (cfg.experiment_dir / "config.yaml").write_text(cfg.to_yaml())
+    return cfg, path

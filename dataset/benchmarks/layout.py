@@ -74,8 +74,8 @@ class ListedMasks(Benchmark):
         raise UserError(f"protocol: hsnet: data_set {self.cfg.data_set} has no public lists; use released or seeded")
 
     def mask_of(self, image: str) -> str:
-        """Where the mask of an image of the public lists lies."""
-        raise NotImplementedError
+        """Where the mask of an image of the public lists lies; here beside it in the VOC layout."""
+        return image.replace("JPEGImages", "SegmentationClassAug").replace(".jpg", ".png")
 
     def _is_public(self, mode: Mode) -> bool:
         return mode != "train" and (self.cfg.protocol == "hsnet" or self.cfg.lists is not None)

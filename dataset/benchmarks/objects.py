@@ -1,5 +1,6 @@
 """Masks that are written as COCO's shapes, and images cropped to one object."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def _runs(shape: dict[str, Any]) -> RunLengths:
     return RunLengths(size=shape["size"], counts=counts.decode() if isinstance(counts, bytes) else counts)
 
 
-class CroppedFiles(Files):
+class CroppedFiles(Files, ABC):
     """Images cropped to one object each; a name is that of the image, #, and the object's number."""
 
     may_be_empty = True
@@ -63,13 +64,13 @@ class CroppedFiles(Files):
         size = picture_size(self[name][0])
         return union(self.shapes(name, class_id), size, name)[top:bottom, left:right]
 
+    @abstractmethod
     def raw_box(self, name: str) -> Box:
         """The annotated box."""
-        raise NotImplementedError
 
+    @abstractmethod
     def shapes(self, name: str, class_id: int) -> Iterable[Any]:
         """The shapes of a class's part in the object."""
-        raise NotImplementedError
 
 
 def first_file(*paths: Path) -> Path:

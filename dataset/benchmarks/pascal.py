@@ -27,10 +27,6 @@ class Pascal(ListedMasks):
         names = f"pascal5i_hsnet_{part}_fold{fold}.txt", f"pascal/{part}/fold{fold}.txt", f"{part}/fold{fold}.txt"
         return read_labelled(find_list(self.lists, *names))
 
-    def mask_of(self, image: str) -> str:
-        """The mask beside an image of the VOC layout."""
-        return image.replace("JPEGImages", "SegmentationClassAug").replace(".jpg", ".png")
-
 
 def pascal_lines(lines: list[tuple[str, int]], classes: list[int]) -> ImageIndex:
     """The index of `name, class` lines of VOC images."""

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from engine.origin import check_origin, training_origin
 from util.errors import UserError
@@ -54,3 +56,15 @@ def test_released_checkpoints_are_judged_by_their_path(make_config: Any, tmp_pat
             check_origin(name, {}, make_config(**keys))
     note = check_origin(Path("/downloads/mine.pth"), {}, make_config())
     assert note == "/downloads/mine.pth: does not say what it was trained on; nor does its path"
+
+
+def test_shared_weights_tell_by_their_metadata(make_config: Any, tmp_path: Path) -> None:
+    path = tmp_path / "pascal/HMNet/split3/resnet50/model.safetensors"  # whatever its path says
+    path.parent.mkdir(parents=True)
+    save_file({"a": torch.zeros(1)}, path, {"data_set": "pascal", "split": "1", "shot": "1"})
+    assert check_origin(path, {}, make_config(split=1)) is None
+    with pytest.raises(UserError, match=r"model\.safetensors: trained on split 1, not 3;"):
+        check_origin(path, {}, make_config(split=3))
+    for metadata in (None, {"split": "2"}, {"data_set": "pascal", "split": "one", "shot": "1"}):
+        save_file({"a": torch.zeros(1)}, path, metadata)
+        assert "by its path it is pascal split 3" in check_origin(path, {}, make_config(split=3))

@@ -21,7 +21,7 @@ from torchvision.models import vgg16_bn
 from model.build import build_model
 from model.released import load_weights
 from prediction.predictor import Predictor
-from tests.toy import CLASSES, ROOT, draw_picture, generator, toy_config, write_toy, write_weights
+from tests.toy import CLASSES, ROOT, draw_picture, generator, toy_config, write_experiment, write_toy
 from tools.share import main
 from util.config import Config
 from util.errors import UserError
@@ -32,12 +32,7 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 @pytest.fixture(scope="module")
 def cfg(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """A toy experiment with random weights and its config where training leaves it."""
-    folder = tmp_path_factory.mktemp("share")
-    write_toy(folder / "toy")
-    cfg = toy_config(folder, split=1, manual_seed=7)
-    write_weights(cfg)
-    (cfg.experiment_dir / "config.yaml").write_text(cfg.to_yaml())
-    return cfg
+    return write_experiment(tmp_path_factory.mktemp("share"), split=1, manual_seed=7)[0]
 
 
 def weights(cfg: Config) -> Path:

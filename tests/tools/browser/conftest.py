@@ -5,21 +5,14 @@ import pytest
 from PIL import Image
 
 from prediction.predictor import Predictor
-from tests.toy import draw_picture, generator, toy_config, write_toy, write_weights
+from tests.toy import draw_picture, generator, write_experiment
 from util.config import Config
 
 
 @pytest.fixture(scope="session")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
     """A toy experiment with its config, and its random weights for 1 shot."""
-    folder = tmp_path_factory.mktemp("browser")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        write_toy(folder / "toy")
-        cfg = toy_config(folder)
-        weights = write_weights(cfg)
-    (cfg.experiment_dir / "config.yaml").write_text(cfg.to_yaml())
-    return cfg, weights
+    return write_experiment(tmp_path_factory.mktemp("browser"))
 
 
 @pytest.fixture
