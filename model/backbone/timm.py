@@ -154,15 +154,17 @@ def _look_up(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The options that a model takes and what timm says of its maps, nothing computed; UserError if there is none."""
     if not timm.is_model(name):
         known = timm.list_models(include_tags=True) + timm.list_models()
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        nearest = min((full for full in known if name and name in full), key=len, default="")
+        nearest = nearest or difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
         raise UserError(f"backbone: timm has no model {name!r}; nearest is 'timm/{nearest}'")
     for options in OPTIONS:
         try:
             with torch.device("meta"):
                 net = cast(Any, timm.create_model(name, features_only=True, **options))
             return options, net.feature_info.info
-        except TypeError:  # an option that it does not know
-            continue
-        except (RuntimeError, AttributeError, AssertionError, NotImplementedError) as error:
-            raise UserError(f"backbone: timm/{name} gives no feature maps ({_first_line(error)})") from error
-    raise UserError(f"backbone: timm/{name} gives no feature maps")
+        except (TypeError, AssertionError, NotImplementedError) as error:  # an option that it does not know
+            reason: Exception = error
+        except (RuntimeError, AttributeError) as error:
+            reason = error
+            break
+    raise UserError(f"backbone: timm/{name} gives no feature maps ({_first_line(reason)})") from reason

@@ -136,6 +136,7 @@ def test_damaged_foreign_and_missing_files_are_one_line(
     ("keys", "message"),
     [
         ({"backbone": "timm/resnet5"}, "no model 'resnet5'; nearest is 'timm/resnet50'"),
+        ({"backbone": "timm/dinov2"}, "no model 'dinov2'; nearest is 'timm/vit_.*_dinov2"),
         (
             {"backbone": f"timm/{VIT}", "val_size": 65},
             "val_size: 65 should be a multiple of 16, such as 64 or 80, for",
@@ -150,6 +151,13 @@ def test_what_a_model_cannot_do_is_one_line(make_config: MakeConfig, keys: dict[
     sizes = {"train_h": 64, "train_w": 64, "val_size": 64, "base_train_h": 64}
     with pytest.raises(UserError, match=message):
         build_model(make_config(**SMALL | sizes | keys), pretrained=False)
+
+
+def test_models_that_refuse_options_are_taken_without() -> None:
+    with torch.device("meta"), torch.inference_mode():
+        backbone = TimmBackbone("vgg11_bn", None, Path())  # has no output_stride, and says so by an assertion
+        maps = backbone.net(torch.empty(1, 3, 96, 96))
+    assert [tuple(found.shape[1:]) for found in maps] == [(512, 12, 12), (512, 6, 6), (512, 3, 3)]
 
 
 def test_the_maps_are_those_that_the_key_names(make_config: MakeConfig) -> None:
