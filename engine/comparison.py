@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from engine.metric import RESAMPLES
 
 TIE = 0.01  # IoUs of an episode that are no further apart
+MOVED = 0.02  # and those that are further apart
 Array = NDArray[Any]
 
 
@@ -92,10 +93,20 @@ def _miou(answers: Answers, numbers: Array, runs: Array | None) -> Array:
 
 def wins(pair: Pair) -> dict[int, tuple[int, int, int]]:
     """Per class: episodes that the first method answers better, as well (within TIE), and worse; trainings averaged."""
-    first, second = (_episode_iou(answers.pixels) for answers in pair)
-    lead, classes = first - second, pair[0].classes
+    lead, classes = _leads(pair), pair[0].classes
     sides = np.where(np.abs(lead) <= TIE, 1, np.where(lead > 0, 0, 2))
     return {int(c): tuple(np.bincount(sides[classes == c], minlength=3).tolist()) for c in np.unique(classes)}
+
+
+def moved(pairs: Sequence[Pair]) -> float:
+    """The share of episodes whose IoUs, trainings averaged, are more than MOVED apart."""
+    return float((np.abs(np.concatenate([_leads(pair) for pair in pairs])) > MOVED).mean())
+
+
+def _leads(pair: Pair) -> Array:
+    """How far the first method's IoU of each episode is above the second's, (E,)."""
+    first, second = (_episode_iou(answers.pixels) for answers in pair)
+    return first - second
 
 
 def _episode_iou(pixels: Array) -> Array:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from engine.comparison import Answers, difference, wins
+from engine.comparison import Answers, difference, moved, wins
 from tests.toy import generator
 
 
@@ -71,3 +71,10 @@ def test_wins_ties_and_losses_by_class() -> None:
     )
     second = Answers(classes, classes > 0, np.stack([np.array([99, 60, 100, 0]), union], -1)[None])
     assert wins((first, second)) == {7: (1, 1, 1), 9: (1, 0, 0)}  # nothing there and nothing found is right
+
+
+def test_moved_counts_episodes_whose_mean_iou_differs_by_more_than_two_points() -> None:
+    first = np.array([[[50, 100], [50, 100], [50, 100], [0, 0]], [[50, 100], [50, 100], [50, 100], [0, 0]]])
+    second = np.array([[[53, 100], [53, 100], [51, 100], [0, 0]], [[52, 100], [47, 100], [52, 100], [0, 0]]])
+    one, other = (Answers(np.ones(4), np.zeros(4, bool), pixels) for pixels in (first, second))
+    assert moved([(one, other)]) == moved([(one, other), (one, other)]) == 1 / 4 and moved([(one, one)]) == 0

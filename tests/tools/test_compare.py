@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.comparison import difference, wins
+from engine.comparison import difference, moved, wins
 from tests.toy import generator, toy_config
 from tools import compare, report
 from tools.paper.paired import pair_folds, read_tests
@@ -68,6 +68,7 @@ def test_table_of_two_folds_and_trainings(
     assert rows["cat"] == [str(n) for n in wins(list(pairs.values())[-1])[1]]
     found = difference(list(pairs.values()))
     assert found is not None and found.text() == rows["theirs"][2]
+    assert f"- Of all episodes, {moved(list(pairs.values())):.1%} have IoUs more than 0.02 apart." in text
 
 
 def test_report_compares_rows_that_were_tested_alike(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from engine.comparison import Answers, Pair, difference, mean_iou, wins
+from engine.comparison import MOVED, Answers, Pair, difference, mean_iou, moved, wins
 from engine.support_check import CHANGES
 from tools.paper.runs import read_json
 from tools.paper.table import Table
@@ -159,4 +159,5 @@ def wins_table(names: tuple[str, str], pairs: Mapping[Fold, Pair], classes: Mapp
     for pair in pairs.values():
         table.rows += [(classes[c], *map(str, counts)) for c, counts in wins(pair).items()]
     table.notes.append("Equal: IoUs, means over trainings, no more than a point apart.")
+    table.notes.append(f"Of all episodes, {moved(list(pairs.values())):.1%} have IoUs more than {MOVED} apart.")
     return table
