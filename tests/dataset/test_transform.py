@@ -129,8 +129,8 @@ def test_crop_keeps_the_object(generator: np.random.Generator) -> None:
     rng = random.Random()
     kept = np.array([(augment(image, mask, rng)[1] == 1).sum() / 400 for _ in range(200)])
     assert (kept >= 0.85).mean() > 0.9
-    corners = {tuple(np.argwhere(augment(image, mask, rng)[1] == 1).min(0)) for _ in range(50)}
-    assert len(corners) > 10
+    places = [np.argwhere(augment(image, mask, rng)[1] == 1) for _ in range(50)]
+    assert len({tuple(place.min(0)) for place in places if len(place)}) > 10  # now and then all crops lose the object
     mask[:] = 1  # cannot be kept: any crop will do
     assert (augment(image, mask, rng)[1] == 1).all()
 
