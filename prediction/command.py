@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from prediction.gallery import write_gallery
 from prediction.manifest import Part, read_manifest, write_manifest
-from prediction.outputs import PredictionPlan, find_queries, fingerprint, is_ours, make_plan, segment_files
+from prediction.outputs import PredictionPlan, begin, find_queries, fingerprint, is_ours, make_plan, segment_files
 from prediction.predictor import Predictor, find_config
 from prediction.support import read_support, select
 from util.config import Config, load_config
@@ -45,6 +45,10 @@ def predict(cfg: Config, arguments: argparse.Namespace, world: World) -> list[st
     if mine:
         predictor = Predictor.from_checkpoint(cfg, arguments.weights, str(world.device))
         predictor.set_support({item.name: (item.images, item.masks) for item in plan.support})
+    if world.is_main:  # weights and supports are as they should be: from here on something is written
+        begin(plan)
+    world.barrier()
+    if mine:
         hidden = None if world.is_main else True  # None: shown where someone looks
         with Part(arguments.out, world.rank) as part, tqdm(total=len(mine), unit="picture", disable=hidden) as bar:
             for count, lines in segment_files(predictor, plan, mine, part, arguments.batch):

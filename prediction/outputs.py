@@ -219,6 +219,9 @@ class PredictionPlan:
     queries: Queries
     outputs: Outputs
     left: Sequence[str]  # of the files of the queries
+    settings: Mapping[str, Any]  # on which the results depend
+    records: Records  # of earlier runs that are kept
+    stale: Mapping[str, Record]  # files of which another mask or overlay may lie there, and its record
 
     @property
     def values(self) -> dict[str, int]:
@@ -237,11 +240,11 @@ def is_ours(path: Path) -> bool:
 def make_plan(
     folder: Path, support: Sequence[SupportClass], queries: Queries, settings: Mapping[str, Any], overwrite: bool
 ) -> PredictionPlan:
-    """Prepare a folder for outputs and see which files are left to do; one process calls this before all begin.
+    """See which files are left to do, writing nothing.
 
     With `overwrite` all files are. Otherwise those that an earlier run of the same settings has done are kept, as long
     as they have not changed, and UserError is raised if the folder holds the results of other settings. What was made
-    of pictures that are called otherwise now goes.
+    of pictures that are called otherwise now is stale.
     """
     path = folder / SETTINGS
     same = not path.exists() or _read_settings(path) == settings
@@ -250,8 +253,6 @@ def make_plan(
             f"{folder}: holds what other weights, settings, supports or query folders gave; "
             "give another --out, or --overwrite"
         )
-    if not same or not path.exists():
-        atomic_write(path, json.dumps(settings, indent=1) + "\n")
     stamps = {file: stamp_of(queries.root / file) for file in queries.files}
     known = read_manifest(folder) if same else {}
     moved = set(stamps.values())
@@ -264,11 +265,19 @@ def make_plan(
     if overwrite:
         records = {file: records[file] for file in records.keys() - stamps.keys()}
     outputs = Outputs(folder, output_names({*queries.files, *records}))
-    _remove_stale(outputs, {file: known[file][0] for file in renamed | (known.keys() & outputs.names.keys())})
-    write_manifest(folder, records)
-    atomic_write(folder / "classes.txt", "".join(f"{item.value} {item.name}\n" for item in support))
+    stale = {file: known[file][0] for file in renamed | (known.keys() & outputs.names.keys())}
     left = [file for file in queries.files if not outputs.is_done(file, records, stamps[file])]
-    return PredictionPlan(support, queries, outputs, left)
+    return PredictionPlan(support, queries, outputs, left, settings, records, stale)
+
+
+def begin(plan: PredictionPlan) -> None:
+    """Write down what a run is about, and remove what is stale, before the first picture; one process calls this."""
+    folder = plan.outputs.folder
+    if _read_settings(folder / SETTINGS) != plan.settings:
+        atomic_write(folder / SETTINGS, json.dumps(plan.settings, indent=1) + "\n")
+    _remove_stale(plan.outputs, plan.stale)
+    write_manifest(folder, plan.records)
+    atomic_write(folder / "classes.txt", "".join(f"{item.value} {item.name}\n" for item in plan.support))
 
 
 def _read_settings(path: Path) -> Any:

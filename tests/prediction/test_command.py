@@ -1,0 +1,47 @@
+"""What stops a run before its first picture leaves nothing behind."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import predict
+from tests.toy import draw_picture, generator
+from util.config import Config
+from util.errors import UserError
+
+
+def test_mistakes_in_weights_and_boxes_leave_no_folder(
+    experiment: tuple[Config, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    support, photos, out, boxes = (tmp_path / name for name in ("support", "photos", "out", "boxes.csv"))
+    for folder in (support, photos):
+        folder.mkdir()
+        image, mask = draw_picture(generator(), 40, 50, [3])
+        Image.fromarray(image).save(folder / "a.jpg")
+    Image.fromarray((mask == 3).astype(np.uint8)).save(support / "a.png")
+    (experiment[1].parent / "best_1shot_bad.pth").write_bytes(experiment[1].read_bytes()[:-99])
+
+    def run(weights: Path, *more: object) -> int:
+        words = ("--weights", weights, "--support", support, "--query", photos, "--out", out, *more)
+        monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, words)])
+        return predict.main()
+
+    def write_box(right: int) -> None:
+        boxes.write_text(f"file,left,top,right,bottom\na.jpg,5,5,{right},30\n")
+
+    with pytest.raises(UserError, match="bad.pth: not a plain tensor archive"):
+        run(experiment[1].parent / "best_1shot_bad.pth")
+    write_box(5000)
+    with pytest.raises(UserError, match="is no box .* within 50x40"):
+        run(experiment[1], "--boxes", boxes)
+    assert not out.exists()
+    write_box(40)
+    assert run(experiment[1], "--boxes", boxes) == 0 and (out / "masks/a.png").is_file()
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    write_box(5000)
+    with pytest.raises(UserError, match="is no box"):
+        run(experiment[1], "--boxes", boxes, "--overwrite")
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
