@@ -5,7 +5,8 @@ import os
 import pickle
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,6 +21,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@contextmanager
+def taken_port() -> Iterator[int]:
+    """A TCP port at which somebody listens, by IPv6 too where the machine has it."""
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    with socket.create_server(("", 0), family=family, dualstack_ipv6=both) as listener:
+        yield listener.getsockname()[1]
 
 
 def start_processes(size: int, function: Callable[..., Any], *args: Any) -> tuple[list[Any], Any]:

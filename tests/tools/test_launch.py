@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes import FORK, free_port
+from tests.processes import FORK, taken_port
 from tools.launch import launch
 from util.errors import run_main
 
@@ -74,10 +73,7 @@ def test_a_signal_is_passed_on_and_told(tmp_path: Path) -> None:
 
 
 def test_a_taken_port_is_told_in_one_line(tmp_path: Path) -> None:
-    port = free_port()
-    with socket.socket(socket.AF_INET6) as taken:
-        taken.bind(("::", port))
-        taken.listen()
+    with taken_port() as port:
         process, stderr = start(tmp_path, "", f"--master_port={port}")
         process.join(timeout=300)
     assert process.exitcode == 2

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.processes import free_port, run_processes
+from tests.processes import run_processes, taken_port
 from util.distributed import World, connect, pick_device
 from util.errors import UserError
 
@@ -65,12 +65,7 @@ def test_devices() -> None:
 
 
 def test_a_taken_port_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
-
-    port = free_port()
-    with socket.socket(socket.AF_INET6) as taken:
-        taken.bind(("::", port))
-        taken.listen()
+    with taken_port() as port:
         for key, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port}.items():
             monkeypatch.setenv(key, str(value))
         with (
