@@ -76,15 +76,24 @@ class SelectiveScan(nn.Module):
         return tokens.projected[..., : self.rank].transpose(1, 2) @ self.dt_proj.transpose(1, 2)
 
     def forward(
-        self, tokens: Tokens, order: Tensor, recap: Recap | None = None, initial_state: Tensor | None = None
+        self,
+        tokens: Tokens,
+        order: Tensor,
+        recap: Recap | None = None,
+        initial_state: Tensor | None = None,
+        skip: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Scan along `order (4, L)`: outputs `(B, L, D)` summed over directions, last states `(B, 4, D, N)`."""
-        sizes = (self.rank, self.state_size, self.state_size)
-        low, B, C = tokens.projected.transpose(1, 2).split(sizes, dim=-1)  # (B, 4, L, R or N) each
+        """Scan along `order (K, L)` in the first K directions: summed outputs `(B, L, D)`, last states `(B, K, D, N)`.
+
+        `skip (K, D)` is instead of the layer's own.
+        """
+        k, sizes = len(order), (self.rank, self.state_size, self.state_size)
+        low, B, C = tokens.projected[:, :, :k].transpose(1, 2).split(sizes, dim=-1)  # (B, K, L, R or N) each
         try:
             return selective_scan(
-                tokens.u, low, self.A, B, C, order, skip=self.skip, delta_bias=self.dt_bias, delta_proj=self.dt_proj,
-                delta_softplus=True, recap=recap, initial_state=initial_state, backend=self.backend,
+                tokens.u, low, self.A[:k], B, C, order, skip=self.skip[:k] if skip is None else skip,
+                delta_bias=self.dt_bias[:k], delta_proj=self.dt_proj[:k], delta_softplus=True, recap=recap,
+                initial_state=initial_state, backend=self.backend,
             )  # fmt: skip
         except BackendError as error:
             raise UserError(f"config key scan: {error}") from error
@@ -95,14 +104,13 @@ class SelectiveScan(nn.Module):
         total = F.softplus(self.delta(tokens).float() + self.dt_bias[:, None]).sum(dim=2)  # (B, 4, D)
         return y, SupportMemory((total.unsqueeze(-1) * self.A).exp(), state)
 
-    def intercept(self, tokens: Tokens, direction: int, state: Tensor, skip: Tensor) -> Tensor:
-        """One scan step from `state (B, D, N)` at every position at once: `(B, L, D)` (paper, equation of QIM)."""
-        u, projected = tokens.u.float(), tokens.projected[:, :, direction].float()
-        low, B, C = projected.split([self.rank, self.state_size, self.state_size], dim=-1)
-        delta = F.softplus(low @ self.dt_proj[direction].float().T + self.dt_bias[direction])  # (B, L, D)
-        h = (delta.unsqueeze(-1) * self.A[direction]).exp() * state.unsqueeze(1)
-        h = h + (delta * u).unsqueeze(-1) * B.unsqueeze(2)  # (B, L, D, N)
-        return ((h * C.unsqueeze(2)).sum(-1) + skip * u).to(tokens.u.dtype)
+    def intercept(self, tokens: Tokens, state: Tensor, skip: Tensor) -> Tensor:
+        """One step from `state (B, D, N)` in direction 0, at every position by itself: `(B, L, D)` (equation of QIM).
+
+        It is a scan whose state is replaced in front of every token; `skip (1, D)`.
+        """
+        order = torch.arange(tokens.u.shape[1], device=tokens.u.device).unsqueeze(0)
+        return self(tokens, order, Recap(None, state.unsqueeze(1), period=1), skip=skip)[0]
 
 
 class Branch(nn.Module):
@@ -245,6 +253,6 @@ class HybridBlock(MambaBlock):
             scan, tokens = self.scan, Tokens(x, projected.unflatten(-1, tokens.projected.shape[2:]))
         else:
             scan, tokens = self.qim_scan, self.qim_scan.project(x)
-        skip = scan.skip[0, 0] if self.qim_skip == "scalar" else scan.skip[0]
-        y = scan.intercept(tokens, 0, state.mean(1), skip)
+        skip = scan.skip[:1, :1].expand(-1, u.shape[-1]) if self.qim_skip == "scalar" else scan.skip[:1]
+        y = scan.intercept(tokens, state.mean(1), skip)
         return resize_last(y.unflatten(1, (small, small)), size)

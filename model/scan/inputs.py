@@ -24,7 +24,7 @@ class ScanInputs(NamedTuple):
     delta_bias: Tensor | None = None  # (K, D)
     delta_proj: Tensor | None = None  # (K, D, R), takes a delta of low rank to all channels
     delta_softplus: bool = False
-    decay: Tensor | None = None  # (B, K, D, N)
+    decay: Tensor | None = None  # (B, K, D, N), zero without
     recap_state: Tensor | None = None  # (B, K, D, N)
     period: int = 0  # tokens between two recaps, 0 without
     initial_state: Tensor | None = None  # (B, K, D, N)
@@ -77,7 +77,7 @@ class ScanInputs(NamedTuple):
         for name, x in self.tensors().items():
             if tuple(x.shape) != expected[name]:
                 raise ValueError(f"{name} must have the shape {expected[name]}, not {tuple(x.shape)}")
-        if self.decay is not None and self.period < 1:
+        if self.recap_state is not None and self.period < 1:
             raise ValueError(f"recap.period must be at least 1, not {self.period}")
         if self.order.dtype != torch.int64:
             raise ValueError(f"order must be int64, not {self.order.dtype}")

@@ -32,7 +32,7 @@ def selective_scan_mamba_ssm(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     u, A, order, delta = inputs.u, inputs.A, inputs.order, inputs.time_steps()
     # (B, K, L, D or N) each
     tokens = [follow(x, order) for x in (u[:, None].expand_as(delta), delta, inputs.B, inputs.C)]
-    if inputs.decay is None or inputs.recap_state is None:
+    if inputs.recap_state is None:
         scan_u, scan_delta, B, C = (x.transpose(2, 3) for x in tokens)
         y, state = _scan(A, scan_u, scan_delta, B, C, inputs.initial_state)
     else:
@@ -42,21 +42,23 @@ def selective_scan_mamba_ssm(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
 
 
 def _scan_patches(
-    A: Tensor, tokens: list[Tensor], decay: Tensor, recap_state: Tensor, period: int, state: Tensor | None
+    A: Tensor, tokens: list[Tensor], decay: Tensor | None, recap_state: Tensor, period: int, state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Scan patches with the recap in front of each: outputs (B, K, D, L) and last states (B, K, D, N)."""
     batch, _, length, _ = tokens[0].shape
     pad = -length % period  # a padded token has step 0 and changes nothing
     patches = [F.pad(x, (0, 0, 0, pad)).unflatten(2, (-1, period)).permute(2, 0, 1, 4, 3) for x in tokens]
     u, delta, B, C = (x.flatten(0, 1) for x in patches)  # (P * B, K, D or N, T)
-    _, ends = _scan(A, u, delta, B, C, None)
-    keeps = torch.exp(delta.sum(-1, keepdim=True) * A)  # (P * B, K, D, N)
-    entries = []
-    state = torch.zeros_like(recap_state) if state is None else state
-    for keep, end in zip(keeps.split(batch), ends.split(batch), strict=True):
-        entries.append(decay * state + recap_state)
-        state = keep * entries[-1] + end
-    y, _ = _scan(A, u, delta, B, C, torch.cat(entries))
+    entries = [recap_state] * len(patches[0])  # in front of every patch
+    if decay is not None:
+        _, ends = _scan(A, u, delta, B, C, None)
+        keeps = torch.exp(delta.sum(-1, keepdim=True) * A)  # (P * B, K, D, N)
+        state = torch.zeros_like(recap_state) if state is None else state
+        for number, (keep, end) in enumerate(zip(keeps.split(batch), ends.split(batch), strict=True)):
+            entries[number] = decay * state + recap_state
+            state = keep * entries[number] + end
+    y, ends = _scan(A, u, delta, B, C, torch.cat(entries))
+    state = ends[-batch:]
     y = y.unflatten(0, (-1, batch)).permute(1, 2, 3, 0, 4).flatten(3)  # (B, K, D, P * T)
     return y[..., :length], state
 

@@ -23,7 +23,7 @@ SCHEMA = (
 class Recap(NamedTuple):
     """An affine map of the state, h <- decay * h + state, applied before every token t with t % period == 0."""
 
-    decay: Tensor  # (B, K, D, N)
+    decay: Tensor | None  # (B, K, D, N); None: zero, the state is replaced
     state: Tensor  # (B, K, D, N)
     period: int  # tokens
 
@@ -74,6 +74,8 @@ def selective_scan(
     if dtype == torch.float64 and backend != "reference":
         raise ValueError(f"scan backend {backend!r} computes in float32: float64 needs the reference")
     inputs = inputs.to(dtype)
+    if recap_state is not None and decay is None and backend != "mamba_ssm":
+        inputs = inputs._replace(decay=torch.zeros_like(recap_state, dtype=dtype))
     if backend != "cpu":  # whose kernel multiplies token by token
         inputs = inputs.projected()
     with torch.autocast(u.device.type, enabled=False):

@@ -76,6 +76,22 @@ def test_outputs_and_gradients(
     assert_close(dict(zip(leaves, gradients, strict=True)), wanted.gradients, 1e-4)
 
 
+@pytest.mark.parametrize("period", [1, 4])
+def test_a_recap_without_decay_replaces_the_state(package: None, period: int) -> None:
+    inputs = random_inputs(2, 3, 11, 5, 8, period, initial=True)
+    wanted = expected(inputs._replace(decay=torch.zeros_like(inputs.decay)))
+    inputs = inputs._replace(decay=None)
+    leaves = {name: getattr(inputs, name).requires_grad_() for name in wanted.gradients if name != "decay"}
+    y, final = selective_scan_mamba_ssm(inputs)
+    assert_close({"y": y, "final": final}, wanted.outputs, 1e-5)
+    loss = (y * wanted.grad_y).sum() + (final * wanted.grad_final).sum()
+    for (name, leaf), gradient in zip(
+        leaves.items(), torch.autograd.grad(loss, list(leaves.values()), allow_unused=True), strict=True
+    ):
+        found = torch.zeros_like(leaf) if gradient is None else gradient  # of a state that is replaced at once
+        assert_close({name: found}, {name: wanted.gradients[name]}, 1e-4)
+
+
 def test_states_pass_through_tokens_exactly(package: None) -> None:
     """Steps of nothing: what enters as the initial state leaves as the final state bit by bit."""
     inputs = random_inputs(2, 3, 4, 5, 16, initial=True, plain=True)

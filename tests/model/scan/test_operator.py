@@ -11,7 +11,7 @@ from tests.model.scan.naive import assert_close, expected, random_inputs
 
 
 def scan(inputs: ScanInputs, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    recap = None if inputs.decay is None else Recap(inputs.decay, inputs.recap_state, inputs.period)
+    recap = None if inputs.recap_state is None else Recap(inputs.decay, inputs.recap_state, inputs.period)
     return selective_scan(
         *inputs[:6], skip=inputs.skip, delta_bias=inputs.delta_bias, delta_proj=inputs.delta_proj,
         delta_softplus=inputs.delta_softplus, recap=recap, initial_state=inputs.initial_state, **options,
@@ -23,6 +23,21 @@ def scan(inputs: ScanInputs, **options: Any) -> tuple[torch.Tensor, torch.Tensor
 def test_outputs_and_gradients(backend: str, period: int) -> None:
     inputs = random_inputs(2, 3, 71, 5, 8, period, initial=period > 0, rank=period // 3)
     wanted = expected(inputs)
+    leaves = {name: x.requires_grad_() for name, x in inputs.differentiable().items()}
+    y, state = scan(inputs, backend=backend)
+    assert_close({"y": y, "final": state}, wanted.outputs, 1e-5)
+    loss = (y * wanted.grad_y).sum() + (state * wanted.grad_final).sum()
+    gradients = torch.autograd.grad(loss, list(leaves.values()))
+    assert_close(dict(zip(leaves, gradients, strict=True)), wanted.gradients, 1e-4)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("period", [1, 9])
+def test_a_recap_without_decay_replaces_the_state(backend: str, period: int) -> None:
+    inputs = random_inputs(2, 3, 71, 5, 8, period, initial=True, rank=3)
+    wanted = expected(inputs._replace(decay=torch.zeros_like(inputs.decay)))
+    del wanted.gradients["decay"]
+    inputs = inputs._replace(decay=None)
     leaves = {name: x.requires_grad_() for name, x in inputs.differentiable().items()}
     y, state = scan(inputs, backend=backend)
     assert_close({"y": y, "final": state}, wanted.outputs, 1e-5)
