@@ -25,7 +25,7 @@ inputs = torch.randn(1, 12, 5), torch.rand(1, 4, 12, 5), -torch.rand(4, 5, 8), *
 for backend in ("reference", "cpu"):
     leaves = [x.clone().requires_grad_() for x in inputs]
     y, last = selective_scan(*leaves, order, recap=recap, backend=backend)
-    results[backend] = [y, last, *torch.autograd.grad(y.square().sum() + last.sum(), leaves)]
+    results[backend] = [y, last, *torch.autograd.grad(y.sin().sum() + last.sum(), leaves)]
 for one, other in zip(*results.values(), strict=True):
     torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 print("agree")
