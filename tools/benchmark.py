@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from model.build import encoder
+from tools.loading import measure_loading
 from tools.measure import Peak, in_fresh_process, machine, product_peak
 from tools.paper.table import Table
 from tools.stages import (
@@ -26,7 +27,7 @@ from tools.stages import (
     measure_stages,
     stage_gflops,
 )
-from tools.training import measure_loading, measure_training, training_gflops
+from tools.training import measure_training, training_gflops
 from util.config import Config, load_config
 from util.errors import UserError, run_main
 from util.files import atomic_write
