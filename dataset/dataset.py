@@ -105,7 +105,7 @@ class TrainingEpisodes(Dataset[Item]):
         self.augmentation, self.seed, self.epoch = augmentation, seed, epoch
         self.ann_type, self.max_side, self.views = ann_type, max_side, views
         self.hard_queries, self.absent_queries, self.paste_queries = hard_queries, absent_queries, paste_queries
-        self.hard = hard_images(index)
+        self.hard = hard_images(index) if hard_queries else {}
 
     def __len__(self) -> int:
         return len(self.index.images)
@@ -113,7 +113,7 @@ class TrainingEpisodes(Dataset[Item]):
     def __getitem__(self, item: int) -> Item:
         rng = _item_generator(self.seed, self.epoch, item)
         episode = draw_episode(self.index, self.index.images[item], self.shot, rng)
-        if (harder := self.hard[episode.class_id]) and self._happens(self.hard_queries, rng):
+        if (harder := self.hard.get(episode.class_id)) and self._happens(self.hard_queries, rng):
             episode = draw_episode(self.index, rng.choice(harder), self.shot, rng, episode.class_id)
         shown = episode.class_id
         if self._happens(self.absent_queries, rng):
@@ -143,10 +143,7 @@ class TrainingEpisodes(Dataset[Item]):
         if self.views:
             number = rng.randrange(self.views.count)
             return self.views.read(self.files, name, class_id, -1 - number if pasted else number)
-        image, mask = self.augmentation(*_read_support(self.files, name, class_id, ann_type, self.max_side), rng)
-        if pasted:
-            image, mask = _paste_other(image, mask, name, self.index, self.files, self.max_side, rng)
-        return normalise(image), mask
+        return _changed(self, name, class_id, ann_type, rng, pasted)
 
 
 class TrainingViews(Dataset[Item]):
@@ -172,10 +169,8 @@ class TrainingViews(Dataset[Item]):
     def __getitem__(self, item: int) -> Item:
         name, class_id, number = self.views[item]
         rng = random.Random(f"{name}/{class_id}/{number}")
-        image, mask = self.augmentation(*_read_object(self.files, name, class_id, self.max_side), rng)
-        if number < 0:
-            image, mask = _paste_other(image, mask, name, self.index, self.files, self.max_side, rng)
-        return {"image": normalise(image), "mask": _tensor(mask)}
+        image, mask = _changed(self, name, class_id, "mask", rng, pasted=number < 0)
+        return {"image": image, "mask": _tensor(mask)}
 
 
 class BaseTraining(Dataset[Item]):
@@ -291,15 +286,19 @@ def _read_support(files: Files, name: str, class_id: int, ann_type: str, max_sid
     return image, fill_boxes(mask) if ann_type == "bbox" else mask
 
 
-def _paste_other(
-    image: Image, mask: Mask, name: str, index: ImageIndex, files: Files, max_side: int | None, rng: random.Random
-) -> tuple[Image, Mask]:
-    """An image into which an object of a wanted class that it lacks is pasted; as it is where it has them all."""
-    classes = absent_classes(index, name)
-    if not classes:
-        return image, mask
-    class_id = rng.choice(classes)
-    return paste(image, mask, *_read_object(files, rng.choice(index.by_class[class_id]), class_id, max_side), rng)
+def _changed(
+    data: TrainingEpisodes | TrainingViews, name: str, class_id: int, ann_type: str, rng: random.Random, pasted: bool
+) -> tuple[torch.Tensor, Mask]:
+    """An image, normalised, and the mask of the class in it, changed at random.
+
+    With `pasted` an object of a wanted class that it lacks lies over it, unless it has them all.
+    """
+    index, files, max_side = data.index, data.files, data.max_side
+    image, mask = data.augmentation(*_read_support(files, name, class_id, ann_type, max_side), rng)
+    if pasted and (absent := absent_classes(index, name)):
+        other = rng.choice(absent)
+        image, mask = paste(image, mask, *_read_object(files, rng.choice(index.by_class[other]), other, max_side), rng)
+    return normalise(image), mask
 
 
 def _label_table(classes: Sequence[int]) -> NDArray[np.uint8]:

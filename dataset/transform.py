@@ -108,10 +108,11 @@ def paste(image: Image, mask: Mask, source: Image, source_mask: Mask, rng: rando
     Its longer side becomes 0.3 to 0.6 of the image's shorter one. Nothing is pasted where in every one of
     `PASTE_TRIES` random places more than half of the image's own object would be covered.
     """
-    top, left, height, width = bounding_box(resize_mask(source_mask, *source.shape[:2]) == 1)
+    source_mask = resize_mask(source_mask, *source.shape[:2])
+    top, left, height, width = bounding_box(source_mask == 1)
     box = slice(top, top + height), slice(left, left + width)
     factor = rng.uniform(0.3, 0.6) * min(mask.shape) / max(height, width)
-    cut, shape = scale(source[box], resize_mask(source_mask, *source.shape[:2])[box], factor)
+    cut, shape = scale(source[box], source_mask[box], factor)
     own = mask == 1
     for _ in range(PASTE_TRIES):
         row, column = (rng.randint(0, whole - part) for whole, part in zip(mask.shape, shape.shape, strict=True))

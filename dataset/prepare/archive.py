@@ -122,11 +122,8 @@ def extract(path: Path, destination: Callable[[str], Path | None], replace: bool
     except UserError:
         raise
     except Exception as error:  # a damaged archive makes the readers fail in any way there is
-        if isinstance(error, OSError) and error.errno not in (
-            None,
-            EINVAL,
-        ):  # a full disk, say: not the archive's fault
-            raise
+        if isinstance(error, OSError) and error.errno not in (None, EINVAL):
+            raise  # a full disk, say: not the archive's fault
         for file in written:
             file.unlink()
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")

@@ -134,15 +134,14 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="test_fold: 3, but isaid5i has 3 folds"):
         draw(tmp_path, "isaid5i", "--fold", 3, "--lists", tmp_path)
     (tmp_path / "val").mkdir()
-    (tmp_path / "val/fold0.txt").write_text("2007_000032\n")
-    with pytest.raises(UserError, match=r"val/fold0.txt: '2007_000032' is neither"):
-        draw(tmp_path, "pascal", "--lists", tmp_path)
-    (tmp_path / "val/fold0.txt").write_text("a__1\nb__1\nc__2\nd__3\n")
-    with pytest.raises(UserError, match="class 2: 1 images, but its episodes need 2"):
-        draw(tmp_path, "pascal", "--lists", tmp_path)
-    (tmp_path / "val/fold0.txt").write_text("a__1\nb__1\nc__9\n")
-    with pytest.raises(UserError, match=r"lists: JPEGImages/c.jpg is listed for class 9, not of \[1, 2, 3, 4, 5\]"):
-        draw(tmp_path, "pascal", "--lists", tmp_path)
+    for lines, message in (
+        ("2007_000032\n", r"val/fold0.txt: '2007_000032' is neither"),
+        ("a__1\nb__1\nc__2\nd__3\n", "class 2: 1 images, but its episodes need 2"),
+        ("a__1\nb__1\nc__9\n", r"lists: JPEGImages/c.jpg is listed for class 9, not of \[1, 2, 3, 4, 5\]"),
+    ):
+        (tmp_path / "val/fold0.txt").write_text(lines)
+        with pytest.raises(UserError, match=message):
+            draw(tmp_path, "pascal", "--lists", tmp_path)
     (tmp_path / "fss1000_test.txt").write_text("ab\ncd\nab\n")
     with pytest.raises(UserError, match="fss1000_test.txt: ab is there twice"):
         draw(tmp_path, "fss1000", "--lists", tmp_path)
