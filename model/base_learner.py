@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from model.backbone import Backbone
 from model.products import matmul
 from model.resize import resize
+from model.winograd import conv3x3
 
 BINS = (1, 2, 3, 6)
 HIDDEN = 512
@@ -54,7 +55,7 @@ class BaseLearner(nn.Module):
         The convolution over cat(f4, upsampled pools) is a sum over both halves of its input channels.
         """
         channels = f4.shape[1]
-        own = F.conv2d(f4, self.conv.weight[:, :channels], self.conv.bias, padding=1)
+        own = conv3x3(f4, self.conv.weight[:, :channels], self.conv.bias)
         return self.bn(own + conv_upsampled(self.ppm(f4), self.conv.weight[:, channels:], own.shape[-2:]))
 
     def classify(self, f5: Tensor) -> Tensor:
