@@ -22,9 +22,11 @@ BATCH = 16  # images
 def stored_views(cfg: Config, model: HMNet, index: ImageIndex, files: Files) -> ViewStore:
     """All views that a training draws from; those that are not there are computed, and none twice.
 
-    UserError for a backbone whose maps differ in size, and for files that cannot be read.
+    UserError for a backbone whose maps differ in size, for supports shown as boxes, and for files that cannot be read.
     """
     assert cfg.views
+    if cfg.ann_type != "mask":
+        raise UserError(f"views: should be empty for training with ann_type {cfg.ann_type}, as views hold masks")
     store = ViewStore(Path(cfg.view_folder) / fingerprint(cfg, model), cfg.views, tuple(index.by_class))
     shown = [(name, class_id) for name in index.images for class_id in wanted_classes(index, name)]
     missing = [

@@ -328,8 +328,6 @@ def broken_relations(cfg: Config) -> Iterator[tuple[str, str]]:
         yield "trained_shot", f"should be empty, 1 or shot ({cfg.shot})"
     if cfg.fusion in ("cross_attention", "self_calibrated") and cfg.width % 8:
         yield "width", f"should be a multiple of 8, the heads of fusion {cfg.fusion}"
-    if cfg.views and cfg.ann_type != "mask":
-        yield "views", f"should be empty with ann_type {cfg.ann_type}"
     if cfg.min_class_images and cfg.protocol == "hsnet":
         yield "min_class_images", "should be empty with protocol hsnet, whose lists name every episode"
     if cfg.test_classes == "base" and cfg.ensemble:

@@ -196,13 +196,23 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds; UserError when it cannot be read."""
+    """What a JSON file holds; UserError when it cannot be read, or an object has a key twice."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), object_pairs_hook=_object)
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON file: {error}; correct it or remove it") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(
+            f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice in one object"
+        )
+    return content
 
 
 def parse(model: type[Model], path: Path, kind: str) -> Model:

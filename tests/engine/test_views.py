@@ -96,6 +96,13 @@ def test_maps_of_two_sizes_are_refused(cfg: Config, monkeypatch: pytest.MonkeyPa
     assert not files_of(cfg)
 
 
+def test_boxes_are_refused_in_training_alone(cfg: Config) -> None:
+    boxes = cfg.model_copy(update={"ann_type": "bbox"})
+    assert toy_config(Path(cfg.data_root).parent, **KEYS, ann_type="bbox").views == 3
+    with pytest.raises(UserError, match=r"^views: should be empty for training with ann_type bbox"):
+        stored_views(boxes, random_network(boxes), *load_index(boxes, "train"))
+
+
 def test_pasted_views_belong_to_a_fold(cfg: Config) -> None:
     cfg = cfg.model_copy(update={"paste_queries": 0.5})
     model = random_network(cfg)

@@ -183,6 +183,7 @@ def test_a_picture_of_the_files_own_name_wins(tmp_path: Path, rng: np.random.Gen
         ('{"shapes": [{"label": "a", "points": [[1, 2]], "shape_type": "ellipse"}]}', r"\[0\]: shape_type: 'ellipse'"),
         ('{"shapes": [{"label": "a", "points": [[1, 2]], "shape_type": "circle"}]}', r"\[0\]: points: a circle with 1"),
         ("[" * 100_000, "is no JSON file"),
+        ('{"a": 1, "b": {"x": 1, "y": 2, "x": 3}}', r"the key 'x' stands twice in one object"),
     ],
 )  # fmt: skip
 def test_labelme_files_of_the_wrong_shape(tmp_path: Path, rng: np.random.Generator, content: str, problem: str) -> None:
