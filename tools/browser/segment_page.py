@@ -2,9 +2,9 @@
 
 import copy
 import html
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gradio as gr
 
@@ -18,114 +18,109 @@ from util.errors import UserError
 QUICK: Any = {"show_progress": "hidden", "trigger_mode": "multiple"}  # no event is lost, however fast they come
 
 
-class Left(NamedTuple):
-    """What the right side needs of the left."""
-
-    canvas: gr.HTML
-    outputs: list[Any]  # all that changes when the supports do
-    show: Callable[[Session], Updates]  # their new values
-
-
 def segment_page(shop: Shop, session: gr.State, message: gr.HTML) -> None:
     """Both sides."""
     with gr.Row():
         with gr.Column(scale=5):
-            left = support_side(shop, session, message)
+            support = SupportSide(shop, message)
         with gr.Column(scale=7):
-            search_side(shop, session, message, left)
+            search = SearchSide(shop, message, support)
+    support.connect(session)
+    search.connect(session)
 
 
-def support_side(shop: Shop, session: gr.State, message: gr.HTML) -> Left:
+class SupportSide:
     """Pictures of the object, the canvas to paint it on, its class."""
-    gr.Markdown("**1. Show the object** in one picture or more")
-    files = gr.File(label="Support pictures", file_count="multiple", height=120, elem_id="supports")
-    strip = figures("strip", columns=5)
-    canvas = gr.HTML(
-        html_template=(HERE / "painter.html").read_text(),
-        css_template=(HERE / "painter.css").read_text(),
-        js_on_load=(HERE / "painter.js").read_text(),
-        apply_default_css=False,
-        elem_id="painter",
-    )
-    legend = gr.HTML(elem_id="classes")
-    class_name = gr.Dropdown(
-        [SINGLE],
-        value=SINGLE,
-        label="Class of this picture: choose one, or write another name",
-        allow_custom_value=True,
-        elem_id="class",
-    )
-    with gr.Row():
-        mask_file = gr.UploadButton("Take its mask from a file", size="sm", elem_id="mask")
-        remove = gr.Button("Remove this picture", size="sm", elem_id="remove")
-    outputs = [message, strip, class_name, legend, canvas]
 
-    def on_show(session: Session, repaint: bool = True) -> Updates:
+    def __init__(self, shop: Shop, message: gr.HTML) -> None:
+        self.shop, self.message = shop, message
+        gr.Markdown("**1. Show the object** in one picture or more")
+        self.files = gr.File(label="Support pictures", file_count="multiple", height=120, elem_id="supports")
+        self.strip = figures("strip", columns=5)
+        self.canvas = gr.HTML(
+            html_template=(HERE / "painter.html").read_text(),
+            css_template=(HERE / "painter.css").read_text(),
+            js_on_load=(HERE / "painter.js").read_text(),
+            apply_default_css=False,
+            elem_id="painter",
+        )
+        self.legend = gr.HTML(elem_id="classes")
+        self.class_name = gr.Dropdown(
+            [SINGLE],
+            value=SINGLE,
+            label="Class of this picture: choose one, or write another name",
+            allow_custom_value=True,
+            elem_id="class",
+        )
+        with gr.Row():
+            self.mask_file = gr.UploadButton("Take its mask from a file", size="sm", elem_id="mask")
+            self.remove = gr.Button("Remove this picture", size="sm", elem_id="remove")
+        self.outputs = [message, self.strip, self.class_name, self.legend, self.canvas]  # what supports change
+
+    def connect(self, session: gr.State) -> None:
+        """Say what happens on every click, stroke and file."""
+        call, outputs, mask_file = explained(self.message), self.outputs, self.mask_file
+        self.files.upload(call(self.on_upload), [session, self.files], [self.files, *outputs])
+        self.strip.click(call(self.on_select), session, outputs, **QUICK)
+        self.canvas.input(call(self.on_stroke), [session, self.canvas], outputs[:-1], **QUICK)
+        self.class_name.input(call(self.on_class), [session, self.class_name], outputs, **QUICK)
+        self.remove.click(call(self.on_remove), session, outputs)
+        mask_file.upload(call(self.on_mask), [session, mask_file], [mask_file, *outputs])
+
+    def show(self, session: Session, repaint: bool = True) -> Updates:
+        """All that changes when the supports do; the canvas only if it was not the user who painted."""
         shots = []
         for shot in session.shots:
             small = thumbnail(shot.picture, shot.mask, session.value(shot.class_name))
-            shots.append(figure(strip, small, caption(shot), chosen=shot.number == session.current))
+            shots.append(figure(self.strip, small, caption(shot), chosen=shot.number == session.current))
         names = session.class_names or [SINGLE]
         chosen = session.shot.class_name if session.shot else names[0]
         swatches = "".join(
             f'<i style="background:{css_color(value)}"></i>{html.escape(name)}' for value, name in enumerate(names, 1)
         )
         return {
-            strip: "".join(shots),
-            class_name: gr.update(choices=names, value=chosen),
-            legend: f'<div class="classes">{swatches}</div>' if session.shots else "",
-            **({canvas: painting(session)} if repaint else {}),
+            self.strip: "".join(shots),
+            self.class_name: gr.update(choices=names, value=chosen),
+            self.legend: f'<div class="classes">{swatches}</div>' if session.shots else "",
+            **({self.canvas: painting(session)} if repaint else {}),
         }
 
-    @explained(message)
-    def on_upload(session: Session, paths: Sequence[str]) -> Updates:
-        complaints = []
+    def on_upload(self, session: Session, paths: Sequence[str]) -> Updates:
+        complaints, limits = [], self.shop.limits
         for path in paths:
             try:
-                session.add_shot(Path(path).name, read_upload(path, shop.limits), shop.limits)
+                session.add_shot(Path(path).name, read_upload(path, limits), limits)
             except UserError as error:
                 complaints.append(str(error))
-        return {files: None, message: say(*complaints), **on_show(session)}
+        return {self.files: None, self.message: say(*complaints), **self.show(session)}
 
-    @explained(message)
-    def on_select(session: Session, event: gr.EventData) -> Updates:
+    def on_select(self, session: Session, event: gr.EventData) -> Updates:
         if event.index < len(session.shots):  # it may just have been removed
             session.current = session.shots[event.index].number
-        return on_show(session)
+        return self.show(session)
 
-    @explained(message)
-    def on_stroke(session: Session, value: Any) -> Updates:
+    def on_stroke(self, session: Session, value: Any) -> Updates:
         read_painting(value, session)
-        return on_show(session, repaint=False)
+        return self.show(session, repaint=False)
 
-    @explained(message)
-    def on_class(session: Session, name: str) -> Updates:
+    def on_class(self, session: Session, name: str) -> Updates:
         if session.shot and name and name.strip():
             session.shot.class_name = name.strip()
-        return on_show(session)
+        return self.show(session)
 
-    @explained(message)
-    def on_remove(session: Session) -> Updates:
+    def on_remove(self, session: Session) -> Updates:
         session.remove_shot()
-        return on_show(session)
+        return self.show(session)
 
-    @explained(message)
-    def on_mask(session: Session, path: str) -> Updates:
+    def on_mask(self, session: Session, path: str) -> Updates:
         if session.shot is None:
-            return {mask_file: None, message: say("there is no support picture yet that this mask could belong to")}
+            text = say("there is no support picture yet that this mask could belong to")
+            return {self.mask_file: None, self.message: text}
         try:
-            session.shot.mask = read_mask(path, session.shot, shop.limits)
+            session.shot.mask = read_mask(path, session.shot, self.shop.limits)
         except UserError as error:
-            return {mask_file: None, message: say(str(error))}
-        return {mask_file: None, **on_show(session)}
-
-    files.upload(on_upload, [session, files], [files, *outputs])
-    strip.click(on_select, session, outputs, **QUICK)
-    canvas.input(on_stroke, [session, canvas], outputs[:-1], **QUICK)
-    class_name.input(on_class, [session, class_name], outputs, **QUICK)
-    remove.click(on_remove, session, outputs)
-    mask_file.upload(on_mask, [session, mask_file], [mask_file, *outputs])
-    return Left(canvas, outputs, on_show)
+            return {self.mask_file: None, self.message: say(str(error))}
+        return {self.mask_file: None, **self.show(session)}
 
 
 def caption(shot: Shot) -> str:
@@ -133,63 +128,74 @@ def caption(shot: Shot) -> str:
     return f"{shot.class_name}: {shot.name}" + ("" if shot.has_object else ", nothing painted yet")
 
 
-def search_side(shop: Shop, session: gr.State, message: gr.HTML, left: Left) -> None:
+class SearchSide:
     """Pictures to search, results and what is shown of them, the download."""
-    gr.Markdown("**2. Find it** in other pictures")
-    queries = gr.File(label="Pictures to search", file_count="multiple", height=160, elem_id="queries")
-    with gr.Row():
-        example = gr.Button("Try an example", visible=Path(shop.cfg.data_root).is_dir(), elem_id="example")
-        stop = gr.Button("Stop", elem_id="stop")
-        start = gr.Button("Find the object", variant="primary", elem_id="start")
-    status = gr.HTML(elem_id="status", min_height=24)
-    with gr.Row():
-        view = gr.Radio(list(segment.VIEWS), value=segment.VIEWS[0], label="Show", elem_id="view", scale=3)
-        threshold = gr.Slider(0.05, 0.95, 0.5, step=0.01, label="Threshold", elem_id="threshold", scale=2)
-    results = figures("results", columns=3)
-    with gr.Row():
-        pack = gr.Button("Download masks and overlays (zip)", elem_id="pack")
-        load = gr.DownloadButton("zip", visible="hidden", elem_id="load")
 
-    @explained(message)
-    def on_example(session: Session) -> Updates:
-        paths = segment.Examples(shop.cfg).show(session, shop.limits, shop.folder)
-        return {queries: paths, **left.show(session)}
+    def __init__(self, shop: Shop, message: gr.HTML, support: SupportSide) -> None:
+        self.shop, self.message, self.support = shop, message, support
+        gr.Markdown("**2. Find it** in other pictures")
+        self.queries = gr.File(label="Pictures to search", file_count="multiple", height=160, elem_id="queries")
+        with gr.Row():
+            known = Path(shop.cfg.data_root).is_dir()
+            self.example = gr.Button("Try an example", visible=known, elem_id="example")
+            self.stop = gr.Button("Stop", elem_id="stop")
+            self.start = gr.Button("Find the object", variant="primary", elem_id="start")
+        self.status = gr.HTML(elem_id="status", min_height=24)
+        with gr.Row():
+            first = segment.VIEWS[0]
+            self.view = gr.Radio(list(segment.VIEWS), value=first, label="Show", elem_id="view", scale=3)
+            self.threshold = gr.Slider(0.05, 0.95, 0.5, step=0.01, label="Threshold", elem_id="threshold", scale=2)
+        self.results = figures("results", columns=3)
+        with gr.Row():
+            self.pack = gr.Button("Download masks and overlays (zip)", elem_id="pack")
+            self.load = gr.DownloadButton("zip", visible="hidden", elem_id="load")
 
-    def card(answer: Answer, view: str, threshold: float) -> str:
-        drawn = segment.draw_answer(shop.predictor, answer, view, threshold)
-        return figure(results, drawn, segment.describe_answer(shop.predictor, answer, threshold))
+    def connect(self, session: gr.State) -> None:
+        """Say what happens on every click."""
+        call, shown = explained(self.message), [self.view, self.threshold]
+        self.example.click(call(self.on_example), session, [self.queries, *self.support.outputs])
+        asked = self.start.click(
+            self.on_start, [session, self.support.canvas, self.queries, *shown],
+            [self.message, self.results, self.status], show_progress_on=self.status, **NETWORK,
+        )  # fmt: skip
+        self.stop.click(lambda: "stopped", None, self.status, cancels=asked)
+        for changed in (self.view.input, self.threshold.input):
+            changed(self.on_view, [session, *shown], self.results, show_progress="hidden", trigger_mode="always_last")
+        packed = self.pack.click(call(self.on_pack), [session, self.threshold], [self.message, self.load])
+        packed.success(None, js="() => document.querySelector('#load').click()")
 
-    def on_start(session: Session, value: Any, paths: list[str], view: str, threshold: float) -> Iterator[Updates]:
+    def card(self, answer: Answer, view: str, threshold: float) -> str:
+        """One result: its picture and the line below."""
+        drawn = segment.draw_answer(self.shop.predictor, answer, view, threshold)
+        return figure(self.results, drawn, segment.describe_answer(self.shop.predictor, answer, threshold))
+
+    def on_example(self, session: Session) -> Updates:
+        paths = segment.Examples(self.shop.cfg).show(session, self.shop.limits, self.shop.folder)
+        return {self.queries: paths, **self.support.show(session)}
+
+    def on_start(
+        self, session: Session, value: Any, paths: list[str], view: str, threshold: float
+    ) -> Iterator[Updates]:
         session.answers, complaints, cards = [], [], ""
-        yield {message: say(), results: cards, status: ""}
+        yield {self.message: say(), self.results: cards, self.status: ""}
         try:
             read_painting(value, session)
-            found = segment.answer_queries(session, copy.copy(shop.predictor), paths or [], shop.limits)
+            found = segment.answer_queries(session, copy.copy(self.shop.predictor), paths or [], self.shop.limits)
             for number, answer in enumerate(found, 1):
                 if isinstance(answer, UserError):
                     complaints.append(str(answer))
                 else:
                     session.answers.append(answer)
-                    cards += card(answer, view, threshold)
+                    cards += self.card(answer, view, threshold)
                 done = f"{number} of {len(paths)} pictures"
-                yield {message: say(*complaints), results: cards, status: done}
+                yield {self.message: say(*complaints), self.results: cards, self.status: done}
         except UserError as error:
-            yield {message: say(str(error))}
+            yield {self.message: say(str(error))}
 
-    def on_view(session: Session, view: str, threshold: float) -> Updates:
-        return {results: "".join(card(answer, view, threshold) for answer in list(session.answers))}
+    def on_view(self, session: Session, view: str, threshold: float) -> Updates:
+        cards = [self.card(answer, view, threshold) for answer in list(session.answers)]
+        return {self.results: "".join(cards)}
 
-    @explained(message)
-    def on_pack(session: Session, threshold: float) -> Updates:
-        return {load: str(segment.write_zip(session, shop.predictor, threshold, shop.folder))}
-
-    example.click(on_example, session, [queries, *left.outputs])
-    asked = start.click(
-        on_start, [session, left.canvas, queries, view, threshold], [message, results, status],
-        show_progress_on=status, **NETWORK,
-    )  # fmt: skip
-    stop.click(lambda: "stopped", None, status, cancels=asked)
-    for changed in (view.input, threshold.input):
-        changed(on_view, [session, view, threshold], results, show_progress="hidden", trigger_mode="always_last")
-    packed = pack.click(on_pack, [session, threshold], [message, load])
-    packed.success(None, js="() => document.querySelector('#load').click()")
+    def on_pack(self, session: Session, threshold: float) -> Updates:
+        path = segment.write_zip(session, self.shop.predictor, threshold, self.shop.folder)
+        return {self.load: str(path)}
