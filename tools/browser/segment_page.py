@@ -141,6 +141,9 @@ class SearchSide:
             self.stop = gr.Button("Stop", elem_id="stop")
             self.start = gr.Button("Find the object", variant="primary", elem_id="start")
         self.status = gr.HTML(elem_id="status", min_height=24)
+        self.stopped = gr.HTML(
+            elem_id="stopped"
+        )  # apart, as a picture that is just finished still says how many there are
         with gr.Row():
             first = segment.VIEWS[0]
             self.view = gr.Radio(list(segment.VIEWS), value=first, label="Show", elem_id="view", scale=3)
@@ -156,9 +159,9 @@ class SearchSide:
         self.example.click(call(self.on_example), session, [self.queries, *self.support.outputs])
         asked = self.start.click(
             self.on_start, [session, self.support.canvas, self.queries, *shown],
-            [self.message, self.results, self.status], show_progress_on=self.status, **NETWORK,
+            [self.message, self.results, self.status, self.stopped], show_progress_on=self.status, **NETWORK,
         )  # fmt: skip
-        self.stop.click(lambda: "stopped", None, self.status, cancels=asked)
+        self.stop.click(lambda: "stopped", None, self.stopped, cancels=asked)
         for changed in (self.view.input, self.threshold.input):
             changed(self.on_view, [session, *shown], self.results, show_progress="hidden", trigger_mode="always_last")
         packed = self.pack.click(call(self.on_pack), [session, self.threshold], [self.message, self.load])
@@ -177,7 +180,7 @@ class SearchSide:
         self, session: Session, value: Any, paths: list[str], view: str, threshold: float
     ) -> Iterator[Updates]:
         session.answers, complaints, cards = [], [], ""
-        yield {self.message: say(), self.results: cards, self.status: ""}
+        yield {self.message: say(), self.results: cards, self.status: "", self.stopped: ""}
         try:
             read_painting(value, session)
             found = segment.answer_queries(session, copy.copy(self.shop.predictor), paths or [], self.shop.limits)

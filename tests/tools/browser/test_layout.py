@@ -319,9 +319,10 @@ def test_stopped_it_can_be_asked_again(tab: Tab, tmp_path: Path) -> None:
     tab.page.click(START)
     tab.page.wait_for_selector("#results figure")
     tab.page.click("#stop")
-    tab.page.wait_for_selector("#status:has-text('stopped')")
+    tab.page.wait_for_selector("#stopped:has-text('stopped')")
     tab.page.wait_for_timeout(2000)  # gradio takes a click for a double one until then
     tab.find(30)
+    assert not tab.page.inner_text("#stopped").strip()
 
 
 def test_examples_of_the_data_set(tab: Tab) -> None:
