@@ -19,6 +19,8 @@ from tests.tools.paper.test_history import result, write_test, write_training
 from tests.toy import toy_config, write_toy, write_weights
 from tools.figures import describe, main
 from tools.paper.analysis import enhancement, state_cosines, visits
+from tools.paper.history import Course
+from tools.paper.plots import draw_curves
 from tools.paper.published import published
 from util.config import Config
 from util.errors import UserError
@@ -121,6 +123,11 @@ def test_curves(tmp_path: Path) -> None:
     content = read(tmp_path, "curves")
     assert content["runs"]["second"]["loss"] == {"1": 0.8, "2": 1e-5}
     assert [row["epoch"] for row in content["runs"]["first"]["validations"]] == [1.5, 2]
+
+
+def test_epochs_are_whole_numbers() -> None:
+    figure = draw_curves({"one": Course(Path(), {8: 1.0}, {8: 0.5}, "IoU", [{"epoch": 8, "miou": 0.5}])})
+    assert all(tick == round(tick) for axis in figure.axes for tick in axis.get_xticks())
 
 
 def test_bars(tmp_path: Path) -> None:

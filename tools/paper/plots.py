@@ -140,7 +140,7 @@ def draw_curves(courses: Mapping[str, Course]) -> Figure:
     hits.set(xlabel="epoch", ylabel=f"training {' / '.join(measures)}, %")
     miou.set(xlabel="epoch", ylabel="validation mIoU, %")
     for axis in (loss, hits, miou):
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     figure.legend(*loss.get_legend_handles_labels(), loc="outside upper center", ncols=min(len(courses), 4))
     return figure
 
