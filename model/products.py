@@ -26,10 +26,14 @@ def mkl_is_slow() -> bool:
 CONVOLVES = mkl_is_slow()
 
 
+def is_float32_on_cpu(x: Tensor) -> bool:
+    """Whether products with `x` are made in float32 by a CPU."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear`: `x (..., K)` by `weight (N, K)` to `(..., N)`."""
-    is_float = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if not (CONVOLVES and is_float and x.numel() * len(weight) >= SMALLEST):
+    if not (CONVOLVES and is_float32_on_cpu(x) and x.numel() * len(weight) >= SMALLEST):
         return F.linear(x, weight, bias)
     image = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, K, M, 1), channels last
     out = F.conv2d(image, weight[:, :, None, None], bias)  # (1, N, M, 1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.products import CONVOLVES
+from model.products import CONVOLVES, is_float32_on_cpu
 
 SMALLEST = 512  # channels above which products cost more than the changes around them
 WEIGHTS = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
@@ -20,8 +20,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Winograd's way where it is faster: float32 on a CPU without gradients, where MKL is fast (model/products.py).
     """
     learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
-    is_float = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if CONVOLVES or learns or not is_float or weight.shape[1] <= SMALLEST:
+    if CONVOLVES or learns or not is_float32_on_cpu(x) or weight.shape[1] <= SMALLEST:
         return F.conv2d(x, weight, bias, padding=1)
     return winograd(x, weight, bias)
 
