@@ -199,7 +199,11 @@ def test_the_base_learner_is_validated_as_it_is_tested(data: Path, monkeypatch: 
     """Folded, channels last and under autocast, with the figures of the plain network."""
     cfg, seen, types = toy_config(data, batch_size_val=3), [], []
     model = build_base_learner(cfg, pretrained=False)
-    nn.init.normal_(model.head.classifier.weight)  # or the background would be all that it sees
+    classifier, dataset = model.head.classifier, base_val_dataset(cfg)
+    nn.init.normal_(classifier.weight)
+    with torch.no_grad():  # every class gets its share of the pixels, or background might be all that it sees
+        images = torch.stack([dataset[number]["image"] for number in range(4)])
+        classifier.bias -= model.eval()(images).mean((0, 2, 3))
 
     def fold(network: Any) -> None:
         seen.append(network)
@@ -211,7 +215,7 @@ def test_the_base_learner_is_validated_as_it_is_tested(data: Path, monkeypatch: 
     found = train_base.measure(model.train(), cfg, world)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in seen[0].modules()) and model.training
     assert seen[0].head.conv.weight.is_contiguous(memory_format=torch.channels_last)
-    dataset, size = base_val_dataset(cfg), 1 + cfg.base_class_count
+    size = 1 + cfg.base_class_count
     counts = torch.zeros(size, size, dtype=torch.int64)
     model.eval()
     for item in (dataset[number] for number in range(len(dataset))):
