@@ -1,4 +1,4 @@
-"""Segment pictures of one's own, given a few with masks: README, "Segment your own pictures".
+"""Segment pictures of one's own, given a few with masks (docs/own-pictures.md).
 
     python predict.py --weights exp/.../best_1shot.pth --support support --query photos --out out
     torchrun --nproc_per_node 4 predict.py ...

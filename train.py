@@ -8,6 +8,7 @@ Exit code 0: finished; 2: an error, in one line; 75: stopped by SIGTERM, SIGINT 
 """
 
 from argparse import Namespace
+from collections.abc import Mapping
 from functools import lru_cache
 from math import ceil
 
@@ -19,9 +20,10 @@ if __name__ == "__main__":
 import torch
 from torch import nn
 
+from dataset.benchmarks.table import test_config
 from dataset.dataset import collate, train_dataset
 from dataset.episode import check_possible, empty_classes
-from dataset.index import class_names, config_classes, load_index, test_config
+from dataset.index import class_names, config_classes, load_index
 from dataset.reading import oversize_note
 from engine.evaluation import EpisodeSet, make_episodes, run_episodes
 from engine.learner import Learner, Output, Tensors
@@ -32,15 +34,17 @@ from engine.panels import panel_drawer
 from engine.run import Paths, Run
 from engine.views import stored_views
 from model.build import build_model
+from model.hmnet import HMNet
 from model.loss import ITEM_MEANS, episode_loss
 from util.config import Config
 from util.distributed import World, connect
 from util.errors import run_main
 from util.failures import explain_errors
+from util.image import RGB
 from util.pixels import IGNORE
 from util.rng import make_deterministic, seed_all
 from util.schema import run_name, run_tag
-from util.visualize import Picture, fit
+from util.visualize import fit
 
 PANELS = 8  # episodes of a validation that TensorBoard shows, the same every time as long as their seed is
 PANEL_SIZE = (240, 960)  # pixels that they are reduced to
@@ -80,18 +84,10 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
     def episodes(seed: int) -> EpisodeSet:
         return make_episodes(cfg, seed, cfg.val_episodes, novel)
 
-    def measure() -> dict[str, float]:
-        drawn = episodes(cfg.manual_seed + (0 if cfg.fix_random_seed_val else run.progress.epoch))
-        shown: list[tuple[str, Picture]] = []
-        draw = panel_drawer(drawn, names, PANELS, lambda *panel: shown.append(panel)) if viz else None
-        result = run_episodes(model, cfg, drawn, world, observe=draw)
-        for title, picture in (panel for panels in world.gather(shown) for panel in panels):
-            run.log.picture(f"novel/{title}", fit(picture, *PANEL_SIZE), run.iteration)
-        return {"miou": result.miou, "fb_iou": result.fb_iou, "piou": result.piou}
-
     def validate(position: float) -> None:
         if validates(cfg, position):
-            run.validate(position, measure)
+            drawn = episodes(cfg.manual_seed + (0 if cfg.fix_random_seed_val else run.progress.epoch))
+            run.validate(position, lambda: measure(run, model, drawn, names, viz))
 
     with run.started(viz):
         if note := oversize_note([image for image, _ in files.values()], cfg.train_h, cfg.max_side):
@@ -112,6 +108,18 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
             if run.progress.step == middle:
                 validate(epoch - 0.5)
             validate(epoch)
+
+
+def measure(
+    run: Run, model: HMNet, episode_set: EpisodeSet, names: Mapping[int, str], panels: bool = False
+) -> dict[str, float]:
+    """Figures of a validation; with `panels` some of its episodes are shown in TensorBoard."""
+    shown: list[tuple[str, RGB]] = []
+    draw = panel_drawer(episode_set, names, PANELS, lambda *panel: shown.append(panel)) if panels else None
+    result = run_episodes(model, run.cfg, episode_set, run.world, observe=draw)
+    for title, picture in (panel for panels_there in run.world.gather(shown) for panel in panels_there):
+        run.log.picture(f"novel/{title}", fit(picture, *PANEL_SIZE), run.iteration)
+    return {"miou": result.miou, "fb_iou": result.fb_iou, "piou": result.piou}
 
 
 def forward(network: nn.Module, batch: Tensors) -> Output:

@@ -104,9 +104,8 @@ def measure(model: PSPNet, cfg: Config, world: World) -> dict[str, float]:
     batches = shard_batches(len(dataset), cfg.batch_size_val, world)
     confusion = torch.zeros(size, size, dtype=torch.int64, device=world.device)  # (label, prediction)
     loader = load_steps(dataset, batches, 1, cfg.loader_worker_count, collate)
-    hidden = None if world.is_main else True  # None: shown where someone looks
     with torch.inference_mode(), autocast(cfg.amp, world.device):
-        for (batch,) in tqdm(loader, "validation", total=len(batches), disable=hidden, leave=False):
+        for (batch,) in tqdm(loader, "validation", total=len(batches), disable=world.no_bar, leave=False):
             logits = network(batch["image"].to(world.device))
             for scores, label in zip(logits.float(), batch["label"], strict=True):
                 confusion += count_pairs(resize(scores[None], label.shape).argmax(1)[0], label.to(world.device), size)

@@ -115,12 +115,13 @@ class TrainingEpisodes(Dataset[Item]):
         episode = draw_episode(self.index, self.index.images[item], self.shot, rng)
         if (harder := self.hard.get(episode.class_id)) and self._happens(self.hard_queries, rng):
             episode = draw_episode(self.index, rng.choice(harder), self.shot, rng, episode.class_id)
-        shown = episode.class_id
+        shown, absent = episode.class_id, None
         if self._happens(self.absent_queries, rng):
-            episode = draw_absent(self.index, episode.query, self.shot, rng) or episode
-        query, query_mask = self._seen(episode.query, shown, "mask", rng, self._happens(self.paste_queries, rng))
-        if episode.class_id != shown:
-            query_mask = np.where(query_mask == IGNORE, query_mask, 0)
+            absent = draw_absent(self.index, episode.query, self.shot, rng)
+        pasted = absent is None and self._happens(self.paste_queries, rng)  # or the absent class might be pasted in
+        query, query_mask = self._seen(episode.query, shown, "mask", rng, pasted)
+        if absent:
+            episode, query_mask = absent, np.where(query_mask == IGNORE, query_mask, 0)
         support = [self._seen(name, episode.class_id, self.ann_type, rng) for name in episode.support]
         return {
             "query": query,

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dataset.lists import class_lines
 from util.errors import run_main
 from util.files import atomic_write
 from util.pixels import IGNORE
@@ -114,7 +115,7 @@ def write_demo(root: str | Path, images_per_class: int = 40, size: int = 160, se
         save_index(root / mask_name, labels)
         lines.append(f"{image_name} {mask_name}\n")
     training = round(TRAINING_PART * images_per_class) * len(classes)
-    atomic_write(root / "classes.txt", "".join(f"{class_id} {look.name}\n" for class_id, look in classes.items()))
+    atomic_write(root / "classes.txt", class_lines({class_id: look.name for class_id, look in classes.items()}))
     atomic_write(root / "ImageSets" / "train.txt", "".join(lines[:training]))
     atomic_write(root / "ImageSets" / "val.txt", "".join(lines[training:]))
 

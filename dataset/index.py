@@ -3,16 +3,9 @@
 from dataclasses import replace
 
 from dataset.benchmarks.base import Files, ImageIndex, Mode
-from dataset.benchmarks.coco import COCO_CLASSES
-from dataset.benchmarks.pascal import PASCAL_CLASSES
-from dataset.benchmarks.table import open_benchmark, test_config
-from dataset.lists import locate, read_list
+from dataset.benchmarks.table import open_benchmark
 from util.config import Config
 from util.errors import UserError
-from util.folds import fold_classes
-
-__all__ = ["COCO_CLASSES", "PASCAL_CLASSES", "Files", "ImageIndex", "Mode", "fold_classes", "locate", "read_list"]
-__all__ += ["class_names", "config_classes", "episode_count", "list_files", "load_index", "test_config"]
 
 
 def config_classes(cfg: Config, mode: Mode) -> list[int]:

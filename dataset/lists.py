@@ -3,6 +3,7 @@
 import ast
 import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -45,6 +46,11 @@ def read_class_file(path: Path) -> dict[int, str]:
             raise UserError(f"{path}:{number}: the name {name} is there twice; give each class a name of its own")
         names[int(index)] = name
     return dict(sorted(names.items()))
+
+
+def class_lines(names: Mapping[int, str]) -> str:
+    """What `read_class_file` reads."""
+    return "".join(f"{index} {name}\n" for index, name in names.items())
 
 
 def read_released(

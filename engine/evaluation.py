@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from dataset.benchmarks.table import open_benchmark, test_config
@@ -25,13 +24,13 @@ from engine.metric import Result, count_pixels, ratio, summarize
 from engine.optim import autocast
 from model.hmnet import HMNet
 from model.inference import FeatureCache
+from model.resize import resize
 from util.config import Config
 from util.distributed import World
 from util.errors import UserError
-from util.image import resize_image
+from util.image import RGB, resize_image
 from util.schema import run_name
 
-Picture = NDArray[np.uint8]
 Names = Sequence[Sequence[str]]  # of the images of every episode, query first
 # query (B, 3, H, W), support (B, K, 3, H, W), support_mask (B, K, H, W), names -> scores (B, 2, H, W)
 Segment = Callable[[Tensor, Tensor, Tensor, Names], Tensor]
@@ -51,11 +50,11 @@ class Outcome(NamedTuple):
     number: int  # in the episode list
     names: Sequence[str]  # query, then supports in the network's order
     support_mask: Tensor  # (K, H, W) as the network saw it
-    truth: Tensor  # (h, w) in {0, 1, 255}, the query's own size
+    truth: Tensor  # (h, w) in {0, 1, 255}, at the size that is judged
     prediction: Tensor  # (h, w) in {0, 1}
     iou: float | None
 
-    def pictures(self, files: Files) -> tuple[list[tuple[Picture, NDArray[Any]]], Picture, NDArray[Any]]:
+    def pictures(self, files: Files) -> tuple[list[tuple[RGB, NDArray[Any]]], RGB, NDArray[Any]]:
         """Supports with their masks, query and truth, as `util.visualize.episode_panel` takes them."""
         query, *supports = map(files.picture, self.names)
         truth = self.truth.cpu().numpy()
@@ -159,7 +158,7 @@ def run_episodes(
     observe: Callable[[Outcome], None] | None = None,
     progress: bool = True,
 ) -> Result:
-    """Figures of the episodes at the original size of the masks.
+    """Figures of the episodes at the size of their truths.
 
     `segment` replaces the forward pass, which by default keeps the features of images within `feature_cache_mb`.
     Episodes are split over the processes of the world: `observe` sees this one's, the figures are the same in all and
@@ -170,12 +169,12 @@ def run_episodes(
     device = world.device
     batches = shard_batches(len(episodes), cfg.batch_size_val, world)
     loader = load_steps(test_dataset(cfg, *episode_set), batches, 1, cfg.loader_worker_count, collate)
-    shown = None if progress and world.is_main else True
+    hidden = world.no_bar if progress else True
     counts = torch.zeros(len(episodes), 2, 2, dtype=torch.int64, device=device)  # as count_pixels
     segment = segment or FeatureCache(model, cfg.feature_cache_mb).scores
     start, busy = perf_counter(), 0.0
     with evaluating(model), autocast(cfg.amp, device):
-        for (batch,) in tqdm(loader, "episodes", total=len(batches), disable=shown, leave=False):
+        for (batch,) in tqdm(loader, "episodes", total=len(batches), disable=hidden, leave=False):
             before = perf_counter()
             truths = [truth.to(device) for truth in batch["query_mask"]]
             predictions = predict(segment, batch, truths)
@@ -239,10 +238,7 @@ def predict(segment: Segment, batch: Batch, truths: Sequence[Tensor]) -> list[Te
     device = truths[0].device
     query, support, mask = (batch[key].to(device, non_blocking=True) for key in ("query", "support", "support_mask"))
     scores = segment(query, support, mask, batch["names"])
-    return [
-        interpolate(score[None].float(), truth.shape, mode="bilinear", align_corners=True)[0].argmax(0)
-        for score, truth in zip(scores, truths, strict=True)
-    ]
+    return [resize(score[None].float(), truth.shape)[0].argmax(0) for score, truth in zip(scores, truths, strict=True)]
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from dataset.benchmarks.layout import ListedMasks
@@ -16,7 +15,7 @@ from dataset.multiclass import MultiEpisode, MultiEpisodes, draw_generalized, dr
 from engine.evaluation import evaluating
 from engine.loader import Batch, load_steps, shard_batches
 from engine.metric import ratio
-from engine.optim import amp_dtype
+from engine.optim import autocast
 from model.hmnet import HMNet
 from model.inference import merge_classes
 from model.resize import resize
@@ -33,7 +32,7 @@ CLASSES = 256
 Predict = Callable[[HMNet, Batch, Tensor], Tensor]  # batch of one and its truth (h, w) -> labels (h, w)
 
 
-class Counts(NamedTuple):
+class ClassPixels(NamedTuple):
     """Pixels by class: what both have, what only the prediction has, what only the truth has."""
 
     hit: Tensor  # (256,) int64
@@ -46,9 +45,16 @@ def test_ways(model: HMNet, cfg: Config, world: World, ways: int) -> dict[str, A
     """PANet's N-way K-shot test on *training* images of the contiguous fold; figures over its five runs.
 
     Sets with a mask of its own for every class are tested on their test images. A class's wrong pixels count only where
-    the truth has it, as there; `miou_everywhere` counts them all.
+    the truth has it, as there; `miou_everywhere` counts them all. UserError for a network that was trained on novel
+    classes of this fold, as that of `use_split_coco: True` was.
     """
-    data = test_config(cfg).model_copy(update={"use_split_coco": False})
+    data = test_config(cfg)
+    if cfg.data_set == data.data_set == "coco" and cfg.use_split_coco and not cfg.allow_other_split:
+        raise UserError(
+            "--ways: its folds of COCO are those of `use_split_coco: False`, of whose novel classes this training saw "
+            "some; take a network trained on them, or this one as it is by `--opts allow_other_split True`"
+        )
+    data = data.model_copy(update={"use_split_coco": False})
     benchmark = open_benchmark(data)
     if isinstance(benchmark, ListedMasks):
         contents, files = benchmark.contents("train")
@@ -114,13 +120,13 @@ def _seeds(cfg: Config, known: Sequence[int]) -> Sequence[int]:
 
 def _count(
     model: HMNet, cfg: Config, dataset: MultiEpisodes, episodes: Sequence[MultiEpisode], world: World, predict: Predict
-) -> Counts:
+) -> ClassPixels:
     device = world.device
-    counts = Counts(*torch.zeros(4, CLASSES, dtype=torch.int64, device=device))
+    counts = ClassPixels(*torch.zeros(4, CLASSES, dtype=torch.int64, device=device))
     batches = shard_batches(len(episodes), 1, world)
     loader = load_steps(dataset, batches, 1, cfg.loader_worker_count, collate)
-    with evaluating(model), torch.autocast(device.type, amp_dtype(cfg.amp, device), enabled=cfg.amp != "off"):
-        for (batch,) in tqdm(loader, "episodes", total=len(batches), disable=not world.is_main or None, leave=False):
+    with evaluating(model), autocast(cfg.amp, device):
+        for (batch,) in tqdm(loader, "episodes", total=len(batches), disable=world.no_bar, leave=False):
             tensors = {key: value.to(device) for key, value in batch.items() if key != "number"}
             truth = tensors["truth"][0]
             predicted = torch.where(truth == IGNORE, IGNORE, predict(model, tensors, truth))
@@ -166,10 +172,10 @@ def _maps(model: HMNet, batch: Batch, truth: Tensor) -> tuple[Tensor, Tensor, in
 
 def _at(scores: Tensor, truth: Tensor) -> Tensor:
     """Scores (1, C, S, S) at the truth's size, (C, h, w)."""
-    return interpolate(scores.float(), truth.shape, mode="bilinear", align_corners=True)[0]
+    return resize(scores.float(), truth.shape)[0]
 
 
-def _ious(counts: Counts, classes: Sequence[int], false: Tensor) -> dict[int, float | None]:
+def _ious(counts: ClassPixels, classes: Sequence[int], false: Tensor) -> dict[int, float | None]:
     return {c: ratio(int(counts.hit[c]), int(counts.hit[c] + false[c] + counts.missed[c])) for c in classes}
 
 

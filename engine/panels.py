@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping
 
 from engine.evaluation import EpisodeSet, Outcome
-from util.visualize import Picture, episode_panel
+from util.image import RGB
+from util.visualize import episode_panel
 
 
 def panel_drawer(
-    episode_set: EpisodeSet, names: Mapping[int, str], count: int, show: Callable[[str, Picture], None]
+    episode_set: EpisodeSet, names: Mapping[int, str], count: int, show: Callable[[str, RGB], None]
 ) -> Callable[[Outcome], None]:
     """Draws `count` of the episodes, spread over the list: support | query | truth | prediction.
 

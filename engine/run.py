@@ -135,8 +135,8 @@ class Run:
             if self.world.is_main:
                 self._clear_away()
                 atomic_write(self.paths.file("config.yaml"), self.cfg.to_yaml())
-            hidden = None if self.world.is_main else True  # None: shown where someone looks
-            self.bar = stack.enter_context(tqdm(total=self.iterations, initial=self.iteration, disable=hidden))
+            bar = tqdm(total=self.iterations, initial=self.iteration, disable=self.world.no_bar)
+            self.bar = stack.enter_context(bar)
             try:
                 yield
             except NotFiniteError as error:

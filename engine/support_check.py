@@ -1,6 +1,6 @@
 """Does a network use its support? The same queries with supports of another class, and with an emptied support mask.
 
-Who segments whatever stands out answers all three alike; what a network loses shows how much the support told it.
+Who segments whatever stands out answers all three alike; what a network loses shows how much it used the support.
 """
 
 import random

@@ -27,7 +27,7 @@ def stored_views(cfg: Config, model: HMNet, index: ImageIndex, files: Files) -> 
     assert cfg.views
     if cfg.ann_type != "mask":
         raise UserError(f"views: should be empty for training with ann_type {cfg.ann_type}, as views hold masks")
-    store = ViewStore(Path(cfg.view_folder) / fingerprint(cfg, model), cfg.views, tuple(index.by_class))
+    store = ViewStore(Path(cfg.view_folder) / view_digest(cfg, model), cfg.views, tuple(index.by_class))
     shown = [(name, class_id) for name in index.images for class_id in wanted_classes(index, name)]
     missing = [
         (name, class_id, number)
@@ -51,7 +51,7 @@ def stored_views(cfg: Config, model: HMNet, index: ImageIndex, files: Files) -> 
     return store
 
 
-def fingerprint(cfg: Config, model: HMNet) -> str:
+def view_digest(cfg: Config, model: HMNet) -> str:
     """What maps depend on, besides image and mask: backbone, its weights, and how images are changed."""
     settings = (cfg.backbone_name, cfg.backbone_layers, cfg.dilate_first, cfg.max_side, train_augmentation(cfg))
     digest = hashlib.sha256(json.dumps(settings, default=str).encode())

@@ -3,16 +3,28 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from model.build import build_model
 from model.hmnet import Embedded, HMNet
+from model.released import load_weights
 from model.resize import resize
+from util.config import Config
 
 MEGABYTE = 2**20
+
+
+def load_network(cfg: Config, weights: Path | None, device: torch.device) -> HMNet:
+    """A config's network, trained or without weights as it starts its training, ready for inference on a device."""
+    model = build_model(cfg, pretrained=weights is None)
+    if weights:
+        load_weights(model, weights)
+    return prepare_inference(model.to(device))
 
 
 def prepare_inference(model: HMNet) -> HMNet:

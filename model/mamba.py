@@ -63,16 +63,16 @@ class SelectiveScan(nn.Module):
 
     @property
     def A(self) -> Tensor:
-        """The negative state matrix, `(4, D, N)` in float32."""
+        """The negative state matrix, `(directions, D, N)` in float32."""
         return -self.A_log.float().exp()
 
     def project(self, u: Tensor) -> Tokens:
-        """Project `u (B, L, D)` for all four directions in one product."""
+        """Project `u (B, L, D)` for all directions in one product."""
         projected = linear(u, self.x_proj.flatten(0, 1))
         return Tokens(u, projected.unflatten(-1, self.x_proj.shape[:2]))
 
     def delta(self, tokens: Tokens) -> Tensor:
-        """Time steps before bias and softplus, `(B, 4, L, D)`."""
+        """Time steps before bias and softplus, `(B, directions, L, D)`."""
         return tokens.projected[..., : self.rank].transpose(1, 2) @ self.dt_proj.transpose(1, 2)
 
     def forward(

@@ -19,17 +19,17 @@ from util.checkpoint import read_checkpoint
 from util.errors import UserError
 
 # Rows (own name, name at the source), of which the first that matches wins.
-Table = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
+NameTable = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 
-FROZEN: Table = (
+FROZEN: NameTable = (
     (r"backbone\.(layer\d)", r"\1"),
     (r"(base_learner|head)\.ppm", r"ppm"),
     (r"(base_learner|head)\.conv", r"cls.0"),
     (r"(base_learner|head)\.bn", r"cls.1"),
 )
-BASE_LEARNER: Table = (*FROZEN, (r"(base_learner|head)\.classifier", r"cls.4"))  # BAM's
+BASE_LEARNER: NameTable = (*FROZEN, (r"(base_learner|head)\.classifier", r"cls.4"))  # BAM's
 BLOCK, BRANCH, MAMBA = r"trunk\.blocks\.(\d+)", r"(?:(q)uery|(s)upport)", r"mamba.layers.0.blocks.\1"
-HMNET: Table = (
+HMNET: NameTable = (
     *FROZEN,
     (r"base_learner\.classifier", r"base_learner.2"),
     (r"head\.classifier", r"cls.4"),
@@ -57,18 +57,18 @@ HMNET: Table = (
     (r"merging\.gram_merge", r"gram_merge"),
     (r"merging\.base_merge", r"cls_merge"),
 )
-FORMER: Table = ((r"embedding", r"embed"), (r"merging", r"ensemble"))  # own names in older snapshots
-RESNET: Table = (  # torchvision's, and those of the deep stem
+FORMER: NameTable = ((r"embedding", r"embed"), (r"merging", r"ensemble"))  # own names in older snapshots
+RESNET: NameTable = (  # torchvision's, and those of the deep stem
     (r"layer0\.(\d)", lambda m: f"{('conv', 'bn')[int(m[1]) % 3]}{int(m[1]) // 3 + 1}"),
 )
-VGG: Table = (  # torchvision's
+VGG: NameTable = (  # torchvision's
     (r"layer(\d)\.(\d+)", lambda m: f"features.{(-1, *STAGE_ENDS)[int(m[1])] + 1 + int(m[2])}"),
 )
 STACKED = ("scan.A_log", "scan.skip")  # (4, D, ...) here, (4 * D, ...) in released checkpoints
 SHOWN_KEYS = 10
 
 
-def name_at(source: Table, own: str) -> str:
+def name_at(source: NameTable, own: str) -> str:
     """What a source calls the tensor `own`; the same name where it has none for it."""
     for pattern, replacement in source:
         name, found = re.subn(rf"^{pattern}(?=\.|$)", replacement, own)
@@ -141,7 +141,7 @@ def _describe(value: Any) -> str:
 
 
 def _load(
-    model: nn.Module, state: dict[str, Tensor], where: str, source: Table, parts: tuple[str, ...] = ("",)
+    model: nn.Module, state: dict[str, Tensor], where: str, source: NameTable, parts: tuple[str, ...] = ("",)
 ) -> None:
     """Copy `state` into the parameters and buffers of `model` whose names start with one of `parts`."""
     for module in model.modules():

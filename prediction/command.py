@@ -49,8 +49,8 @@ def predict(cfg: Config, arguments: argparse.Namespace, world: World) -> list[st
         begin(plan)
     world.barrier()
     if mine:
-        hidden = None if world.is_main else True  # None: shown where someone looks
-        with Part(arguments.out, world.rank) as part, tqdm(total=len(mine), unit="picture", disable=hidden) as bar:
+        progress = tqdm(total=len(mine), unit="picture", disable=world.no_bar)
+        with Part(arguments.out, world.rank) as part, progress as bar:
             for count, lines in segment_files(predictor, plan, mine, part, arguments.batch):
                 bar.update(count)
                 complaints += lines

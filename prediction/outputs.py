@@ -15,15 +15,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dataset.lists import class_lines
 from dataset.prepare.files import is_intact_png
 from dataset.prepare.picture import is_image
+from dataset.scan import Stamp
 from prediction.manifest import NAME, Part, Record, Records, read_manifest, write_manifest
 from prediction.predictor import Found, Prediction, Predictor
 from prediction.support import SupportClass
 from util.config import Config
 from util.errors import UserError
 from util.files import atomic_write, own_name, remove_temporary
-from util.image import read_image
+from util.image import RGB, read_image
 from util.schema import keys_of
 from util.visualize import (
     PAPER,
@@ -42,8 +44,6 @@ SETTINGS = "run.json"
 OVERLAY_SIDES = 320, 2000  # pixels of an overlay's longer side: smaller pictures are enlarged, larger ones reduced
 LETTERS = 15, 50  # pixels of a legend's letters: at least so many, and this part of the longer side
 JPEG_END = b"\xff\xd9"
-
-Picture = NDArray[np.uint8]
 
 
 class Queries(NamedTuple):
@@ -106,9 +106,6 @@ def output_names(files: Iterable[str]) -> dict[str, str]:
     return {file: f"{name}_{digests[file]}" if file in digests else name for file, name in names.items()}
 
 
-Stamp = tuple[int, int]
-
-
 def stamp_of(path: Path) -> Stamp | None:
     """Time of a file's last change in nanoseconds and its size in bytes; None where it is gone."""
     try:
@@ -144,7 +141,7 @@ class Outputs:
     def write(
         self,
         file: str,
-        image: Picture,
+        image: RGB,
         prediction: Prediction,
         values: Mapping[str, int],
         seconds: float,
@@ -181,7 +178,7 @@ def overlay_size(height: int, width: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def draw_overlay(image: Picture, mask: NDArray[np.uint8], entries: Sequence[tuple[Color, str]]) -> Picture:
+def draw_overlay(image: RGB, mask: NDArray[np.uint8], entries: Sequence[tuple[Color, str]]) -> RGB:
     """A picture with its mask filled translucently and outlined, and below it a legend."""
     shown = fit(image, *overlay_size(*mask.shape))
     drawn = overlay(shown, fit_mask(mask, shown))
@@ -259,7 +256,7 @@ def make_plan(
     renamed = {
         file
         for file in known.keys() - stamps.keys()
-        if tuple(known[file][0].get("stamp", ())) in moved and stamp_of(queries.root / file) is None
+        if tuple(known[file][0].get("stamp") or ()) in moved and stamp_of(queries.root / file) is None
     }
     records = {file: group for file, group in known.items() if file not in renamed and all(map(_is_whole, group))}
     if overwrite:
@@ -277,7 +274,7 @@ def begin(plan: PredictionPlan) -> None:
         atomic_write(folder / SETTINGS, json.dumps(plan.settings, indent=1) + "\n")
     _remove_stale(plan.outputs, plan.stale)
     write_manifest(folder, plan.records)
-    atomic_write(folder / "classes.txt", "".join(f"{item.value} {item.name}\n" for item in plan.support))
+    atomic_write(folder / "classes.txt", class_lines({item.value: item.name for item in plan.support}))
 
 
 def _read_settings(path: Path) -> Any:

@@ -20,13 +20,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.optim import amp_dtype
+from engine.optim import autocast
 from model.build import build_model
 from model.hmnet import Embedded, HMNet, SupportState
 from model.inference import FeatureCache, merge_classes, prepare_inference, stack
 from model.released import load_weights
 from model.resize import resize
 from prediction.shared import complete, open_shared
+from prediction.support import SINGLE
 from util.config import Config, load_config
 from util.distributed import pick_device
 from util.errors import UserError
@@ -39,7 +40,6 @@ Box: TypeAlias = Sequence[float]  # left, top, right, bottom in pixels, the last
 # A binary mask; an index mask and the class in it that is meant; or a list of boxes.
 MaskSource: TypeAlias = "ImageSource | tuple[ImageSource, int] | list[Box]"
 
-SINGLE = "object"  # the name of the class where no names are given
 KNOWN = 64  # classes of support that are remembered
 LARGE = 2  # times the network's size above which pictures are averaged down, not sampled
 
@@ -104,7 +104,7 @@ class Predictor:
         self, model: HMNet, size: int, shot: int, device: torch.device, amp: str = "off", cache_mb: float = 0
     ) -> None:
         self.model, self.size, self.shot, self.device = prepare_inference(model.to(device)), size, shot, device
-        self.dtype = amp_dtype(amp, device)
+        self.amp = amp
         self.states: dict[str, SupportState] = {}
         self.cache = FeatureCache(self.model, cache_mb)
         self.known: dict[str, SupportState] = {}  # by what the supports show, the latest KNOWN
@@ -225,7 +225,7 @@ class Predictor:
 
     def autocast(self) -> torch.autocast:
         """The precision that the network computes in."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
+        return autocast(self.amp, self.device)
 
 
 def _digest(*tensors: Tensor) -> str:

@@ -12,11 +12,10 @@ from model.hmnet import HMNet
 from model.released import released_state_dict
 from util.checkpoint import read_checkpoint, read_metadata
 from util.config import Config, load_config
-from util.errors import UserError
+from util.errors import UserError, first_line
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.yaml", "README.md"
 LEFT_OUT = "left_out_backbone"  # in the metadata of weights: the digest of a backbone that they lack
-INSTALL = "install it by `pip install 'hmnet[hub]'`"
 
 
 def open_shared(source: str | Path) -> tuple[Config, Path]:
@@ -60,16 +59,9 @@ def download_repository(name: str) -> Path:
     """The folder that holds a repository's files, fetched unless they are there; UserError says why it is not."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise UserError(f"{name}: neither a folder nor a repository of the Hugging Face hub, such as user/name")
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise UserError(f"{name}: no such folder, and a repository needs huggingface_hub: {INSTALL}") from None
+    from huggingface_hub import snapshot_download  # a second that folders do not need
+
     try:
         return Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG, CARD]))
     except Exception as error:  # of the network, the hub, the cache: many classes of several packages
         raise UserError(f"{name}: could not be fetched from the hub: {first_line(error)}") from error
-
-
-def first_line(error: Exception) -> str:
-    """What an error of another package says, in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

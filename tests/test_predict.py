@@ -366,6 +366,9 @@ def test_replaced_and_renamed_pictures(run: Any, tmp_path: Path) -> None:
     assert {record["file"] for record in manifest(tmp_path)} == {"0.jpg", "2.jpg", "2.png", "new.jpg"}
     assert read(masks / "0.png").shape == (30, 44) and (masks / "0.png").stat().st_mtime_ns > before["0.png"]
     (photos / "new.jpg").unlink()
+    lines = (tmp_path / "out/manifest.jsonl").read_text().splitlines()
+    others = [json.dumps({**json.loads(line), "stamp": None}) for line in lines]  # where the time was not to be had
+    (tmp_path / "out/manifest.jsonl").write_text("".join(f"{line}\n" for line in others))
     assert run() == 0 and (masks / "new.png").exists()  # what is gone was not renamed
 
 
@@ -392,9 +395,3 @@ def test_folders_that_will_not_do(run: Any, support: Path, tmp_path: Path) -> No
         run("--out", tmp_path / "file")
     with pytest.raises(UserError, match="--batch 0"):
         run("--batch", 0)
-
-
-def test_help_imports_no_heavy_package() -> None:
-    program = "import sys, predict; print({'torch', 'cv2', 'numpy', 'pydantic'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"

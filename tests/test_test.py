@@ -3,7 +3,6 @@ import os
 import re
 import subprocess
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import toy
 from tests.processes import run_processes
 from tests.toy import ROOT, toy_config, write_toy, write_weights
 from util.arguments import evaluation_arguments
@@ -20,12 +20,7 @@ from util.errors import UserError
 
 @pytest.fixture
 def entry_point() -> ModuleType:
-    """test.py, whose name is that of a package in Python's own library."""
-    spec = spec_from_file_location("entry_point", ROOT / "test.py")
-    assert spec and spec.loader
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return toy.entry_point("test")
 
 
 @pytest.fixture

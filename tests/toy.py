@@ -1,6 +1,8 @@
 """A data set of coloured shapes, small enough to be made by every test, and configs of networks that fit it."""
 
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -73,6 +75,15 @@ def toy_config(folder: Path, **keys: object) -> Config:
     settings = {**places, **data, **NETWORK, **keys}
     words = [str(word) for pair in settings.items() for word in pair]
     return load_config(ROOT / "config" / "base" / "pascal.yaml", words)
+
+
+def entry_point(name: str) -> ModuleType:
+    """`test`, `train` ... as a module; test.py has the name of a package in Python's own library."""
+    spec = spec_from_file_location(f"{name}_entry_point", ROOT / f"{name}.py")
+    assert spec and spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def random_network(cfg: Config) -> HMNet:

@@ -40,7 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def find_weights(given: Path | None) -> Path:
+def choose_weights(given: Path | None) -> Path:
     """The checkpoint that is named, else that of the demo; UserError says how to make one."""
     if given:
         return given
@@ -59,7 +59,7 @@ def serve(arguments: argparse.Namespace, folder: Path) -> None:
         from tools.browser.parts import Shop
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is not installed; pip install -e '.[app]'") from None
-    weights = find_weights(arguments.weights)
+    weights = choose_weights(arguments.weights)
     cfg = load_config(arguments.config or find_config(weights))
     predictor = Predictor.from_checkpoint(cfg, weights, arguments.device, arguments.cache_mb)
     limits = Limits(arguments.max_megapixels, arguments.max_supports, arguments.max_queries)

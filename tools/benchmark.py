@@ -21,6 +21,7 @@ from tools.measure import Peak, in_fresh_process, machine, product_peak
 from tools.paper.table import Table
 from tools.stages import (
     GIGA,
+    SIZES,
     episode_gflops,
     measure_episodes,
     measure_scan,
@@ -33,7 +34,6 @@ from util.errors import UserError, run_main
 from util.files import atomic_write
 
 CONFIG = "config/pascal/pascal_split0_resnet50_manet.yaml"
-SIZES = {473: 64, 633: 80, 793: 100, 953: 120, 1113: 140}  # pixels of the paper's Table 9, and the trunk's grid
 QUICK_SIZES = {105: 16, 169: 24, 233: 32}
 FUSIONS = ("hmnet", "cross_attention")
 STEADY = 1.1  # the largest ratio of two measured peaks of a quiet machine

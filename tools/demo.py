@@ -1,6 +1,6 @@
 """The main job on a small scale: `python -m tools.demo` (or `make demo`).
 
-Generates a data set, trains a base learner and HMNet on its base classes, and tests HMNet and the training-free prior
+Generates a data set, trains a base learner and HMNet on its base classes, and tests HMNet and the training-free methods
 on the novel classes, all through the project's own entry points. What is done already is not done again.
 """
 
@@ -48,7 +48,7 @@ def step(title: str, script: str, *arguments: str, config: str = CONFIG) -> None
 
 
 def comparison(results: dict[str, dict[str, dict[str, float]]]) -> str:
-    """The table of both methods."""
+    """The table of all methods."""
     lines = ["", "novel classes, 1 shot    mIoU   FB-IoU"]
     for method, name in METHODS.items():
         figures = results[method]

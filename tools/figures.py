@@ -22,10 +22,8 @@ from tqdm import tqdm
 from dataset.dataset import test_dataset
 from dataset.index import class_names
 from engine.evaluation import EpisodeSet, Outcome, find_weights, make_episodes, run_episodes
-from model.build import build_model
 from model.hmnet import HMNet
-from model.inference import prepare_inference
-from model.released import load_weights
+from model.inference import load_network
 from tools.paper.analysis import enhancement, state_cosines, visits
 from tools.paper.history import as_rows, read_bars, read_course, short_names
 from tools.paper.plots import draw_bars, draw_curves, draw_enhancement, draw_states, save
@@ -36,9 +34,9 @@ from util.config import Config, load_config
 from util.distributed import World, pick_device
 from util.errors import UserError, run_main
 from util.files import atomic_write
-from util.image import read_image, resize_image
+from util.image import RGB, resize_image
 from util.schema import keys_of
-from util.visualize import GAP, PAPER, Picture, encode_image, episode_panel, overlay
+from util.visualize import GAP, PAPER, encode_image, episode_panel, overlay
 
 SAME_DATA = ("data_set", "data_root", "val_list", "split", "folds", "use_split_coco", "shot", "protocol", "ann_type")
 Enhancement = Mapping[int, Mapping[str, tuple[float, float]]]  # of an episode, as tools.paper.analysis has it
@@ -111,12 +109,9 @@ def describe(first: Config, second: Config) -> list[str]:
     return names if keys else [str(find_weights(cfg)) for cfg in (first, second)]
 
 
-def load_network(cfg: Config) -> HMNet:
+def trained_network(cfg: Config) -> HMNet:
     """The trained network of a config, ready for inference."""
-    path = find_weights(cfg)
-    model = build_model(cfg, pretrained=False)
-    load_weights(model, path)
-    return prepare_inference(model.to(pick_device(cfg.device)))
+    return load_network(cfg, find_weights(cfg), pick_device(cfg.device))
 
 
 def spread(cfg: Config, count: int, numbers: Sequence[int] | None = None) -> EpisodeSet:
@@ -139,15 +134,14 @@ def panels(arguments: argparse.Namespace) -> list[Path]:
     outcomes: list[list[Outcome]] = []
     for cfg in (first, second):
         seen: list[Outcome] = []
-        run_episodes(load_network(cfg), cfg, episode_set, World(pick_device(cfg.device)), observe=seen.append)
+        run_episodes(trained_network(cfg), cfg, episode_set, World(pick_device(cfg.device)), observe=seen.append)
         outcomes.append(sorted(seen, key=lambda outcome: outcome.number))
     classes, pictures, rows = class_names(first), [], []
     for episode, *both in zip(episode_set.episodes, *outcomes, strict=True):
-        query, *supports = (read_image(episode_set.files[name][0]) for name in both[0].names)
-        shots = list(zip(supports, both[0].support_mask.numpy(), strict=True))
+        shots, query, truth = both[0].pictures(episode_set.files)
         predictions = {n: (o.prediction.cpu().numpy(), o.iou) for n, o in zip(names, both, strict=True)}
         shown = classes[episode.class_id]
-        pictures.append(episode_panel(shots, query, both[0].truth.cpu().numpy(), predictions, shown))
+        pictures.append(episode_panel(shots, query, truth, predictions, shown))
         iou = {name: value for name, (_, value) in predictions.items()}
         rows.append({"query": both[0].names[0], "support": both[0].names[1:], "class": shown, "iou": iou})
     content = {**about("figure 4", (first, second), episode_set), "rows": rows}
@@ -158,7 +152,7 @@ def panels(arguments: argparse.Namespace) -> list[Path]:
     return written
 
 
-def stack(pictures: Sequence[Picture]) -> Picture:
+def stack(pictures: Sequence[RGB]) -> RGB:
     """Pictures one below the other, flush left."""
     width = max(picture.shape[1] for picture in pictures)
     sheet = np.full((sum(p.shape[0] for p in pictures) + GAP * (len(pictures) - 1), width, 3), PAPER, np.uint8)
@@ -270,7 +264,7 @@ def bars(arguments: argparse.Namespace) -> list[Path]:
 
 def items(cfg: Config, episode_set: EpisodeSet) -> Iterator[tuple[HMNet, dict[str, Any]]]:
     """The trained network with each of the episodes."""
-    model, dataset = load_network(cfg), test_dataset(cfg, *episode_set)
+    model, dataset = trained_network(cfg), test_dataset(cfg, *episode_set)
     for number in tqdm(range(len(dataset)), "episodes", leave=False, disable=None):
         yield model, dataset[number]
 
@@ -287,10 +281,10 @@ def moments(values: Sequence[Tensor]) -> list[dict[str, float | None]]:
     return [{"mean": fmean(column), "std": stdev(column) if len(column) > 1 else None} for column in columns]
 
 
-def support_picture(cfg: Config, episode_set: EpisodeSet) -> Picture:
+def support_picture(cfg: Config, episode_set: EpisodeSet) -> RGB:
     """The first support of the first episode with its mask."""
     item = test_dataset(cfg, *episode_set)[0]
-    image = read_image(episode_set.files[item["names"][1]][0]).astype(np.float32)
+    image = episode_set.files.picture(item["names"][1]).astype(np.float32)
     square = resize_image(image, cfg.val_size, cfg.val_size).round().clip(0, 255).astype(np.uint8)
     return overlay(square, item["support_mask"][0].numpy())
 

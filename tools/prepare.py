@@ -29,57 +29,72 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tools.prepare", description="Prepare data sets, look at weights.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, what in (("pascal", "PASCAL-5i from VOC 2012 and SBD"), ("coco", "COCO-20i from MS COCO 2014")):
-        build = commands.add_parser(name, help=f"build {what}; can be run again, does only what is left")
-        build.add_argument("--root", type=Path, help="folder to build in; default: the config's data_root")
-        build.add_argument("--archives", type=Path, help="folder of the official archives; default: ROOT/archives")
-        build.add_argument("--download", action="store_true", help="fetch archives that are missing")
-        build.add_argument("--mirror", metavar="URL", help="folder to fetch from instead of the official hosts")
-        build.add_argument("--no-checksum", action="store_true", help="accept archives that were packed anew")
-        _add_workers(build)
-    custom = commands.add_parser("custom", help="a data set of your own: VOC layout, COCO JSON or LabelMe JSON")
-    custom.add_argument("source", type=Path, metavar="SRC", help="folder, or JSON file, with pictures and annotations")
-    custom.add_argument("--out", type=Path, required=True, help="folder to build in")
-    custom.add_argument("--name", help="name of the data set; default: that of the folder")
-    custom.add_argument("--folds", type=int, help="number of folds; default: 4, or the number of classes if smaller")
-    custom.add_argument("--val", type=float, default=0.2, metavar="SHARE", help="of the images for validation (0.2)")
-    custom.add_argument("--images", type=Path, metavar="DIR", help="the pictures, where they are not beside the JSON")
-    custom.add_argument("--mask", choices=get_args(MaskKind), help="what masks are, where that cannot be seen")
-    _add_workers(custom)
+        _describe_official(commands.add_parser(name, help=f"build {what}; can be run again, does only what is left"))
+    _describe_custom(
+        commands.add_parser("custom", help="a data set of your own: VOC layout, COCO JSON or LabelMe JSON")
+    )
     for name in RECIPES:
         build = commands.add_parser(name, help="the benchmark, from archives that you have (docs/benchmarks.md)")
         build.add_argument("--archives", type=Path, metavar="PATH", help="the archive, or a folder of its archives")
         build.add_argument("--root", type=Path, help=f"folder to build in; default: {BENCHMARKS[name].ROOT}")
         _add_workers(build)
-    lists = commands.add_parser("lists", help="public lists of a benchmark, by which its episodes are drawn")
-    lists.add_argument("name", choices=list(LISTS), metavar="NAME", help=", ".join(LISTS))
-    lists.add_argument("--out", type=Path, help="folder for them; default: lists/ in the benchmark's folder")
-    lists.add_argument("--download", action="store_true", help="fetch those that are missing")
-    lists.add_argument("--mirror", metavar="URL", help="folder to fetch from instead of the authors' repositories")
-    checking = commands.add_parser(
-        "check", help="verify lists, files and known sizes; exit code 1 if anything is wrong"
-    )
-    checking.add_argument("name", nargs="?", choices=["pascal", "coco"], help="an official data set, without a config")
-    checking.add_argument("--root", type=Path, help="its folder; default: the config's data_root")
-    checking.add_argument("--config", type=Path, help="the config of the data set")
-    _add_workers(checking)
-    _add_overrides(checking)
+    _describe_lists(commands.add_parser("lists", help="public lists of a benchmark, by which its episodes are drawn"))
+    what = "verify lists, files and known sizes; exit code 1 if anything is wrong"
+    _describe_check(commands.add_parser("check", help=what))
     weights = commands.add_parser("weights", help="bring released weights to where the configs look for them")
-    weights.add_argument(
+    _describe_weights(weights)
+    what = "which weights are present and fit; exit code 1 if one does not"
+    for command in (weights, commands.add_parser("check-weights", help=what)):
+        command.add_argument("--config", type=Path, help="look at this experiment's only")
+        _add_overrides(command)
+    return parser.parse_args(words)
+
+
+def _describe_official(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--root", type=Path, help="folder to build in; default: the config's data_root")
+    parser.add_argument("--archives", type=Path, help="folder of the official archives; default: ROOT/archives")
+    parser.add_argument("--download", action="store_true", help="fetch archives that are missing")
+    parser.add_argument("--mirror", metavar="URL", help="folder to fetch from instead of the official hosts")
+    parser.add_argument("--no-checksum", action="store_true", help="accept archives that were packed anew")
+    _add_workers(parser)
+
+
+def _describe_custom(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, metavar="SRC", help="folder, or JSON file, with pictures and annotations")
+    parser.add_argument("--out", type=Path, required=True, help="folder to build in")
+    parser.add_argument("--name", help="name of the data set; default: that of the folder")
+    parser.add_argument("--folds", type=int, help="number of folds; default: 4, or the number of classes if smaller")
+    parser.add_argument("--val", type=float, default=0.2, metavar="SHARE", help="of the images for validation (0.2)")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="the pictures, where they are not beside the JSON")
+    parser.add_argument("--mask", choices=get_args(MaskKind), help="what masks are, where that cannot be seen")
+    _add_workers(parser)
+
+
+def _describe_lists(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", choices=list(LISTS), metavar="NAME", help=", ".join(LISTS))
+    parser.add_argument("--out", type=Path, help="folder for them; default: lists/ in the benchmark's folder")
+    parser.add_argument("--download", action="store_true", help="fetch those that are missing")
+    parser.add_argument("--mirror", metavar="URL", help="folder to fetch from instead of the authors' repositories")
+
+
+def _describe_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", choices=["pascal", "coco"], help="an official data set, without a config")
+    parser.add_argument("--root", type=Path, help="its folder; default: the config's data_root")
+    parser.add_argument("--config", type=Path, help="the config of the data set")
+    _add_workers(parser)
+    _add_overrides(parser)
+
+
+def _describe_weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--download",
         nargs="?",
         const="all",
         choices=["backbones", "checkpoints", "all", "torchvision"],
         help="fetch what --archives lacks: the authors' backbones and networks (all), or torchvision's backbones",
     )
-    weights.add_argument("--archives", type=Path, help="folder of initmodel.tar.gz, exp.tar.gz; default: initmodel")
-    weights.add_argument("--mirror", metavar="URL", help="folder to fetch from instead of the authors' links")
-    looking = commands.add_parser(
-        "check-weights", help="which weights are present and fit; exit code 1 if one does not"
-    )
-    for command in (weights, looking):
-        command.add_argument("--config", type=Path, help="look at this experiment's only")
-        _add_overrides(command)
-    return parser.parse_args(words)
+    parser.add_argument("--archives", type=Path, help="folder of initmodel.tar.gz, exp.tar.gz; default: initmodel")
+    parser.add_argument("--mirror", metavar="URL", help="folder to fetch from instead of the authors' links")
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
@@ -193,11 +208,11 @@ def fetch_weights(arguments: argparse.Namespace) -> int:
 
 def check_weights(arguments: argparse.Namespace) -> int:
     """Print a table of weight files: present, absent, or why they do not fit."""
-    from tools.weights import find_weights  # needs PyTorch and the network, which preparing data does not
+    from tools.weights import list_weights  # needs PyTorch and the network, which preparing data does not
 
     papers = sorted([*CONFIGS.glob("pascal/*.yaml"), *CONFIGS.glob("coco/*.yaml")])
     files = [arguments.config] if arguments.config else papers
-    rows = find_weights([load_config(file, arguments.opts) for file in files])
+    rows = list_weights([load_config(file, arguments.opts) for file in files])
     width = max(len(str(row.path)) for row in rows)
     for row in rows:
         print(f"{row.kind:12}  {row.path!s:{width}}  {row.state}  {row.reason}".rstrip())

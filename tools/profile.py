@@ -104,7 +104,7 @@ def profile(cfg: Config, repeats: int) -> dict[str, Any]:
 
 
 def part_table(result: dict[str, Any]) -> Table:
-    """Parameters by part and operations by stage."""
+    """Parameters by part."""
     own = result["own"]
     table = Table("Parts", ("part", "parameters M", "learnable M"))
     rows = {**own["parts"], "all": own}

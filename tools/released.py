@@ -5,14 +5,13 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from dataset.prepare.archive import extract
+from dataset.prepare.archive import SUFFIXES, extract
 from dataset.prepare.download import download, verify_checksum
 from util.config import Config
 from util.errors import UserError
 
 SHARED = "https://entuedu-my.sharepoint.com/:u:/g/personal/qianxion001_e_ntu_edu_sg"
 DATA, FOLD = r"(?:pascal|coco)", r"split[0-3]/(?:resnet50|resnet101|vgg)"
-SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
 TORCHVISION = {"resnet50.pth": "ResNet50", "resnet101.pth": "ResNet101", "vgg16_bn.pth": "VGG16_BN"}
 
 

@@ -18,12 +18,12 @@ from engine.metric import percent
 from model.build import build_model, encoder, load_pretrained
 from model.released import load_weights, released_state_dict
 from prediction.predictor import find_config
-from prediction.shared import CARD, CONFIG, INSTALL, LEFT_OUT, WEIGHTS, backbone_tensors, digest, first_line
+from prediction.shared import CARD, CONFIG, LEFT_OUT, WEIGHTS, backbone_tensors, digest
 from tools.paper.published import SOURCE
 from tools.paper.runs import read_json
 from tools.paper.table import Table
 from util.config import Config, load_config
-from util.errors import UserError, run_main
+from util.errors import UserError, first_line, run_main
 from util.files import atomic_write
 from util.schema import YamlDumper, keys_of
 
@@ -145,10 +145,8 @@ def _figures(content: dict[str, Any]) -> Sequence[str]:
 
 def push(folder: Path, name: str) -> str:
     """Upload the folder's files to a repository, which is made if it is not there; returns its address."""
-    try:
-        from huggingface_hub import HfApi
-    except ImportError:
-        raise UserError(f"--push {name}: needs huggingface_hub; {INSTALL}") from None
+    from huggingface_hub import HfApi  # a second that folders do not need
+
     try:
         api = HfApi()
         address = api.create_repo(name, exist_ok=True)

@@ -13,7 +13,7 @@ from engine.optim import autocast
 from model.build import build_model, from_config
 from model.ensemble import gram
 from model.hmnet import HMNet
-from model.inference import FeatureCache, prepare_inference, stack
+from model.inference import MEGABYTE, FeatureCache, prepare_inference, stack
 from model.mamba import MambaBlock, SelfBlock
 from model.order import plain_orders
 from tools.measure import count_flops, peak_memory, timed
@@ -21,7 +21,7 @@ from util.config import Config
 
 GIGA = 1e9
 ROLES: tuple[Literal["query", "support"], ...] = ("query", "support")
-MEGABYTE = 2**20
+SIZES = {473: 64, 633: 80, 793: 100, 953: 120, 1113: 140}  # pixels of the paper's Table 9, and the trunk's grid
 
 
 class Images(NamedTuple):
@@ -41,11 +41,12 @@ class Stage(NamedTuple):
     inside: bool = False  # of a stage before it: not to be added to the sum
 
 
-def random_images(size: int, shot: int) -> Images:
+def random_images(size: int, shot: int, device: torch.device | None = None) -> Images:
     """Noise of the size of pictures, normalised as they are, and masks that are half foreground."""
-    mask = torch.zeros(1, shot, size, size)
+    mask = torch.zeros(1, shot, size, size, device=device)
     mask[..., size // 4 : 3 * size // 4] = 1
-    return Images(torch.randn(1, 3, size, size), torch.randn(1, shot, 3, size, size), mask)
+    query, support = (torch.randn(1, *shape, size, size, device=device) for shape in ((3,), (shot, 3)))
+    return Images(query, support, mask)
 
 
 def inference_model(cfg: Config) -> HMNet:
@@ -107,8 +108,9 @@ class Captured(dict[str, Tensor]):
 def products(block: MambaBlock, size: int) -> Callable[[], Any]:
     """The matrix products of one block's query, `size` x `size` tokens: around the scan, and its MLP."""
     branch, scan = block.query, block.scan
-    inner = torch.randn(1, size**2, branch.out_proj.in_features)
-    x = torch.randn(1, size**2, branch.out_proj.out_features)
+    device = scan.skip.device
+    inner = torch.randn(1, size**2, branch.out_proj.in_features, device=device)
+    x = torch.randn(1, size**2, branch.out_proj.out_features, device=device)
 
     def run() -> None:
         F.linear(x, branch.in_proj.weight)
@@ -122,12 +124,13 @@ def products(block: MambaBlock, size: int) -> Callable[[], Any]:
 def scan_alone(block: MambaBlock, size: int, backend: str | None = None) -> Callable[[], Any]:
     """One block's scan of `size` x `size` tokens in four directions; `backend`: the block's own if None."""
     scan = block.scan
-    tokens, order = scan.project(torch.randn(1, size**2, scan.skip.shape[1])), plain_orders(size)
+    device = scan.skip.device
+    tokens, order = scan.project(torch.randn(1, size**2, scan.skip.shape[1], device=device)), plain_orders(size, device)
     scan.backend = backend or scan.backend
     return lambda: scan(tokens, order)
 
 
-class Episode:
+class MeasuredEpisode:
     """One episode through a cache of features that is empty or full."""
 
     def __init__(self, model: HMNet, images: Images) -> None:
@@ -165,7 +168,7 @@ def episode_gflops(cfg: Config) -> dict[str, float]:
     """What a whole episode needs, cold and cached; nothing is computed."""
     model = inference_model(as_operator(cfg))
     with FakeTensorMode(allow_non_fake_inputs=True):
-        episode = Episode(model, random_images(cfg.val_size, cfg.shot))
+        episode = MeasuredEpisode(model, random_images(cfg.val_size, cfg.shot))
         return {"gflop": count_flops(episode.cold) / GIGA, "cached_gflop": count_flops(episode.cached) / GIGA}
 
 
@@ -202,7 +205,7 @@ def measure_episodes(cfg: Config, sizes: Mapping[int, int], repeats: int) -> lis
     """
     model, rows = inference_model(cfg), []
     for size, model.feature_size in sizes.items():
-        episode = Episode(model, random_images(size, cfg.shot))
+        episode = MeasuredEpisode(model, random_images(size, cfg.shot))
         with autocast(cfg.amp, torch.device("cpu")):
             seconds, median = timed(episode.cold, repeats)
             row = {"size": size, "feature_size": model.feature_size, "cold": seconds, "cold_median": median}

@@ -24,7 +24,7 @@ class Weights:
     reason: str = ""
 
 
-def find_weights(configs: Sequence[Config]) -> list[Weights]:
+def list_weights(configs: Sequence[Config]) -> list[Weights]:
     """Look at the ImageNet weights, base learners and meta-trained networks of the configs, each file once."""
     rows: dict[Path, Weights] = {}
     for cfg in configs:

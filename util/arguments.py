@@ -56,7 +56,7 @@ def evaluation_arguments(argv: Sequence[str] | None = None) -> argparse.Namespac
         metavar="N",
         help=f"draw N episodes ({PANELS} without a number), spread over the list",
     )
-    parser.add_argument("--ways", type=int, metavar="N", help="N-way test as PANet's, on training images")
+    parser.add_argument("--ways", type=int, metavar="N", help="N-way test as PANet's")
     parser.add_argument(
         "--generalized",
         nargs="?",

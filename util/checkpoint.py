@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from util.errors import UserError
+from util.errors import UserError, first_line
 from util.files import atomic_open
 
 SAFE = ".safetensors"
@@ -71,8 +71,7 @@ def _refusal(error: Exception) -> str:
         return f"it calls {call[1]}, and could run anything"
     if isinstance(error, pickle.UnpicklingError | KeyError | EOFError):
         return "it is no pickle of tensors and plain data"
-    text = re.sub(r"^\[enforce fail[^]]*\][ .]*", "", str(error).strip())
-    return (text.splitlines() or [type(error).__name__])[0].split(". ")[0][:200]
+    return re.sub(r"^\[enforce fail[^]]*\][ .]*", "", first_line(error)).split(". ")[0][:200]
 
 
 def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:

@@ -37,6 +37,11 @@ class World:
         """True in the one process that writes files and talks."""
         return self.rank == 0
 
+    @property
+    def no_bar(self) -> bool | None:
+        """What tqdm calls `disable`: a bar in the first process alone, and where someone looks."""
+        return None if self.is_main else True
+
     def sum(self, values: Tensor) -> Tensor:
         """The sum over processes, in place; exact for integers."""
         if self.size > 1:

@@ -21,6 +21,11 @@ def printable(text: str) -> str:
     return re.sub(r"[^ -~]", lambda char: char[0] if char[0].isprintable() else ascii(char[0])[1:-1], text)
 
 
+def first_line(error: Exception) -> str:
+    """What an error of another package says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def run_main(main: Callable[[], int | None]) -> NoReturn:
     """Run an entry point and exit with its code (None is 0); a UserError is one line on stderr and code 2.
 

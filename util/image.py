@@ -15,6 +15,7 @@ from torch import Tensor
 
 from util.errors import UserError
 
+RGB = NDArray[np.uint8]  # a picture (h, w, 3)
 ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Tensor"
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255  # of ImageNet

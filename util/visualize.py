@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from util.files import atomic_write
+from util.image import RGB
 from util.pixels import IGNORE
 
-Picture = NDArray[np.uint8]
 Color = tuple[int, int, int]
 
 # Okabe and Ito, "Color Universal Design" (2008), the most conspicuous on photographs first; class c takes (c - 1) mod 7
@@ -43,7 +43,7 @@ class Tile(NamedTuple):
     """One picture of a panel, its title, and what its colours mean."""
 
     title: str
-    image: Picture
+    image: RGB
     legend: Sequence[tuple[Color, str]] = ()
 
 
@@ -57,7 +57,7 @@ def index_palette() -> list[int]:
     return [0, 0, 0, *(channel for index in range(1, 256) for channel in class_color(index))]
 
 
-def draw_contour(image: Picture, region: Any, color: Color) -> None:
+def draw_contour(image: RGB, region: Any, color: Color) -> None:
     """Outline a region (h, w) of booleans in place: a line of its colour inside a dark one, to show on any ground."""
     width = max(1, round(max(image.shape[:2]) / 300))
     contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
@@ -65,7 +65,7 @@ def draw_contour(image: Picture, region: Any, color: Color) -> None:
     cv2.drawContours(image, contours, -1, color, width, cv2.LINE_AA)
 
 
-def overlay(image: Picture, mask: NDArray[Any], truth: NDArray[Any] | None = None, alpha: float = 0.5) -> Picture:
+def overlay(image: RGB, mask: NDArray[Any], truth: NDArray[Any] | None = None, alpha: float = 0.5) -> RGB:
     """Fill every class of a mask translucently and outline it; outline the classes of `truth` in white."""
     drawn = image.copy()
     values = [int(value) for value in np.unique(mask) if value]
@@ -86,19 +86,19 @@ def font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
 
 
-def fit(image: Picture, height: int, width: int) -> Picture:
+def fit(image: RGB, height: int, width: int) -> RGB:
     """Scale to fit into height x width, keeping the aspect."""
     scale = min(height / image.shape[0], width / image.shape[1])
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC))
 
 
-def fit_mask(mask: NDArray[Any], image: Picture) -> NDArray[np.uint8]:
+def fit_mask(mask: NDArray[Any], image: RGB) -> NDArray[np.uint8]:
     """Scale a mask to a picture's size, the values kept."""
     return np.asarray(cv2.resize(mask.astype(np.uint8), image.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT))
 
 
-def mosaic(images: Sequence[Picture], size: int) -> Picture:
+def mosaic(images: Sequence[RGB], size: int) -> RGB:
     """Pictures side by side in a near-square grid inside size x size; a single one only scaled to that height."""
     if len(images) == 1:
         return fit(images[0], size, 2 * size)
@@ -149,7 +149,7 @@ def draw_tile(tile: Tile, text_size: int = 15) -> Image.Image:
     return board
 
 
-def panel(tiles: Sequence[Tile], height: int = 320) -> Picture:
+def panel(tiles: Sequence[Tile], height: int = 320) -> RGB:
     """Tiles in a row, each picture scaled to the same height in pixels."""
     drawn = [draw_tile(tile._replace(image=fit(tile.image, height, 2 * height))) for tile in tiles]
     width = sum(tile.width for tile in drawn) + GAP * (len(drawn) + 1)
@@ -162,13 +162,13 @@ def panel(tiles: Sequence[Tile], height: int = 320) -> Picture:
 
 
 def episode_panel(
-    supports: Sequence[tuple[Picture, NDArray[Any]]],
-    query: Picture,
+    supports: Sequence[tuple[RGB, NDArray[Any]]],
+    query: RGB,
     truth: NDArray[Any],
     predictions: Mapping[str, tuple[NDArray[Any], float | None]],
     class_name: str,
     height: int = 320,
-) -> Picture:
+) -> RGB:
     """One episode: support(s) | query | truth | one prediction per named model, with its mask (h, w) and its IoU."""
     color = class_color(1)
     meaning = [(color, class_name), *([(IGNORED, "ignored")] if (truth == IGNORE).any() else [])]
@@ -188,14 +188,14 @@ def episode_panel(
     return panel(tiles, height)
 
 
-def encode_image(image: Picture, suffix: str = ".png") -> bytes:
+def encode_image(image: RGB, suffix: str = ".png") -> bytes:
     """A picture as the bytes of a PNG, JPEG or WebP file."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, Image.registered_extensions()[suffix.lower()])
     return buffer.getvalue()
 
 
-def save_image(path: Path, image: Picture) -> None:
+def save_image(path: Path, image: RGB) -> None:
     """Write a picture in the format of its suffix, whole or not at all; missing folders are made."""
     atomic_write(path, encode_image(image, path.suffix))
 

@@ -15,6 +15,11 @@ ISAID_CLASSES = (
 # fmt: on
 
 
+def mask_path(image: str) -> str:
+    """The mask of a patch."""
+    return image.replace("/images/", "/semantic_png/").replace(".png", SUFFIX)
+
+
 class Isaid(ListedMasks):
     """Its public lists are SCCNet's; `protocol: released` on its filtered lists is DMNet's evaluation."""
 
@@ -33,7 +38,7 @@ class Isaid(ListedMasks):
 
     def mask_of(self, image: str) -> str:
         """The mask of a patch."""
-        return image.replace("/images/", "/semantic_png/").replace(".png", SUFFIX)
+        return mask_path(image)
 
     def notes(self) -> list[str]:
         """What differs from others."""

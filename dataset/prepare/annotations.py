@@ -196,7 +196,7 @@ class LabelMeFile(_Checked):
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def read_json(path: Path) -> Any:
+def read_annotation(path: Path) -> Any:
     """What a JSON file holds; UserError when it cannot be read, or an object has a key twice."""
     try:
         return json.loads(path.read_bytes(), object_pairs_hook=_object)
@@ -217,7 +217,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def parse(model: type[Model], path: Path, kind: str) -> Model:
     """The checked content of a JSON file; UserError names the file, and the key that is wrong for one of that kind."""
     try:
-        return model.model_validate(read_json(path))
+        return model.model_validate(read_annotation(path))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where, reason = "", str(first["msg"]).removeprefix("Value error, ").replace("Input should", "should")

@@ -15,9 +15,10 @@ from typing import IO
 from tqdm import tqdm
 
 from dataset.prepare.download import download, verify_checksum
-from util.errors import UserError
+from util.errors import UserError, first_line
 from util.files import atomic_open, atomic_write
 
+SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz")
 COPIED = 1 << 20  # bytes at a time
 LARGEST = 50, 1 << 30  # what is unpacked may be so many times the archive, and so many bytes more
 
@@ -126,8 +127,8 @@ def extract(path: Path, destination: Callable[[str], Path | None], replace: bool
             raise  # a full disk, say: not the archive's fault
         for file in written:
             file.unlink()
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
-        raise UserError(f"{path} is damaged or unsafe: {reason}; delete it and fetch it again") from None
+        said = first_line(error).rstrip(":")
+        raise UserError(f"{path} is damaged or unsafe: {said}; delete it and fetch it again") from None
     return sizes
 
 

@@ -12,18 +12,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dataset.benchmarks.deepglobe import DeepGlobe
-from dataset.benchmarks.isaid5i import SUFFIX, Isaid
+from dataset.benchmarks.isaid5i import Isaid, mask_path
 from dataset.benchmarks.isic2018 import MASKS, PICTURES
 from dataset.benchmarks.suim import Suim
-from dataset.lists import read_pickle
-from dataset.prepare.archive import extract
+from dataset.lists import class_lines, read_pickle
+from dataset.prepare.archive import SUFFIXES, extract
 from dataset.prepare.files import in_parallel, raise_if_any, write_label, write_pairs, write_text
 from dataset.reading import read_grey_mask
 from util.errors import UserError
 from util.files import atomic_write
 from util.image import open_image
 
-ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
 GRID, LEAST = 6, 0.048  # DeepGlobe's patches a side; the share of a patch that every colour in it has
 DEEPGLOBE_COLOURS = (
     (1, 1, 0),
@@ -78,9 +77,9 @@ def prepare_benchmark(name: str, root: Path, archives: Path | None, workers: int
 
 
 def _archive_files(source: Path) -> list[Path]:
-    files = [source] if source.is_file() else sorted(p for p in source.glob("*") if p.name.endswith(ARCHIVES))
+    files = [source] if source.is_file() else sorted(p for p in source.glob("*") if p.name.endswith(SUFFIXES))
     if not files:
-        raise UserError(f"{source}: no archive there ({', '.join(ARCHIVES)}); give the file or its folder")
+        raise UserError(f"{source}: no archive there ({', '.join(SUFFIXES)}); give the file or its folder")
     return files
 
 
@@ -106,13 +105,13 @@ def _count_fss(root: Path) -> Iterator[Count]:
 def _finish_isaid(root: Path, workers: int) -> None:
     for part in ("train", "val"):
         images = [f"{part}/images/{path.name}" for path in _files(root, f"{part}/images/*.png")]
-        masks = [image.replace("/images/", "/semantic_png/").replace(".png", SUFFIX) for image in images]
+        masks = [mask_path(image) for image in images]
         if lacking := [mask for mask in masks if not (root / mask).is_file()]:
             raise UserError(
                 f"{root / lacking[0]} and {len(lacking) - 1} more masks are missing; unpack the archive again"
             )
         write_pairs(root / f"ImageSets/{part}.txt", list(zip(images, masks, strict=True)))
-    write_text(root / "classes.txt", "".join(f"{i} {name}\n" for i, name in enumerate(Isaid.CLASSES, 1)))
+    write_text(root / "classes.txt", class_lines(dict(enumerate(Isaid.CLASSES, 1))))
 
 
 def _count_isaid(root: Path) -> Iterator[Count]:

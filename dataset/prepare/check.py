@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset.index import Files, Mode, class_names, load_index, locate, read_list
-from dataset.prepare.files import check_image, in_parallel, is_intact_png
+from dataset.index import Files, Mode, class_names, load_index
+from dataset.lists import locate, read_list
+from dataset.prepare.files import LEAST, check_image, in_parallel, is_intact_png
 from dataset.prepare.known import AREA_THRESHOLD, CLASS_SIZES, FOLD_SIZES, LIST_SIZES
 from dataset.reading import count_classes, oversize_note
 from util.config import Config
@@ -15,7 +16,6 @@ from util.image import picture_size
 MODES: tuple[Mode, ...] = ("train", "val")
 MODE_NAMES = {"train": "training", "val": "validation"}
 SHOWN = 20  # complaints of one list that are printed
-LEAST = 2  # images of a class that an episode needs: the query and one support
 
 
 @dataclass(frozen=True)

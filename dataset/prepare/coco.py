@@ -9,6 +9,7 @@ from dataset.lists import read_list
 from dataset.prepare.annotations import CocoFile, parse
 from dataset.prepare.archive import Source, unpack
 from dataset.prepare.files import (
+    RECORDS,
     Pair,
     in_parallel,
     is_intact_png,
@@ -23,7 +24,6 @@ from dataset.prepare.prepared import unpack_prepared, write_prepared
 from util.errors import UserError
 
 PARTS = {"train": "train2014", "val": "val2014"}
-RECORDS = ".prepared"
 PREPARED = r"(?:train|val)2014/[^/]+\.jpg|annotations/(?:train|val)2014/[^/]+\.png"
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from dataset.index import fold_classes
+from dataset.lists import class_lines
 from dataset.prepare.files import (
+    LEAST,
     Pair,
     in_parallel,
     is_intact_png,
@@ -31,11 +32,11 @@ from dataset.reading import CROP_RATIO
 from util.config import BASE_DIR, load_config
 from util.errors import UserError
 from util.files import atomic_open, claimed, own_name
+from util.folds import fold_classes
 from util.mask import Label, MaskKind
 from util.pixels import IGNORE
 
 VOC_AREA = 500 * 375  # pixels of the pictures for which the area threshold was chosen
-LEAST = 2  # images of a class that an episode needs: the query and one support
 FOLDS = 4
 MARKER = ".prepared_custom"  # says that a folder is ours to write to
 HEAD = "# split: the fold whose classes are novel, 0 to"  # of the config in such a folder
@@ -115,7 +116,7 @@ def _build(
     for part, names in (("train", train), ("val", val)):
         pairs = [_pair(item, out) for item in conversions if item.picture.name in names]
         write_pairs(out / "ImageSets" / f"{part}.txt", pairs)
-    write_text(out / "classes.txt", "".join(f"{i} {label}\n" for i, label in enumerate(collection.classes, start=1)))
+    write_text(out / "classes.txt", class_lines(dict(enumerate(collection.classes, start=1))))
     config = out / "config.yaml"
     write_text(config, _config_text(name, out, len(collection.classes), folds, threshold))
     load_config(config)

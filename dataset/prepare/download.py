@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from util.errors import UserError
+from util.errors import UserError, first_line
 
 CHUNK = 1 << 20
 ATTEMPTS = 5
@@ -46,8 +46,8 @@ def download(url: str, path: Path, pause: float = 2.0) -> None:
             refused = isinstance(error, ValueError) or 400 <= getattr(error, "code", 0) < 500
             failures = 1 if part.exists() and part.stat().st_size > before else failures + 1
             if refused or failures == ATTEMPTS:
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                raise UserError(f"{url} could not be fetched: {reason}; run again to go on, or give --mirror") from None
+                said = first_line(error)
+                raise UserError(f"{url} could not be fetched: {said}; run again to go on, or give --mirror") from None
             time.sleep(pause)
     part.replace(path)
 

@@ -13,12 +13,14 @@ from PIL import Image
 from tqdm import tqdm
 from tqdm.contrib.concurrent import process_map
 
+from dataset.lists import Pair
 from util.errors import UserError, printable
 from util.files import atomic_write, own_name
 from util.image import open_image, shown_size
 from util.mask import Label
 
-Pair = tuple[str, str]
+RECORDS = ".prepared"  # folder below a data set's own: what has been unpacked
+LEAST = 2  # images of a class that an episode needs: the query and one support
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 

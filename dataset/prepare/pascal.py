@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dataset.prepare.archive import Source, unpack
 from dataset.prepare.files import (
+    RECORDS,
     Pair,
     check_image,
     in_parallel,
@@ -23,7 +24,6 @@ from util.mask import Label
 
 MASKS = "SegmentationClassAug"
 PREPARED = rf"JPEGImages/[^/]+\.jpg|{MASKS}/[^/]+\.png|ImageSets/(?:Main|Segmentation)/(?:train|val)\.txt"
-RECORDS = ".prepared"
 
 
 @dataclass(frozen=True)

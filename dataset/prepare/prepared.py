@@ -4,10 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dataset.prepare.archive import Archive, Source, extract
+from dataset.prepare.archive import SUFFIXES, Archive, Source, extract
 from dataset.prepare.files import Pair, raise_if_any, write_pairs
-
-SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz")
 
 
 def unpack_prepared(

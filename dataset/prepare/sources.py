@@ -9,7 +9,7 @@ from unicodedata import normalize
 import numpy as np
 
 from dataset.lists import read_class_file
-from dataset.prepare.annotations import CocoFile, class_name, parse, read_json
+from dataset.prepare.annotations import CocoFile, class_name, parse, read_annotation
 from dataset.prepare.coco import coco_pictures
 from dataset.prepare.files import in_parallel, raise_first
 from dataset.prepare.labelme import read_labelme
@@ -37,7 +37,7 @@ def read_source(source: Path, images: Path | None, workers: int, kind: MaskKind 
         if (source / image_folder).is_dir() and (source / mask_folder).is_dir():
             return _read_voc(source, source / image_folder, source / mask_folder, workers, kind)
     files = [source] if source.is_file() else files_below(source, (".json",))
-    contents = {file: read_json(file) for file in files}
+    contents = {file: read_annotation(file) for file in files}
     keys = {file: set(content) if isinstance(content, dict) else set() for file, content in contents.items()}
     coco_files = [file for file in files if len(keys[file] & COCO_KEYS) >= 2 and "annotations" in keys[file]]
     if len(coco_files) > 1:

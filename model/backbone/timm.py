@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from model.backbone.base import DIGEST, Backbone
 from util.checkpoint import read_checkpoint
-from util.errors import UserError
+from util.errors import UserError, first_line
 from util.image import MEAN, STD
 
 # What makes a model's maps finer or its input size free; a model takes one of these or nothing.
@@ -96,9 +96,9 @@ class TimmBackbone(Backbone):
             net = timm.create_model(self.name, pretrained=True, pretrained_cfg_overlay=overlay, **self.options)
         except Exception as error:  # of any library that is involved, down to sockets
             if overlay:
-                raise UserError(f"{path}: does not fit timm/{self.name}: {_first_line(error)}") from error
+                raise UserError(f"{path}: does not fit timm/{self.name}: {first_line(error)[:120]}") from error
             raise UserError(
-                f"{path}: is not there, and timm could not download it ({_first_line(error)}); "
+                f"{path}: is not there, and timm could not download it ({first_line(error)[:120]}); "
                 f"put timm's model.safetensors of {self.name} there under this name"
             ) from error
         self.net.load_state_dict(net.state_dict())
@@ -138,10 +138,6 @@ class TimmBackbone(Backbone):
         return state
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-
-
 def _look_for_download(source: Mapping[str, Any]) -> None:
     """OSError at once without a network, where the download itself tries for a minute; nothing where it is cached."""
     repository, file = source.get("hf_hub_id"), "model.safetensors"
@@ -167,4 +163,4 @@ def _look_up(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         except (RuntimeError, AttributeError) as error:
             reason = error
             break
-    raise UserError(f"backbone: timm/{name} gives no feature maps ({_first_line(reason)})") from reason
+    raise UserError(f"backbone: timm/{name} gives no feature maps ({first_line(reason)[:120]})") from reason

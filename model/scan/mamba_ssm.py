@@ -6,8 +6,8 @@ state, one of its N numbers each, and N tokens behind read it. With recap, all p
 of a larger batch, their last states are composed into the true state in front of every patch, and the patches are
 scanned again from there: twice the scan instead of a correction that would need a number per token, channel and state.
 
-Gather, composition and sum over directions are differentiable PyTorch, so there is no backward pass of our own. Tested
-on a CPU with a stand-in for the package's function. It has not been run on a GPU.
+Gather, composition and sum over directions are differentiable PyTorch, so there is no backward pass of our own. What
+it has been run on stands in docs/gpu.md.
 """
 
 from importlib.util import find_spec

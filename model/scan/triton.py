@@ -10,8 +10,7 @@ same on the states' gradients with the maps transposed, from the last chunk to t
 recomputed from the saved state before it. Directions are summed by PyTorch in a fixed order and no atomics are used, so
 results are deterministic.
 
-These kernels have run in Triton's interpreter (TRITON_INTERPRET=1) on a CPU, and were compiled to PTX and machine code
-for sm_80 and sm_90. They have not been run on a GPU.
+What they have been run on stands in docs/gpu.md.
 """
 
 import torch

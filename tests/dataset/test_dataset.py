@@ -92,6 +92,11 @@ def same(a: Item, b: Item) -> bool:
 def test_hard_queries_show_another_base_class_wherever_a_class_has_such_images(
     toy_root: Path, toy_config: MakeConfig
 ) -> None:
+    for number in (7, 15, *range(2, 7)):  # two images of class 8 alone, and of each other class one with another too
+        path, own = toy_root / "SegmentationClassAug" / f"train{number:03d}.png", number % 8 + 1
+        mask = np.where((mask := np.array(Image.open(path))) == own, mask, 0)
+        mask[0, 0] = 0 if own == 8 else own + 1
+        Image.fromarray(mask).save(path)
     cfg, hard = (
         toy_config(toy_root, train_h=41, train_w=41),
         toy_config(toy_root, train_h=41, train_w=41, hard_queries=True),
@@ -112,12 +117,16 @@ def test_hard_queries_show_another_base_class_wherever_a_class_has_such_images(
 
 
 def test_queries_that_lack_the_class(toy_root: Path, toy_config: MakeConfig) -> None:
-    cfg = toy_config(toy_root, train_h=41, train_w=41, shot=2, absent_queries=1)
+    cfg = toy_config(toy_root, train_h=73, train_w=73, shot=2, absent_queries=1)  # so large that no object is cut off
     index, files = load_index(cfg, "train")
     items = train_dataset(cfg, index, files, list(index.by_class), seed=1, epoch=2)
-    plain = train_dataset(cfg.model_copy(update={"absent_queries": 0}), index, files, list(index.by_class), 1, 2)
+    plain, pasting = (
+        train_dataset(cfg.model_copy(update=change), index, files, list(index.by_class), seed=1, epoch=2)
+        for change in ({"absent_queries": 0}, {"paste_queries": 1})
+    )
     for number in range(len(items)):
         item, before = items[number], plain[number]
+        assert torch.equal(item["query"], pasting[number]["query"])  # or the absent class might be pasted in
         query, *support = item["names"]
         absent = {class_id for class_id in index.by_class if class_id not in index.classes[query]}
         assert query == before["names"][0] and item["class_id"] in absent and query not in support

@@ -29,7 +29,8 @@ def make_index(classes: dict[str, list[int]], wanted: list[int]) -> ImageIndex:
 
 def random_index(images: int = 60, wanted: tuple[int, ...] = (2, 5, 9)) -> ImageIndex:
     rng = random.Random()
-    names = {f"image{i}": sorted({rng.choice(wanted), *rng.sample(range(1, 12), 3)}) for i in range(images)}
+    drawn = [*6 * wanted, *(rng.choice(wanted) for _ in range(images))]  # six images of each at least
+    names = {f"image{i}": sorted({drawn[i], *rng.sample(range(1, 12), 3)}) for i in range(images)}
     return make_index(names, list(wanted))
 
 

@@ -12,19 +12,13 @@ import pytest
 from PIL import Image
 
 import dataset.scan
-from dataset.index import (
-    COCO_CLASSES,
-    PASCAL_CLASSES,
-    ImageIndex,
-    Mode,
-    class_names,
-    fold_classes,
-    list_files,
-    load_index,
-)
+from dataset.benchmarks.coco import COCO_CLASSES
+from dataset.benchmarks.pascal import PASCAL_CLASSES
+from dataset.index import ImageIndex, Mode, class_names, list_files, load_index
 from dataset.scan import CACHE_FOLDER, scan_masks
 from util.config import Config
 from util.errors import UserError
+from util.folds import fold_classes
 
 MakeConfig = Callable[..., Config]
 
@@ -57,26 +51,6 @@ def scanned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(dataset.scan, "count_classes", recorded)
     return read
-
-
-def test_folds_of_pascal_and_coco() -> None:
-    for split in range(4):
-        base, novel = fold_classes("pascal", split, 20, 4, True)
-        assert novel == [5 * split + i for i in range(1, 6)] and sorted(base + novel) == list(range(1, 21))
-        base, novel = fold_classes("coco", split, 80, 4, True)
-        assert novel == list(range(split + 1, split + 78, 4)) and len(novel) == 20 and base == sorted(base)
-        assert not set(base) & set(novel) and len(base) == 60
-        assert fold_classes("coco", split, 80, 4, False)[1] == list(range(20 * split + 1, 20 * split + 21))
-
-
-@pytest.mark.parametrize(("classes", "folds"), [(8, 2), (10, 4), (11, 3), (5, 5)])
-def test_custom_folds_are_contiguous_and_partition_the_classes(classes: int, folds: int) -> None:
-    groups = [fold_classes("mine", split, classes, folds, True)[1] for split in range(folds)]
-    assert [c for group in groups for c in group] == list(range(1, classes + 1))
-    sizes = [len(group) for group in groups]
-    assert sizes == sorted(sizes, reverse=True) and sizes[0] - sizes[-1] <= 1
-    with pytest.raises(UserError, match="split: "):
-        fold_classes("mine", folds, classes, folds, True)
 
 
 def test_class_names(toy_root: Path, toy_config: MakeConfig) -> None:

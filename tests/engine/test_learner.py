@@ -104,13 +104,13 @@ def test_gradients_do_not_depend_on_the_spread(
     ((expected, report),) = results[spreads[0]]
     assert len(expected) > 20 and max(float(gradient.abs().max()) for gradient in expected.values()) > 1e-3
     for spread in spreads[1:]:
-        for found, told in results[spread]:
+        for found, given in results[spread]:
             assert found.keys() == expected.keys()
             for name, gradient in found.items():
                 error = (gradient - expected[name]).abs().max() / expected[name].abs().max()
                 assert error < 1e-6, f"{spread}: {name}"
-            assert told.figures == report.figures and told.figures
-            assert told.losses == pytest.approx(report.losses, rel=1e-5)
+            assert given.figures == report.figures and given.figures
+            assert given.losses == pytest.approx(report.losses, rel=1e-5)
 
 
 def two_optimizers(amp: str, compiled: bool = False) -> tuple[nn.Module, Learner]:

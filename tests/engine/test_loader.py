@@ -22,7 +22,7 @@ from engine.loader import Batch, StepPlan, load_steps, shard_batches, start_work
 from tests.toy import ROOT
 from util.distributed import World
 from util.errors import UserError
-from util.failures import explain, explain_errors
+from util.failures import explain_errors
 
 
 def plan(items: int, batch: int, accumulate: int = 1, rank: int = 0, size: int = 1) -> StepPlan:
@@ -52,9 +52,9 @@ def test_the_order_depends_on_the_seed_alone() -> None:
 def test_dealt_batches_are_those_of_one_process() -> None:
     items, batch, size = random.randrange(1, 30), random.randrange(1, 6), random.randrange(1, 5)
     shares = [shard_batches(items, batch, World(torch.device("cpu"), rank, size)) for rank in range(size)]
-    dealt = sorted(numbers for share in shares for numbers in share)
-    assert dealt == shard_batches(items, batch, World(torch.device("cpu")))
-    assert [number for numbers in dealt for number in numbers] == list(range(items))
+    joined = sorted(numbers for share in shares for numbers in share)
+    assert joined == shard_batches(items, batch, World(torch.device("cpu")))
+    assert [number for numbers in joined for number in numbers] == list(range(items))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
@@ -148,15 +148,8 @@ def test_a_small_dev_shm_hangs_nothing(tmp_path: Path, mode: str, message: str) 
     (tmp_path / "small.py").write_text(SMALL)
     command = ["unshare", "-rm", "sh", "-c", f'{inside} "$0" "$@"', sys.executable, str(tmp_path / "small.py"), mode]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert re.fullmatch(f"{message}.*\n", done.stdout), (done.stdout, done.stderr)
-
-
-def test_errors_of_the_program_stay_what_they_are() -> None:
-    with pytest.raises(RuntimeError, match="shape"), explain_errors():
-        raise RuntimeError("shape mismatch")
-    with pytest.raises(OSError, match="odd"), explain_errors():
-        raise OSError("odd")
 
 
 def test_what_the_system_refuses_is_named() -> None:
@@ -172,10 +165,6 @@ def test_a_full_disk() -> None:
         open("/dev/full", "w") as full,
     ):
         full.write("x" * 100_000)
-    assert explain(OSError(28, "No space left on device", "a.pth")) == (
-        "a.pth: No space left on device; make room and start again with `--opts resume auto` to go on from the last "
-        "checkpoint"
-    )
 
 
 @pytest.mark.parametrize(("parent", "main", "leaves"), [(1, 77, True), (77, 77, False), (1, 1, False), (8, 77, False)])

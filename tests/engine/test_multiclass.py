@@ -2,8 +2,8 @@
 
 import json
 from collections import defaultdict
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from dataset.multiclass import MultiEpisodes, draw_generalized, draw_ways
 from engine import multiclass
 from model.build import build_model
 from model.hmnet import HMNet
-from tests.toy import ROOT, toy_config, write_toy, write_weights
+from tests.toy import entry_point, toy_config, write_toy, write_weights
 from util.arguments import evaluation_arguments
 from util.config import Config
 from util.distributed import World
@@ -124,18 +124,38 @@ def test_seeds_and_mistakes(cfg: Config, tmp_path: Path) -> None:
         multiclass.test_generalized(build_model(cfg, pretrained=False), other, WORLD, "novel")
 
 
+@pytest.mark.parametrize(("amp", "half"), [("auto", False), ("off", False), ("bf16", True)])
+def test_the_precision_is_what_the_config_says(cfg: Config, amp: str, half: bool) -> None:
+    seen: list[bool] = []
+    model = build_model(cfg, pretrained=False)
+    model.trunk.register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    multiclass.test_ways(model, cfg.model_copy(update={"amp": amp, "test_episodes": 1}), WORLD, 2)
+    assert {*seen} == {half}
+
+
+def test_ways_refuse_networks_that_saw_their_classes(make_config: Any) -> None:
+    cfg = make_config(data_set="coco", split=1)
+    model = HMNet.__new__(HMNet)  # is not looked at
+    with pytest.raises(UserError, match="--ways: its folds of COCO are those of `use_split_coco: False`"):
+        multiclass.test_ways(model, cfg, WORLD, 2)
+    for allowed in ({"use_split_coco": False}, {"allow_other_split": True}, {"test_set": "pascal"}):
+        with pytest.raises(UserError, match="no such folder|is no folder|list file"):  # it goes on to the data
+            multiclass.test_ways(model, cfg.model_copy(update=allowed), WORLD, 2)
+
+
 @pytest.mark.parametrize("words", [["--ways", "2"], ["--generalized"], ["--generalized", "base"]])
 def test_from_the_command_line(
     words: list[str], cfg: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_weights(cfg)
     (tmp_path / "toy.yaml").write_text(cfg.to_yaml())
-    spec = spec_from_file_location("entry_point", ROOT / "test.py")
-    assert spec and spec.loader
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = entry_point("test")
     module.main(evaluation_arguments(["--config", str(tmp_path / "toy.yaml"), *words]))
     (path,) = cfg.experiment_dir.glob("result_test_1shot_*.json")
     content = json.loads(path.read_text())
     assert content["kind"] == ("ways" if "--ways" in words else "generalized") and len(content["runs"]) == 2
     assert all(f"{figure} over 2 runs" in capsys.readouterr().out for figure in list(content["aggregate"])[:1])
+    weights = str(cfg.experiment_dir / "snapshot/best_1shot.pth")
+    others = ["--opts", "weight", weights, "split", "2"]
+    with pytest.raises(UserError, match=r"best_1shot\.pth: by its path trained on split 1, not 2"):
+        module.main(evaluation_arguments(["--config", str(tmp_path / "toy.yaml"), *words, *others]))

@@ -12,6 +12,7 @@ from engine.published import base_miou
         ({"split": 3, "vgg": True}, 69.95),
         ({"data_set": "coco", "split": 1}, 49.41),
         ({"data_set": "coco", "split": 1, "use_split_coco": False}, None),  # other folds than the published ones
+        ({"split": 4}, None),  # all classes
         ({"layers": 101}, None),
         ({"data_set": "mine", "num_classes": 8}, None),
     ],

@@ -13,7 +13,7 @@ from dataset import views
 from dataset.dataset import TrainingViews, train_augmentation, train_dataset
 from dataset.episode import wanted_classes
 from dataset.index import config_classes, load_index
-from engine.views import fingerprint, stored_views
+from engine.views import stored_views, view_digest
 from model.hmnet import HMNet
 from tests.toy import random_network, toy_config, write_toy
 from util.config import Config
@@ -79,7 +79,7 @@ def test_what_has_changed_is_computed_again(cfg: Config) -> None:
     for other in (random_network(cfg), model):
         for change in ({"max_side": 40}, {"scale_max": 1.5}, {}):
             same = other is model and not change
-            assert (fingerprint(cfg.model_copy(update=change), other) == store.folder.name) == same
+            assert (view_digest(cfg.model_copy(update=change), other) == store.folder.name) == same
     path = store.path(files, index.images[0], wanted_classes(index, index.images[0])[0], 0)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=f"{path.name}.*remove it"):

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 
 from tests.toy import ROOT
-from tools.app import find_weights
+from tools.app import choose_weights
 from util.errors import UserError
 
 
 def test_without_a_demo_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config").symlink_to(ROOT / "config")
     monkeypatch.chdir(tmp_path)
-    assert find_weights(Path("mine.pth")) == Path("mine.pth")
+    assert choose_weights(Path("mine.pth")) == Path("mine.pth")
     with pytest.raises(UserError, match=r"best_1shot\.pth: the demo is not trained yet; run `make demo`, or name"):
-        find_weights(None)
+        choose_weights(None)
 
 
 def test_without_gradio_it_says_what_to_install(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tools.benchmark import straight_line
 from tools.measure import Peak, count_flops, parameter_count
 from tools.stages import (
     Captured,
-    Episode,
+    MeasuredEpisode,
     episode_gflops,
     inference_model,
     measure_episodes,
@@ -62,7 +62,7 @@ def test_a_cached_episode_needs_the_head_only(cfg: Config) -> None:
 @torch.inference_mode()
 def test_episodes_cold_cached_and_with_known_support(cfg: Config) -> None:
     model = inference_model(cfg)
-    episode = Episode(model, random_images(cfg.val_size, cfg.shot))
+    episode = MeasuredEpisode(model, random_images(cfg.val_size, cfg.shot))
     scores = model(*episode.images).final
     for found in (episode.cold(), episode.cached(), episode.known_support()()):
         torch.testing.assert_close(found, scores, atol=1e-4, rtol=1e-3)

@@ -6,24 +6,27 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from dataset.dataset import test_dataset as episodes_dataset
+from dataset.index import Files
 from engine.evaluation import make_episodes
 from model.build import build_model
 from model.released import load_weights
 from tests.tools.paper.test_history import result, write_test, write_training
 from tests.toy import toy_config, write_toy, write_weights
-from tools.figures import describe, main
+from tools.figures import describe, main, support_picture
 from tools.paper.analysis import enhancement, state_cosines, visits
 from tools.paper.history import Course
 from tools.paper.plots import draw_curves
 from tools.paper.published import published
 from util.config import Config
 from util.errors import UserError
+from util.image import MEAN, STD
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +76,24 @@ def test_panels_of_two_networks(cfg: Config, words: list[str], tmp_path: Path) -
     found, judged = scores[0].argmax(0) == 1, truth != 255
     iou = (found & (truth == 1)).sum() / ((found & judged) | (truth == 1)).sum()
     assert content["rows"][0]["iou"]["fusion hmnet"] == pytest.approx(float(iou), abs=0.02)
+
+
+def test_figures_show_the_parts_of_pictures_that_count(cfg: Config) -> None:
+    class Crops(Files):
+        may_be_empty = True
+
+        def picture(self, name: str, max_side: int | None = None) -> np.ndarray:
+            return super().picture(name, max_side)[:20, :24]
+
+        def read(self, name: str, class_id: int) -> np.ndarray:
+            return super().read(name, class_id)[:20, :24]
+
+    episode_set = make_episodes(cfg, cfg.seeds[0], cfg.test_episodes)
+    episode_set = episode_set._replace(files=Crops(episode_set.files))
+    item = episodes_dataset(cfg, *episode_set)[0]
+    seen = item["support"][0].permute(1, 2, 0).numpy() * STD + MEAN  # as the network has it
+    outside = cv2.dilate(item["support_mask"][0].numpy(), np.ones((7, 7))) == 0  # outlines are drawn around the object
+    assert outside.any() and np.abs(support_picture(cfg, episode_set) - seen)[outside].max() < 1
 
 
 @torch.inference_mode()

@@ -45,13 +45,13 @@ def test_a_step_keeps_weights_and_optimisers_and_more_pictures_save_more(tmp_pat
 MEASURE = """
 import sys
 from tools.gpu.network import config
-from tools.gpu.setting import Setting
+from tools.gpu.setting import CheckSetting
 from tools.measure import peak_memory
 from tools.memory import step_memory
 from tools.training import TrainingStep
 import torch
 
-cfg = config(Setting(torch.device("cuda")), train_h=241, train_w=241, val_size=241, feature_size=32, batch_size=2)
+cfg = config(CheckSetting(torch.device("cuda")), train_h=241, train_w=241, val_size=241, feature_size=32, batch_size=2)
 step = TrainingStep(cfg)
 status = open("/proc/self/status").read()
 before = int(status.split("VmRSS:")[1].split()[0]) * 1024

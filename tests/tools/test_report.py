@@ -7,19 +7,18 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
-from tests.toy import ROOT, generator, toy_config, write_toy, write_weights
+from tests.toy import ROOT, entry_point, generator, toy_config, write_toy, write_weights
 from tools import benchmark, profile, report
 from tools.paper.published import PAPER, published
 from tools.paper.runs import Wanted, read_runs
@@ -37,15 +36,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "config").symlink_to(ROOT / "config")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def script(name: str) -> ModuleType:
-    """An entry point; test.py has the name of a package in Python's own library."""
-    spec = spec_from_file_location(f"{name}_entry_point", ROOT / f"{name}.py")
-    assert spec and spec.loader
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def row(seed: int = 321, miou: float = 0.5, fb_iou: float = 0.75, seconds: float = 60.0) -> dict[str, Any]:
@@ -130,7 +120,8 @@ def test_spread_is_over_training_seeds(place: Path) -> None:
     for seed, miou in ((1, 0.6), (2, 0.7)):
         write_run(load_config(PASCAL.format(0), ["manual_seed", str(seed), "exp", f"exp/{seed}"]), row(miou=miou))
     newer = write_run(load_config(PASCAL.format(0), ["manual_seed", "2", "exp", "exp/3"]), row(miou=0.8))
-    os.utime(newer, (2e9, 2e9))  # replaces the older run with that seed
+    later = time.time() + 1e6
+    os.utime(newer, (later, later))  # replaces the older run with that seed
     cell = cells(fill(1, place), "resnet50, 1 shot, HMNet")["fold 0"]
     assert cell.own == pytest.approx(70)
     assert cell.spread == pytest.approx(14.142136)  # of 60 and 80
@@ -266,7 +257,8 @@ def test_measurements_fill_tables_4_and_9(place: Path, monkeypatch: pytest.Monke
     quick = place / "exp/quick/benchmark.json"
     quick.parent.mkdir()
     quick.write_text(json.dumps({"kind": "benchmark", "quick": True, "sweep": {}}))
-    os.utime(quick, (2e9, 2e9))
+    later = time.time() + 1e6
+    os.utime(quick, (later, later))
     assert report.find_json(place / "exp", "benchmark") == measured[0]
 
 
@@ -380,7 +372,7 @@ def test_the_report_reads_what_a_test_writes(
     cfg = toy_config(tmp_path)
     (tmp_path / "toy.yaml").write_text(cfg.to_yaml())
     write_weights(cfg)
-    script("test").main(evaluation_arguments(["--config", str(tmp_path / "toy.yaml")]))
+    entry_point("test").main(evaluation_arguments(["--config", str(tmp_path / "toy.yaml")]))
     capsys.readouterr()
     figures = json.loads((cfg.experiment_dir / "result_test_1shot.json").read_text())["results"][0]
     words = ["--config", str(tmp_path / "toy.yaml"), "--exp", cfg.exp, "--out", str(tmp_path / "tables")]

@@ -36,10 +36,10 @@ def test_methods() -> None:
     assert [evaluation_arguments(["--config", CONFIG, "--method", name]).method for name in METHODS] == [*METHODS]
 
 
-@pytest.mark.parametrize("script", ["train.py", "train_base.py", "test.py"])
+@pytest.mark.parametrize("script", ["train.py", "train_base.py", "test.py", "predict.py"])
 def test_help_imports_no_heavy_package(script: str) -> None:
     program = [sys.executable, "-X", "importtime", script, "--help"]
     done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"usage: {script}")
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "util.arguments" in imported and not imported & {"torch", "cv2", "numpy"}
+    assert "util.errors" in imported and not imported & {"torch", "cv2", "numpy"}

@@ -20,9 +20,11 @@ def test_contiguous_groups() -> None:
 
 
 def test_published_folds() -> None:
-    assert fold_classes("pascal", 2, 20, 4, True)[1] == [11, 12, 13, 14, 15]
-    assert fold_classes("coco", 1, 80, 4, True)[1] == [2 + 4 * i for i in range(20)]
-    assert fold_classes("coco", 1, 80, 4, False)[1] == list(range(21, 41))
+    for split in range(4):
+        assert fold_classes("pascal", split, 20, 4, True)[1] == [5 * split + i for i in range(1, 6)]
+        base, novel = fold_classes("coco", split, 80, 4, True)
+        assert novel == [split + 1 + 4 * i for i in range(20)] and sorted(base + novel) == list(range(1, 81))
+        assert fold_classes("coco", split, 80, 4, False)[1] == list(range(20 * split + 1, 20 * split + 21))
     assert fold_classes("pascal", 4, 20, 4, True) == (list(range(1, 21)), [])
 
 

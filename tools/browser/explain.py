@@ -4,13 +4,14 @@ import numpy as np
 
 from prediction.predictor import Predictor
 from tools.browser.segment import heat
-from tools.browser.state import VIEW_SIDE, Answer, Picture, thumbnail
+from tools.browser.state import VIEW_SIDE, Answer, thumbnail
+from util.image import RGB
 from util.visualize import mosaic, overlay
 
-Shown = tuple[Picture, str]  # a picture and its caption
+Shown = tuple[RGB, str]  # a picture and its caption
 
 
-def explain(predictor: Predictor, answer: Answer, class_name: str) -> list[Shown]:
+def explain_answer(predictor: Predictor, answer: Answer, class_name: str) -> list[Shown]:
     """Supports with masks, query, priors, probabilities before, beside and after the ensemble, result, QIM by block.
 
     Nothing is computed by the network.

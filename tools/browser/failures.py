@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dataset.benchmarks.table import test_config
 from dataset.episode import Episode
-from dataset.index import Files, load_index, test_config
+from dataset.index import Files, load_index
 from engine.evaluation import TRAINING_FREE, EpisodeSet, Outcome, Segment, run_episodes
-from model.build import build_model
 from model.hmnet import HMNet
-from model.inference import prepare_inference
-from model.released import load_weights
-from tools.browser.state import Picture
+from model.inference import load_network
 from util.config import Config, restore_config
 from util.distributed import World, pick_device
 from util.errors import UserError
+from util.image import RGB
 from util.visualize import episode_panel
 
 ENDING = ".episodes.jsonl"
@@ -100,7 +99,7 @@ def table(pairs: Sequence[Pair]) -> list[list[Any]]:
 
 
 @dataclass
-class Test:
+class LoadedTest:
     """What a test's result says of how it was made, with the network in memory."""
 
     cfg: Config
@@ -123,7 +122,7 @@ class Test:
         return outcomes[0]
 
 
-def load_test(episodes: Path) -> Test:
+def load_test(episodes: Path) -> LoadedTest:
     """The network and data of a result; UserError where result, weights or data are gone."""
     path = episodes.with_name(episodes.name.removesuffix(ENDING) + ".json")
     try:
@@ -136,15 +135,12 @@ def load_test(episodes: Path) -> Test:
         raise UserError(f"{path}: its config is not one of this version; test again")
     cfg = cfg.model_copy(update={"loader_workers": 0})
     index, files = load_index(test_config(cfg), "test")
-    model = build_model(cfg, pretrained=weights is None)
-    if weights:
-        load_weights(model, Path(weights))
-    model = prepare_inference(model.to(pick_device(cfg.device)))
+    model = load_network(cfg, Path(weights) if weights else None, pick_device(cfg.device))
     segment = None if weights else TRAINING_FREE[method](model)
-    return Test(cfg, files, sorted(index.by_class), model, segment)
+    return LoadedTest(cfg, files, sorted(index.by_class), model, segment)
 
 
-def draw_pair(tests: dict[Path, Test], pair: Pair) -> tuple[Picture, str]:
+def draw_pair(tests: dict[Path, LoadedTest], pair: Pair) -> tuple[RGB, str]:
     """An episode's panel with the prediction of either result, and what is to be said about it.
 
     `tests` keeps the two latest networks.
@@ -162,6 +158,7 @@ def draw_pair(tests: dict[Path, Test], pair: Pair) -> tuple[Picture, str]:
         name = name if name not in predictions else str(file.parent / name)
         predictions[name] = outcome.prediction.cpu().numpy(), outcome.iou
         if abs((outcome.iou or 0) - (row["iou"] or 0)) > CHANGED:
-            remarks.append(f"{name}: IoU {row['iou']:.3f} when it was tested; weights or data have changed since.")
+            before = "no IoU" if row["iou"] is None else f"IoU {row['iou']:.3f}"
+            remarks.append(f"{name}: {before} when it was tested; weights or data have changed since.")
     assert outcome
     return episode_panel(*outcome.pictures(test.files), predictions, pair[0]["class"]), " ".join(remarks)

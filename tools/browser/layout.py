@@ -57,7 +57,7 @@ def explain_page(shop: Shop, session: gr.State, message: gr.HTML, tab: gr.Tab) -
         answer = by_name.get(name or "") or session.answers[0]
         names = answer.evidence.names
         chosen = wanted if wanted in names else names[0]
-        shown = explain.explain(shop.predictor, answer, chosen)
+        shown = explain.explain_answer(shop.predictor, answer, chosen)
         return {
             query: gr.update(choices=list(by_name), value=answer.name),
             class_name: gr.update(choices=list(names), value=chosen),
@@ -71,7 +71,7 @@ def explain_page(shop: Shop, session: gr.State, message: gr.HTML, tab: gr.Tab) -
 def failures_page(shop: Shop, message: gr.HTML, tab: gr.Tab) -> None:
     """Episodes of one or two results in a table; a click on a row draws it."""
     pairs = gr.State([])  # in the order of the table
-    tests: dict[Path, failures.Test] = {}  # networks in memory, by result
+    tests: dict[Path, failures.LoadedTest] = {}  # networks in memory, by result
     with gr.Row():
         first = gr.Dropdown([], label="Result of a test", elem_id="first")
         second = gr.Dropdown([NONE], value=NONE, label="Compare with, on the same episodes", elem_id="second")

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tools.browser.state import Picture, Session, Shot, css_color, on_canvas, painted
+from tools.browser.state import Session, Shot, css_color, on_canvas, painted
 from util.errors import UserError
+from util.image import RGB
 from util.visualize import class_color, encode_image, fit_mask
 
 PREFIX = "data:image/png;base64,"
@@ -36,7 +37,7 @@ def read_painting(value: Any, session: Session) -> None:
         shot.mask = painted(_decode(value.get("ink"), shot), shot)
 
 
-def _decode(url: Any, shot: Shot) -> Picture:
+def _decode(url: Any, shot: Shot) -> RGB:
     size = on_canvas(shot.picture).shape[1::-1]
     try:
         with Image.open(io.BytesIO(base64.b64decode(str(url).removeprefix(PREFIX), validate=True))) as image:

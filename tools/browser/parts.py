@@ -12,9 +12,10 @@ import gradio as gr
 from gradio.processing_utils import save_img_array_to_cache
 
 from prediction.predictor import Predictor
-from tools.browser.state import Limits, Picture
+from tools.browser.state import Limits
 from util.config import Config
 from util.errors import UserError
+from util.image import RGB
 
 Updates = dict[Any, Any]  # component -> its new value or settings
 
@@ -73,7 +74,7 @@ def figures(name: str, columns: int) -> gr.HTML:
     )
 
 
-def figure(component: gr.HTML, picture: Picture, text: str, chosen: bool = False) -> str:
+def figure(component: gr.HTML, picture: RGB, text: str, chosen: bool = False) -> str:
     """A picture with a line below; its file is one that gradio may serve."""
     path = html.escape(quote(save_img_array_to_cache(picture, component.GRADIO_CACHE, format="jpeg")))
     mark = ' class="chosen"' if chosen else ""

@@ -12,15 +12,16 @@ from numpy.typing import NDArray
 
 from dataset.episode import draw_seeded, wanted_classes
 from dataset.index import class_names, load_index
+from dataset.lists import class_lines
 from prediction.evidence import gather_evidence
 from prediction.manifest import Records, write_manifest
 from prediction.outputs import Outputs, output_names
 from prediction.predictor import Predictor
-from tools.browser.state import VIEW_SIDE, Answer, Limits, Picture, Session, named, read_upload, safe_name
+from tools.browser.state import VIEW_SIDE, Answer, Limits, Session, named, read_upload, safe_name
 from util.config import Config
 from util.errors import UserError
 from util.files import atomic_write
-from util.image import read_image
+from util.image import RGB, read_image
 from util.visualize import draw_contour, fit, overlay
 
 VIEWS = ("overlay", "contour", "probability", "prior")
@@ -57,7 +58,7 @@ def answer_queries(
         yield Answer(name, Path(path), view, (height, width), support, evidence, perf_counter() - start)
 
 
-def draw_answer(predictor: Predictor, answer: Answer, view: str, threshold: float) -> Picture:
+def draw_answer(predictor: Predictor, answer: Answer, view: str, threshold: float) -> RGB:
     """One of VIEWS of an answer; nothing is computed by the network."""
     if view == "prior":
         return heat(answer.evidence.prior[:, 0].amax(0).numpy(), answer.view)
@@ -76,7 +77,7 @@ def describe_answer(predictor: Predictor, answer: Answer, threshold: float) -> s
     return f"{answer.name}: {classes} ({answer.seconds:.1f}\u00a0s)"
 
 
-def heat(values: NDArray[np.floating], picture: Picture) -> Picture:
+def heat(values: NDArray[np.floating], picture: RGB) -> RGB:
     """A map (f, f) with values in [0, 1] over a picture, from dark blue to yellow."""
     large = cv2.resize(values.astype(np.float32), picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     colors = cv2.applyColorMap(np.rint(large.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1]
@@ -100,7 +101,7 @@ def write_zip(session: Session, predictor: Predictor, threshold: float, folder: 
             prediction = answer.prediction(predictor, threshold, answer.size)
             records[answer.name] = outputs.write(answer.name, picture, prediction, values, answer.seconds)
         write_manifest(Path(place), records)
-        atomic_write(Path(place, "classes.txt"), "".join(f"{value} {name}\n" for name, value in values.items()))
+        atomic_write(Path(place, "classes.txt"), class_lines({value: name for name, value in values.items()}))
         return Path(shutil.make_archive(f"{place}-segmented", "zip", place))
 
 

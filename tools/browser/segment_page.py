@@ -12,7 +12,7 @@ from prediction.predictor import SINGLE
 from tools.browser import segment
 from tools.browser.painting import painting, read_painting
 from tools.browser.parts import HERE, NETWORK, Shop, Updates, explained, figure, figures, say
-from tools.browser.state import Answer, Session, Shot, css_color, read_mask, read_upload, thumbnail
+from tools.browser.state import Answer, Session, Shot, css_color, read_painted, read_upload, thumbnail
 from util.errors import UserError
 
 QUICK: Any = {"show_progress": "hidden", "trigger_mode": "multiple"}  # no event is lost, however fast they come
@@ -117,7 +117,7 @@ class SupportSide:
             text = say("there is no support picture yet that this mask could belong to")
             return {self.mask_file: None, self.message: text}
         try:
-            session.shot.mask = read_mask(path, session.shot, self.shop.limits)
+            session.shot.mask = read_painted(path, session.shot, self.shop.limits)
         except UserError as error:
             return {self.mask_file: None, self.message: say(str(error))}
         return {self.mask_file: None, **self.show(session)}

@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from prediction.evidence import Evidence
 from prediction.predictor import SINGLE, Prediction, Predictor, object_mask
 from util.errors import UserError
-from util.image import open_image, read_image
+from util.image import RGB, open_image, read_image
 from util.mask import interpret_mask
 from util.pixels import IGNORE
 from util.visualize import class_color, fit, fit_mask, overlay
 
-Picture = NDArray[np.uint8]
 Mask = NDArray[np.uint8]
 
 CANVAS_SIDE = 1024  # pixels of the longer side of the picture that is painted on
@@ -42,7 +41,7 @@ class Shot:
 
     number: int  # by which the page knows it
     name: str
-    picture: Picture
+    picture: RGB
     mask: Mask
     class_name: str
 
@@ -51,7 +50,7 @@ class Shot:
         return bool((self.mask == 1).any())
 
 
-Support = dict[str, tuple[list[Picture], list[Mask]]]  # by class, its pictures and the object in each
+Support = dict[str, tuple[list[RGB], list[Mask]]]  # by class, its pictures and the object in each
 
 
 class Answer(NamedTuple):
@@ -59,7 +58,7 @@ class Answer(NamedTuple):
 
     name: str
     path: Path  # of the server's copy
-    view: Picture  # the picture as large as it is shown
+    view: RGB  # the picture as large as it is shown
     size: tuple[int, int]  # (h, w) of the picture itself
     support: Support  # what was looked for
     evidence: Evidence
@@ -94,7 +93,7 @@ class Session:
         """Of a class in masks."""
         return self.class_names.index(class_name) + 1
 
-    def add_shot(self, name: str, picture: Picture, limits: Limits, mask: Mask | None = None, of: str = "") -> None:
+    def add_shot(self, name: str, picture: RGB, limits: Limits, mask: Mask | None = None, of: str = "") -> None:
         """Take a support picture, without an object unless a mask is given, and put it on the canvas."""
         if len(self.shots) >= limits.supports:
             raise UserError(f"{name}: there are {limits.supports} support pictures, and no more are taken; remove one")
@@ -123,7 +122,7 @@ class Session:
         return classes
 
 
-def read_upload(path: str | Path, limits: Limits) -> Picture:
+def read_upload(path: str | Path, limits: Limits) -> RGB:
     """An uploaded picture (h, w, 3); UserError, by its name alone, for what is none and for too many pixels."""
     name = Path(path).name
     try:
@@ -151,7 +150,7 @@ def named(path: str | Path, name: str) -> Iterator[None]:
         raise UserError(str(error).replace(str(path), name)) from None
 
 
-def read_mask(path: str | Path, shot: Shot, limits: Limits) -> Mask:
+def read_painted(path: str | Path, shot: Shot, limits: Limits) -> Mask:
     """The object that an uploaded mask marks in a shot's picture; UserError as for pictures, and where it misfits."""
     read_upload(path, limits)  # is it a picture at all, and of a size to be read
     name = Path(path).name
@@ -173,19 +172,19 @@ def safe_name(name: str, taken: Collection[str]) -> str:
     return free
 
 
-def on_canvas(picture: Picture) -> Picture:
+def on_canvas(picture: RGB) -> RGB:
     """A picture as it is painted on: at most CANVAS_SIDE pixels."""
     return fit(picture, CANVAS_SIDE, CANVAS_SIDE) if max(picture.shape) > CANVAS_SIDE else picture
 
 
-def painted(ink: Picture, shot: Shot) -> Mask:
+def painted(ink: RGB, shot: Shot) -> Mask:
     """The mask of a shot from what is painted over its picture: RGBA (h', w', 4), opaque where the object is."""
     opaque = (ink[..., 3] > 127).astype(np.uint8)
     size = shot.picture.shape[1::-1]
     return np.asarray(cv2.resize(opaque, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
 
 
-def thumbnail(picture: Picture, mask: Mask, value: int, side: int = 200) -> Picture:
+def thumbnail(picture: RGB, mask: Mask, value: int, side: int = 200) -> RGB:
     """A support picture with its object in the colour of its class."""
     small = fit(picture, side, side)
     mask = fit_mask(mask, small)

@@ -19,8 +19,8 @@ from time import perf_counter
 import torch
 
 from tools.gpu.items import ITEMS, Item
-from tools.gpu.report import Outcome, describe_machine, write_report
-from tools.gpu.setting import NothingToCheckError, Setting
+from tools.gpu.report import ItemOutcome, describe_machine, write_report
+from tools.gpu.setting import CheckSetting, NothingToCheckError
 from util.errors import UserError, run_main
 from util.files import atomic_write
 
@@ -47,7 +47,7 @@ def limit(item: Item, device: str) -> float:
     return item.seconds * (1 if device == "cuda" else 5)
 
 
-def run_item(name: str, device: str, seconds: float) -> Outcome:
+def run_item(name: str, device: str, seconds: float) -> ItemOutcome:
     """An item in a fresh process; whatever happens to that process is the item's outcome."""
     start = perf_counter()
     interpreted = device == "cpu" and (name not in ITEMS or ITEMS[name].interpreted)
@@ -58,16 +58,16 @@ def run_item(name: str, device: str, seconds: float) -> Outcome:
         try:
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds)
         except subprocess.TimeoutExpired:
-            return Outcome(name, "failed", perf_counter() - start, f"took more than {seconds:.0f} s", {})
+            return ItemOutcome(name, "failed", perf_counter() - start, f"took more than {seconds:.0f} s", {})
         taken = perf_counter() - start
         if done.returncode == 0 and file.is_file():
             content = json.loads(file.read_text())
-            return Outcome(name, content["state"], taken, content["reason"], content["figures"])
+            return ItemOutcome(name, content["state"], taken, content["reason"], content["figures"])
     lines = done.stderr.strip().splitlines() or ["no message"]
-    return Outcome(name, "failed", taken, f"exit code {done.returncode}: {lines[-1]}", {"stderr": lines[-20:]})
+    return ItemOutcome(name, "failed", taken, f"exit code {done.returncode}: {lines[-1]}", {"stderr": lines[-20:]})
 
 
-def compute_item(name: str, file: Path, setting: Setting) -> None:
+def compute_item(name: str, file: Path, setting: CheckSetting) -> None:
     """The other side of `run_item`: compute the item in this process and leave its outcome in a file."""
     outcome = {"state": "passed", "reason": "", "figures": {}}
     try:
@@ -81,7 +81,7 @@ def main() -> int:
     """Run the items and write the report after each."""
     arguments = parse_arguments()
     if arguments.item:
-        compute_item(arguments.item[0], Path(arguments.item[1]), Setting(torch.device(arguments.device)))
+        compute_item(arguments.item[0], Path(arguments.item[1]), CheckSetting(torch.device(arguments.device)))
         return 0
     machine, outcomes, end = describe_machine(arguments.device), [], perf_counter() + TOTAL[arguments.device]
     for name in arguments.only or ITEMS:

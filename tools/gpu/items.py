@@ -5,13 +5,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from tools.gpu import kernels, network, scans, speed
-from tools.gpu.setting import Setting
+from tools.gpu.setting import CheckSetting
 
 
 class Item(NamedTuple):
     """A check returns its figures; CheckError says what is wrong, NothingToCheckError that it does not apply."""
 
-    check: Callable[[Setting], dict[str, Any]]
+    check: Callable[[CheckSetting], dict[str, Any]]
     seconds: float
     interpreted: bool = True  # in a rehearsal, by Triton's interpreter, which does not compile
 

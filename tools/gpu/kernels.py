@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tools.gpu.setting import Setting, check
+from tools.gpu.setting import CheckSetting, check
 
 KERNELS = ("_chunk_maps", "_compose_chunks", "_outputs", "_compose_chunks_backward", "_gradients")
 ARCHITECTURES = (80, 90)
@@ -116,7 +116,7 @@ def predict(shape: Shape) -> list[dict[str, Any]]:
     return rows
 
 
-def check_kernels(setting: Setting) -> dict[str, Any]:
+def check_kernels(setting: CheckSetting) -> dict[str, Any]:
     """The tables; a kernel that spills registers is a failure. Shape: the query's scan at 473 pixels, two episodes."""
     compiled = [compile_kernel(name, architecture) for architecture in ARCHITECTURES for name in KERNELS]
     spilt = [f"{row['kernel']} on {row['architecture']}" for row in compiled if row["spilt bytes"]]

@@ -20,7 +20,7 @@ from model.build import build_model
 from model.hmnet import HMNet
 from model.inference import prepare_inference
 from model.loss import episode_loss
-from tools.gpu.setting import Setting, check
+from tools.gpu.setting import CheckSetting, check
 from tools.memory import step_memory
 from util.config import Config, load_config
 
@@ -49,13 +49,13 @@ class Episodes(NamedTuple):
         return Episodes(*(x.to(device) for x in self))
 
 
-def config(setting: Setting, **changes: Any) -> Config:
+def config(setting: CheckSetting, **changes: Any) -> Config:
     """PASCAL-5i's settings with ResNet-50, or those of a small network in a rehearsal, with `changes`."""
     values = {**(SMALL if setting.is_small else {}), **changes}
     return load_config(BASE, [word for key, value in values.items() for word in (key, str(value))])
 
 
-def draw_episodes(count: int, size: int, seed: int) -> Episodes:
+def generate_episodes(count: int, size: int, seed: int) -> Episodes:
     """Ellipses of one colour, among others of another, in query and support: a task that some steps teach."""
     rng, colours = (
         np.random.default_rng(seed),
@@ -93,7 +93,7 @@ def precision(mode: str, device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before[1]
 
 
-def modes(setting: Setting) -> Sequence[str]:
+def modes(setting: CheckSetting) -> Sequence[str]:
     """The modes that mean something on the device: a CPU has neither TF32 nor an fp16 worth training in."""
     return [mode for mode in MODES if not (setting.is_small and mode in ("tf32", "fp16"))]
 
@@ -103,11 +103,11 @@ def compiler(device: torch.device) -> str:
     return "aot_eager" if device.type == "cpu" else "inductor"
 
 
-def check_scores(setting: Setting) -> dict[str, Any]:
+def check_scores(setting: CheckSetting) -> dict[str, Any]:
     """Scores of one random network in every mode against the CPU's in float32."""
     cfg = config(setting)
     torch.manual_seed(0)
-    model, episodes = build_model(cfg, pretrained=False).eval(), draw_episodes(1, cfg.val_size, seed=0)
+    model, episodes = build_model(cfg, pretrained=False).eval(), generate_episodes(1, cfg.val_size, seed=0)
     with torch.inference_mode():
         expected = model(*episodes[:3])
         rows: list[dict[str, Any]] = []
@@ -145,7 +145,7 @@ class Trainer:
 
     def step(self, number: int) -> float:
         """Train on the episodes of this number; the loss before the step."""
-        episodes = draw_episodes(self.batch, self.size, seed=number).to(self.device)
+        episodes = generate_episodes(self.batch, self.size, seed=number).to(self.device)
         with precision(self.mode, self.device):
             loss = sum(episode_loss(self.model(*episodes[:3], episodes.left_out), episodes.query_mask).values())
         assert isinstance(loss, Tensor)
@@ -168,11 +168,9 @@ class Trainer:
         torch.set_rng_state(state["rng"])
 
 
-def check_training(setting: Setting) -> dict[str, Any]:
+def check_training(setting: CheckSetting) -> dict[str, Any]:
     """Steps in every mode: a falling loss, a scaler that found its scale, and the same course after resuming."""
-    cfg = config(
-        setting, **({} if setting.is_small else {"val_size": 129, "train_h": 129, "train_w": 129, "feature_size": 16})
-    )
+    cfg = config(setting, **({} if setting.is_small else MIDDLE))
     rows: list[dict[str, Any]] = []
     for mode in modes(setting):
         trainer = Trainer(cfg, setting.device, mode, 4, cfg.train_h)
@@ -193,7 +191,7 @@ def check_training(setting: Setting) -> dict[str, Any]:
     return {"steps": rows if setting.is_small else [{"scale": "", **row} for row in rows]}
 
 
-def check_peak_memory(setting: Setting) -> dict[str, Any]:
+def check_peak_memory(setting: CheckSetting) -> dict[str, Any]:
     """Memory of a training step with the paper's sizes and two episodes; it must fit the paper's 32 GB cards.
 
     Without a GPU it is counted only, for 16 bit with bf16 in the place of fp16.
@@ -201,7 +199,7 @@ def check_peak_memory(setting: Setting) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for size, feature_size, mode in ((473, 64, "float32"), (633, 80, "float32"), (633, 80, "fp16")):
         sizes = {"val_size": size, "train_h": size, "train_w": size, "feature_size": feature_size, "batch_size": 2}
-        cfg = config(Setting(torch.device("cuda")), num_classes=20, **sizes)
+        cfg = config(CheckSetting(torch.device("cuda")), num_classes=20, **sizes)
         memory = step_memory(cfg.model_copy(update={"amp": "bf16" if mode == "fp16" else "off"}))
         counted = {f"{name} GB": count / GIGABYTE for name, count in memory._asdict().items()}
         rows.append({"size": size, "mode": mode, **counted})
@@ -216,7 +214,7 @@ def check_peak_memory(setting: Setting) -> dict[str, Any]:
     return {"training step of two episodes": rows}
 
 
-def check_processes(setting: Setting) -> dict[str, Any]:
+def check_processes(setting: CheckSetting) -> dict[str, Any]:
     """Gradients averaged over 1 ... n processes (NCCL, one GPU each; gloo in a rehearsal) against one process's."""
     most = 2 if setting.is_small else torch.cuda.device_count()
     rows: list[dict[str, Any]] = []
@@ -224,14 +222,16 @@ def check_processes(setting: Setting) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             torch.multiprocessing.spawn(_averaged_gradients, (count, setting.device.type, folder), nprocs=count)
             found = [torch.load(Path(folder, f"{rank}.pth"), weights_only=True) for rank in range(count)]
-        expected = _gradients(config(setting), setting.device, draw_episodes(2 * count, _small_size(setting), seed=1))
+        expected = _gradients(
+            config(setting), setting.device, generate_episodes(2 * count, _small_size(setting), seed=1)
+        )
         for rank, gradient in enumerate(found):
             rows.append({"processes": count, "rank": rank, "error": _error(gradient, expected.cpu())})
             check(rows[-1]["error"] < 1e-3, f"gradients of {count} processes differ from one process's: {rows[-1]}")
     return {"gradients": rows}
 
 
-def _small_size(setting: Setting) -> int:
+def _small_size(setting: CheckSetting) -> int:
     return 33 if setting.is_small else 129
 
 
@@ -250,8 +250,8 @@ def _averaged_gradients(rank: int, count: int, kind: str, folder: str) -> None:
     if kind == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if kind == "cuda" else "gloo", store=store, rank=rank, world_size=count)
-    setting = Setting(torch.device(kind))
-    episodes = draw_episodes(2 * count, _small_size(setting), seed=1)
+    setting = CheckSetting(torch.device(kind))
+    episodes = generate_episodes(2 * count, _small_size(setting), seed=1)
     share = Episodes(*(x[2 * rank : 2 * rank + 2] for x in episodes))
     gradient = _gradients(config(setting), device, share)
     dist.all_reduce(gradient)
@@ -259,7 +259,7 @@ def _averaged_gradients(rank: int, count: int, kind: str, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def check_evaluation(setting: Setting) -> dict[str, Any]:
+def check_evaluation(setting: CheckSetting) -> dict[str, Any]:
     """A network trained for some steps on the device gives the same mIoU over 200 episodes there and on the CPU.
 
     So few steps leave the foreground's scores below the background's, so an object is where the margin between them is
@@ -269,7 +269,7 @@ def check_evaluation(setting: Setting) -> dict[str, Any]:
     trainer = Trainer(cfg, setting.device, "float32", 8, cfg.val_size)
     for number in range(STEPS):
         trainer.step(1000 + number)
-    episodes = draw_episodes(EPISODES, cfg.val_size, seed=7)
+    episodes = generate_episodes(EPISODES, cfg.val_size, seed=7)
     here, there = (_margins(trainer.model, episodes, device) for device in (setting.device, torch.device("cpu")))
     found, expected = (_miou(margins > there.median(), episodes) for margins in (here, there))
     check(abs(found - expected) < 1e-3, f"mIoU {found:.5f} on the device, {expected:.5f} on the CPU")

@@ -17,7 +17,7 @@ from util.files import atomic_write
 PACKAGES = ("torch", "triton", "mamba-ssm", "causal-conv1d", "numpy")
 
 
-class Outcome(NamedTuple):
+class ItemOutcome(NamedTuple):
     """What became of one item."""
 
     name: str
@@ -48,14 +48,14 @@ def _version(package: str) -> str | None:
         return None
 
 
-def write_report(folder: Path, machine: Mapping[str, Any], outcomes: Sequence[Outcome]) -> None:
+def write_report(folder: Path, machine: Mapping[str, Any], outcomes: Sequence[ItemOutcome]) -> None:
     """Write report.json and report.md of the items so far."""
     content = {"kind": "gpu", "machine": dict(machine), "items": [outcome._asdict() for outcome in outcomes]}
     atomic_write(folder / "report.json", json.dumps(content, indent=1) + "\n")
     atomic_write(folder / "report.md", as_markdown(machine, outcomes))
 
 
-def as_markdown(machine: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
+def as_markdown(machine: Mapping[str, Any], outcomes: Sequence[ItemOutcome]) -> str:
     """The machine, a table of all items, then each item's figures."""
     about = [f"- {key}: {value}" for key, value in machine.items()]
     overview = Table("Items", ("item", "state", "s", "reason"))
@@ -64,7 +64,7 @@ def as_markdown(machine: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
     return "\n".join(["# GPU report", "", *about, "", *parts])
 
 
-def _figures(outcome: Outcome) -> list[str]:
+def _figures(outcome: ItemOutcome) -> list[str]:
     """A table for every list of rows, and a list of the single values."""
     single = [(key, _text(value)) for key, value in outcome.figures.items() if not _is_rows(value)]
     tables = [Table(outcome.name, ("figure", "value"), list(single))] if single else []

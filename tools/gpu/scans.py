@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.order import patch_orders, plain_orders
 from model.scan import Recap, selective_scan
-from tools.gpu.setting import NothingToCheckError, Setting, check
+from tools.gpu.setting import CheckSetting, NothingToCheckError, check
 
 # The last of each triple is a boundary: states of another size than 16, lengths that no chunk divides.
 SHAPES = {  # batch, side of the grid, channels, states
@@ -61,7 +61,7 @@ def run_scan(inputs: dict[str, Any], backend: str, device: torch.device, dtype: 
     return {key: value.detach().double().cpu() for key, value in found.items()}
 
 
-def compare_backend(setting: Setting, backend: str) -> dict[str, Any]:
+def compare_backend(setting: CheckSetting, backend: str) -> dict[str, Any]:
     """One backend over the grid of shapes, orders, recap and initial state; rows of relative errors."""
     if backend == "mamba_ssm":
         from model.scan.mamba_ssm import is_available
@@ -91,7 +91,7 @@ def _error(found: Tensor, expected: Tensor) -> float:
     return ((found - expected).abs().max() / expected.abs().max().clamp(min=1e-30)).item()
 
 
-def check_memory(setting: Setting) -> dict[str, Any]:
+def check_memory(setting: CheckSetting) -> dict[str, Any]:
     """One small scan, forward and backward, under compute-sanitizer, which finds reads and writes out of bounds."""
     tool = shutil.which("compute-sanitizer")
     if setting.device.type == "cpu" or tool is None:

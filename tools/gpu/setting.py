@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 
 
-class Setting(NamedTuple):
+class CheckSetting(NamedTuple):
     """Where the items run; on a CPU they take small shapes."""
 
     device: torch.device

@@ -1,25 +1,19 @@
 """How fast the device is and how much of it the network uses: peaks, stages, episodes, training steps, sizes, scans."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from model.build import build_model
-from model.hmnet import HMNet
-from model.inference import prepare_inference
 from model.scan.mamba_ssm import is_available
 from tools.gpu.kernels import Shape
 from tools.gpu.network import Trainer, config, precision
 from tools.gpu.scans import random_scan, run_scan
-from tools.gpu.setting import Setting
+from tools.gpu.setting import CheckSetting
 from tools.measure import count_flops, timed
+from tools.stages import GIGA, MEGABYTE, SIZES, MeasuredEpisode, inference_model, random_images, stages
 
 REPEATS = 5
-GIGA = 1e9
-MEGABYTE = 2**20
-SIZES = {473: 64, 633: 80, 793: 100, 953: 120, 1113: 140}  # pixels of the paper's Table 9, and the trunk's grid
 MODES = {"float32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -34,7 +28,7 @@ def seconds(function: Callable[[], Any], device: torch.device) -> float:
     return timed(waited, REPEATS, warm_ups=2).minimum
 
 
-def measure_peaks(setting: Setting) -> dict[str, float]:
+def measure_peaks(setting: CheckSetting) -> dict[str, float]:
     """TFLOP/s of square products in every mode, and GB/s of copying."""
     size, device = 256 if setting.is_small else 8192, setting.device
     peaks = {}
@@ -47,74 +41,41 @@ def measure_peaks(setting: Setting) -> dict[str, float]:
     return peaks
 
 
-def random_images(size: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Query, support and mask of one episode of noise."""
-    mask = torch.zeros(1, 1, size, size, device=device)
-    mask[..., size // 4 : 3 * size // 4] = 1
-    return torch.randn(1, 3, size, size, device=device), torch.randn(1, 1, 3, size, size, device=device), mask
-
-
-def stages(model: HMNet, size: int, device: torch.device) -> Iterator[tuple[str, int, Callable[[], Any]]]:
-    """The stages of a one-shot episode: name, times per episode, what to call."""
-    query, support, mask = random_images(size, device)
-    frozen = model.features(query)
-    q, s = model.embed(frozen, "query"), model.embed(model.features(support[0]), "support")
-    state = model.support_state(s, mask)
-    f, width = model.feature_size, q.reduced.shape[1]
-    trunk_input, meta = torch.randn(1, f, f, width, device=device), torch.randn(1, 2, f, f, device=device)
-    yield "features of one image", 2, lambda: model.features(query)
-    yield "embedding of one image", 2, lambda: model.embed(frozen, "query")
-    yield "prior", 1, lambda: model.prior(q.levels, state.levels)
-    yield "support's memories", 1, lambda: model.support_state(s, mask)
-    yield "trunk, query", 1, lambda: model.trunk(trunk_input, state.memories)
-    yield "decoder", 1, lambda: model.decode(trunk_input)
-    yield "ensemble", 1, lambda: model.ensemble(meta, q, state)
-
-
 @torch.inference_mode()
-def measure_inference(setting: Setting, peak: float) -> dict[str, Any]:
+def measure_inference(setting: CheckSetting, peak: float) -> dict[str, Any]:
     """Stages, whole episodes (cold, cached features, known support) and sizes beside attention's, in float32."""
     device, cfg = setting.device, config(setting)
-    model = prepare_inference(build_model(cfg, pretrained=False).to(device))
+    model, images = inference_model(cfg).to(device), random_images(cfg.val_size, 1, device)
     rows = []
-    for name, times, function in stages(model, cfg.val_size, device):
-        gflop, taken = count_flops(function) / GIGA, seconds(function, device)
-        share = gflop / 1000 / taken / peak
-        rows.append({"stage": name, "times": times, "ms": 1e3 * taken, "GFLOP": gflop, "share of peak": f"{share:.0%}"})
-    query, support, mask = random_images(cfg.val_size, device)
-    frozen = [model.features(x) for x in (query, support[0])]
-
-    def cached() -> Any:
-        state = model.support_state(model.embed(frozen[1], "support"), mask)
-        return model.score(model.embed(frozen[0], "query"), state)
-
-    state = model.encode_support(support, mask)
-    functions: dict[str, Callable[[], Any]] = {
-        "cold": lambda: model(query, support, mask),
-        "cached features": cached,
-        "known support": lambda: model.score(model.embed(frozen[0], "query"), state),
-    }
+    for stage in stages(model, images):
+        gflop, taken = count_flops(stage.function) / GIGA, seconds(stage.function, device)
+        share = f"{gflop / 1000 / taken / peak:.0%}"
+        row = {"stage": stage.name, "times": stage.times, "ms": 1e3 * taken, "GFLOP": gflop, "share of peak": share}
+        rows.append(row)
+    episode = MeasuredEpisode(model, images)
+    functions = {"cold": episode.cold, "cached features": episode.cached}
     episodes = [{"episode": name, "ms": 1e3 * seconds(function, device)} for name, function in functions.items()]
+    episodes.append({"episode": "known support", "ms": 1e3 * seconds(episode.known_support(), device)})
     return {"stages": rows, "episodes": episodes, "sizes": measure_sizes(setting)}
 
 
-def measure_sizes(setting: Setting) -> list[dict[str, Any]]:
+def measure_sizes(setting: CheckSetting) -> list[dict[str, Any]]:
     """A cold episode at the sizes of the paper's Table 9, HMNet beside cross attention (None: out of memory)."""
     rows: list[dict[str, Any]] = []
     for size, grid in ({33: 8, 65: 16} if setting.is_small else SIZES).items():
         rows.append({"size": size, "grid": grid})
         for fusion in ("hmnet", "cross_attention"):
             cfg = config(setting, val_size=size, feature_size=grid, fusion=fusion)
-            model = prepare_inference(build_model(cfg, pretrained=False).to(setting.device))
+            model = inference_model(cfg).to(setting.device)
             try:
-                images = random_images(size, setting.device)
+                images = random_images(size, 1, setting.device)
                 rows[-1][f"{fusion} ms"] = 1e3 * seconds(lambda m=model, i=images: m(*i), setting.device)  # type: ignore[misc]
             except torch.OutOfMemoryError:
                 rows[-1][f"{fusion} ms"] = None
     return rows
 
 
-def measure_training(setting: Setting) -> list[dict[str, Any]]:
+def measure_training(setting: CheckSetting) -> list[dict[str, Any]]:
     """A training step of two episodes at the paper's size in every mode that the device trains in."""
     rows = []
     for mode in ("float32",) if setting.is_small else ("float32", "tf32", "fp16", "bf16"):
@@ -125,7 +86,7 @@ def measure_training(setting: Setting) -> list[dict[str, Any]]:
     return rows
 
 
-def measure_scans(setting: Setting, bandwidth: float) -> list[dict[str, Any]]:
+def measure_scans(setting: CheckSetting, bandwidth: float) -> list[dict[str, Any]]:
     """A scan forward and backward by every backend that is here, beside what the copy bandwidth allows."""
     side, channels, states = (4, 4, 4) if setting.is_small else (64, 512, 16)
     shape = Shape(4 * side**2, channels, states, 16)
@@ -139,7 +100,7 @@ def measure_scans(setting: Setting, bandwidth: float) -> list[dict[str, Any]]:
     return rows
 
 
-def measure_speed(setting: Setting) -> dict[str, Any]:
+def measure_speed(setting: CheckSetting) -> dict[str, Any]:
     """Everything; figures depend on the machine and none is asserted. The faster backend of the scan is named."""
     peaks = measure_peaks(setting)
     scans = measure_scans(setting, peaks["copy GB/s"] * GIGA)

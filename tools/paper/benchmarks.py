@@ -55,7 +55,7 @@ class Row(NamedTuple):
     network: str
 
 
-class Found(NamedTuple):
+class RowFigures(NamedTuple):
     """A row's figures."""
 
     folds: dict[int, float]  # per cent; the newest test of each fold
@@ -76,9 +76,9 @@ def references() -> list[Reference]:
     return found
 
 
-def read_results(folder: Path) -> dict[Row, Found]:
+def read_results(folder: Path) -> dict[Row, RowFigures]:
     """The figures of every test below a folder that says what it was made with; older files have no such entry."""
-    rows: dict[Row, Found] = defaultdict(lambda: Found({}, {}, {}))
+    rows: dict[Row, RowFigures] = defaultdict(lambda: RowFigures({}, {}, {}))
     for path in sorted(folder.rglob("result*.json"), key=lambda path: path.stat().st_mtime):
         content = read_json(path)
         if content.get("kind") not in ("test", "ways", "generalized") or "test" not in content:
@@ -115,7 +115,7 @@ def _figures(content: dict[str, Any]) -> Iterator[tuple[str, float, int]]:
 def benchmark_table(folder: Path) -> Table:
     """A row per benchmark, shots and way of testing; published figures stand in two columns by their protocol."""
     table = Table("Benchmarks", COLUMNS)
-    known, told = references(), dict[str, None]()
+    known, notes = references(), dict[str, None]()
     for row, found in sorted(read_results(folder).items()):
         fitting = [r for r in known if (r.set, r.shot) == (row.set, row.shot)]
         same = [r for r in fitting if _is_same(r, row)]
@@ -130,12 +130,12 @@ def benchmark_table(folder: Path) -> Table:
                 *("; ".join(r.text(found.folds) for r in refs) or "-" for refs in (same, others)),
             )
         )
-        told |= dict.fromkeys(f"{name}: {note}" for note in found.notes)
+        notes |= dict.fromkeys(f"{name}: {note}" for note in found.notes)
     table.notes += ["mIoU in per cent, mean of the folds that were tested; of each fold the newest test."]
     table.notes += [
         "Equal protocols may still differ in input size and backbone; sizes are given where they are known."
     ]
-    table.notes += list(told)
+    table.notes += list(notes)
     return table
 
 

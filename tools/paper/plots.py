@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from tools.paper.history import Bars, Course
 from util.files import atomic_write
-from util.visualize import PALETTE, Picture
+from util.image import RGB
+from util.visualize import PALETTE
 
 STYLE: dict[Any, Any] = {
     "font.size": 8,
@@ -54,7 +55,7 @@ def save(path: Path, draw: Callable[[], Figure], numbers: Mapping[str, Any]) -> 
     return written
 
 
-def draw_states(numbers: Mapping[str, Any], maps: Mapping[str, Any], picture: Picture) -> Figure:
+def draw_states(numbers: Mapping[str, Any], maps: Mapping[str, Any], picture: RGB) -> Figure:
     """Figure 5. `numbers["series"]`: by name, after_support and after_query with mean and std, per cent.
 
     `maps`: by name, the maps (P, p, p) after support and after query of the episode whose support `picture` shows.

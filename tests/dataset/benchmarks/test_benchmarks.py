@@ -1,7 +1,6 @@
 """Every benchmark from archives in its real form to masks, episodes and a test's result."""
 
 import json
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from dataset.transform import squash_mask
 from engine.multiclass import test_ways as run_ways
 from model.build import build_model
 from tests.dataset.benchmarks.trees import FOLDS, MAKERS, Truth
-from tests.toy import ROOT, generator, toy_config, write_toy, write_weights
+from tests.toy import ROOT, entry_point, generator, toy_config, write_toy, write_weights
 from tools.prepare import main as prepare
 from util.arguments import evaluation_arguments
 from util.config import Config
@@ -36,12 +35,8 @@ def build(name: str, tmp_path: Path) -> tuple[Truth, Path]:
 
 def run_test(tmp_path: Path, *options: object) -> dict:
     """What test.py writes, with random weights of the toy data's network."""
-    spec = spec_from_file_location("entry_point", ROOT / "test.py")
-    assert spec and spec.loader
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
     words = ["--result", str(tmp_path / "result.json"), "--viz", "2", "--opts", *map(str, options)]
-    module.main(evaluation_arguments(["--config", str(tmp_path / "toy.yaml"), *words]))
+    entry_point("test").main(evaluation_arguments(["--config", str(tmp_path / "toy.yaml"), *words]))
     return json.loads((tmp_path / "result.json").read_text())
 
 

@@ -145,7 +145,7 @@ def make_pascal(folder: Path, archives: Path, rng: np.random.Generator) -> Raw:
 
 def make_coco(folder: Path, archives: Path, rng: np.random.Generator, count: int = 8) -> Raw:
     """COCO 2014 with polygons, run lengths of both kinds, crowds, overlaps, and images without annotations."""
-    from dataset.index import COCO_CLASSES
+    from dataset.benchmarks.coco import COCO_CLASSES
 
     categories = [{"id": number, "name": name} for number, name in zip(COCO_IDS, COCO_CLASSES, strict=True)]
     rng.shuffle(categories)

@@ -48,7 +48,7 @@ def check(inputs: ScanInputs, threads: int = 1) -> None:
 def random_shape(states: int, recap: bool) -> ScanInputs:
     """Odd lengths around the boundary of a chunk; channels around that of a block."""
     batch, directions = (int(torch.randint(1, 4, ())) for _ in range(2))
-    length, channels = 2 * int(torch.randint(0, 48, ())) + 1, int(torch.randint(1, 140, ()))
+    length, channels = 2 * int(torch.randint(0, 48, ())) + 1, int(torch.randint(2, 140, ()))
     period = int(torch.randint(1, length + 3, ())) if recap else 0
     print(f"batch {batch}, directions {directions}, length {length}, channels {channels}, period {period}")
     rank, initial = int(torch.randint(0, 7, ())) * int(torch.randint(0, 2, ())), bool(torch.rand(()) < 0.5)

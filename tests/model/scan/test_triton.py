@@ -44,13 +44,13 @@ def check(interpreter: ProcessPoolExecutor, inputs: ScanInputs) -> None:
 @pytest.mark.parametrize(
     ("directions", "length", "channels", "states", "period"),
     [
-        (1, 19, 1, 8, 0),  # two chunks, the second cut short
+        (1, 19, 2, 8, 0),  # two chunks, the second cut short
         (2, 6, 3, 5, 0),  # neither channels nor states a power of two
         (3, 5, 2, 16, 3),
         (4, 4, 1, 8, 2),  # every direction, whole patches
         (1, 5, 3, 64, 3),  # two blocks of channels
         (2, 3, 2, 8, 1),  # a recap before every token
-        (1, 41, 1, 2, 18),  # several chunks in a patch
+        (1, 41, 2, 2, 18),  # several chunks in a patch
         (2, 5, 2, 8, 9),  # a patch longer than the sequence
     ],
 )

@@ -75,7 +75,7 @@ def test_episodes_are_drawn_again_with_the_same_figures(experiment: tuple[Config
     cfg, weights = experiment
     ious = write_result(tmp_path / "result.json", cfg, weights)
     rows = failures.read_rows([tmp_path / "result.episodes.jsonl"])
-    tests: dict[Path, failures.Test] = {}
+    tests: dict[Path, failures.LoadedTest] = {}
     for number in (0, 4):
         panel, remark = failures.draw_pair(tests, (rows[number], None))
         assert panel.ndim == 3 and panel.shape[1] > 3 * panel.shape[0] / 2 and remark == ""
@@ -83,6 +83,7 @@ def test_episodes_are_drawn_again_with_the_same_figures(experiment: tuple[Config
         assert outcome.iou == pytest.approx(ious[number], abs=failures.CHANGED)
     wider = failures.draw_pair(tests, (rows[0], {**rows[0], "iou": rows[0]["iou"] + 0.5}))
     assert "weights or data have changed since" in wider[1] and np.isfinite(wider[0]).all()
+    assert "no IoU when it was tested" in failures.draw_pair(tests, ({**rows[0], "iou": None}, None))[1]
     (tmp_path / "result.json").unlink()
     with pytest.raises(UserError, match=r"result\.json: no readable result"):
         failures.draw_pair({}, (rows[0], None))

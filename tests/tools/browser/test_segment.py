@@ -9,7 +9,7 @@ from PIL import Image
 from prediction.manifest import read_manifest
 from prediction.predictor import Predictor
 from tests.tools.browser.conftest import scene
-from tools.browser.explain import explain
+from tools.browser.explain import explain_answer
 from tools.browser.segment import VIEWS, Examples, answer_queries, describe_answer, draw_answer, write_zip
 from tools.browser.state import Answer, Limits, Session, read_upload
 from util.config import Config
@@ -82,7 +82,7 @@ def test_explanations_show_the_maps_of_the_class(session: Session, predictor: Pr
     answer_all(session, predictor, write_queries(tmp_path / "queries"))
     answer = session.answers[1]
     for name in ("cat", "dog"):
-        captions = [text for _, text in explain(predictor, answer, name)]
+        captions = [text for _, text in explain_answer(predictor, answer, name)]
         assert captions[0] == ("2 supports" if name == "dog" else "support")
         assert [text for text in captions if text.startswith("QIM in block")] == [
             text for number in answer.evidence.interception for text in captions if f"block {number + 1}:" in text

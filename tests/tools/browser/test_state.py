@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from tests.tools.browser.conftest import scene
-from tools.browser.state import Limits, Session, read_mask, read_upload, safe_name
+from tools.browser.state import Limits, Session, read_painted, read_upload, safe_name
 from util.errors import UserError
 
 PICTURE = np.zeros((40, 50, 3), np.uint8)
@@ -61,14 +61,14 @@ def test_masks_from_files(tmp_path: Path) -> None:
     mask = scene(tmp_path / "picture.jpg")
     session.add_shot("picture.jpg", read_upload(tmp_path / "picture.jpg", Limits()), Limits())
     Image.fromarray(mask * 255).save(tmp_path / "mask.png")
-    assert (read_mask(tmp_path / "mask.png", session.shot, Limits()) == mask).all()
+    assert (read_painted(tmp_path / "mask.png", session.shot, Limits()) == mask).all()
     Image.fromarray(mask[:, :30] * 255).save(tmp_path / "narrow.png")
     with pytest.raises(UserError, match=r"picture\.jpg: is 80x60 as shown, but its mask is 30x60"):
-        read_mask(tmp_path / "narrow.png", session.shot, Limits())
+        read_painted(tmp_path / "narrow.png", session.shot, Limits())
     mask[:9, :9] = 7
     Image.fromarray(mask).save(tmp_path / "two.png")
     with pytest.raises(UserError, match=r"^two\.png: marks 2 classes"):
-        read_mask(tmp_path / "two.png", session.shot, Limits())
+        read_painted(tmp_path / "two.png", session.shot, Limits())
 
 
 @pytest.mark.parametrize(

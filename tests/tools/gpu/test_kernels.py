@@ -3,7 +3,7 @@
 import pytest
 
 from tools.gpu import kernels
-from tools.gpu.setting import CheckError, Setting
+from tools.gpu.setting import CheckError, CheckSetting
 
 
 def test_bytes_and_exponentials() -> None:
@@ -30,8 +30,8 @@ def test_compiled_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
     monkeypatch.setattr(kernels, "ARCHITECTURES", (80,))
     monkeypatch.setattr(kernels, "KERNELS", ("_outputs",))
-    (row,) = kernels.check_kernels(Setting(None))["kernels"]
+    (row,) = kernels.check_kernels(CheckSetting(None))["kernels"]
     assert row["kernel"] == "outputs" and 16 < row["registers"] < 255 and row["spilt bytes"] == 0
     monkeypatch.setattr(kernels, "compile_kernel", lambda *_: {**row, "spilt bytes": 8})
     with pytest.raises(CheckError, match="spilt by outputs on sm_80"):
-        kernels.check_kernels(Setting(None))
+        kernels.check_kernels(CheckSetting(None))

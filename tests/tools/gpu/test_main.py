@@ -11,7 +11,7 @@ import torch
 from tests.toy import ROOT
 from tools.gpu import __main__ as command
 from tools.gpu.items import ITEMS, Item
-from tools.gpu.setting import CheckError, NothingToCheckError, Setting
+from tools.gpu.setting import CheckError, CheckSetting, NothingToCheckError
 from util.errors import UserError
 
 # What a PyTorch, NumPy, OpenCV, PyYAML and pydantic bring along.
@@ -37,25 +37,24 @@ sys.meta_path[:] = [Plain()]
 def test_plain_pytorch_suffices(tmp_path: Path, name: str) -> None:
     """An item runs where nothing else is installed: neither torchvision nor Pillow, tqdm, SciPy ..."""
     code = f"{BLOCKER}\nfrom tools.gpu import network\nnetwork.MODES = ('float32',)\n"
-    code += (
-        "import pathlib, torch\nfrom tools.gpu.__main__ import compute_item\nfrom tools.gpu.setting import Setting\n"
-    )
-    code += f"compute_item({name!r}, pathlib.Path({str(tmp_path)!r}, 'out.json'), Setting(torch.device('cpu')))"
+    code += "import pathlib, torch\nfrom tools.gpu.__main__ import compute_item\n"
+    code += "from tools.gpu.setting import CheckSetting\n"
+    code += f"compute_item({name!r}, pathlib.Path({str(tmp_path)!r}, 'out.json'), CheckSetting(torch.device('cpu')))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out.json").read_text())["state"] == "passed"
 
 
-def fails(setting: Setting) -> dict[str, object]:
+def fails(setting: CheckSetting) -> dict[str, object]:
     raise CheckError("not as it should be")
 
 
-def skips(setting: Setting) -> dict[str, object]:
+def skips(setting: CheckSetting) -> dict[str, object]:
     raise NothingToCheckError("nothing here")
 
 
 def test_item_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = Setting(torch.device("cpu"))
+    cpu = CheckSetting(torch.device("cpu"))
     monkeypatch.setitem(ITEMS, "odd", Item(skips, 1))
     command.compute_item("odd", tmp_path / "a.json", cpu)
     assert json.loads((tmp_path / "a.json").read_text()) == {

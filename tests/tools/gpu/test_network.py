@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from tools.gpu import network
-from tools.gpu.setting import CheckError, Setting
+from tools.gpu.setting import CheckError, CheckSetting
 from tools.memory import StepMemory
 
-CPU = Setting(torch.device("cpu"))
+CPU = CheckSetting(torch.device("cpu"))
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_generated_episodes() -> None:
-    first, again, other = (network.draw_episodes(3, 33, seed) for seed in (1, 1, 2))
+    first, again, other = (network.generate_episodes(3, 33, seed) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first.query, other.query)
     assert first.query.shape == (3, 3, 33, 33) and first.support_mask.shape == (3, 1, 33, 33)
@@ -68,7 +68,7 @@ def test_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_miou() -> None:
     """By a loop over the episodes."""
-    episodes = network.draw_episodes(12, 33, seed=3)
+    episodes = network.generate_episodes(12, 33, seed=3)
     prediction = torch.rand(12, 33, 33) > 0.6
     counts = {colour: [0, 0] for colour in range(4)}
     for p, t, colour in zip(prediction, episodes.query_mask == 1, episodes.left_out.tolist(), strict=True):
@@ -96,7 +96,7 @@ def test_processes() -> None:
 
 def test_gradients_are_a_mean_over_episodes() -> None:
     cfg = network.config(CPU)
-    episodes = network.draw_episodes(4, 33, seed=5)
+    episodes = network.generate_episodes(4, 33, seed=5)
     whole = network._gradients(cfg, CPU.device, episodes)
     parts = [network.Episodes(*(x[a : a + 2] for x in episodes)) for a in (0, 2)]
     halves = [network._gradients(cfg, CPU.device, part) for part in parts]

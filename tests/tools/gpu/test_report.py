@@ -3,19 +3,19 @@
 import json
 from pathlib import Path
 
-from tools.gpu.report import Outcome, describe_machine, write_report
+from tools.gpu.report import ItemOutcome, describe_machine, write_report
 
 ERRORS = [{"shape": "1x4", "outputs": 1.5e-7}, {"shape": "2x3", "outputs": 2e-7}]
 OUTCOMES = [
-    Outcome(
+    ItemOutcome(
         "scan-triton",
         "passed",
         1.25,
         "",
         {"errors": [{"shape": "1x4", "outputs": 1.5e-7}, {"shape": "2x3", "outputs": 2e-7}]},
     ),
-    Outcome("scores", "failed", 3.0, "CheckError: scores | of fp16", {"stderr": ["a", "b"]}),
-    Outcome("scan-memory", "skipped", 0.1, "compute-sanitizer is not installed", {}),
+    ItemOutcome("scores", "failed", 3.0, "CheckError: scores | of fp16", {"stderr": ["a", "b"]}),
+    ItemOutcome("scan-memory", "skipped", 0.1, "compute-sanitizer is not installed", {}),
 ]
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from tools.gpu import scans
-from tools.gpu.setting import CheckError, NothingToCheckError, Setting
+from tools.gpu.setting import CheckError, CheckSetting, NothingToCheckError
 
-CPU = Setting(torch.device("cpu"))
+CPU = CheckSetting(torch.device("cpu"))
 
 
 def test_the_reference_passes() -> None:

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from tools.gpu import speed
-from tools.gpu.setting import Setting
+from tools.gpu.setting import CheckSetting
 
 
 def test_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = Setting(torch.device("cpu"))
+    cpu = CheckSetting(torch.device("cpu"))
     monkeypatch.setattr(speed, "REPEATS", 1)
     monkeypatch.setattr(
         speed, "measure_scans", lambda *_: [{"backend": "triton", "ms": 2.0}, {"backend": "x", "ms": 1.0}]
