@@ -77,7 +77,7 @@ def test_queries_by_line(shot: int, tmp_path: Path) -> None:
 def test_drawn_classes(tmp_path: Path) -> None:
     """COCO-20i from HSNet's pickle of paths and from lines of ids."""
     rng = generator()
-    ids = {c: rng.choice(10**6, 8, replace=False).tolist() for c in range(2, 81, 4)}
+    ids = dict(zip(range(2, 81, 4), rng.choice(10**6, (20, 8), replace=False).tolist(), strict=True))
     (tmp_path / "coco/val").mkdir(parents=True)
     paths = {c - 1: [f"val2014/COCO_val2014_{i:012}.jpg" for i in images] for c, images in ids.items()}
     (tmp_path / "coco/val/fold1.pkl").write_bytes(pickle.dumps({**paths, 0: ["val2014/COCO_val2014_000000000001.jpg"]}))
