@@ -94,7 +94,8 @@ def test_hard_queries_show_another_base_class_wherever_a_class_has_such_images(
 ) -> None:
     for number in (7, 15, *range(2, 7)):  # two images of class 8 alone, and of each other class one with another too
         path, own = toy_root / "SegmentationClassAug" / f"train{number:03d}.png", number % 8 + 1
-        mask = np.where((mask := np.array(Image.open(path))) == own, mask, 0)
+        labels = np.array(Image.open(path))
+        mask = np.where(labels == own, labels, 0)
         mask[0, 0] = 0 if own == 8 else own + 1
         Image.fromarray(mask).save(path)
     cfg, hard = (
