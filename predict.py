@@ -1,9 +1,9 @@
-"""Segment pictures of one's own, given a few with masks (docs/own-pictures.md).
+"""Segment images of one's own, given a few with masks (docs/own-pictures.md).
 
     python predict.py --weights exp/.../best_1shot.pth --support support --query photos --out out
     torchrun --nproc_per_node 4 predict.py ...
 
-Exit codes: 1 when some pictures could not be read, 2 for a mistake in what was asked.
+Exit codes: 1 when some images could not be read, 2 for a mistake in what was asked.
 """
 
 import argparse
@@ -16,16 +16,16 @@ from util.pixels import MaskKind
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Segment in pictures what a few support pictures show.")
+    parser = argparse.ArgumentParser(description="Segment in images what a few support images show.")
     parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="checkpoint of a trained network")
     parser.add_argument("--support", type=Path, required=True, metavar="DIR", help="name.jpg with name.png, or ...")
-    parser.add_argument("--query", nargs="+", required=True, metavar="DIR_OR_GLOB", help="pictures to segment")
+    parser.add_argument("--query", nargs="+", required=True, metavar="DIR_OR_GLOB", help="images to segment")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     parser.add_argument("--config", type=Path, metavar="FILE", help="default: what training left by the weights")
     parser.add_argument("--boxes", type=Path, metavar="FILE", help="CSV: file,left,top,right,bottom[,class]")
     parser.add_argument("--mask", choices=get_args(MaskKind), help="what masks are, where that cannot be seen")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="look for these only: names, or values in masks")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="pictures per pass through the network (1)")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images per pass through the network (1)")
     parser.add_argument("--overwrite", action="store_true", help="do again what is done")
     parser.add_argument("--html", action="store_true", help="write index.html, one page with all thumbnails")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ...; default: the config's")

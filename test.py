@@ -26,12 +26,12 @@ from engine.metric import Result, aggregate, format_table, percent
 from engine.multiclass import test_generalized, test_ways
 from engine.origin import check_origin
 from engine.panels import panel_drawer
-from engine.support_check import CHANGES, check_support, falls, format_falls
-from model.hmnet import HMNet
+from engine.support_check import CHANGES, check_support, format_miou_drop, miou_drop
 from model.inference import FeatureCache, load_network
+from model.methods.hmnet import HMNet
 from util.checkpoint import read_checkpoint
 from util.config import Config
-from util.distributed import World, connect
+from util.distributed import ProcessGroup, connect
 from util.errors import run_main
 from util.failures import explain_errors
 from util.files import atomic_write
@@ -52,11 +52,11 @@ class Method(NamedTuple):
     note: str | None  # on what the weights were trained on
 
 
-def load_method(cfg: Config, name: str, world: World) -> Method:
+def load_method(cfg: Config, name: str, process_group: ProcessGroup) -> Method:
     """A trained network or a training-free method; UserError for weights that were trained on anything else."""
     weights = find_weights(cfg) if name == "hmnet" else None
     note = check_origin(weights, read_checkpoint(weights), cfg) if weights else None
-    model = load_network(cfg, weights, world.device)
+    model = load_network(cfg, weights, process_group.device)
     segment = FeatureCache(model, cfg.feature_cache_mb).scores if weights else TRAINING_FREE[name](model)
     return Method(name, model, segment, weights, note)
 
@@ -98,16 +98,16 @@ def announce(log: RunLog, cfg: Config, method: Method, novel: ImageIndex) -> lis
     for note in about["notes"]:
         log.info(f"note: {note}")
     if empty := empty_classes(novel, names):
-        log.warning(f"not tested, as no picture shows enough of them: {empty}")
+        log.warning(f"not tested, as no image shows enough of them: {empty}")
     left_out = [names[class_id] for class_id in config_classes(data, "test") if class_id not in novel.by_class]
     if left_out:
         log.info(f"left out, with fewer images than min_class_images: {', '.join(left_out)}")
     return left_out
 
 
-def test(cfg: Config, arguments: Namespace, world: World) -> None:
+def test(cfg: Config, arguments: Namespace, process_group: ProcessGroup) -> None:
     """Evaluate every seed, then print the figures."""
-    method = load_method(cfg, arguments.method, world)
+    method = load_method(cfg, arguments.method, process_group)
     path = arguments.result or cfg.experiment_dir / f"result_{result_name(cfg, method.name)}.json"
     names, panels = class_names(test_config(cfg)), path.parent / f"panels_{result_name(cfg, method.name)}"
 
@@ -117,49 +117,53 @@ def test(cfg: Config, arguments: Namespace, world: World) -> None:
     results: dict[int, Result] = {}
     changed: list[dict[str, Result]] = []  # by what was changed about the supports, for every seed
     lines, draw = "", None
-    with RunLog(path.with_suffix(".log"), talks=world.is_main) as log:
-        with world.main_first():  # the first one scans the masks, the others find its cache
+    with RunLog(path.with_suffix(".log"), enabled=process_group.is_main) as log:
+        with process_group.main_first():  # the first one scans the masks, the others find its cache
             novel = load_index(test_config(cfg), "test")
         left_out = announce(log, cfg, method, novel[0])
         for seed in cfg.seeds[:1] if cfg.episodes_file or cfg.protocol in SEEDLESS else dict.fromkeys(cfg.seeds):
             episode_set = make_episodes(cfg, seed, cfg.test_episodes, novel)
             if not results:
-                if arguments.episodes_out and world.is_main:
+                if arguments.episodes_out and process_group.is_main:
                     write_episodes(arguments.episodes_out, episode_set.episodes)
                 if arguments.visualize:
                     draw = panel_drawer(episode_set, names, arguments.visualize, save_panel)
-            results[seed] = run_episodes(method.model, cfg, episode_set, world, segment=method.segment, observe=draw)
+            results[seed] = run_episodes(
+                method.model, cfg, episode_set, process_group, segment=method.segment, observe=draw
+            )
             lines += episode_lines(seed, episode_set.episodes, results[seed], names)
             log.info(f"seed {seed}: mIoU {results[seed].miou:.4f}, FB-IoU {results[seed].fb_iou:.4f}")
             draw = None
             if arguments.support_check:
-                changed.append(check_support(method.model, cfg, episode_set, novel[0], world, method.segment, seed))
-        if not world.is_main:
+                changed.append(
+                    check_support(method.model, cfg, episode_set, novel[0], process_group, method.segment, seed)
+                )
+        if not process_group.is_main:
             return
         atomic_write(path.with_suffix(".episodes.jsonl"), lines)
         own = list(results.values())
-        check = {key: falls(own, [one[key] for one in changed]) for key in CHANGES} if changed else None
+        check = {key: miou_drop(own, [one[key] for one in changed]) for key in CHANGES} if changed else None
         write_result(path, cfg, method, results, support_check=check, left_out=left_out)
         log.info("\n" + format_table({f"seed {seed}": result for seed, result in results.items()}, names))
         if check:
-            log.info("\n" + format_falls(check))
+            log.info("\n" + format_miou_drop(check))
         log.info(f"wrote {path}")
 
 
-def test_several(cfg: Config, arguments: Namespace, world: World) -> None:
+def test_several(cfg: Config, arguments: Namespace, process_group: ProcessGroup) -> None:
     """Evaluate with several classes at a time, N-way or generalized."""
-    method = load_method(cfg, "hmnet", world)
-    if method.note and world.is_main:
+    method = load_method(cfg, "hmnet", process_group)
+    if method.note and process_group.is_main:
         print(method.note)
     if arguments.ways is not None:
-        content = test_ways(method.model, cfg, world, arguments.ways)
+        content = test_ways(method.model, cfg, process_group, arguments.ways)
     else:
-        content = test_generalized(method.model, cfg, world, arguments.generalized)
+        content = test_generalized(method.model, cfg, process_group, arguments.generalized)
     kind = f"{arguments.ways}way" if arguments.ways is not None else "generalized"
     path = arguments.result or cfg.experiment_dir / f"result_{result_name(cfg, 'hmnet')}_{kind}.json"
     how = {**describe_test(cfg), "protocol": content["kind"], "metric_size": content["metric_size"]}
     about = {"method": "hmnet", "weights": str(method.weights), "config": cfg.model_dump(), "test": how}
-    if world.is_main:
+    if process_group.is_main:
         content |= {**about, "classes": class_names(test_config(cfg))}
         atomic_write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         for figure, value in content["aggregate"].items():
@@ -171,8 +175,8 @@ def main(arguments: Namespace) -> None:
     """The entry point."""
     cfg = experiment_config(arguments)
     run = test if arguments.ways is None and arguments.generalized is None else test_several
-    with explain_errors("run the same command again"), connect(cfg.device) as world:
-        run(cfg, arguments, world)
+    with explain_errors("run the same command again"), connect(cfg.device) as process_group:
+        run(cfg, arguments, process_group)
 
 
 if __name__ == "__main__":

@@ -34,10 +34,10 @@ from engine.panels import panel_drawer
 from engine.run import Paths, Run
 from engine.views import stored_views
 from model.build import build_model
-from model.hmnet import HMNet
 from model.loss import ITEM_MEANS, episode_loss
+from model.methods.hmnet import HMNet
 from util.config import Config
-from util.distributed import World, connect
+from util.distributed import ProcessGroup, connect
 from util.errors import run_main
 from util.failures import explain_errors
 from util.image import RGB
@@ -53,29 +53,31 @@ PANEL_SIZE = (240, 960)  # pixels that they are reduced to
 def main(arguments: Namespace) -> None:
     """Connect, train."""
     cfg = experiment_config(arguments)
-    with explain_errors(), connect(cfg.device) as world:
-        train(cfg, world, arguments.viz)
+    with explain_errors(), connect(cfg.device) as process_group:
+        train(cfg, process_group, arguments.viz)
 
 
-def train(cfg: Config, world: World, viz: bool = False) -> None:
+def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
     """Train until the last epoch, or until validation has stopped improving; config/base explains every key."""
     make_deterministic(cfg.deterministic)
-    with world.main_first():  # one process scans the masks
+    with process_group.main_first():  # one process scans the masks
         index, files = load_index(cfg, "train")
         novel = load_index(test_config(cfg), "val") if cfg.evaluate else None
     for each in [index, *(novel or ())[:1]]:
         check_possible(each, cfg.shot)
     classes, names = config_classes(cfg, "train"), class_names(test_config(cfg))
-    plan = StepPlan(len(index.images), cfg.batch_size, cfg.accumulate, world).check("batch_size")
+    plan = StepPlan(len(index.images), cfg.batch_size, cfg.accumulate, process_group).check("batch_size")
 
     seed_all(cfg.manual_seed)
-    model = build_model(cfg).to(world.device).train()
+    model = build_model(cfg).to(process_group.device).train()
     sgd = make_sgd(model.learnable_groups(), cfg.momentum, cfg.weight_decay)
     adamw = make_trunk_adamw(model.trunk, cfg.trunk_lr, cfg.batch_size, cfg.trunk_weight_decay)
     optimizers = {"rest": sgd} | ({"trunk": adamw} if len(model.trunk.blocks) else {})  # a trunk may be empty
     # Nothing comes to what only feeds the last block's support, nor to the shot weights of one shot.
-    learner = Learner(model, optimizers, world, cfg.amp, cfg.compile, partial=True, max_skipped=cfg.max_skipped_steps)
-    with world.main_first():
+    learner = Learner(
+        model, optimizers, process_group, cfg.amp, cfg.compile, partial=True, max_skipped=cfg.max_skipped_steps
+    )
+    with process_group.main_first():
         views = stored_views(cfg, model, index, files) if cfg.views else None
     run = Run(cfg, run_paths(cfg), plan, learner, cfg.epochs, cfg.stop_interval)
     middle = round(plan.steps / 2) + 1  # as the released code counts
@@ -93,9 +95,9 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
         if note := oversize_note([image for image, _ in files.values()], cfg.train_h, cfg.max_side):
             run.log.warning(note)
         if empty := empty_classes(index, class_names(cfg)):
-            run.log.warning(f"left out of the draw, as no training picture shows enough of them: {empty}")
+            run.log.warning(f"left out of the draw, as no training image shows enough of them: {empty}")
         if novel and (empty := empty_classes(novel[0], names)):
-            run.log.warning(f"not validated on, as no picture shows enough of them: {empty}")
+            run.log.warning(f"not validated on, as no image shows enough of them: {empty}")
         for epoch in run.epochs():
             dataset = train_dataset(cfg, index, files, classes, cfg.manual_seed, epoch, views)
             for batches in run.batches(dataset, collate):
@@ -116,8 +118,8 @@ def measure(
     """Figures of a validation; with `panels` some of its episodes are shown in TensorBoard."""
     shown: list[tuple[str, RGB]] = []
     draw = panel_drawer(episode_set, names, PANELS, lambda *panel: shown.append(panel)) if panels else None
-    result = run_episodes(model, run.cfg, episode_set, run.world, observe=draw)
-    for title, picture in (panel for panels_there in run.world.gather(shown) for panel in panels_there):
+    result = run_episodes(model, run.cfg, episode_set, run.process_group, observe=draw)
+    for title, picture in (panel for panels_there in run.process_group.gather(shown) for panel in panels_there):
         run.log.picture(f"novel/{title}", fit(picture, *PANEL_SIZE), run.iteration)
     return {"miou": result.miou, "fb_iou": result.fb_iou, "piou": result.piou}
 

@@ -28,13 +28,13 @@ from engine.loader import StepPlan, load_steps, shard_batches
 from engine.optim import autocast, make_sgd, poly_rate, set_rates
 from engine.published import base_miou
 from engine.run import Paths, Run
-from model.base_learner import PSPNet
 from model.build import build_base_learner
 from model.inference import fold_batch_norms
+from model.parts.base_learner import PSPNet
 from model.released import released_state_dict
 from model.resize import resize
 from util.config import Config
-from util.distributed import World, connect
+from util.distributed import ProcessGroup, connect
 from util.errors import UserError, run_main
 from util.failures import explain_errors
 from util.pixels import IGNORE
@@ -44,20 +44,22 @@ from util.rng import make_deterministic, seed_all
 def main(arguments: Namespace) -> None:
     """Connect, train."""
     cfg = experiment_config(arguments)
-    with explain_errors(), connect(cfg.device) as world:
-        train(cfg, world, arguments.viz)
+    with explain_errors(), connect(cfg.device) as process_group:
+        train(cfg, process_group, arguments.viz)
 
 
-def train(cfg: Config, world: World, viz: bool = False) -> None:
+def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
     """Train until the last epoch, or until validation has stopped improving; config/base explains every key."""
     make_deterministic(cfg.deterministic)
     images = [image for image, _ in base_train_dataset(cfg, cfg.manual_seed, epoch=1).pairs]
-    plan = StepPlan(len(images), process_batch(cfg, world), cfg.accumulate, world).check("base_batch_size")
+    plan = StepPlan(len(images), process_batch(cfg, process_group), cfg.accumulate, process_group).check(
+        "base_batch_size"
+    )
 
     seed_all(cfg.manual_seed)
-    model = build_base_learner(cfg).to(world.device).train()
+    model = build_base_learner(cfg).to(process_group.device).train()
     sgd = make_sgd([model.backbone.parameters(), model.head.parameters()], cfg.momentum, cfg.weight_decay)
-    learner = Learner(model, {"all": sgd}, world, cfg.amp, cfg.compile, max_skipped=cfg.max_skipped_steps)
+    learner = Learner(model, {"all": sgd}, process_group, cfg.amp, cfg.compile, max_skipped=cfg.max_skipped_steps)
     run = Run(cfg, run_paths(cfg), plan, learner, cfg.base_epochs, cfg.base_stop_interval, weights)
 
     with run.started(viz):
@@ -69,18 +71,18 @@ def train(cfg: Config, world: World, viz: bool = False) -> None:
                 set_rates(sgd, rate, cfg.base_index_split)
                 report = learner.accumulate(batches, forward, target="label")
                 run.stepped(report, rate, learner.step())
-            run.validate(epoch, lambda: measure(model, cfg, world))
+            run.validate(epoch, lambda: measure(model, cfg, process_group))
         if (own := run.progress.best) is not None and (published := base_miou(cfg)) is not None:
             run.log.info(f"mIoU of the base classes: {100 * own:.2f}, published {published:.2f}")
 
 
-def process_batch(cfg: Config, world: World) -> int:
+def process_batch(cfg: Config, process_group: ProcessGroup) -> int:
     """Images of one batch in one process; UserError when base_batch_size does not allow for it."""
-    batch, rest = divmod(cfg.base_batch_size, cfg.accumulate * world.size)
+    batch, rest = divmod(cfg.base_batch_size, cfg.accumulate * process_group.size)
     if rest or batch < 2:
         raise UserError(
             f"base_batch_size: {cfg.base_batch_size} should be a multiple of processes * accumulate "
-            f"({world.size} * {cfg.accumulate}), at least two images for each, as batch norms need"
+            f"({process_group.size} * {cfg.accumulate}), at least two images for each, as batch norms need"
         )
     return batch
 
@@ -94,22 +96,24 @@ def forward(network: nn.Module, batch: Tensors) -> Output:
     return Output({"cross_entropy": loss}, {"pixel accuracy": accuracy})
 
 
-def measure(model: PSPNet, cfg: Config, world: World) -> dict[str, float]:
+def measure(model: PSPNet, cfg: Config, process_group: ProcessGroup) -> dict[str, float]:
     """Mean IoU over the base classes on the validation list, at the labels' own sizes, and pixel accuracy."""
-    world.share_buffers(model)  # on CPUs every process has its own running statistics
+    process_group.broadcast_buffers(model)  # on CPUs every process has its own running statistics
     network = copy.deepcopy(model).eval()  # to fold the batch norms of
     fold_batch_norms(network)
     network.to(memory_format=torch.channels_last)
     dataset, size = base_val_dataset(cfg), 1 + cfg.base_class_count
-    batches = shard_batches(len(dataset), cfg.batch_size_val, world)
-    confusion = torch.zeros(size, size, dtype=torch.int64, device=world.device)  # (label, prediction)
+    batches = shard_batches(len(dataset), cfg.batch_size_val, process_group)
+    confusion = torch.zeros(size, size, dtype=torch.int64, device=process_group.device)  # (label, prediction)
     loader = load_steps(dataset, batches, 1, cfg.loader_worker_count, collate)
-    with torch.inference_mode(), autocast(cfg.amp, world.device):
-        for (batch,) in tqdm(loader, "validation", total=len(batches), disable=world.no_bar, leave=False):
-            logits = network(batch["image"].to(world.device))
+    with torch.inference_mode(), autocast(cfg.amp, process_group.device):
+        for (batch,) in tqdm(loader, "validation", total=len(batches), disable=process_group.no_bar, leave=False):
+            logits = network(batch["image"].to(process_group.device))
             for scores, label in zip(logits.float(), batch["label"], strict=True):
-                confusion += count_pairs(resize(scores[None], label.shape).argmax(1)[0], label.to(world.device), size)
-    return figures(world.sum(confusion).cpu())
+                confusion += count_pairs(
+                    resize(scores[None], label.shape).argmax(1)[0], label.to(process_group.device), size
+                )
+    return figures(process_group.all_reduce(confusion).cpu())
 
 
 def count_pairs(prediction: Tensor, label: Tensor, size: int) -> Tensor:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from dataset.episode import Episode, absent_classes, check_possible, draw_absent, draw_episode, hard_images
-from dataset.index import Files, ImageIndex, config_classes, list_files
+from dataset.index import ImageIndex, ImageMaskStore, config_classes, list_files
 from dataset.reading import check_sizes, read_pair
 from dataset.transform import Augmentation, Image, Mask, fill_boxes, paste, squash_image, squash_mask
 from dataset.views import View, ViewStore
@@ -37,7 +37,7 @@ class EvaluationEpisodes(Dataset[Item]):
     def __init__(
         self,
         episodes: Sequence[Episode],
-        files: Files,
+        files: ImageMaskStore,
         classes: Sequence[int],
         size: int,
         ann_type: str = "mask",
@@ -87,7 +87,7 @@ class TrainingEpisodes(Dataset[Item]):
     def __init__(
         self,
         index: ImageIndex,
-        files: Files,
+        files: ImageMaskStore,
         classes: Sequence[int],
         shot: int,
         augmentation: Augmentation,
@@ -157,7 +157,7 @@ class TrainingViews(Dataset[Item]):
         self,
         views: Sequence[View],
         index: ImageIndex,
-        files: Files,
+        files: ImageMaskStore,
         augmentation: Augmentation,
         max_side: int | None = None,
     ) -> None:
@@ -183,7 +183,7 @@ class BaseTraining(Dataset[Item]):
 
     def __init__(
         self,
-        files: Files,
+        files: ImageMaskStore,
         classes: Sequence[int],
         augmentation: Augmentation,
         seed: int,
@@ -206,7 +206,7 @@ class BaseTraining(Dataset[Item]):
 class BaseValidation(Dataset[Item]):
     """Images for the base learner at one size; image and label as in BaseTraining, the label (h, w) of its own size."""
 
-    def __init__(self, files: Files, classes: Sequence[int], size: int, max_side: int | None = None) -> None:
+    def __init__(self, files: ImageMaskStore, classes: Sequence[int], size: int, max_side: int | None = None) -> None:
         self.pairs, self.label_of_value = list(files.values()), _label_table(classes)
         self.size, self.max_side = size, max_side
 
@@ -219,7 +219,9 @@ class BaseValidation(Dataset[Item]):
         return {"image": normalise(image), "label": _tensor(self.label_of_value[mask]).long()}
 
 
-def test_dataset(cfg: Config, episodes: Sequence[Episode], files: Files, classes: Sequence[int]) -> EvaluationEpisodes:
+def test_dataset(
+    cfg: Config, episodes: Sequence[Episode], files: ImageMaskStore, classes: Sequence[int]
+) -> EvaluationEpisodes:
     """The test episodes of a config."""
     squash = cfg.protocol == "hsnet"
     return EvaluationEpisodes(
@@ -236,7 +238,7 @@ def train_augmentation(cfg: Config) -> Augmentation:
 def train_dataset(
     cfg: Config,
     index: ImageIndex,
-    files: Files,
+    files: ImageMaskStore,
     classes: Sequence[int],
     seed: int,
     epoch: int,
@@ -273,16 +275,18 @@ def _collate(values: list[Any]) -> Any:
     return torch.tensor(values) if isinstance(values[0], int) else values
 
 
-def _read_object(files: Files, name: str, class_id: int, max_side: int | None) -> tuple[Image, Mask]:
+def _read_object(files: ImageMaskStore, name: str, class_id: int, max_side: int | None) -> tuple[Image, Mask]:
     """An image and the mask of one class in it: 1 where that class is, 255 kept, else 0."""
-    image, mask = files.picture(name, max_side), files.read(name, class_id)
+    image, mask = files.image(name, max_side), files.read(name, class_id)
     check_sizes(files.size(name) if max_side else image.shape[:2], mask, *files[name])
     if not (mask == 1).any() and not files.may_be_empty:
         raise UserError(f"{files[name][1]}: no pixel of class {class_id}; draw the episodes from the masks as they are")
     return image.astype(np.float32), mask
 
 
-def _read_support(files: Files, name: str, class_id: int, ann_type: str, max_side: int | None) -> tuple[Image, Mask]:
+def _read_support(
+    files: ImageMaskStore, name: str, class_id: int, ann_type: str, max_side: int | None
+) -> tuple[Image, Mask]:
     image, mask = _read_object(files, name, class_id, max_side)
     return image, fill_boxes(mask) if ann_type == "bbox" else mask
 

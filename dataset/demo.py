@@ -99,7 +99,7 @@ def looks() -> dict[int, Look]:
 def write_demo(root: str | Path, images_per_class: int = 40, size: int = 160, seed: int = 0) -> None:
     """Write 20 * images_per_class images of about size x size pixels, masks, classes.txt and ImageSets/{train,val}.txt.
 
-    The pictures depend on the arguments alone. Objects cover about 2 to 25 % of an image, so area_threshold should be
+    The images depend on the arguments alone. Objects cover about 2 to 25 % of an image, so area_threshold should be
     near size * size / 100.
     """
     root = Path(root)
@@ -109,7 +109,7 @@ def write_demo(root: str | Path, images_per_class: int = 40, size: int = 160, se
     lines = []
     for number in range(images_per_class * len(classes)):
         rng = np.random.default_rng([seed, number])
-        image, labels = draw_picture(classes, number % len(classes) + 1, size, rng)
+        image, labels = draw_image(classes, number % len(classes) + 1, size, rng)
         image_name, mask_name = f"JPEGImages/{number:04d}.jpg", f"SegmentationClassAug/{number:04d}.png"
         Image.fromarray(image).save(root / image_name, quality=95)
         save_index(root / mask_name, labels)
@@ -120,8 +120,8 @@ def write_demo(root: str | Path, images_per_class: int = 40, size: int = 160, se
     atomic_write(root / "ImageSets" / "val.txt", "".join(lines[training:]))
 
 
-def draw_picture(classes: dict[int, Look], class_id: int, size: int, rng: Rng) -> tuple[NDArray[np.uint8], Labels]:
-    """A picture (h, w, 3) with one or two objects of a class and up to two of others, and its labels (h, w)."""
+def draw_image(classes: dict[int, Look], class_id: int, size: int, rng: Rng) -> tuple[NDArray[np.uint8], Labels]:
+    """An image (h, w, 3) with one or two objects of a class and up to two of others, and its labels (h, w)."""
     h, w = (round(size * rng.uniform(0.9, 1.1)) for _ in range(2))
     canvas = _background(h, w, rng)
     labels = np.zeros((h, w), np.uint8)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from dataset.benchmarks.base import Files, ImageIndex, Mode
+from dataset.benchmarks.base import ImageIndex, ImageMaskStore, Mode
 from dataset.benchmarks.table import open_benchmark
 from util.config import Config
 from util.errors import UserError
@@ -18,12 +18,12 @@ def class_names(cfg: Config) -> dict[int, str]:
     return open_benchmark(cfg).names()
 
 
-def list_files(cfg: Config, mode: Mode) -> Files:
+def list_files(cfg: Config, mode: Mode) -> ImageMaskStore:
     """Image and mask file of every image in a mode's list, in list order; UserError names an image that is missing."""
     return open_benchmark(cfg).base_files(mode)
 
 
-def load_index(cfg: Config, mode: Mode) -> tuple[ImageIndex, Files]:
+def load_index(cfg: Config, mode: Mode) -> tuple[ImageIndex, ImageMaskStore]:
     """Index of the fold's training or validation images, and the files of each; see the benchmark's `load`.
 
     Without the classes that have fewer than `min_class_images`, if that is set: they are not drawn and in no mean.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from dataset.benchmarks.base import Files
+from dataset.benchmarks.base import ImageMaskStore
 from dataset.episode import draw_support, released_streams
 from dataset.reading import Mask
 from dataset.transform import Image, squash_mask
@@ -81,15 +81,15 @@ def draw_generalized(
 class MultiEpisodes(Dataset[dict[str, Any]]):
     """Item: query (3, S, S), support (N, K, 3, S, S) normalised, support_mask (N, K, S, S) and truth (h, w) of labels.
 
-    "square" squashes pictures to S x S and the truth with them; "fit" brings the longer side to S, cuts both sides to
-    multiples of 8 and puts the picture top left on zeros, and the truth on a square of its own longer side (255).
+    "square" squashes images to S x S and the truth with them; "fit" brings the longer side to S, cuts both sides to
+    multiples of 8 and puts the image top left on zeros, and the truth on a square of its own longer side (255).
     """
 
     def __init__(
         self,
         episodes: Sequence[MultiEpisode],
         contents: Contents,
-        files: Files,
+        files: ImageMaskStore,
         size: int,
         layout: Literal["square", "fit"],
     ) -> None:
@@ -110,7 +110,7 @@ class MultiEpisodes(Dataset[dict[str, Any]]):
             square[: truth.shape[0], : truth.shape[1]] = truth
             truth = square
         return {
-            "query": self._picture(self.files.picture(episode.query).astype(np.float32)),
+            "query": self._picture(self.files.image(episode.query).astype(np.float32)),
             "support": torch.stack([torch.stack([image for image, _ in images]) for images in shots]),
             "support_mask": torch.stack([torch.stack([mask for _, mask in images]) for images in shots]),
             "truth": torch.from_numpy(truth),
@@ -129,7 +129,7 @@ class MultiEpisodes(Dataset[dict[str, Any]]):
         return truth
 
     def _shot(self, name: str, class_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-        image, mask = self.files.picture(name).astype(np.float32), self.files.read(name, class_id)
+        image, mask = self.files.image(name).astype(np.float32), self.files.read(name, class_id)
         if self.layout == "square":
             return self._picture(image), torch.from_numpy(squash_mask(mask, self.size, self.size))
         placed = np.zeros((self.size, self.size), np.uint8)
@@ -146,6 +146,6 @@ class MultiEpisodes(Dataset[dict[str, Any]]):
         return placed
 
     def _fitted(self, size: tuple[int, ...]) -> tuple[int, int]:
-        """Sides of a picture whose longer side is S, in whole multiples of 8."""
+        """Sides of an image whose longer side is S, in whole multiples of 8."""
         height, width = (max(int(side * self.size / max(size)) // 8 * 8, 8) for side in size)
         return height, width

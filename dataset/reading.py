@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from util.errors import UserError
-from util.image import open_image, picture_size, read_image
+from util.image import image_size, open_image, read_image
 from util.mask import Label as Mask
 from util.mask import interpret_mask
 from util.pixels import IGNORE
 
-CROP_RATIO = 1.06  # longer side of VOC's pictures, 500, to the crop of its trainings, 473
+CROP_RATIO = 1.06  # longer side of VOC's images, 500, to the crop of its trainings, 473
 OVERSIZE = 1.5  # the same ratio from which on crops are too small a part
-SAMPLED = 200  # pictures whose sizes are looked at
+SAMPLED = 200  # images whose sizes are looked at
 
 
 def read_pair(
@@ -27,7 +27,7 @@ def read_pair(
     """
     image = read_image(image_path, max_side).astype(np.float32)
     mask = read_mask(mask_path)
-    check_sizes(picture_size(image_path) if max_side else image.shape[:2], mask, image_path, mask_path)
+    check_sizes(image_size(image_path) if max_side else image.shape[:2], mask, image_path, mask_path)
     return image, mask
 
 
@@ -37,7 +37,7 @@ def read_mask(path: Path) -> Mask:
 
 
 def read_grey_mask(path: Path) -> Mask:
-    """A picture of one object (h, w): 1 where its grey value is 128 or more, else 0; UserError as read_mask."""
+    """An image of one object (h, w): 1 where its grey value is 128 or more, else 0; UserError as read_mask."""
     with open_image(path, "mask") as mask:
         return (np.asarray(mask.convert("L")) >= 128).astype(np.uint8)
 
@@ -51,14 +51,14 @@ def check_sizes(size: tuple[int, ...], mask: Mask, image_path: Path, mask_path: 
 
 
 def oversize_note(images: Sequence[Path], crop: int, max_side: int | None) -> str | None:
-    """A line about pictures of which a crop of `crop` pixels shows too little, judged by the median of some of them."""
+    """A line about images of which a crop of `crop` pixels shows too little, judged by the median of some of them."""
     some = images[:: max(len(images) // SAMPLED, 1)]
-    median = int(np.median([max(picture_size(path)) for path in some]))
+    median = int(np.median([max(image_size(path)) for path in some]))
     seen = min(median, max_side or median)
     if seen <= OVERSIZE * crop:
         return None
     return (
-        f"pictures of {median} pixels (the median longer side) are trained on at {seen}, crops of {crop} show only "
+        f"images of {median} pixels (the median longer side) are trained on at {seen}, crops of {crop} show only "
         f"parts of them; set max_side, for example to {round(CROP_RATIO * crop)}"
     )
 

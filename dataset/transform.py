@@ -34,7 +34,7 @@ class Augmentation:
     def __call__(self, image: Image, mask: Mask, rng: random.Random) -> tuple[Image, Mask]:
         """Image (height, width, 3) and mask (height, width); fresh borders are the mean colour and 255.
 
-        A mask of another size, that of a picture before it was reduced, first takes the image's.
+        A mask of another size, that of an image before it was reduced, first takes the image's.
         """
         if mask.shape != image.shape[:2]:
             mask = resize_mask(mask, *image.shape[:2])

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from dataset.benchmarks.base import Files
+from dataset.benchmarks.base import ImageMaskStore
 from dataset.transform import Mask
 from util.errors import UserError
 from util.files import atomic_write
@@ -30,13 +30,13 @@ class ViewStore:
     count: int
     classes: tuple[int, ...] = ()
 
-    def path(self, files: Files, name: str, class_id: int, number: int) -> Path:
+    def path(self, files: ImageMaskStore, name: str, class_id: int, number: int) -> Path:
         """The file of one view."""
         text = f"{_version(*files[name])}/{class_id}/{number}{self.classes if number < 0 else ''}"
         key = hashlib.sha256(text.encode()).hexdigest()[:32]
         return self.folder / key[:2] / f"{key[2:]}.safetensors"  # few files in one folder
 
-    def read(self, files: Files, name: str, class_id: int, number: int) -> tuple[Tensor, Mask]:
+    def read(self, files: ImageMaskStore, name: str, class_id: int, number: int) -> tuple[Tensor, Mask]:
         """The backbone's maps (C, h, w) float32 and the mask (H, W); UserError for a damaged file."""
         path = self.path(files, name, class_id, number)
         try:

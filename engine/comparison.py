@@ -13,16 +13,16 @@ MOVED = 0.02  # and those that are further apart
 Array = NDArray[Any]
 
 
-class Answers(NamedTuple):
+class EpisodePixels(NamedTuple):
     """What one method made of the episodes of a fold, in R trainings."""
 
     classes: Array  # (E,) class of each episode
     hard: Array  # (E,) bool
     pixels: Array  # (R, E, 2) intersection and union of the object
 
-    def hard_only(self) -> "Answers":
+    def hard_only(self) -> "EpisodePixels":
         """Those of the hard episodes."""
-        return Answers(self.classes[self.hard], self.hard[self.hard], self.pixels[:, self.hard])
+        return EpisodePixels(self.classes[self.hard], self.hard[self.hard], self.pixels[:, self.hard])
 
 
 class Difference(NamedTuple):
@@ -37,7 +37,7 @@ class Difference(NamedTuple):
         return f"{100 * self.mean:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
 
 
-Pair = tuple[Answers, Answers]  # of the same episodes
+Pair = tuple[EpisodePixels, EpisodePixels]  # of the same episodes
 
 
 def difference(pairs: Sequence[Pair]) -> Difference | None:
@@ -76,12 +76,12 @@ def difference(pairs: Sequence[Pair]) -> Difference | None:
     return Difference(float(statistic(*samples)), float(low), float(high))
 
 
-def mean_iou(answers: Answers) -> float:
+def mean_iou(answers: EpisodePixels) -> float:
     """mIoU, a mean over trainings."""
     return float(_miou(answers, np.arange(len(answers.classes)), None))
 
 
-def _miou(answers: Answers, numbers: Array, runs: Array | None) -> Array:
+def _miou(answers: EpisodePixels, numbers: Array, runs: Array | None) -> Array:
     """mIoU (...) of drawn episodes (..., E), a mean over drawn trainings (..., R)."""
     weights = np.apply_along_axis(np.bincount, -1, numbers, minlength=len(answers.classes))  # (..., E)
     owner = answers.classes == np.unique(answers.classes)[:, None]  # (C, E)

@@ -18,15 +18,15 @@ from tqdm import tqdm
 from dataset.benchmarks.table import open_benchmark, test_config
 from dataset.dataset import collate, test_dataset
 from dataset.episode import Episode, draw_episodes, read_episodes
-from dataset.index import Files, ImageIndex, episode_count, load_index
+from dataset.index import ImageIndex, ImageMaskStore, episode_count, load_index
 from engine.loader import Batch, load_steps, shard_batches
 from engine.metric import Result, count_pixels, ratio, summarize
 from engine.optim import autocast
-from model.hmnet import HMNet
 from model.inference import FeatureCache
+from model.methods.hmnet import HMNet
 from model.resize import resize
 from util.config import Config
-from util.distributed import World
+from util.distributed import ProcessGroup
 from util.errors import UserError
 from util.image import RGB, resize_image
 from util.schema import run_name
@@ -40,7 +40,7 @@ class EpisodeSet(NamedTuple):
     """What is evaluated on: episodes, image and mask file of every name, and the novel classes."""
 
     episodes: Sequence[Episode]
-    files: Files
+    files: ImageMaskStore
     classes: Sequence[int]
 
 
@@ -54,9 +54,9 @@ class Outcome(NamedTuple):
     prediction: Tensor  # (h, w) in {0, 1}
     iou: float | None
 
-    def pictures(self, files: Files) -> tuple[list[tuple[RGB, NDArray[Any]]], RGB, NDArray[Any]]:
+    def images(self, files: ImageMaskStore) -> tuple[list[tuple[RGB, NDArray[Any]]], RGB, NDArray[Any]]:
         """Supports with their masks, query and truth, as `util.visualize.episode_panel` takes them."""
-        query, *supports = map(files.picture, self.names)
+        query, *supports = map(files.image, self.names)
         truth = self.truth.cpu().numpy()
         if query.shape[:2] != truth.shape:  # judged at the input's size
             query = resize_image(query.astype(np.float32), *truth.shape).astype(np.uint8)
@@ -112,7 +112,7 @@ def describe_test(cfg: Config) -> dict[str, Any]:
 
 
 def make_episodes(
-    cfg: Config, seed: int, count: int | None, images: tuple[ImageIndex, Files] | None = None
+    cfg: Config, seed: int, count: int | None, images: tuple[ImageIndex, ImageMaskStore] | None = None
 ) -> EpisodeSet:
     """The whole episode list of `test_set`, before any image is read: drawn, or all that `episodes_file` holds.
 
@@ -152,7 +152,7 @@ def run_episodes(
     model: HMNet,
     cfg: Config,
     episode_set: EpisodeSet,
-    world: World,
+    process_group: ProcessGroup,
     *,
     segment: Segment | None = None,
     observe: Callable[[Outcome], None] | None = None,
@@ -166,10 +166,10 @@ def run_episodes(
     for a file that is missing, unreadable or does not fit.
     """
     episodes, _, classes = episode_set
-    device = world.device
-    batches = shard_batches(len(episodes), cfg.batch_size_val, world)
+    device = process_group.device
+    batches = shard_batches(len(episodes), cfg.batch_size_val, process_group)
     loader = load_steps(test_dataset(cfg, *episode_set), batches, 1, cfg.loader_worker_count, collate)
-    hidden = world.no_bar if progress else True
+    hidden = process_group.no_bar if progress else True
     counts = torch.zeros(len(episodes), 2, 2, dtype=torch.int64, device=device)  # as count_pixels
     segment = segment or FeatureCache(model, cfg.feature_cache_mb).scores
     start, busy = perf_counter(), 0.0
@@ -189,9 +189,9 @@ def run_episodes(
                     numbers, batch["names"], batch["support_mask"], truths, predictions, ious, strict=True
                 ):
                     observe(Outcome(*fields))
-    world.sum(counts)  # integers: a row is zero on every rank but its own
-    seconds = torch.tensor([(perf_counter() - start) / world.size, busy], dtype=torch.float64, device=device)
-    total, compute = world.sum(seconds).tolist()
+    process_group.all_reduce(counts)  # integers: a row is zero on every rank but its own
+    seconds = torch.tensor([(perf_counter() - start) / process_group.size, busy], dtype=torch.float64, device=device)
+    total, compute = process_group.all_reduce(seconds).tolist()
     hard = [episode.hard for episode in episodes]
     return summarize(counts.cpu(), [e.class_id for e in episodes], classes, total, compute, hard)
 

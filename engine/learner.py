@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from engine.loader import Batch
 from engine.optim import amp_dtype, autocast
 from model.released import load_weights
-from util.distributed import World
+from util.distributed import ProcessGroup
 from util.pixels import IGNORE
 
 Tensors = dict[str, Tensor]
@@ -57,7 +57,7 @@ class Learner:
         self,
         model: nn.Module,
         optimizers: Mapping[str, Optimizer],
-        world: World,
+        process_group: ProcessGroup,
         amp: str = "off",
         compiled: bool = False,
         partial: bool = False,
@@ -65,10 +65,12 @@ class Learner:
     ) -> None:
         if compiled:
             model.compile()
-        self.model, self.optimizers, self.world = model, optimizers, world
-        self.network = world.parallel(model, partial)
+        self.model, self.optimizers, self.process_group = model, optimizers, process_group
+        self.network = process_group.parallel(model, partial)
         self.amp, self.max_skipped = amp, max_skipped
-        self.scaler = GradScaler(world.device.type, enabled=amp_dtype(amp, world.device) is torch.float16)
+        self.scaler = GradScaler(
+            process_group.device.type, enabled=amp_dtype(amp, process_group.device) is torch.float16
+        )
         self.skipped, self.problem = 0, ""  # steps skipped in a row, and why the last step was if it was
         self.buffers: list[Tensor] = []  # before the step: batch norms take in what they see
         self.names: list[str] = []  # of the step's items in this process
@@ -80,18 +82,18 @@ class Learner:
         the share of valid pixels that it has in all; `target` is the key of the masks in which they are counted.
         Raises NotFiniteError in all processes when the loss is not finite in any, the model being as it was before.
         """
-        world = self.world
+        process_group = self.process_group
         self.problem = ""
         self.buffers = [buffer.clone() for buffer in self.model.buffers()]
         self.names = [" ".join(item) for batch in batches for item in batch["names"]]
         valid = torch.tensor([int((batch[target] != IGNORE).sum()) for batch in batches])
-        share = valid.double() * world.size / world.sum(valid.sum())  # DDP divides by world.size
+        share = valid.double() * process_group.size / process_group.all_reduce(valid.sum())  # DDP divides by world.size
         losses: dict[str, Tensor] = {}
         figures: dict[str, Tensor] = {}
         for number, batch in enumerate(batches):
             with self._no_sync() if number < len(batches) - 1 else nullcontext():
-                with autocast(self.amp, world.device):
-                    output = forward(self.network, to_device(batch, world.device))
+                with autocast(self.amp, process_group.device):
+                    output = forward(self.network, to_device(batch, process_group.device))
                 weight = {name: 1 / len(batches) for name in output.item_means}
                 parts = {name: loss * weight.get(name, share[number].item()) for name, loss in output.losses.items()}
                 self.scaler.scale(torch.stack([*parts.values()]).sum()).backward()
@@ -99,23 +101,23 @@ class Learner:
             figures = {name: figures.get(name, 0) + figure for name, figure in output.figures.items()}
         values = torch.stack([*losses.values()])
         finite = bool(values.isfinite().all())
-        values = world.sum(values) / world.size
+        values = process_group.all_reduce(values) / process_group.size
         if not values.isfinite().all():
             self._skip_or_raise("loss", [] if finite else self.names)
             return Report({}, {})
-        counts = world.sum(torch.stack([*figures.values()])).tolist()
+        counts = process_group.all_reduce(torch.stack([*figures.values()])).tolist()
         return Report(
             dict(zip(losses, values.tolist(), strict=True)), dict(zip(figures, map(tuple, counts), strict=True))
         )
 
     def _no_sync(self) -> Any:
-        return self.network.no_sync() if self.world.size > 1 else nullcontext()  # type: ignore[operator]
+        return self.network.no_sync() if self.process_group.size > 1 else nullcontext()  # type: ignore[operator]
 
     def _skip_or_raise(self, what: str, names: list[str]) -> None:
         for buffer, before in zip(self.model.buffers(), self.buffers, strict=True):
             buffer.copy_(before)
         self.skipped += 1
-        guilty = [name for process in self.world.gather(names) for name in process]
+        guilty = [name for process in self.process_group.gather(names) for name in process]
         self.problem = f"the {what} is not finite on these items: {'; '.join(guilty)}"
         if not self.scaler.is_enabled() or self.skipped >= self.max_skipped:
             raise NotFiniteError(self.problem)

@@ -13,7 +13,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from util.distributed import World
+from util.distributed import ProcessGroup
 from util.errors import UserError
 
 Batch = dict[str, Any]
@@ -28,12 +28,12 @@ class StepPlan(NamedTuple):
     items: int
     batch: int
     accumulate: int
-    world: World
+    process_group: ProcessGroup
 
     @property
     def items_per_step(self) -> int:
         """Items of one step over all processes."""
-        return self.batch * self.accumulate * self.world.size
+        return self.batch * self.accumulate * self.process_group.size
 
     @property
     def steps(self) -> int:
@@ -54,18 +54,18 @@ class StepPlan(NamedTuple):
         Batch i over all processes is order[i*B*W : (i+1)*B*W]; process r takes the r-th B of them.
         """
         order = torch.randperm(self.items, generator=torch.Generator().manual_seed(seed)).tolist()
-        whole, offset = self.batch * self.world.size, self.batch * self.world.rank
+        whole, offset = self.batch * self.process_group.size, self.batch * self.process_group.rank
         numbers = range(first_step * self.accumulate, self.steps * self.accumulate)
         return [order[number * whole + offset :][: self.batch] for number in numbers]
 
 
-def shard_batches(items: int, batch: int, world: World) -> list[list[int]]:
+def shard_batches(items: int, batch: int, process_group: ProcessGroup) -> list[list[int]]:
     """This process's share of the batches that one process would make of items 0, 1, ... in order.
 
     Whole batches, because how a network rounds depends on the size of the batch.
     """
     batches = [list(range(start, min(start + batch, items))) for start in range(0, items, batch)]
-    return batches[world.rank :: world.size]
+    return batches[process_group.rank :: process_group.size]
 
 
 def load_steps(

@@ -16,17 +16,17 @@ from engine.evaluation import evaluating
 from engine.loader import Batch, load_steps, shard_batches
 from engine.metric import ratio
 from engine.optim import autocast
-from model.hmnet import HMNet
 from model.inference import merge_classes
+from model.methods.hmnet import HMNet
 from model.resize import resize
 from util.config import Config
-from util.distributed import World
+from util.distributed import ProcessGroup
 from util.errors import UserError
 from util.pixels import IGNORE
 
 WAYS_SEEDS = (1234, 1235, 1236, 1237, 1238)  # PANet's
 GENERALIZED_SEEDS = (510, 365, 382, 322, 988)  # BAM's
-SURE = 0.9  # probability from which a pixel is of the novel class, in BAM's generalized test
+NOVEL_THRESHOLD = 0.9  # probability from which a pixel is of the novel class, in BAM's generalized test
 CLASSES = 256
 
 Predict = Callable[[HMNet, Batch, Tensor], Tensor]  # batch of one and its truth (h, w) -> labels (h, w)
@@ -41,7 +41,7 @@ class ClassPixels(NamedTuple):
     missed: Tensor
 
 
-def test_ways(model: HMNet, cfg: Config, world: World, ways: int) -> dict[str, Any]:
+def test_ways(model: HMNet, cfg: Config, process_group: ProcessGroup, ways: int) -> dict[str, Any]:
     """PANet's N-way K-shot test on *training* images of the contiguous fold; figures over its five runs.
 
     Sets with a mask of its own for every class are tested on their test images. A class's wrong pixels count only where
@@ -67,7 +67,7 @@ def test_ways(model: HMNet, cfg: Config, world: World, ways: int) -> dict[str, A
         count = cfg.test_episodes or 1000
         episodes = draw_ways(contents, novel, ways, cfg.shot, count, seed, label_all=data.data_set != "coco")
         dataset = MultiEpisodes(episodes, contents, files, cfg.val_size, "square")
-        counts = _count(model, cfg, dataset, episodes, world, _predict_ways)
+        counts = _count(model, cfg, dataset, episodes, process_group, _predict_ways)
         present = _ious(counts, novel, counts.false_present)
         everywhere = _ious(counts, novel, counts.false)
         runs.append({"seed": seed, "class_iou": present, "miou": _mean(present), "miou_everywhere": _mean(everywhere)})
@@ -80,7 +80,7 @@ def test_ways(model: HMNet, cfg: Config, world: World, ways: int) -> dict[str, A
     }
 
 
-def test_generalized(model: HMNet, cfg: Config, world: World, first: str) -> dict[str, Any]:
+def test_generalized(model: HMNet, cfg: Config, process_group: ProcessGroup, first: str) -> dict[str, Any]:
     """BAM's generalized test: base classes by the base learner, one novel class at a time; figures over its five runs.
 
     `first`: where both claim a pixel, "novel" or "base" has it. UserError for a network without a base learner.
@@ -99,7 +99,7 @@ def test_generalized(model: HMNet, cfg: Config, world: World, first: str) -> dic
         episodes = draw_generalized(contents, base, novel, cfg.shot, count, seed, cfg.workers)
         dataset = MultiEpisodes(episodes, contents, files, cfg.val_size, "fit")
         predict = _predict_novel_first if first == "novel" else _predict_base_first
-        counts = _count(model, cfg, dataset, episodes, world, predict)
+        counts = _count(model, cfg, dataset, episodes, process_group, predict)
         ious = _ious(counts, [*base, *novel], counts.false)
         figures = {"miou_novel": novel, "miou_base": base, "miou_all": [*base, *novel]}
         means = {name: _mean({c: ious[c] for c in classes}) for name, classes in figures.items()}
@@ -119,14 +119,19 @@ def _seeds(cfg: Config, known: Sequence[int]) -> Sequence[int]:
 
 
 def _count(
-    model: HMNet, cfg: Config, dataset: MultiEpisodes, episodes: Sequence[MultiEpisode], world: World, predict: Predict
+    model: HMNet,
+    cfg: Config,
+    dataset: MultiEpisodes,
+    episodes: Sequence[MultiEpisode],
+    process_group: ProcessGroup,
+    predict: Predict,
 ) -> ClassPixels:
-    device = world.device
+    device = process_group.device
     counts = ClassPixels(*torch.zeros(4, CLASSES, dtype=torch.int64, device=device))
-    batches = shard_batches(len(episodes), 1, world)
+    batches = shard_batches(len(episodes), 1, process_group)
     loader = load_steps(dataset, batches, 1, cfg.loader_worker_count, collate)
     with evaluating(model), autocast(cfg.amp, device):
-        for (batch,) in tqdm(loader, "episodes", total=len(batches), disable=world.no_bar, leave=False):
+        for (batch,) in tqdm(loader, "episodes", total=len(batches), disable=process_group.no_bar, leave=False):
             tensors = {key: value.to(device) for key, value in batch.items() if key != "number"}
             truth = tensors["truth"][0]
             predicted = torch.where(truth == IGNORE, IGNORE, predict(model, tensors, truth))
@@ -136,7 +141,7 @@ def _count(
                 for total, pixels in zip(counts, (hit, false, false * true.any(), missed), strict=True):
                     total[class_id] += pixels
     for total in counts:
-        world.sum(total)
+        process_group.all_reduce(total)
     return counts
 
 
@@ -166,7 +171,7 @@ def _maps(model: HMNet, batch: Batch, truth: Tensor) -> tuple[Tensor, Tensor, in
     query = model.embed(model.features(batch["query"]), "query")
     state = model.encode_support(batch["support"][:, 0], batch["support_mask"][:, 0])
     scores, logits = (resize(x, size) for x in (model.score(query, state).final, model.base_logits(query)))
-    novel = _at(scores, truth).softmax(0)[1] > SURE
+    novel = _at(scores, truth).softmax(0)[1] > NOVEL_THRESHOLD
     return novel, _at(logits, truth).argmax(0), logits.shape[1]
 
 

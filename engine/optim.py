@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import Parameter
 from torch.optim import SGD, AdamW, Optimizer
 
-FAST = 10.0  # how many times faster newly initialised parameter groups learn
+NEW_LAYER_FACTOR = 10.0  # how many times faster newly initialised parameter groups learn
 
 
 def make_sgd(groups: Sequence[Iterable[Parameter]], momentum: float, weight_decay: float) -> SGD:
@@ -39,7 +39,7 @@ def poly_rate(base: float, step: int, steps: int, power: float) -> float:
 def set_rates(optimizer: Optimizer, rate: float, index_split: int) -> None:
     """The rate for the groups up to `index_split`, ten times the rate for those above it (-1: all)."""
     for index, group in enumerate(optimizer.param_groups):
-        group["lr"] = rate * FAST if index > index_split else rate
+        group["lr"] = rate * NEW_LAYER_FACTOR if index > index_split else rate
 
 
 def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:

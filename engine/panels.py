@@ -1,4 +1,4 @@
-"""Pictures of some episodes, drawn while they are evaluated."""
+"""Images of some episodes, drawn while they are evaluated."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,7 +12,7 @@ def panel_drawer(
 ) -> Callable[[Outcome], None]:
     """Draws `count` of the episodes, spread over the list: support | query | truth | prediction.
 
-    `show` gets the number and class of each, and the picture.
+    `show` gets the number and class of each, and the image.
     """
     episodes, files, _ = episode_set
     chosen = {number * len(episodes) // count for number in range(count)}
@@ -24,7 +24,7 @@ def panel_drawer(
         prediction = outcome.prediction.cpu().numpy(), outcome.iou
         show(
             f"{outcome.number:05d}_{name}",
-            episode_panel(*outcome.pictures(files), {"prediction": prediction}, name),
+            episode_panel(*outcome.images(files), {"prediction": prediction}, name),
         )
 
     return draw

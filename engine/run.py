@@ -113,7 +113,7 @@ class Run:
     ) -> None:
         if cfg.start_epoch >= last_epoch:
             raise UserError(f"start_epoch: {cfg.start_epoch} should be below the number of epochs ({last_epoch})")
-        self.cfg, self.world, self.paths, self.plan = cfg, learner.world, paths, plan
+        self.cfg, self.process_group, self.paths, self.plan = cfg, learner.process_group, paths, plan
         self.learner, self.weights = learner, weights
         self.last_epoch, self.patience = last_epoch, patience
         self.progress = Progress(epoch=cfg.start_epoch + 1)
@@ -129,23 +129,23 @@ class Run:
         """
         board = self.paths.file("tensorboard") if viz else None
         with ExitStack() as stack:
-            self.log = stack.enter_context(RunLog(self.paths.file("log.txt"), board, self.world.is_main))
-            self.stop = stack.enter_context(noting_signals(0 if self.world.size == 1 else PATIENCE))
+            self.log = stack.enter_context(RunLog(self.paths.file("log.txt"), board, self.process_group.is_main))
+            self.stop = stack.enter_context(noting_signals(0 if self.process_group.size == 1 else PATIENCE))
             self._resume()
-            if self.world.is_main:
+            if self.process_group.is_main:
                 self._clear_away()
                 atomic_write(self.paths.file("config.yaml"), self.cfg.to_yaml())
-            bar = tqdm(total=self.iterations, initial=self.iteration, disable=self.world.no_bar)
+            bar = tqdm(total=self.iterations, initial=self.iteration, disable=self.process_group.no_bar)
             self.bar = stack.enter_context(bar)
             try:
                 yield
             except NotFiniteError as error:
                 path = self.save(self.rng_before_step)
-                if not self.world.is_main:
+                if not self.process_group.is_main:
                     raise SystemExit(2) from error
                 raise UserError(f"{error}; the state before this step is saved in {path}") from error
             except StopWaiting:
-                if self.world.size == 1 and self.saved_at != (self.progress.epoch, self.progress.step):
+                if self.process_group.size == 1 and self.saved_at != (self.progress.epoch, self.progress.step):
                     self.save()  # not among several processes, of which others may be in the middle of a step
                 self.log.warning("stopped by a signal; `--opts resume auto` goes on from the last snapshot")
                 raise SystemExit(SAVED_EXIT) from None
@@ -170,10 +170,10 @@ class Run:
         """Go on from the snapshot that the config names, or from the newest intact one; without any, begin."""
         folder, path = self.paths.snapshots, Path(self.cfg.resume) if self.cfg.resume else None
         if self.cfg.resume == "auto":
-            found = newest_intact(folder, self.snapshot_name, self.log.warning) if self.world.is_main else None
-            path = self.world.share(found)
+            found = newest_intact(folder, self.snapshot_name, self.log.warning) if self.process_group.is_main else None
+            path = self.process_group.broadcast(found)
         if path is None:
-            if self.world.is_main and snapshots(folder, self.snapshot_name):
+            if self.process_group.is_main and snapshots(folder, self.snapshot_name):
                 self.log.warning(f"{folder}: starting afresh, snapshots of the earlier run there will be replaced")
             return
         content = read_snapshot(path)
@@ -183,7 +183,7 @@ class Run:
         except ValueError as error:
             raise UserError(f"{path}: does not fit this configuration: {error}") from error
         self.progress = Progress.read(content["progress"])
-        restore_rng(content["rng"][self.world.rank % len(content["rng"])])
+        restore_rng(content["rng"][self.process_group.rank % len(content["rng"])])
         self.saved_at = self.progress.epoch, self.progress.step
         self.log.info(f"resumed from {path}: epoch {self.progress.epoch}, step {self.progress.step}")
 
@@ -212,7 +212,7 @@ class Run:
 
     def _layout(self) -> dict[str, int]:
         plan = self.plan
-        return {"size": self.world.size, "items": plan.items, "items_per_step": plan.items_per_step}
+        return {"size": self.process_group.size, "items": plan.items, "items_per_step": plan.items_per_step}
 
     def _settings(self) -> dict[str, Any]:
         return {key: value for key, value in self.cfg.model_dump().items() if key != "resume"}
@@ -221,23 +221,23 @@ class Run:
         """Write a snapshot of this moment; all processes take part, the first one writes."""
         content = {
             **self.learner.state(),
-            "rng": self.world.gather(rng or rng_state()),
+            "rng": self.process_group.gather(rng or rng_state()),
             "progress": asdict(self.progress),
             "world": self._layout(),
             "config": self._settings(),
         }
         self.saved_at, self.saved_time = (self.progress.epoch, self.progress.step), time.monotonic()
         path = Path()
-        if self.world.is_main:
+        if self.process_group.is_main:
             path = write_snapshot(self.paths.snapshots, self.snapshot_name, *self.saved_at, content, self.cfg.keep)
-        return self.world.share(path)
+        return self.process_group.broadcast(path)
 
     def epochs(self) -> Iterator[int]:
         """The epochs that are left, each with its own seed; ends early when validation has stopped improving."""
         while self.progress.epoch <= self.last_epoch and not self.is_stale():
             epoch = self.progress.epoch
             if self.progress.step == 0:
-                seed_all(self.cfg.manual_seed + epoch + RANK_STRIDE * self.world.rank)
+                seed_all(self.cfg.manual_seed + epoch + RANK_STRIDE * self.process_group.rank)
             yield epoch
             self._end_epoch()
 
@@ -285,7 +285,7 @@ class Run:
     def save_or_stop(self) -> None:
         """Where nothing is half-done: save when `save_minutes` are over; when a signal came, save and exit with 75."""
         due = time.monotonic() - self.saved_time >= 60 * self.cfg.save_minutes
-        stop, due = self.world.any(self.stop.received is not None, due and self.world.is_main)
+        stop, due = self.process_group.any(self.stop.received is not None, due and self.process_group.is_main)
         if stop or due:
             path = self.save()
         if stop:
@@ -316,7 +316,7 @@ class Run:
         progress.best, progress.best_epoch = miou, position
         if self.paths.numbered:
             progress.best_file = f"{self.paths.numbered}_epoch_{position - 1:g}_{miou:.4f}.pth"
-        if not self.world.is_main:
+        if not self.process_group.is_main:
             return
         content = {"epoch": position, "miou": miou, "trained_on": training_origin(self.cfg)}
         content["state_dict"] = self.weights(self.learner.model)
@@ -359,7 +359,7 @@ class Run:
             self.save()
 
     def _write_result(self, finished: bool = False) -> None:
-        if self.world.is_main:
+        if self.process_group.is_main:
             progress = self.progress
             result = {
                 **{"kind": "training", "finished": finished, "epochs": progress.epoch - 1},

@@ -14,19 +14,25 @@ from torch import Tensor
 
 from dataset.episode import Episode
 from dataset.index import ImageIndex
-from engine.comparison import Answers, Difference, difference
+from engine.comparison import Difference, EpisodePixels, difference
 from engine.evaluation import EpisodeSet, Names, Segment, run_episodes
 from engine.metric import Result
-from model.hmnet import HMNet
+from model.methods.hmnet import HMNet
 from util.config import Config
-from util.distributed import World
+from util.distributed import ProcessGroup
 from util.errors import UserError
 
 CHANGES = {"other_class": "supports of another class", "empty_mask": "emptied support mask"}
 
 
 def check_support(
-    model: HMNet, cfg: Config, episodes: EpisodeSet, index: ImageIndex, world: World, segment: Segment, seed: int
+    model: HMNet,
+    cfg: Config,
+    episodes: EpisodeSet,
+    index: ImageIndex,
+    process_group: ProcessGroup,
+    segment: Segment,
+    seed: int,
 ) -> dict[str, Result]:
     """Figures of the same queries with wrong supports, by the keys of CHANGES; UserError where only one class is novel.
 
@@ -38,8 +44,8 @@ def check_support(
         return segment(query, support, torch.zeros_like(mask), names)
 
     return {
-        "other_class": run_episodes(model, cfg, others, world, segment=segment),
-        "empty_mask": run_episodes(model, cfg, episodes, world, segment=empty),
+        "other_class": run_episodes(model, cfg, others, process_group, segment=segment),
+        "empty_mask": run_episodes(model, cfg, episodes, process_group, segment=empty),
     }
 
 
@@ -54,12 +60,12 @@ def with_other_class(episode: Episode, index: ImageIndex, seed: int, number: int
     return replace(episode, support=rng.sample(images[other], shot), support_class=other)
 
 
-def falls(own: Sequence[Result], changed: Sequence[Result]) -> dict[str, Any]:
+def miou_drop(own: Sequence[Result], changed: Sequence[Result]) -> dict[str, Any]:
     """What mIoU loses by a change of the supports, with 95 % intervals over episodes, of all and of hard episodes.
 
     One result per seed in each.
     """
-    pairs = [(as_answers(before), as_answers(after)) for before, after in zip(own, changed, strict=True)]
+    pairs = [(as_episode_pixels(before), as_episode_pixels(after)) for before, after in zip(own, changed, strict=True)]
     hard = difference([(before.hard_only(), after.hard_only()) for before, after in pairs])
     lost = {"fall": difference(pairs), "hard_fall": hard}
     return {
@@ -68,13 +74,13 @@ def falls(own: Sequence[Result], changed: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def as_answers(result: Result) -> Answers:
+def as_episode_pixels(result: Result) -> EpisodePixels:
     """One test as a method's answers."""
     pixels = np.array(result.episode_pixels)[None, :, 1]  # (1, E, 2)
-    return Answers(np.array(result.episode_class), np.array(result.episode_hard), pixels)
+    return EpisodePixels(np.array(result.episode_class), np.array(result.episode_hard), pixels)
 
 
-def format_falls(check: Mapping[str, Mapping[str, Any]]) -> str:
+def format_miou_drop(check: Mapping[str, Mapping[str, Any]]) -> str:
     """What was lost, a line per change, in points."""
     lines = [f"{'mIoU lost by':<28}{'all episodes':>24}{'hard episodes':>24}"]
     for key, text in CHANGES.items():

@@ -9,17 +9,17 @@ from tqdm import tqdm
 
 from dataset.dataset import TrainingViews, collate, train_augmentation
 from dataset.episode import wanted_classes
-from dataset.index import Files, ImageIndex
+from dataset.index import ImageIndex, ImageMaskStore
 from dataset.views import ViewStore
 from engine.loader import load_steps
-from model.hmnet import HMNet
+from model.methods.hmnet import HMNet
 from util.config import Config
 from util.errors import UserError
 
 BATCH = 16  # images
 
 
-def stored_views(cfg: Config, model: HMNet, index: ImageIndex, files: Files) -> ViewStore:
+def stored_views(cfg: Config, model: HMNet, index: ImageIndex, files: ImageMaskStore) -> ViewStore:
     """All views that a training draws from; those that are not there are computed, and none twice.
 
     UserError for a backbone whose maps differ in size, for supports shown as boxes, and for files that cannot be read.

@@ -8,12 +8,12 @@ from typing import TypeVar
 
 from model.backbone import Backbone, build_backbone
 from model.backbone.base import StagedBackbone
-from model.base_learner import BaseLearner, PSPNet
-from model.fusion import FUSIONS
-from model.hmnet import HMNet
-from model.mamba import HybridBlock, SelfBlock
+from model.methods.hmnet import HMNet
+from model.parts.base_learner import BaseLearner, PSPNet
+from model.parts.fusion import FUSIONS
+from model.parts.mamba import HybridBlock, SelfBlock
+from model.parts.trunk import Block, Trunk
 from model.released import load_backbone, load_base_learner
-from model.trunk import Block, Trunk
 from util.config import Config
 from util.errors import UserError
 
@@ -31,7 +31,7 @@ def build_model(cfg: Config, pretrained: bool = True) -> HMNet:
 
     With `pretrained`, the frozen parts come from `initmodel/`: the base learner's checkpoint, or ImageNet weights where
     `ensemble` is off; UserError says which file is expected where if it is missing. UserError too for a size of
-    pictures that the backbone cannot see.
+    images that the backbone cannot see.
     """
     backbone = encoder(cfg, freeze=cfg.base_freeze_backbone if cfg.ensemble else True)
     _check_sizes(cfg, backbone, "train_h", "val_size")
@@ -98,7 +98,7 @@ def imagenet_file(cfg: Config) -> Path:
 
 
 def _check_sizes(cfg: Config, backbone: Backbone, *keys: str) -> None:
-    """UserError for a size of pictures that the backbone cannot see."""
+    """UserError for a size of images that the backbone cannot see."""
     rule = f"a multiple of {backbone.step}" + (f" plus {backbone.offset}" if backbone.offset else "")
     for key in keys:
         if (below := backbone.nearest(size := getattr(cfg, key))) != size:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from model.build import build_model
-from model.hmnet import Embedded, HMNet
+from model.methods.hmnet import Embedded, HMNet
 from model.released import load_weights
 from model.resize import resize
 from util.config import Config

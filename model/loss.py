@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.hmnet import Scores
+from model.methods.hmnet import Scores
 from util.pixels import IGNORE
 
 ITEM_MEANS = frozenset({"dice"})  # losses that are means over the items of a batch, the others over unignored pixels

@@ -1,6 +1,6 @@
 """3x3 convolutions of many channels by Winograd's F(2x2, 3x3): 16 multiplications instead of 36 for 4 outputs.
 
-Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, section 4.1. Pictures are cut
+Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, section 4.1. Images are cut
 into overlapping tiles of 4 x 4; a tile and the weights are changed linearly, multiplied, and the products changed back.
 """
 

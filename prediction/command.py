@@ -14,7 +14,7 @@ from prediction.outputs import PredictionPlan, begin, find_queries, fingerprint,
 from prediction.predictor import Predictor, find_config
 from prediction.support import read_support, select
 from util.config import Config, load_config
-from util.distributed import World, connect
+from util.distributed import ProcessGroup, connect
 from util.errors import UserError, printable
 from util.failures import explain_errors
 from util.files import claimed
@@ -23,7 +23,7 @@ AGAIN = "run the same command again, which goes on from there"
 
 
 def plan_run(cfg: Config, arguments: argparse.Namespace) -> PredictionPlan:
-    """Read the supports, find the pictures, and see what is left to do."""
+    """Read the supports, find the images, and see what is left to do."""
     out: Path = arguments.out
     support = read_support(arguments.support, arguments.boxes, arguments.mask)
     if arguments.classes:
@@ -32,31 +32,31 @@ def plan_run(cfg: Config, arguments: argparse.Namespace) -> PredictionPlan:
     settings = fingerprint(cfg, arguments.weights, support, queries.root)
     plan = make_plan(out, support, queries, settings, arguments.overwrite)
     shots = ", ".join(f"{item.name} ({len(item.images)})" for item in support)
-    print(f"support: {shots}; {len(queries.files)} pictures, {len(queries.files) - len(plan.left)} of them done before")
+    print(f"support: {shots}; {len(queries.files)} images, {len(queries.files) - len(plan.left)} of them done before")
     return plan
 
 
-def predict(cfg: Config, arguments: argparse.Namespace, world: World) -> list[str]:
-    """Do this process's share of what is left; returns a line for each picture that cannot be read."""
-    plan = world.share(plan_run(cfg, arguments) if world.is_main else None)
+def predict(cfg: Config, arguments: argparse.Namespace, process_group: ProcessGroup) -> list[str]:
+    """Do this process's share of what is left; returns a line for each image that cannot be read."""
+    plan = process_group.broadcast(plan_run(cfg, arguments) if process_group.is_main else None)
     assert plan
-    mine = plan.left[world.rank :: world.size]
+    mine = plan.left[process_group.rank :: process_group.size]
     complaints = []
     if mine:
-        predictor = Predictor.from_checkpoint(cfg, arguments.weights, str(world.device))
+        predictor = Predictor.from_checkpoint(cfg, arguments.weights, str(process_group.device))
         predictor.set_support({item.name: (item.images, item.masks) for item in plan.support})
-    if world.is_main:  # weights and supports are as they should be: from here on something is written
+    if process_group.is_main:  # weights and supports are as they should be: from here on something is written
         begin(plan)
-    world.barrier()
+    process_group.barrier()
     if mine:
-        progress = tqdm(total=len(mine), unit="picture", disable=world.no_bar)
-        with Part(arguments.out, world.rank) as part, progress as bar:
+        progress = tqdm(total=len(mine), unit="image", disable=process_group.no_bar)
+        with Part(arguments.out, process_group.rank) as part, progress as bar:
             for count, lines in segment_files(predictor, plan, mine, part, arguments.batch):
                 bar.update(count)
                 complaints += lines
-    complaints = sorted(line for lines in world.gather(complaints) for line in lines)
-    if world.is_main:
-        print(f"{len(plan.left) - len(complaints)} pictures segmented, see {printable(str(arguments.out))}")
+    complaints = sorted(line for lines in process_group.gather(complaints) for line in lines)
+    if process_group.is_main:
+        print(f"{len(plan.left) - len(complaints)} images segmented, see {printable(str(arguments.out))}")
     return complaints
 
 
@@ -68,7 +68,7 @@ def finish(arguments: argparse.Namespace, complaints: Sequence[str]) -> int:
     if arguments.html:
         write_gallery(out / "index.html", out.resolve().name, records, complaints)
     if complaints:
-        lines = [f"{len(complaints)} pictures could not be read:", *map(printable, complaints)]
+        lines = [f"{len(complaints)} images could not be read:", *map(printable, complaints)]
         print("\n".join(lines), file=sys.stderr)
     return 1 if complaints else 0
 
@@ -79,10 +79,10 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with (
             explain_errors(AGAIN),
-            connect(arguments.device or cfg.device) as world,
-            claimed(arguments.out, is_ours) if world.is_main else nullcontext(),
+            connect(arguments.device or cfg.device) as process_group,
+            claimed(arguments.out, is_ours) if process_group.is_main else nullcontext(),
         ):
-            complaints = predict(cfg, arguments, world)
-            return finish(arguments, complaints) if world.is_main else 0
+            complaints = predict(cfg, arguments, process_group)
+            return finish(arguments, complaints) if process_group.is_main else 0
     except KeyboardInterrupt:
         raise UserError(f"stopped; {AGAIN}") from None

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from model.ensemble import base_map
-from model.mamba import HybridBlock, SupportMemory
+from model.parts.ensemble import base_map
+from model.parts.mamba import HybridBlock, SupportMemory
 from model.resize import resize
 from prediction.predictor import Predictor
 from util.image import ImageSource
@@ -26,7 +26,7 @@ class Evidence(NamedTuple):
 
 @torch.inference_mode()
 def gather_evidence(predictor: Predictor, image: ImageSource) -> Evidence:
-    """The maps of one picture; UserError as `Predictor.predict`."""
+    """The maps of one image; UserError as `Predictor.predict`."""
     model = predictor.model
     norms: dict[int, list[Tensor]] = {}
     query = predictor.embed_queries([image])

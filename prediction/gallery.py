@@ -14,7 +14,7 @@ from util.files import atomic_write
 from util.image import open_image
 from util.visualize import class_color, encode_image, fit
 
-SIDES = 320, 160  # pixels of a thumbnail's longer side: on a page of up to MANY pictures, and of more
+SIDES = 320, 160  # pixels of a thumbnail's longer side: on a page of up to MANY images, and of more
 MANY = 400
 
 PAGE = """<!DOCTYPE html>
@@ -32,10 +32,10 @@ i {{ display: inline-block; width: 0.8em; height: 0.8em; border: 1px solid #222;
 
 
 def write_gallery(path: Path, title: str, records: Records, complaints: Sequence[str]) -> None:
-    """Write the page of all pictures in the manifest that lies in the page's folder, and of what could not be read."""
+    """Write the page of all images in the manifest that lies in the page's folder, and of what could not be read."""
     side = SIDES[len(records) > MANY]
     figures = "\n".join(_figure(path.parent, records[file], side) for file in sorted(records))
-    summary = f"<p>{len(records)} pictures.</p>"
+    summary = f"<p>{len(records)} images.</p>"
     if complaints:
         lines = "".join(f"<li>{html.escape(printable(line))}</li>" for line in complaints)
         summary += f"<p>{len(complaints)} could not be read:</p><ul>{lines}</ul>"

@@ -1,8 +1,8 @@
 """What was predicted: JSON Lines in one file, and while processes are at work in a part for each of them.
 
-A line is one class found in one picture: `file`, `class`, `value` in the mask, `area` in pixels, `score`, `box`
+A line is one class found in one image: `file`, `class`, `value` in the mask, `area` in pixels, `score`, `box`
 (left, top, right, bottom in pixels, the last two exclusive), `seconds`, `found` (how many classes, so many lines there
-are of the file), `mask` and `overlay` (files), `stamp` (of the picture: time of its last change, size). Where nothing
+are of the file), `mask` and `overlay` (files), `stamp` (of the image: time of its last change, size). Where nothing
 is found there is one line without a class.
 """
 
@@ -37,13 +37,13 @@ class Line(BaseModel):
 
 
 class Part:
-    """The lines of one process; a whole picture's lines are written at once."""
+    """The lines of one process; a whole image's lines are written at once."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         self.file = (folder / PARTS.replace("*", str(rank))).open("ab", buffering=0)
 
     def append(self, records: Sequence[Record]) -> None:
-        """Add all records of one picture."""
+        """Add all records of one image."""
         self.file.write(_text(records).encode())
 
     def __enter__(self) -> "Part":
@@ -54,7 +54,7 @@ class Part:
 
 
 def read_manifest(folder: Path) -> Records:
-    """The pictures whose lines are all there, in the manifest or in parts that a run left behind; parts win."""
+    """The images whose lines are all there, in the manifest or in parts that a run left behind; parts win."""
     records: Records = {}
     for path in (folder / NAME, *sorted(folder.glob(PARTS))):
         if path.is_file():

@@ -1,4 +1,4 @@
-"""Segmenting folders of pictures: which there are, what of them is done, and the files that are written for each."""
+"""Segmenting folders of images: which there are, what of them is done, and the files that are written for each."""
 
 import glob
 import hashlib
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dataset.lists import class_lines
 from dataset.prepare.files import is_intact_png
-from dataset.prepare.picture import is_image
+from dataset.prepare.image import is_image
 from dataset.scan import Stamp
 from prediction.manifest import NAME, Part, Record, Records, read_manifest, write_manifest
 from prediction.predictor import Found, Prediction, Predictor
@@ -41,23 +41,23 @@ from util.visualize import (
 )
 
 SETTINGS = "run.json"
-OVERLAY_SIDES = 320, 2000  # pixels of an overlay's longer side: smaller pictures are enlarged, larger ones reduced
+OVERLAY_SIDES = 320, 2000  # pixels of an overlay's longer side: smaller images are enlarged, larger ones reduced
 LETTERS = 15, 50  # pixels of a legend's letters: at least so many, and this part of the longer side
 JPEG_END = b"\xff\xd9"
 
 
 class Queries(NamedTuple):
-    """Pictures to segment; `files` are paths below `root`."""
+    """Images to segment; `files` are paths below `root`."""
 
     root: Path
     files: list[str]
 
 
 def find_queries(patterns: Sequence[str], leave_out: Sequence[Path] = ()) -> Queries:
-    """All pictures below folders, and all files that patterns such as `photos/*.jpg` match.
+    """All images below folders, and all files that patterns such as `photos/*.jpg` match.
 
     What is hidden or in one of the folders `leave_out` does not count, unless the pattern itself begins there. Raises
-    UserError for a pattern without any picture.
+    UserError for a pattern without any image.
     """
     roots: list[str] = []
     files: list[str] = []
@@ -71,7 +71,7 @@ def find_queries(patterns: Sequence[str], leave_out: Sequence[Path] = ()) -> Que
             found = [Path(name) for name in names]
         found = [path for path in found if path.is_file() and not _is_left_out(path, root, unwanted)]
         if not found:
-            raise UserError(f"{pattern}: no pictures; give a folder, or a pattern in quotes such as 'photos/*.jpg'")
+            raise UserError(f"{pattern}: no images; give a folder, or a pattern in quotes such as 'photos/*.jpg'")
         roots.append(os.path.abspath(root))
         files += [os.path.abspath(path) for path in found]
     common = Path(os.path.commonpath(roots))
@@ -126,7 +126,7 @@ class Outputs:
         return f"masks/{self.names[file]}.png"
 
     def overlay(self, file: str) -> str:
-        """The picture of a file with what was found drawn on it, below the folder."""
+        """The image of a file with what was found drawn on it, below the folder."""
         return f"overlays/{self.names[file]}.jpg"
 
     def is_done(self, file: str, records: Records, stamp: Stamp | None) -> bool:
@@ -147,7 +147,7 @@ class Outputs:
         seconds: float,
         stamp: Stamp | None = None,
     ) -> list[Record]:
-        """Write mask and overlay of a picture and return its records; `values` are those of the classes in the mask."""
+        """Write mask and overlay of an image and return its records; `values` are those of the classes in the mask."""
         table = np.array([0, *(values[name] for name in prediction.names)], np.uint8)
         mask, found = table[prediction.mask], prediction.found()
         entries = [(class_color(values[item.name]), f"{item.name} {item.score:.2f}") for item in found]
@@ -172,14 +172,14 @@ def _is_whole_jpeg(path: Path) -> bool:
 
 
 def overlay_size(height: int, width: int) -> tuple[int, int]:
-    """Height and width at which a picture of that size is drawn, in pixels."""
+    """Height and width at which an image of that size is drawn, in pixels."""
     side = min(max(height, width, OVERLAY_SIDES[0]), OVERLAY_SIDES[1])
     scale = side / max(height, width)
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def draw_overlay(image: RGB, mask: NDArray[np.uint8], entries: Sequence[tuple[Color, str]]) -> RGB:
-    """A picture with its mask filled translucently and outlined, and below it a legend."""
+    """An image with its mask filled translucently and outlined, and below it a legend."""
     shown = fit(image, *overlay_size(*mask.shape))
     drawn = overlay(shown, fit_mask(mask, shown))
     letters = max(LETTERS[0], max(shown.shape) // LETTERS[1])
@@ -187,7 +187,7 @@ def draw_overlay(image: RGB, mask: NDArray[np.uint8], entries: Sequence[tuple[Co
 
 
 def fingerprint(cfg: Config, weights: Path, support: Sequence[SupportClass], root: Path) -> dict[str, Any]:
-    """What predictions depend on: contents of weights and supports, the network; and where the pictures are.
+    """What predictions depend on: contents of weights and supports, the network; and where the images are.
 
     Raises UserError for a file that cannot be read.
     """
@@ -241,7 +241,7 @@ def make_plan(
 
     With `overwrite` all files are. Otherwise those that an earlier run of the same settings has done are kept, as long
     as they have not changed, and UserError is raised if the folder holds the results of other settings. What was made
-    of pictures that are called otherwise now is stale.
+    of images that are called otherwise now is stale.
     """
     path = folder / SETTINGS
     same = not path.exists() or _read_settings(path) == settings
@@ -268,7 +268,7 @@ def make_plan(
 
 
 def begin(plan: PredictionPlan) -> None:
-    """Write down what a run is about, and remove what is stale, before the first picture; one process calls this."""
+    """Write down what a run is about, and remove what is stale, before the first image; one process calls this."""
     folder = plan.outputs.folder
     if _read_settings(folder / SETTINGS) != plan.settings:
         atomic_write(folder / SETTINGS, json.dumps(plan.settings, indent=1) + "\n")
@@ -306,9 +306,9 @@ def _remove_stale(outputs: Outputs, known: Mapping[str, Record]) -> None:
 def segment_files(
     predictor: Predictor, plan: PredictionPlan, files: Sequence[str], part: Part, batch: int
 ) -> Iterator[tuple[int, list[str]]]:
-    """Segment some of the pictures that are left, `batch` at a time, and write what is found.
+    """Segment some of the images that are left, `batch` at a time, and write what is found.
 
-    Yields after each batch the number of its pictures and a line for each that cannot be read.
+    Yields after each batch the number of its images and a line for each that cannot be read.
     """
     for start in range(0, len(files), batch):
         before = perf_counter()

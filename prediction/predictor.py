@@ -1,4 +1,4 @@
-"""Segment pictures of one's own: the supports once, then any number of queries.
+"""Segment images of one's own: the supports once, then any number of queries.
 
 predictor = Predictor.from_checkpoint("config.yaml", "best_1shot.pth")
 predictor.set_support(["cat1.jpg", "cat2.jpg"], ["cat1.png", "cat2.png"])
@@ -22,8 +22,8 @@ from torch import Tensor
 
 from engine.optim import autocast
 from model.build import build_model
-from model.hmnet import Embedded, HMNet, SupportState
 from model.inference import FeatureCache, merge_classes, prepare_inference, stack
+from model.methods.hmnet import Embedded, HMNet, SupportState
 from model.released import load_weights
 from model.resize import resize
 from prediction.shared import complete, open_shared
@@ -41,11 +41,11 @@ Box: TypeAlias = Sequence[float]  # left, top, right, bottom in pixels, the last
 MaskSource: TypeAlias = "ImageSource | tuple[ImageSource, int] | list[Box]"
 
 KNOWN = 64  # classes of support that are remembered
-LARGE = 2  # times the network's size above which pictures are averaged down, not sampled
+LARGE = 2  # times the network's size above which images are averaged down, not sampled
 
 
 class Found(NamedTuple):
-    """One class found in one picture."""
+    """One class found in one image."""
 
     name: str
     value: int  # in the mask
@@ -56,7 +56,7 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is where in one picture, at its own size."""
+    """What is where in one image, at its own size."""
 
     names: tuple[str, ...]
     mask: NDArray[np.uint8]  # (h, w): 0 background, i + 1 where names[i] is
@@ -94,10 +94,10 @@ class Prediction:
 
 
 class Predictor:
-    """Segments in pictures what support pictures show.
+    """Segments in images what support images show.
 
     Args: a network, which is folded in place; the side of the square that it sees; the number of shots that it was
-    built for; device; config key `amp`; megabytes for the features of pictures, to know them when they come again.
+    built for; device; config key `amp`; megabytes for the features of images, to know them when they come again.
     """
 
     def __init__(
@@ -129,10 +129,10 @@ class Predictor:
         images: Sequence[ImageSource] | Mapping[str, tuple[Sequence[ImageSource], Sequence[MaskSource]]],
         masks: Sequence[MaskSource] | None = None,
     ) -> None:
-        """Show what to look for: pictures and the mask of each, or several classes as {name: (pictures, masks)}.
+        """Show what to look for: images and the mask of each, or several classes as {name: (images, masks)}.
 
-        A picture is a file, a PIL image, an array or a tensor of any size; a mask is a binary picture of that size, a
-        tuple (index picture, class), or a list of boxes. Any number of pictures will do for a class. Raises UserError
+        An image is a file, a PIL image, an array or a tensor of any size; a mask is a binary image of that size, a
+        tuple (index image, class), or a list of boxes. Any number of images will do for a class. Raises UserError
         for what cannot be read, sizes that differ, and masks without an object; the former support then stays.
         """
         classes = images if isinstance(images, Mapping) else {SINGLE: (images, [] if masks is None else masks)}
@@ -141,12 +141,12 @@ class Predictor:
         self.states = {name: self._encode(name, *pair) for name, pair in classes.items()}
 
     def predict(self, image: ImageSource) -> Prediction:
-        """Look for the support's classes in one picture of any size; UserError if it cannot be read."""
+        """Look for the support's classes in one image of any size; UserError if it cannot be read."""
         return self.predict_batch([image])[0]
 
     @torch.inference_mode()
     def predict_batch(self, images: Sequence[ImageSource]) -> list[Prediction]:
-        """The same for several pictures, of any sizes, in one pass through the network."""
+        """The same for several images, of any sizes, in one pass through the network."""
         pictures = [read_image(image) for image in images]
         features = self.embed_queries(pictures)
         with self.autocast():
@@ -159,7 +159,7 @@ class Predictor:
 
     @torch.inference_mode()
     def embed_queries(self, images: Sequence[ImageSource]) -> Embedded:
-        """Pictures as the trunk takes them; UserError without a support and for a picture that cannot be read."""
+        """Images as the trunk takes them; UserError without a support and for an image that cannot be read."""
         if not self.states:
             raise UserError("no support is set; call set_support first")
         queries = torch.stack([self._network_input(read_image(image)) for image in images])
@@ -167,7 +167,7 @@ class Predictor:
             return self._embed(queries, "query")
 
     def prediction(self, names: tuple[str, ...], margins: Tensor, size: tuple[int, ...]) -> Prediction:
-        """Margins of the classes over the background (classes, f, f) to what is found in a picture of that size.
+        """Margins of the classes over the background (classes, f, f) to what is found in an image of that size.
 
         For one class the probability is the softmax of the network's two scores; several compete in one softmax with
         the background at margin 0. As in testing, scores are first resized to what the network saw.
@@ -180,11 +180,11 @@ class Predictor:
     @torch.inference_mode()
     def _encode(self, name: str, images: Sequence[ImageSource], masks: Sequence[MaskSource]) -> SupportState:
         if not len(images) or len(images) != len(masks):
-            raise UserError(f"support of {name!r}: {len(images)} pictures and {len(masks)} masks; give a mask for each")
+            raise UserError(f"support of {name!r}: {len(images)} images and {len(masks)} masks; give a mask for each")
         shots, shot_masks = [], []
         for number, (image, mask) in enumerate(zip(images, masks, strict=True), 1):
             picture = read_image(image)
-            where = str(image) if isinstance(image, str | Path) else f"picture {number}"
+            where = str(image) if isinstance(image, str | Path) else f"image {number}"
             where += "" if name == SINGLE else f" of {name!r}"
             shots.append(self._network_input(picture))
             shot_masks.append(torch.from_numpy(self._network_mask(mask, picture.shape[:2], where)))
@@ -203,14 +203,14 @@ class Predictor:
         return state
 
     def _embed(self, pictures: Tensor, role: Literal["query", "support"]) -> Embedded:
-        """Pictures (B, 3, size, size) as the trunk takes them in one role, each from memory if it came before."""
+        """Images (B, 3, size, size) as the trunk takes them in one role, each from memory if it came before."""
         if not self.cache.budget:
             return self.model.embed(self.model.features(pictures.to(self.device)), role)
         names = [_digest(picture) for picture in pictures]
         return stack([getattr(found, role) for found in self.cache.features(names, pictures.to(self.device))])
 
     def _network_input(self, picture: NDArray[np.uint8]) -> Tensor:
-        """A picture (h, w, 3) as in testing, (3, size, size); a much larger one is averaged first, not to alias."""
+        """An image (h, w, 3) as in testing, (3, size, size); a much larger one is averaged first, not to alias."""
         height, width = (min(side, LARGE * self.size) for side in picture.shape[:2])
         if (height, width) != picture.shape[:2]:
             picture = np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
@@ -251,9 +251,9 @@ def find_config(weights: Path) -> Path:
 
 
 def object_mask(source: MaskSource, size: tuple[int, ...], where: str) -> NDArray[np.uint8]:
-    """The object (h, w) that a mask or boxes mark in a picture of size (h, w): 1, 255 not to be judged, else 0.
+    """The object (h, w) that a mask or boxes mark in an image of size (h, w): 1, 255 not to be judged, else 0.
 
-    `where` names the picture in the UserError that a misfit raises.
+    `where` names the image in the UserError that a misfit raises.
     """
     if isinstance(source, list):
         return mask_from_boxes(source, size, where)
@@ -276,7 +276,7 @@ def object_mask(source: MaskSource, size: tuple[int, ...], where: str) -> NDArra
 
 
 def mask_from_boxes(boxes: Sequence[Any], size: tuple[int, ...], where: str) -> NDArray[np.uint8]:
-    """The mask (h, w) of boxes; UserError for one that is empty or outside of the picture."""
+    """The mask (h, w) of boxes; UserError for one that is empty or outside of the image."""
     mask = np.zeros(size, np.uint8)
     for box in boxes:
         try:

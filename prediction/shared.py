@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from model.build import imagenet_file, load_pretrained
-from model.hmnet import HMNet
+from model.methods.hmnet import HMNet
 from model.released import released_state_dict
 from util.checkpoint import read_checkpoint, read_metadata
 from util.config import Config, load_config

@@ -1,4 +1,4 @@
-"""Support pictures of one's own: a folder of pictures with masks, LabelMe files or boxes."""
+"""Support images of one's own: a folder of images with masks, LabelMe files or boxes."""
 
 import csv
 import io
@@ -15,8 +15,8 @@ import numpy as np
 from dataset.lists import read_class_file
 from dataset.prepare.annotations import class_name
 from dataset.prepare.files import raise_if_any
+from dataset.prepare.image import AnnotatedImage, Size, files_below, find_image, is_image, upright_label
 from dataset.prepare.labelme import read_labelme
-from dataset.prepare.picture import Picture, Size, files_below, find_picture, is_image, upright_label
 from util.errors import UserError, printable
 from util.files import read_text
 from util.mask import SETTLE, InterpretedMask, Label, MaskKind, interpret_mask
@@ -26,7 +26,7 @@ Box = tuple[float, ...]  # left, top, right, bottom in pixels, the last two excl
 
 SINGLE = "object"  # the name of a class where none is given
 BOX_COLUMNS = ("left", "top", "right", "bottom")
-MASK_ENDING = "_mask"  # name_mask.png is the mask of a picture that is itself name.png
+MASK_ENDING = "_mask"  # name_mask.png is the mask of an image that is itself name.png
 
 
 class SupportClass(NamedTuple):
@@ -39,8 +39,8 @@ class SupportClass(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PairedPicture:
-    """A picture and the mask that belongs to it."""
+class PairedImage:
+    """An image and the mask that belongs to it."""
 
     image: Path
     mask: Path
@@ -67,23 +67,23 @@ def read_support(folder: Path, boxes: Path | None = None, kind: MaskKind | None 
     unreadable or contradicts itself.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder of support pictures")
+        raise UserError(f"{folder}: no such folder of support images")
     if boxes:
         return read_boxes(boxes, folder)
     subfolders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if files := _files(folder):
         if filled := [path for path in subfolders if files_below(path)]:
-            raise UserError(f"{folder}: holds {files[0].name} and pictures in {filled[0].name}/; leave one kind there")
+            raise UserError(f"{folder}: holds {files[0].name} and images in {filled[0].name}/; leave one kind there")
         return _read_folder(folder, kind)
     if not subfolders:
-        raise UserError(f"{folder}: no pictures; put in name.jpg with name.png or name.json, or a subfolder per class")
+        raise UserError(f"{folder}: no images; put in name.jpg with name.png or name.json, or a subfolder per class")
     classes = []
     for value, subfolder in enumerate(subfolders, 1):
         name = _class_name(subfolder.name, str(subfolder))
         found = _read_folder(subfolder, kind)
         if len(found) > 1:
             names = ", ".join(item.name for item in found)
-            raise UserError(f"{subfolder}: marks {names}, but a subfolder is one class; put the pictures into {folder}")
+            raise UserError(f"{subfolder}: marks {names}, but a subfolder is one class; put the images into {folder}")
         classes.append(found[0]._replace(name=name, value=value))
     if len({item.name for item in classes}) < len(classes):
         raise UserError(f"{folder}: two subfolders are called the same but for blanks; rename one")
@@ -108,7 +108,7 @@ def _class_name(text: str, where: str) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Pictures, masks and JSON files."""
+    """Images, masks and JSON files."""
     found = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     return sorted(path for path in found if is_image(path) or path.suffix.lower() == ".json")
 
@@ -116,7 +116,7 @@ def _files(folder: Path) -> list[Path]:
 def _read_folder(folder: Path, kind: MaskKind | None) -> list[SupportClass]:
     files = _files(folder)
     if not files:
-        raise UserError(f"{folder}: no pictures; put in name.jpg with name.png, or with LabelMe's name.json")
+        raise UserError(f"{folder}: no images; put in name.jpg with name.png, or with LabelMe's name.json")
     annotations = [path for path in files if path.suffix.lower() == ".json"]
     pictures = [path for path in files if path not in annotations]
     if annotations:
@@ -125,14 +125,14 @@ def _read_folder(folder: Path, kind: MaskKind | None) -> list[SupportClass]:
             if any(path != other and path.stem.removesuffix(MASK_ENDING) == other.stem for other in pictures):
                 mask = path.with_suffix(".png").name
                 raise UserError(f"{folder}: {mask} is a mask, {annotations[0].name} of LabelMe; remove one kind")
-        return _by_class(collection.pictures, dict(enumerate(collection.classes, 1)))
+        return _by_class(collection.images, dict(enumerate(collection.classes, 1)))
     pairs, complaints = pair_masks(pictures, kind)
     names = folder / "classes.txt"
     return _by_class(pairs, read_class_file(names) if names.is_file() else {}, complaints)
 
 
-def pair_masks(images: Sequence[Path], kind: MaskKind | None = None) -> tuple[list[PairedPicture], list[str]]:
-    """Find the mask of every picture of one folder; and a complaint for each picture without one, and each bad mask.
+def pair_masks(images: Sequence[Path], kind: MaskKind | None = None) -> tuple[list[PairedImage], list[str]]:
+    """Find the mask of every image of one folder; and a complaint for each image without one, and each bad mask.
 
     `name_mask.png` is a mask by its name; of two files that are both called `name` the one that looks like one is.
     """
@@ -149,7 +149,7 @@ def pair_masks(images: Sequence[Path], kind: MaskKind | None = None) -> tuple[li
             if len(files) > 2:
                 raise UserError(f"{files[0]}: {files[1].name} and {files[2].name} have its name too; rename one")
             mask, content = _choose(masks, kind)
-            pairs.append(PairedPicture(next(file for file in pictures if file != mask), mask, content))
+            pairs.append(PairedImage(next(file for file in pictures if file != mask), mask, content))
         except UserError as error:
             complaints.append(str(error))
     return pairs, complaints
@@ -179,7 +179,7 @@ def _choose(files: Sequence[Path], kind: MaskKind | None) -> tuple[Path, Interpr
     raise UserError(f"{files[0]}, {files[1].name}: {both} like a mask; call the one that is {name}")
 
 
-def _check_looks(pairs: Sequence[PairedPicture]) -> None:
+def _check_looks(pairs: Sequence[PairedImage]) -> None:
     """Warn once of masks that were taken for something; UserError where those of one folder differ in kind."""
     notes = [f"{pair.mask}: {pair.content.note}" for pair in pairs if pair.content.note]
     if notes:
@@ -195,7 +195,9 @@ def _check_looks(pairs: Sequence[PairedPicture]) -> None:
         raise UserError(f"{colored[0].mask}: its object has another colour than that of {other}; {SETTLE}")
 
 
-def _by_class(pictures: Sequence[Picture], names: dict[int, str], complaints: Sequence[str] = ()) -> list[SupportClass]:
+def _by_class(
+    pictures: Sequence[AnnotatedImage], names: dict[int, str], complaints: Sequence[str] = ()
+) -> list[SupportClass]:
     shown: dict[int, list[tuple[Path, Label]]] = {}
     complaints = list(complaints)
     for picture in pictures:
@@ -210,8 +212,8 @@ def _by_class(pictures: Sequence[Picture], names: dict[int, str], complaints: Se
         for value in values:
             mask = np.where(label == IGNORE, IGNORE, label == value).astype(np.uint8)
             shown.setdefault(value, []).append((picture.image, mask))
-    raise_if_any(complaints, "support pictures")
-    _check_looks([picture for picture in pictures if isinstance(picture, PairedPicture)])
+    raise_if_any(complaints, "support images")
+    _check_looks([picture for picture in pictures if isinstance(picture, PairedImage)])
     names = names or {value: SINGLE if len(shown) == 1 else f"class_{value}" for value in shown}
     if nameless := sorted(shown.keys() - names.keys()):
         raise UserError(
@@ -224,7 +226,7 @@ def _by_class(pictures: Sequence[Picture], names: dict[int, str], complaints: Se
 
 
 def read_boxes(path: Path, folder: Path) -> list[SupportClass]:
-    """The classes of a CSV file of boxes in pictures below a folder; UserError names the line that is wrong."""
+    """The classes of a CSV file of boxes in images below a folder; UserError names the line that is wrong."""
     wanted = ",".join(("file", *BOX_COLUMNS))
     boxes: dict[str, dict[Path, list[Box]]] = {}
     reader = csv.reader(io.StringIO(read_text(path, "CSV file")), skipinitialspace=True)
@@ -244,7 +246,7 @@ def read_boxes(path: Path, folder: Path) -> list[SupportClass]:
             file = record.get("file", "")
             if box is None or len(record) < len(fields) or not file or printable(file) != file:
                 raise UserError(f"{path}:{start}: should be {wanted} and perhaps class, with that as the first line")
-            image = find_picture(file, [folder]) or folder / file
+            image = find_image(file, [folder]) or folder / file
             name = _class_name(record.get("class") or SINGLE, f"{path}:{start}")
             boxes.setdefault(name, {}).setdefault(image, []).append(box)
     except csv.Error as error:

@@ -16,8 +16,8 @@ from PIL import Image
 from dataset.lists import read_class_file, read_list
 from dataset.prepare.annotations import CocoFile, LabelMeFile, parse
 from dataset.prepare.files import raise_if_any
+from dataset.prepare.image import upright_label
 from dataset.prepare.labelme import read_labelme
-from dataset.prepare.picture import upright_label
 from dataset.prepare.sources import read_label_map, read_part, read_source
 from prediction.manifest import read_manifest
 from prediction.support import read_boxes
@@ -97,7 +97,7 @@ def one_line(function: Callable[[], Any]) -> bool:
         return False
 
 
-def picture(folder: Path, name: str = "a.jpg") -> Path:
+def image(folder: Path, name: str = "a.jpg") -> Path:
     path = folder / name
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +157,7 @@ def test_voc_lists(tmp_path: Path, capsys: Any) -> None:
 
 
 def test_boxes(tmp_path: Path, capsys: Any) -> None:
-    picture(tmp_path)
+    image(tmp_path)
     head = "file,left,top,right,bottom,class\n"
     rows = st.lists(st.lists(words | numbers.map(str), max_size=7).map(",".join), max_size=4).map("\n".join)
     search(
@@ -169,22 +169,22 @@ def test_boxes(tmp_path: Path, capsys: Any) -> None:
 
 
 def test_coco(tmp_path: Path, capsys: Any) -> None:
-    picture(tmp_path)
+    image(tmp_path)
 
     def read(path: Path) -> None:
         parse(CocoFile, path, "COCO")
-        for item in read_source(path, None, 1).pictures:
+        for item in read_source(path, None, 1).images:
             upright_label(item)
 
     search(dumped(coco | json_values) | st.binary(max_size=80), tmp_path / "coco.json", read, capsys)
 
 
 def test_labelme(tmp_path: Path, capsys: Any) -> None:
-    picture(tmp_path)
+    image(tmp_path)
 
     def read(path: Path) -> None:
         parse(LabelMeFile, path, "LabelMe")
-        for item in read_labelme(tmp_path, [path], None).pictures:
+        for item in read_labelme(tmp_path, [path], None).images:
             upright_label(item)
 
     search(dumped(labelme | json_values) | st.binary(max_size=80), tmp_path / "a.json", read, capsys)

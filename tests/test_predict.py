@@ -22,7 +22,7 @@ from prediction.manifest import Part, Record, read_manifest
 from prediction.outputs import is_ours
 from prediction.predictor import Predictor
 from tests.processes import run_processes, start_processes
-from tests.toy import ROOT, draw_picture, generator, write_experiment
+from tests.toy import ROOT, draw_image, generator, write_experiment
 from util.errors import UserError
 from util.files import claimed
 
@@ -37,9 +37,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def support(tmp_path: Path) -> Path:
-    """Two classes, each with two pictures in a subfolder."""
+    """Two classes, each with two images in a subfolder."""
     for number, class_id in enumerate(COLORS * 2):
-        image, mask = draw_picture(generator(), 40, 50, [class_id])
+        image, mask = draw_image(generator(), 40, 50, [class_id])
         folder = tmp_path / "support" / f"thing{class_id}"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / f"{number}.jpg")
@@ -48,7 +48,7 @@ def support(tmp_path: Path) -> Path:
 
 
 def scene(height: int = 40, width: int = 52) -> np.ndarray:
-    return draw_picture(generator(), height, width, list(COLORS))[0]
+    return draw_image(generator(), height, width, list(COLORS))[0]
 
 
 def write_photos(folder: Path, count: int) -> Path:
@@ -87,7 +87,7 @@ def read(path: Path) -> np.ndarray:
 
 
 def write_odd_pictures(folder: Path) -> dict[str, tuple[int, int]]:
-    """Pictures of all kinds; their heights and widths as shown."""
+    """Images of all kinds; their heights and widths as shown."""
     folder.mkdir()
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned clockwise
@@ -107,7 +107,7 @@ def write_odd_pictures(folder: Path) -> dict[str, tuple[int, int]]:
     return {path.name: sizes.get(path.name, (40, 52)) for path in folder.iterdir()} | {"turned.jpg": (52, 40)}
 
 
-def test_pictures_of_all_kinds(run: Any, weights: Path, support: Path, tmp_path: Path) -> None:
+def test_images_of_all_kinds(run: Any, weights: Path, support: Path, tmp_path: Path) -> None:
     sizes = write_odd_pictures(tmp_path / "photos")
     assert run("--batch", 3) == 0
     assert (tmp_path / "out/classes.txt").read_text() == "1 thing3\n2 thing5\n"
@@ -170,21 +170,21 @@ def test_boxes_as_supports(run: Any, tmp_path: Path) -> None:
         run("--boxes", file, "--out", tmp_path / "other")
 
 
-def test_unreadable_pictures_are_told_at_the_end(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_images_are_told_at_the_end(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = write_photos(tmp_path / "photos", 4)
     (photos / "1.jpg").write_bytes((photos / "1.jpg").read_bytes()[:400])
-    (photos / "text.png").write_text("no picture")
+    (photos / "text.png").write_text("no image")
     assert run("--html", "--batch", 2) == 1
     printed = capsys.readouterr()
-    assert "3 pictures segmented" in printed.out
-    assert "2 pictures could not be read:" in printed.err
+    assert "3 images segmented" in printed.out
+    assert "2 images could not be read:" in printed.err
     assert re.search(r"photos/1\.jpg: .*\n.*photos/text\.png: ", printed.err)
     assert {record["file"] for record in manifest(tmp_path)} == {"0.jpg", "2.jpg", "3.jpg"}
     assert "text.png" in (tmp_path / "out/index.html").read_text()
     Image.fromarray(scene()).save(photos / "text.png")
     (photos / "1.jpg").unlink()
     assert run() == 0
-    assert "1 pictures segmented" in capsys.readouterr().out
+    assert "1 images segmented" in capsys.readouterr().out
     assert len({record["file"] for record in manifest(tmp_path)}) == 4
 
 
@@ -220,7 +220,7 @@ def test_what_is_done_is_left_in_peace(run: Any, tmp_path: Path, support: Path) 
 
 
 def killed_at(picture: int) -> int:
-    """predict.main, killed when it is about to note the so many-th picture."""
+    """predict.main, killed when it is about to note the so many-th image."""
     append, numbers = Part.append, itertools.count(1)
 
     def note(part: Part, records: Sequence[Record]) -> None:
@@ -275,8 +275,8 @@ def test_from_the_command_line(weights: Path, support: Path, tmp_path: Path) -> 
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*launcher, str(ROOT / script), *words], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("3 pictures segmented") == 1
-    (photos / "3.jpg").write_text("no picture")
+    assert done.stdout.count("3 images segmented") == 1
+    (photos / "3.jpg").write_text("no image")
     alone = [sys.executable, str(ROOT / script), *words]
     done = subprocess.run(alone, env=environment, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.count("\n") == 2 and "3.jpg" in done.stderr
@@ -306,7 +306,7 @@ def test_html_page(run: Any, tmp_path: Path) -> None:
     page = Page()
     text = (tmp_path / "out/index.html").read_text()
     page.feed(text)
-    assert "<script>&'x.jpg" in page.text and "4 pictures." in page.text
+    assert "<script>&'x.jpg" in page.text and "4 images." in page.text
     assert len(page.sources) == 4 and all(source.startswith("data:image/jpeg;base64,") for source in page.sources)
     assert len(text) < 4 * 60_000
     data = base64.b64decode(page.sources[-1].split(",")[1])
@@ -353,7 +353,7 @@ def test_one_run_at_a_time(run: Any, tmp_path: Path) -> None:
     assert run() == 0
 
 
-def test_replaced_and_renamed_pictures(run: Any, tmp_path: Path) -> None:
+def test_replaced_and_renamed_images(run: Any, tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 3)
     assert run() == 0
     masks = tmp_path / "out/masks"

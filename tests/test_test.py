@@ -167,16 +167,16 @@ def test_weights_of_another_fold_are_refused(
     assert "tested although trained on split 0, not 1" in capsys.readouterr().out
 
 
-def test_classes_without_pictures_are_listed_as_not_tested(
+def test_classes_without_images_are_listed_as_not_tested(
     cfg: Config, entry_point: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Class 2 of the novel classes 1 and 2 covers no picture by so many pixels."""
+    """Class 2 of the novel classes 1 and 2 covers no image by so many pixels."""
     for mask in (Path(cfg.data_root) / "SegmentationClassAug").glob("val*.png"):
         values = np.array(Image.open(mask))
         Image.fromarray(np.where(values == 2, 0, values)).save(mask)
     run(entry_point)
     printed = capsys.readouterr().out
-    assert "not tested, as no picture shows enough of them: 2 thing2" in printed
+    assert "not tested, as no image shows enough of them: 2 thing2" in printed
     assert re.search(r"2 thing2 +not drawn", printed)
 
 

@@ -31,7 +31,7 @@ from tests.processes import free_port, run_processes, start_processes
 from tests.toy import ROOT, toy_config, write_toy
 from util.checkpoint import read_checkpoint
 from util.config import Config, load_config
-from util.distributed import World, connect
+from util.distributed import ProcessGroup, connect
 from util.errors import UserError
 from util.failures import explain_errors
 
@@ -56,8 +56,8 @@ def config(data: Path, exp: Path, **keys: object) -> Config:
 def run(stage: Any, cfg: Config, *arguments: Any) -> None:
     """What the entry point does after parsing."""
     torch.set_num_threads(1)
-    with explain_errors(), connect(cfg.device) as world:
-        stage(cfg, world, *arguments)
+    with explain_errors(), connect(cfg.device) as process_group:
+        stage(cfg, process_group, *arguments)
 
 
 def last_weights(cfg: Config) -> dict[str, Tensor]:
@@ -156,10 +156,10 @@ def test_validation_scans_once_and_draws_when_its_seed_moves(
     assert called == ["load_index"] * 2 + ["make_episodes"] * draws  # two epochs, validated twice each
 
 
-def test_a_base_class_without_pictures_is_left_out(
+def test_a_base_class_without_images_is_left_out(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every training picture of class 8 shows a novel class too, so none is left of it."""
+    """Every training image of class 8 shows a novel class too, so none is left of it."""
     shutil.copytree(data / "toy", tmp_path / "toy")
     masks = tmp_path / "toy" / "SegmentationClassAug"
     for mask in masks.glob("train*.png"):
@@ -170,7 +170,7 @@ def test_a_base_class_without_pictures_is_left_out(
     cfg = config(tmp_path, tmp_path, epochs=1, SubEpoch_val=False, initmodel=data / "initmodel", batch_size=2)
     run(train.train, cfg)
     printed = capsys.readouterr().out
-    assert printed.count("left out of the draw, as no training picture shows enough of them: 8 thing8") == 1
+    assert printed.count("left out of the draw, as no training image shows enough of them: 8 thing8") == 1
 
 
 def test_more_shots_share_the_folder_with_one(data: Path, tmp_path: Path) -> None:
@@ -211,8 +211,8 @@ def test_the_base_learner_is_validated_as_it_is_tested(data: Path, monkeypatch: 
         fold_batch_norms(network)
 
     monkeypatch.setattr(train_base, "fold_batch_norms", fold)
-    world = World(torch.device("cpu"))
-    found = train_base.measure(model.train(), cfg, world)
+    process_group = ProcessGroup(torch.device("cpu"))
+    found = train_base.measure(model.train(), cfg, process_group)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in seen[0].modules()) and model.training
     assert seen[0].head.conv.weight.is_contiguous(memory_format=torch.channels_last)
     size = 1 + cfg.base_class_count
@@ -224,7 +224,7 @@ def test_the_base_learner_is_validated_as_it_is_tested(data: Path, monkeypatch: 
         counts += train_base.count_pairs(scores.argmax(1)[0], item["label"], size)
     assert found == pytest.approx(train_base.figures(counts), abs=2e-3)
     assert found["miou"] > 0 and {*types} == {torch.float32}
-    train_base.measure(model, toy_config(data, batch_size_val=3, amp="bf16"), world)
+    train_base.measure(model, toy_config(data, batch_size_val=3, amp="bf16"), process_group)
     assert types[-1] == torch.bfloat16
 
 

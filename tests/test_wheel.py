@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.toy import ROOT, draw_picture, generator, toy_config, write_toy, write_weights
+from tests.toy import ROOT, draw_image, generator, toy_config, write_toy, write_weights
 
 SCRIPT = """
 import sys
@@ -20,10 +20,10 @@ from prediction.predictor import Predictor
 from util.config import load_config
 assert Path(util.config.__file__).is_relative_to(sys.prefix), util.config.__file__
 assert load_config(util.config.BASE_DIR / "coco.yaml").num_classes == 80
-config, weights, picture, mask = sys.argv[1:]
+config, weights, image, mask = sys.argv[1:]
 predictor = Predictor.from_checkpoint(config, weights, "cpu")
-predictor.set_support([picture], [mask])
-print(predictor.predict(picture).mask.shape)
+predictor.set_support([image], [mask])
+print(predictor.predict(image).mask.shape)
 """
 
 
@@ -44,7 +44,7 @@ def test_the_wheel_predicts(tmp_path: Path) -> None:
     weights = write_weights(cfg)
     config = cfg.experiment_dir / "config.yaml"
     config.write_text(cfg.to_yaml())
-    image, mask = draw_picture(generator(), 40, 50, [3])
+    image, mask = draw_image(generator(), 40, 50, [3])
     (tmp_path / "support").mkdir()
     picture, label = tmp_path / "support/a.jpg", tmp_path / "support/a.png"
     Image.fromarray(image).save(picture)

@@ -14,7 +14,7 @@ from torch import nn
 from dataset.dataset import test_dataset as episodes_dataset
 from engine.evaluation import make_episodes
 from model.build import build_base_learner, build_model
-from model.hmnet import HMNet
+from model.methods.hmnet import HMNet
 from util.checkpoint import save_checkpoint
 from util.config import Config, load_config
 
@@ -32,10 +32,8 @@ def generator() -> np.random.Generator:
     return np.random.default_rng(int(torch.randint(2**62, ())))
 
 
-def draw_picture(
-    rng: np.random.Generator, height: int, width: int, classes: list[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """A noisy picture (h, w, 3) of one ellipse of each class and its mask (h, w) with a few ignored pixels."""
+def draw_image(rng: np.random.Generator, height: int, width: int, classes: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """A noisy image (h, w, 3) of one ellipse of each class and its mask (h, w) with a few ignored pixels."""
     image = rng.integers(60, 120, (height, width, 3), dtype=np.uint8)
     mask = np.zeros((height, width), np.uint8)
     for number, class_id in enumerate(classes):
@@ -50,7 +48,7 @@ def draw_picture(
 
 
 def write_toy(root: Path, train: int = 24, val: int = 24) -> Path:
-    """Write the VOC layout: 8 classes, two of them in every picture, pictures of various sizes."""
+    """Write the VOC layout: 8 classes, two of them in every image, images of various sizes."""
     rng = generator()
     for folder in ("JPEGImages", "SegmentationClassAug", "ImageSets"):
         (root / folder).mkdir(parents=True)
@@ -59,7 +57,7 @@ def write_toy(root: Path, train: int = 24, val: int = 24) -> Path:
         lines = []
         for number in range(count):
             height, width = rng.integers(36, 64, 2).tolist()
-            image, mask = draw_picture(rng, height, width, [number % 8 + 1, (number + 1 + number // 8) % 8 + 1])
+            image, mask = draw_image(rng, height, width, [number % 8 + 1, (number + 1 + number // 8) % 8 + 1])
             name = f"{mode}{number:03d}"
             Image.fromarray(image).save(root / "JPEGImages" / f"{name}.jpg", quality=95)
             Image.fromarray(mask).save(root / "SegmentationClassAug" / f"{name}.png")

@@ -1,11 +1,11 @@
-"""A page to try the network on: paint one object, find it in other pictures (`make app`, docs/app.md).
+"""A page to try the network on: paint one object, find it in other images (`make app`, docs/app.md).
 
-    python -m tools.app                            # the network and the pictures of `make demo`
+    python -m tools.app                            # the network and the images of `make demo`
     python -m tools.app --weights exp/.../best_1shot.pth --port 7860
 
 It is served to this machine alone, loads nothing from elsewhere and sends nothing anywhere.
-Segment: drop a support picture, paint the object or drag a box, drop pictures to search, press "Find the object".
-Explain: the maps between a picture and its result. Failures: the episodes of a test by IoU, of two by difference.
+Segment: drop a support image, paint the object or drag a box, drop images to search, press "Find the object".
+Explain: the maps between an image and its result. Failures: the episodes of a test by IoU, of two by difference.
 """
 
 import argparse
@@ -26,17 +26,17 @@ QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     limits = Limits()
-    parser = argparse.ArgumentParser(description="Segment pictures in the browser.")
+    parser = argparse.ArgumentParser(description="Segment images in the browser.")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="checkpoint; default: that of `make demo`")
     parser.add_argument("--config", type=Path, metavar="FILE", help="default: what training left by the weights")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--results", type=Path, default=Path("exp"), metavar="DIR", help="tests for Failures (exp)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
-    parser.add_argument("--max-megapixels", type=float, default=limits.megapixels, metavar="N", help="of a picture")
+    parser.add_argument("--max-megapixels", type=float, default=limits.megapixels, metavar="N", help="of an image")
     parser.add_argument("--max-mb", type=int, default=50, metavar="N", help="of an uploaded file")
     parser.add_argument("--max-supports", type=int, default=limits.supports, metavar="N")
     parser.add_argument("--max-queries", type=int, default=limits.queries, metavar="N")
-    parser.add_argument("--cache-mb", type=float, default=1000, metavar="N", help="memory for pictures' features")
+    parser.add_argument("--cache-mb", type=float, default=1000, metavar="N", help="memory for images' features")
     return parser.parse_args()
 
 
@@ -56,14 +56,14 @@ def serve(arguments: argparse.Namespace, folder: Path) -> None:
     os.environ.update(QUIET, GRADIO_TEMP_DIR=str(folder))
     try:
         from tools.browser.layout import appearance, build_page  # gradio reads the environment once
-        from tools.browser.parts import Shop
+        from tools.browser.parts import AppContext
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is not installed; pip install -e '.[app]'") from None
     weights = choose_weights(arguments.weights)
     cfg = load_config(arguments.config or find_config(weights))
     predictor = Predictor.from_checkpoint(cfg, weights, arguments.device, arguments.cache_mb)
     limits = Limits(arguments.max_megapixels, arguments.max_supports, arguments.max_queries)
-    page = build_page(Shop(predictor, cfg, limits, folder, arguments.results)).queue(api_open=False)
+    page = build_page(AppContext(predictor, cfg, limits, folder, arguments.results)).queue(api_open=False)
     print(f"{weights}: http://{ADDRESS}:{arguments.port} (Ctrl-C ends it)", flush=True)
     try:
         page.launch(

@@ -1,6 +1,6 @@
 """How fast the network is and why: `python -m tools.benchmark [--quick] [--config FILE] [--opts key value ...]`.
 
-One run measures the machine's peak in matrix products, every stage of an episode, whole episodes, the picture sizes of
+One run measures the machine's peak in matrix products, every stage of an episode, whole episodes, the image sizes of
 the paper's Table 9, and the scan in plain PyTorch. It writes benchmark.json and benchmark.md. Weights are random: speed
 does not depend on them.
 """
@@ -42,7 +42,7 @@ STEADY = 1.1  # the largest ratio of two measured peaks of a quiet machine
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Measure the network's speed and memory.")
-    parser.add_argument("--quick", action="store_true", help="small pictures, under a minute")
+    parser.add_argument("--quick", action="store_true", help="small images, under a minute")
     parser.add_argument("--config", default=CONFIG, help=f"YAML file of the experiment; default: {CONFIG}")
     parser.add_argument("--out", type=Path, default=Path("exp/benchmark"), help="folder for the results")
     parser.add_argument("--repeats", type=int, default=3, help="calls of which the fastest counts")
@@ -173,19 +173,17 @@ def training_table(result: dict[str, Any]) -> Table:
         seconds, peak = sum(row[part] for part in parts), result["bf16_gflops" if name == "bf16" else "gemm_gflops"]
         cells = (name, f"{seconds:.3f}", f"{cfg['batch_size'] / seconds:.2f}", share(gflop, seconds, peak))
         table.rows.append((*cells, *(f"{row[part]:.3f}" for part in parts), f"{row['peak_memory_mb']:.0f}"))
-        pictures = cfg["batch_size"] * (1 + cfg["shot"]) / seconds
-        workers = ceil(pictures / result["loading"]["pictures_per_second"])
-        table.notes.append(f"{name}: takes {pictures:.1f} pictures/s; {workers} loader worker(s) keep up with it.")
-    loading = (
-        "A loader worker: {pictures_per_second:.1f} pictures/s, of generated JPEG files of {size} x {size} pixels."
-    )
+        images = cfg["batch_size"] * (1 + cfg["shot"]) / seconds
+        workers = ceil(images / result["loading"]["pictures_per_second"])
+        table.notes.append(f"{name}: takes {images:.1f} images/s; {workers} loader worker(s) keep up with it.")
+    loading = "A loader worker: {pictures_per_second:.1f} images/s, of generated JPEG files of {size} x {size} pixels."
     table.notes.append(loading.format(**result["loading"]))
     return table
 
 
 def size_table(result: dict[str, Any]) -> Table:
-    """Cold seconds and peak memory over picture sizes."""
-    table = Table("Picture sizes (the paper's Table 9)", ("size", "grid", *(f"{f} s (MB)" for f in result["sweep"])))
+    """Cold seconds and peak memory over image sizes."""
+    table = Table("Image sizes (the paper's Table 9)", ("size", "grid", *(f"{f} s (MB)" for f in result["sweep"])))
     for row in zip(*(swept["points"] for swept in result["sweep"].values()), strict=True):
         cells = (f"{p['cold']:.2f} ({p['peak_memory_mb']:.0f})" if "cold" in p else "failed" for p in row)
         table.rows.append((str(row[0]["size"]), str(row[0]["feature_size"]), *cells))

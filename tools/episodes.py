@@ -1,6 +1,6 @@
 """A benchmark's test episodes from its lists alone: `python -m tools.episodes NAME --out FILE`.
 
-A line each: the class, the query, the supports in drawing order. No picture is read, unless the benchmark has no lists.
+A line each: the class, the query, the supports in drawing order. No image is read, unless the benchmark has no lists.
 """
 
 import argparse

@@ -22,8 +22,8 @@ from tqdm import tqdm
 from dataset.dataset import test_dataset
 from dataset.index import class_names
 from engine.evaluation import EpisodeSet, Outcome, find_weights, make_episodes, run_episodes
-from model.hmnet import HMNet
 from model.inference import load_network
+from model.methods.hmnet import HMNet
 from tools.paper.analysis import enhancement, state_cosines, visits
 from tools.paper.history import as_rows, read_bars, read_course, short_names
 from tools.paper.plots import draw_bars, draw_curves, draw_enhancement, draw_states, save
@@ -31,7 +31,7 @@ from tools.paper.published import published
 from tools.paper.runs import COMPONENTS
 from tools.paper.table import Table
 from util.config import Config, load_config
-from util.distributed import World, pick_device
+from util.distributed import ProcessGroup, pick_device
 from util.errors import UserError, run_main
 from util.files import atomic_write
 from util.image import RGB, resize_image
@@ -134,30 +134,30 @@ def panels(arguments: argparse.Namespace) -> list[Path]:
     outcomes: list[list[Outcome]] = []
     for cfg in (first, second):
         seen: list[Outcome] = []
-        run_episodes(trained_network(cfg), cfg, episode_set, World(pick_device(cfg.device)), observe=seen.append)
+        run_episodes(trained_network(cfg), cfg, episode_set, ProcessGroup(pick_device(cfg.device)), observe=seen.append)
         outcomes.append(sorted(seen, key=lambda outcome: outcome.number))
-    classes, pictures, rows = class_names(first), [], []
+    classes, images, rows = class_names(first), [], []
     for episode, *both in zip(episode_set.episodes, *outcomes, strict=True):
-        shots, query, truth = both[0].pictures(episode_set.files)
+        shots, query, truth = both[0].images(episode_set.files)
         predictions = {n: (o.prediction.cpu().numpy(), o.iou) for n, o in zip(names, both, strict=True)}
         shown = classes[episode.class_id]
-        pictures.append(episode_panel(shots, query, truth, predictions, shown))
+        images.append(episode_panel(shots, query, truth, predictions, shown))
         iou = {name: value for name, (_, value) in predictions.items()}
         rows.append({"query": both[0].names[0], "support": both[0].names[1:], "class": shown, "iou": iou})
     content = {**about("figure 4", (first, second), episode_set), "rows": rows}
     written = [arguments.out / f"figure4.{suffix}" for suffix in ("pdf", "png", "json")]
     for path in written[:2]:
-        atomic_write(path, encode_image(stack(pictures), path.suffix))
+        atomic_write(path, encode_image(stack(images), path.suffix))
     atomic_write(written[2], json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return written
 
 
-def stack(pictures: Sequence[RGB]) -> RGB:
-    """Pictures one below the other, flush left."""
-    width = max(picture.shape[1] for picture in pictures)
-    sheet = np.full((sum(p.shape[0] for p in pictures) + GAP * (len(pictures) - 1), width, 3), PAPER, np.uint8)
+def stack(images: Sequence[RGB]) -> RGB:
+    """Images one below the other, flush left."""
+    width = max(picture.shape[1] for picture in images)
+    sheet = np.full((sum(p.shape[0] for p in images) + GAP * (len(images) - 1), width, 3), PAPER, np.uint8)
     top = 0
-    for picture in pictures:
+    for picture in images:
         sheet[top : top + picture.shape[0], : picture.shape[1]] = picture
         top += picture.shape[0] + GAP
     return sheet
@@ -182,7 +182,7 @@ def states(arguments: argparse.Namespace) -> list[Path]:
         "series": series,
         "published": published("figure5_hidden_state"),
     }
-    picture = support_picture(configs[0], episode_set)
+    picture = support_image(configs[0], episode_set)
     return save(arguments.out / "figure5", lambda: draw_states(numbers, maps, picture), numbers)
 
 
@@ -281,10 +281,10 @@ def moments(values: Sequence[Tensor]) -> list[dict[str, float | None]]:
     return [{"mean": fmean(column), "std": stdev(column) if len(column) > 1 else None} for column in columns]
 
 
-def support_picture(cfg: Config, episode_set: EpisodeSet) -> RGB:
+def support_image(cfg: Config, episode_set: EpisodeSet) -> RGB:
     """The first support of the first episode with its mask."""
     item = test_dataset(cfg, *episode_set)[0]
-    image = episode_set.files.picture(item["names"][1]).astype(np.float32)
+    image = episode_set.files.image(item["names"][1]).astype(np.float32)
     square = resize_image(image, cfg.val_size, cfg.val_size).round().clip(0, 255).astype(np.uint8)
     return overlay(square, item["support_mask"][0].numpy())
 

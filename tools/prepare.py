@@ -60,12 +60,12 @@ def _describe_official(parser: argparse.ArgumentParser) -> None:
 
 
 def _describe_custom(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, metavar="SRC", help="folder, or JSON file, with pictures and annotations")
+    parser.add_argument("source", type=Path, metavar="SRC", help="folder, or JSON file, with images and annotations")
     parser.add_argument("--out", type=Path, required=True, help="folder to build in")
     parser.add_argument("--name", help="name of the data set; default: that of the folder")
     parser.add_argument("--folds", type=int, help="number of folds; default: 4, or the number of classes if smaller")
     parser.add_argument("--val", type=float, default=0.2, metavar="SHARE", help="of the images for validation (0.2)")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="the pictures, where they are not beside the JSON")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="the images, where they are not beside the JSON")
     parser.add_argument("--mask", choices=get_args(MaskKind), help="what masks are, where that cannot be seen")
     _add_workers(parser)
 

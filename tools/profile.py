@@ -14,9 +14,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from model.build import build_model, encoder
-from model.hmnet import HMNet
-from model.mamba import SelectiveScan
-from model.trunk import Trunk
+from model.methods.hmnet import HMNet
+from model.parts.mamba import SelectiveScan
+from model.parts.trunk import Trunk
 from tools.measure import count_flops, in_fresh_process, machine, parameter_count
 from tools.paper.published import published
 from tools.paper.table import Table
@@ -33,7 +33,7 @@ EXPLANATION = (
     "(x_proj, dt_proj, its bias, A, skip: 0.168 M a block) nor what is computed with them, and take both branches of "
     "every block as computed in full.",
     "FLOPs here: a multiply-add is two; norms, activations and resizes are left out; one backbone pass for each of the "
-    "two pictures; the support scanned once, not in front of each of the 16 patches; nothing of what only feeds the "
+    "two images; the support scanned once, not in front of each of the 16 patches; nothing of what only feeds the "
     "last block's support output.",
     "Frames per second are cold episodes (query and support new) on this machine's processor, the paper's on one V100.",
 )

@@ -1,4 +1,4 @@
-"""The picture of the page in docs/app.md, made again: `python -m tools.screenshot` after `make demo`.
+"""The image of the page in docs/app.md, made again: `python -m tools.screenshot` after `make demo`.
 
 Needs `pip install -e '.[browser]'` and Chromium. Serves the page with the demo's network, asks for an example, lets it
 be segmented, and writes what the browser shows.
@@ -23,7 +23,7 @@ COLORS = 256
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Write a picture of the page.")
+    parser = argparse.ArgumentParser(description="Write an image of the page.")
     parser.add_argument("--out", type=Path, default=Path("docs/app.png"), metavar="FILE")
     parser.add_argument("--example", type=int, default=1, metavar="N", help="which of the examples, from 1")
     parser.add_argument("--port", type=int, default=7869)
@@ -61,7 +61,7 @@ def photograph(url: str, arguments: argparse.Namespace) -> bytes:
 
 
 def main() -> None:
-    """Write the picture with a palette, which is a third of the size."""
+    """Write the image with a palette, which is a third of the size."""
     arguments = parse_arguments()
     with subprocess.Popen([sys.executable, "-m", "tools.app", "--port", str(arguments.port)]) as process:
         try:

@@ -1,6 +1,6 @@
 """A recipe without a look at novel classes: `python -m tools.search --config FILE --try key=value[,key=value] ...`.
 
-Trains the config as it is and with each change, and tests all of them, with the support check, on base-class pictures
+Trains the config as it is and with each change, and tests all of them, with the support check, on base-class images
 that no training saw. Prints them side by side, the first ahead of the others; what is done already is not done again.
 """
 

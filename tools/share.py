@@ -38,7 +38,7 @@ tags: [few-shot-segmentation, hmnet]
 
 # HMNet, {data_set}, fold {split}, {shot} shot
 
-A network of *{paper}*: it segments in a picture what a few others show, also classes that it never saw.
+A network of *{paper}*: it segments in an image what a few others show, also classes that it never saw.
 
 {about}
 {figures}
@@ -119,7 +119,7 @@ def model_card(cfg: Config, results: Sequence[dict[str, Any]], licence: str, nam
         ("backbone", cfg.backbone_name),
         ("shots that it is trained for", str(cfg.trained_shot or cfg.shot)),
         ("ensemble with a base learner", "yes" if cfg.ensemble else "no"),
-        ("side of the pictures that it sees", f"{cfg.val_size} pixels"),
+        ("side of the images that it sees", f"{cfg.val_size} pixels"),
     ]
     tests = Table("Figures on novel classes", ("test", "seeds", "episodes", "mIoU", "FB-IoU"))
     for content in results:

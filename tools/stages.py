@@ -1,4 +1,4 @@
-"""The network's stages and whole episodes as things to be measured: random weights, random pictures."""
+"""The network's stages and whole episodes as things to be measured: random weights, random images."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from engine.optim import autocast
 from model.build import build_model, from_config
-from model.ensemble import gram
-from model.hmnet import HMNet
 from model.inference import MEGABYTE, FeatureCache, prepare_inference, stack
-from model.mamba import MambaBlock, SelfBlock
-from model.order import plain_orders
+from model.methods.hmnet import HMNet
+from model.parts.ensemble import gram
+from model.parts.mamba import MambaBlock, SelfBlock
+from model.parts.order import plain_orders
 from tools.measure import count_flops, peak_memory, timed
 from util.config import Config
 
@@ -42,7 +42,7 @@ class Stage(NamedTuple):
 
 
 def random_images(size: int, shot: int, device: torch.device | None = None) -> Images:
-    """Noise of the size of pictures, normalised as they are, and masks that are half foreground."""
+    """Noise of the size of images, normalised as they are, and masks that are half foreground."""
     mask = torch.zeros(1, shot, size, size, device=device)
     mask[..., size // 4 : 3 * size // 4] = 1
     query, support = (torch.randn(1, *shape, size, size, device=device) for shape in ((3,), (shot, 3)))
@@ -198,7 +198,7 @@ def measure_scan(cfg: Config, backend: str, repeats: int) -> dict[str, Any]:
 
 @torch.inference_mode()
 def measure_episodes(cfg: Config, sizes: Mapping[int, int], repeats: int) -> list[dict[str, Any]]:
-    """Whole episodes as test.py runs them, for each picture size and its side of the trunk's grid, smallest first.
+    """Whole episodes as test.py runs them, for each image size and its side of the trunk's grid, smallest first.
 
     Cold, with the features of the images at hand, and with the support known. To be called in a process of its own,
     whose peak memory is then that of the largest episode so far.

@@ -1,4 +1,4 @@
-"""A step of training as a thing to be measured: random weights, noise for pictures."""
+"""A step of training as a thing to be measured: random weights, noise for images."""
 
 from time import perf_counter
 

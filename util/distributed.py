@@ -25,7 +25,7 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class World:
+class ProcessGroup:
     """This process among all of the run; one process alone needs no connection, and every method still works."""
 
     device: torch.device
@@ -42,7 +42,7 @@ class World:
         """What tqdm calls `disable`: a bar in the first process alone, and where someone looks."""
         return None if self.is_main else True
 
-    def sum(self, values: Tensor) -> Tensor:
+    def all_reduce(self, values: Tensor) -> Tensor:
         """The sum over processes, in place; exact for integers."""
         if self.size > 1:
             dist.all_reduce(values)
@@ -50,7 +50,7 @@ class World:
 
     def any(self, *flags: bool) -> list[bool]:
         """For each flag, whether it is set in any process."""
-        return (self.sum(torch.tensor(flags, dtype=torch.int64)) > 0).tolist()
+        return (self.all_reduce(torch.tensor(flags, dtype=torch.int64)) > 0).tolist()
 
     def gather(self, value: Value) -> list[Value]:
         """The values of all processes in rank order, in every process."""
@@ -59,14 +59,14 @@ class World:
             dist.all_gather_object(values, value)
         return values
 
-    def share(self, value: Value) -> Value:
+    def broadcast(self, value: Value) -> Value:
         """The first process's value, in every process."""
         box = [value]
         if self.size > 1:
             dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def share_buffers(self, model: nn.Module) -> None:
+    def broadcast_buffers(self, model: nn.Module) -> None:
         """Give every process the first one's buffers, such as the running statistics of batch norms."""
         if self.size > 1:
             for buffer in model.buffers():
@@ -100,29 +100,31 @@ class World:
 
 
 @contextmanager
-def connect(device: str = "auto") -> Iterator[World]:
+def connect(device: str = "auto") -> Iterator[ProcessGroup]:
     """Join the processes that torchrun started, or be the only one; `device` is the config key.
 
     OpenCV then runs as many threads as PyTorch, which follows OMP_NUM_THREADS; by itself it takes all processors.
     Raises UserError when the device does not exist or the processes do not find each other.
     """
     rank, size, local = (int(os.environ.get(key, default)) for key, default in DEFAULTS.items())
-    world = World(pick_device(device, local, size), rank, size)
+    process_group = ProcessGroup(pick_device(device, local, size), rank, size)
     if cv2.getNumThreads() != torch.get_num_threads():
         cv2.setNumThreads(torch.get_num_threads())
-    if world.device.type == "cuda":
-        torch.cuda.set_device(world.device)
+    if process_group.device.type == "cuda":
+        torch.cuda.set_device(process_group.device)
     if size == 1:
-        yield world
+        yield process_group
         return
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if world.device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if process_group.device.type == "cuda" else "gloo", timeout=TIMEOUT
+        )
     except (RuntimeError, ValueError) as error:
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         reason = str(error).splitlines()[0]
         raise UserError(f"process {rank} cannot meet the others at {place}, try another port: {reason}") from error
     try:
-        yield world
+        yield process_group
     except SystemExit:
         dist.destroy_process_group()
         raise

@@ -42,7 +42,7 @@ def explain(error: Exception, again: str = RESUME) -> str | None:
     if isinstance(error, torch.OutOfMemoryError):
         return f"{first}; lower batch_size (and raise accumulate), or set checkpoint_blocks or amp"
     if isinstance(error, MemoryError) or "can't allocate memory" in text:
-        return f"not enough memory for pictures of this size: {first or 'out of memory'}; reduce them, and {again}"
+        return f"not enough memory for images of this size: {first or 'out of memory'}; reduce them, and {again}"
     if "DataLoader worker" in text:
         return f"a loader worker died, perhaps for lack of memory: {first}; lower loader_workers (0: none) and {again}"
     if isinstance(error, dist.DistError) or "gloo" in text.lower() or "Connection closed by peer" in text:

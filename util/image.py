@@ -1,4 +1,4 @@
-"""Pictures of any kind as RGB arrays: files, PIL images, arrays, tensors; grey, palette, alpha, 16-bit, EXIF-turned."""
+"""Images of any kind as RGB arrays: files, PIL images, arrays, tensors; grey, palette, alpha, 16-bit, EXIF-turned."""
 
 import warnings
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from util.errors import UserError
 
-RGB = NDArray[np.uint8]  # a picture (h, w, 3)
+RGB = NDArray[np.uint8]  # an image (h, w, 3)
 ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[Any] | Tensor"
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255  # of ImageNet
@@ -26,7 +26,7 @@ SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
 @contextmanager
-def open_image(path: str | Path, what: str = "picture") -> Iterator[Image.Image]:
+def open_image(path: str | Path, what: str = "image") -> Iterator[Image.Image]:
     """Open an image file with Pillow; whatever goes wrong in the block is a UserError that names the file."""
     try:
         with warnings.catch_warnings():
@@ -53,8 +53,8 @@ def shown_size(image: Image.Image) -> tuple[int, int]:
     return (image.width, image.height) if orientation(image) in SIDEWAYS else (image.height, image.width)
 
 
-def picture_size(path: str | Path) -> tuple[int, int]:
-    """Height and width in pixels of a picture as it is shown, from its header alone; UserError as `read_image`."""
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Height and width in pixels of an image as it is shown, from its header alone; UserError as `read_image`."""
     with open_image(path) as image:
         return shown_size(image)
 
@@ -63,7 +63,7 @@ def read_image(source: ImageSource, max_side: int | None = None) -> NDArray[np.u
     """RGB (h, w, 3) of a file or PIL image, upright as EXIF says, an array (h, w[, 1|3|4]) or a tensor ([1|3|4,] h, w).
 
     16-bit values keep their upper 8 bits, floating point values are in [0, 1], and what is transparent becomes white.
-    A file's picture whose longer side exceeds `max_side` is averaged down to it.
+    A file's image whose longer side exceeds `max_side` is averaged down to it.
     Raises UserError naming the file that is missing, damaged or truncated, or the array's shape.
     """
     if isinstance(source, Tensor):
@@ -91,7 +91,7 @@ def resize_mask(mask: NDArray[np.uint8], height: int, width: int) -> NDArray[np.
 
 
 def _limit_side(image: NDArray[np.uint8], max_side: int) -> NDArray[np.uint8]:
-    """The picture with its longer side at most `max_side`, averaged so that it does not alias."""
+    """The image with its longer side at most `max_side`, averaged so that it does not alias."""
     height, width = image.shape[:2]
     if max(height, width) <= max_side:
         return image
@@ -116,17 +116,17 @@ def _from_pillow(image: Image.Image) -> NDArray[np.uint8]:
 
 def _from_array(values: NDArray[Any]) -> NDArray[np.uint8]:
     if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (1, 3, 4)) or not values.size:
-        raise UserError(f"a picture of shape {values.shape}: should be (h, w) or (h, w, 1, 3 or 4 channels)")
+        raise UserError(f"an image of shape {values.shape}: should be (h, w) or (h, w, 1, 3 or 4 channels)")
     if values.dtype.kind == "f":
         if not (values.min() >= 0 and values.max() <= 1):
-            raise UserError(f"a picture of {values.dtype} from {values.min()} to {values.max()}: should be in [0, 1]")
+            raise UserError(f"an image of {values.dtype} from {values.min()} to {values.max()}: should be in [0, 1]")
         values = np.rint(values * 255)
     elif values.dtype == np.bool_:
         values = values * np.uint8(255)
     elif values.dtype == np.uint16:
         values = values >> 8
     elif values.min() < 0 or values.max() > 255:
-        raise UserError(f"a picture of {values.dtype} from {values.min()} to {values.max()}: should be uint8 or uint16")
+        raise UserError(f"an image of {values.dtype} from {values.min()} to {values.max()}: should be uint8 or uint16")
     pixels = values.astype(np.uint8)
     if pixels.ndim == 3 and pixels.shape[2] == 4:
         return _over_white(pixels)

@@ -22,10 +22,10 @@ class FileHandler(logging.FileHandler):
 class RunLog:
     """Console, `log` file (appended to) and, given a folder for it, TensorBoard; silent unless `talks`."""
 
-    def __init__(self, path: Path, board: Path | None = None, talks: bool = True) -> None:
+    def __init__(self, path: Path, board: Path | None = None, enabled: bool = True) -> None:
         self.logger = logging.Logger(path.name)  # its own, not one of the process: several runs may follow each other
         self.board, self.open = None, ExitStack()
-        if not talks:
+        if not enabled:
             self.logger.disabled = True
             return
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ class RunLog:
                 self.board.add_scalar(name, value, step)
 
     def picture(self, name: str, image: NDArray[np.uint8], step: int) -> None:
-        """A picture (h, w, 3) in TensorBoard."""
+        """An image (h, w, 3) in TensorBoard."""
         if self.board:
             self.board.add_image(name, image, step, dataformats="HWC")
 

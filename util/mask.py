@@ -230,7 +230,7 @@ def _of_transparent(rgba: NDArray[np.uint8], kind: MaskKind | None, colours: Col
         return mask
     hidden = np.unique(rgb[alpha == 0], axis=0)
     if len(visible) > SHADES or len(hidden) > 1 or len(np.unique(alpha)) > 2:
-        raise UserError("a picture with transparent parts; give --mask alpha if the object is what is opaque")
+        raise UserError("an image with transparent parts; give --mask alpha if the object is what is opaque")
     return _of_colours(np.where(alpha[..., None] > 0, rgb, 0).astype(np.uint8), kind, colours, lossy=False)
 
 

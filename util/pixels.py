@@ -1,4 +1,4 @@
-"""What the values of a mask mean, for rooms that never open a picture."""
+"""What the values of a mask mean, for rooms that never open an image."""
 
 from typing import Literal
 

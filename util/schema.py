@@ -87,7 +87,7 @@ class Config(BaseModel):
     min_class_images: Protocol[Positive | None]
     released_lists: Protocol[str | None]
 
-    # pictures
+    # images
     train_h: Recipe[Positive]
     train_w: Positive
     val_size: Network[Positive]

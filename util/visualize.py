@@ -1,6 +1,6 @@
-"""Drawing: masks over pictures, legends, and rows of pictures, in colours that colour-blind readers tell apart.
+"""Drawing: masks over images, legends, and rows of images, in colours that colour-blind readers tell apart.
 
-Pictures are RGB uint8 (h, w, 3), masks are integers (h, w): 0 background, 1.. classes, 255 not to be judged.
+Images are RGB uint8 (h, w, 3), masks are integers (h, w): 0 background, 1.. classes, 255 not to be judged.
 """
 
 import io
@@ -40,7 +40,7 @@ GAP = 8
 
 
 class Tile(NamedTuple):
-    """One picture of a panel, its title, and what its colours mean."""
+    """One image of a panel, its title, and what its colours mean."""
 
     title: str
     image: RGB
@@ -94,12 +94,12 @@ def fit(image: RGB, height: int, width: int) -> RGB:
 
 
 def fit_mask(mask: NDArray[Any], image: RGB) -> NDArray[np.uint8]:
-    """Scale a mask to a picture's size, the values kept."""
+    """Scale a mask to an image's size, the values kept."""
     return np.asarray(cv2.resize(mask.astype(np.uint8), image.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT))
 
 
 def mosaic(images: Sequence[RGB], size: int) -> RGB:
-    """Pictures side by side in a near-square grid inside size x size; a single one only scaled to that height."""
+    """Images side by side in a near-square grid inside size x size; a single one only scaled to that height."""
     if len(images) == 1:
         return fit(images[0], size, 2 * size)
     columns = ceil(sqrt(len(images)))
@@ -128,7 +128,7 @@ def wrap_legend(entries: Sequence[tuple[Color, str]], width: int, size: int) -> 
 
 
 def draw_tile(tile: Tile, text_size: int = 15) -> Image.Image:
-    """A tile as a picture of its own: title above, legend below, widened if the text needs it."""
+    """A tile as an image of its own: title above, legend below, widened if the text needs it."""
     line = text_size + 8
     widest = [font(text_size).getlength(tile.title)]
     widest += [2 * text_size + font(text_size).getlength(text) for _, text in tile.legend]
@@ -150,7 +150,7 @@ def draw_tile(tile: Tile, text_size: int = 15) -> Image.Image:
 
 
 def panel(tiles: Sequence[Tile], height: int = 320) -> RGB:
-    """Tiles in a row, each picture scaled to the same height in pixels."""
+    """Tiles in a row, each image scaled to the same height in pixels."""
     drawn = [draw_tile(tile._replace(image=fit(tile.image, height, 2 * height))) for tile in tiles]
     width = sum(tile.width for tile in drawn) + GAP * (len(drawn) + 1)
     board = Image.new("RGB", (width, max(tile.height for tile in drawn) + 2 * GAP), PAPER)
@@ -189,14 +189,14 @@ def episode_panel(
 
 
 def encode_image(image: RGB, suffix: str = ".png") -> bytes:
-    """A picture as the bytes of a PNG, JPEG or WebP file."""
+    """An image as the bytes of a PNG, JPEG or WebP file."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, Image.registered_extensions()[suffix.lower()])
     return buffer.getvalue()
 
 
 def save_image(path: Path, image: RGB) -> None:
-    """Write a picture in the format of its suffix, whole or not at all; missing folders are made."""
+    """Write an image in the format of its suffix, whole or not at all; missing folders are made."""
     atomic_write(path, encode_image(image, path.suffix))
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark is: pictures, masks, classes, folds and lists behind one small interface."""
+"""What a benchmark is: images, masks, classes, folds and lists behind one small interface."""
 
 import os
 from abc import ABC, abstractmethod
@@ -13,31 +13,31 @@ from numpy.typing import NDArray
 from dataset.reading import Mask, read_grey_mask, read_mask
 from util.config import Config
 from util.errors import UserError
-from util.image import picture_size, read_image
+from util.image import image_size, read_image
 from util.pixels import IGNORE
 
 Mode = Literal["train", "val", "test"]
 
 
-class Files(dict[str, tuple[Path, Path]]):
+class ImageMaskStore(dict[str, tuple[Path, Path]]):
     """Image name -> image file, mask file; read here as index masks, which benchmarks of other masks override."""
 
     may_be_empty = False  # whether an image may lack the class for which it is listed
 
-    def picture(self, name: str, max_side: int | None = None) -> NDArray[np.uint8]:
+    def image(self, name: str, max_side: int | None = None) -> NDArray[np.uint8]:
         """RGB image (h, w, 3), its longer side reduced to `max_side`; UserError when it cannot be read."""
         return read_image(self[name][0], max_side)
 
     def size(self, name: str) -> tuple[int, int]:
         """Height and width in pixels of an image as it is."""
-        return picture_size(self[name][0])
+        return image_size(self[name][0])
 
     def read(self, name: str, class_id: int) -> Mask:
         """The mask (h, w) of one class in an image: 1 where it is, 255 not to be judged, else 0."""
         mask = read_mask(self[name][1])
         return np.where(mask == IGNORE, mask, mask == class_id).astype(np.uint8)
 
-    def checked(self, source: Path) -> "Files":
+    def checked(self, source: Path) -> "ImageMaskStore":
         """Itself, after one look into each folder of images: on network disks, one per image takes minutes.
 
         UserError names an image that is missing, and `source`, where it is named.
@@ -52,8 +52,8 @@ class Files(dict[str, tuple[Path, Path]]):
         return self
 
 
-class GreyFiles(Files):
-    """Masks that are grey pictures of one object; a `*` in their paths is the folder of the class."""
+class GreyMaskStore(ImageMaskStore):
+    """Masks that are grey images of one object; a `*` in their paths is the folder of the class."""
 
     folders: Mapping[int, str] = {}
 
@@ -125,13 +125,13 @@ class Benchmark(ABC):
 
     @abstractmethod
     def index(self, mode: Mode) -> ImageIndex:
-        """Which images count for which class of the fold in a mode, as far as possible without any picture."""
+        """Which images count for which class of the fold in a mode, as far as possible without any image."""
 
     @abstractmethod
-    def files(self, index: ImageIndex) -> Files:
+    def files(self, index: ImageIndex) -> ImageMaskStore:
         """The files of an index's images; UserError names one that is missing."""
 
-    def load(self, mode: Mode) -> tuple[ImageIndex, Files]:
+    def load(self, mode: Mode) -> tuple[ImageIndex, ImageMaskStore]:
         """Index of a mode, and the files of its images."""
         index = self.index(mode)
         return index, self.files(index)
@@ -148,7 +148,7 @@ class Benchmark(ABC):
         base, novel = cfg.fold_classes
         return base if mode == "train" or cfg.test_classes == "base" else novel
 
-    def base_files(self, mode: Mode) -> Files:
+    def base_files(self, mode: Mode) -> ImageMaskStore:
         """The files of every image of a list, on which the base learner trains; their masks are index images."""
         raise UserError(f"data_set: {self.cfg.data_set} has no index masks for a base learner; set ensemble False")
 

@@ -1,4 +1,4 @@
-"""Chest X-ray: lungs, a test set for networks trained on other pictures (PATNet)."""
+"""Chest X-ray: lungs, a test set for networks trained on other images (PATNet)."""
 
 from pathlib import Path
 

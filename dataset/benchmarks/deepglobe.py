@@ -1,4 +1,4 @@
-"""DeepGlobe land cover in patches of 408x408 pixels, a test set for networks trained on other pictures (PATNet)."""
+"""DeepGlobe land cover in patches of 408x408 pixels, a test set for networks trained on other images (PATNet)."""
 
 from dataset.benchmarks.folders import ClassFolders
 

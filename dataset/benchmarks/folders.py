@@ -1,14 +1,14 @@
-"""Benchmarks of pictures in one folder and grey masks in a folder of each class."""
+"""Benchmarks of images in one folder and grey masks in a folder of each class."""
 
 from pathlib import Path
 from typing import ClassVar
 
-from dataset.benchmarks.base import Benchmark, Files, GreyFiles, ImageIndex, Mode, listed_index
+from dataset.benchmarks.base import Benchmark, GreyMaskStore, ImageIndex, ImageMaskStore, Mode, listed_index
 from dataset.lists import find_list, read_class_lists
 
 
 class ClassFolders(Benchmark):
-    """Test sets for networks trained on other pictures: classes take turns, the images of each by name.
+    """Test sets for networks trained on other images: classes take turns, the images of each by name.
 
     What holds which class stands in a list of lines `class name name ...`, which `tools.prepare` writes.
     """
@@ -31,8 +31,8 @@ class ClassFolders(Benchmark):
         """The mask of an image, with * for the class's folder."""
         return self.root / self.MASK.format(name)
 
-    def files(self, index: ImageIndex) -> Files:
+    def files(self, index: ImageIndex) -> ImageMaskStore:
         """The images of the list."""
-        files = GreyFiles({name: (self.root / name, self.mask(Path(name).stem)) for name in index.images})
+        files = GreyMaskStore({name: (self.root / name, self.mask(Path(name).stem)) for name in index.images})
         files.folders = dict(enumerate(self.FOLDERS, 1))
         return files.checked(self.lists)

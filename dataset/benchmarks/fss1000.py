@@ -1,8 +1,8 @@
-"""FSS-1000: 1000 classes of ten pictures; 520 train, 240 validate, 240 test (Li et al., CVPR 2020)."""
+"""FSS-1000: 1000 classes of ten images; 520 train, 240 validate, 240 test (Li et al., CVPR 2020)."""
 
 from itertools import pairwise
 
-from dataset.benchmarks.base import Benchmark, Files, GreyFiles, ImageIndex, Mode, listed_index
+from dataset.benchmarks.base import Benchmark, GreyMaskStore, ImageIndex, ImageMaskStore, Mode, listed_index
 from dataset.lists import find_list, read_lines
 from dataset.reading import Mask
 from util.errors import UserError
@@ -12,8 +12,8 @@ PARTS: dict[Mode, str] = {"test": "test", "val": "val", "train": "trn"}
 PICTURES = range(1, 11)
 
 
-class FssFiles(GreyFiles):
-    """Grey masks; the few that have another size than their picture are brought to it, as every public code does."""
+class FssMaskStore(GreyMaskStore):
+    """Grey masks; the few that have another size than their image are brought to it, as every public code does."""
 
     def read(self, name: str, class_id: int) -> Mask:
         """The mask of the one object."""
@@ -21,7 +21,7 @@ class FssFiles(GreyFiles):
 
 
 class Fss1000(Benchmark):
-    """Every picture of a test class is a query once: 2400 episodes; the lists of classes are HSNet's."""
+    """Every image of a test class is a query once: 2400 episodes; the lists of classes are HSNet's."""
 
     ROOT, CLASSES = "../data/FSS-1000", ()
 
@@ -30,15 +30,15 @@ class Fss1000(Benchmark):
         return {number: name for mode in PARTS for number, name in self._part(mode, missing_ok=mode != "test").items()}
 
     def index(self, mode: Mode) -> ImageIndex:
-        """Ten pictures a class; queries in the order 1, 10, 2, ... 9, as a sorted folder has them."""
+        """Ten images a class; queries in the order 1, 10, 2, ... 9, as a sorted folder has them."""
         classes = self._part(mode)
         by_class = {number: [f"{name}/{k}.jpg" for k in PICTURES] for number, name in classes.items()}
         return listed_index(by_class, [(name, number) for number in classes for name in sorted(by_class[number])])
 
-    def files(self, index: ImageIndex) -> Files:
+    def files(self, index: ImageIndex) -> ImageMaskStore:
         """Stray `.jpeg` files are left alone."""
         root = self.root / "data" if (self.root / "data").is_dir() else self.root
-        return FssFiles({name: (root / name, (root / name).with_suffix(".png")) for name in index.images}).checked(
+        return FssMaskStore({name: (root / name, (root / name).with_suffix(".png")) for name in index.images}).checked(
             self.lists
         )
 

@@ -1,4 +1,4 @@
-"""iSAID-5i: aerial pictures in patches of 256x256, 3 folds of 5 classes (Yao et al., TGRS 2022)."""
+"""iSAID-5i: aerial images in patches of 256x256, 3 folds of 5 classes (Yao et al., TGRS 2022)."""
 
 from dataset.benchmarks.base import ImageIndex, listed_index
 from dataset.benchmarks.layout import ListedMasks

@@ -1,6 +1,6 @@
-"""ISIC 2018: skin lesions of three kinds, a test set for networks trained on other pictures (PATNet, ECCV 2022)."""
+"""ISIC 2018: skin lesions of three kinds, a test set for networks trained on other images (PATNet, ECCV 2022)."""
 
-from dataset.benchmarks.base import Benchmark, Files, GreyFiles, ImageIndex, Mode, listed_index
+from dataset.benchmarks.base import Benchmark, GreyMaskStore, ImageIndex, ImageMaskStore, Mode, listed_index
 from dataset.lists import find_list, read_lines
 from util.errors import UserError
 
@@ -29,10 +29,10 @@ class Isic2018(Benchmark):
             raise UserError(f"{path}: no lines `ID,Class` of {', '.join(self.CLASSES)}; fetch the list again")
         return listed_index({c: [f"{PICTURES}/{name}.jpg" for name in names] for c, names in by_class.items()})
 
-    def files(self, index: ImageIndex) -> Files:
+    def files(self, index: ImageIndex) -> ImageMaskStore:
         """The official folders."""
         masks = {name: self.root / MASKS / f"{self.image_label(name)}_segmentation.png" for name in index.images}
-        return GreyFiles({name: (self.root / name, mask) for name, mask in masks.items()}).checked(self.lists)
+        return GreyMaskStore({name: (self.root / name, mask) for name, mask in masks.items()}).checked(self.lists)
 
     def notes(self) -> list[str]:
         """How many episodes others draw."""

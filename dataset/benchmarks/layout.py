@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dataset.benchmarks.base import Benchmark, Files, ImageIndex, Mode
+from dataset.benchmarks.base import Benchmark, ImageIndex, ImageMaskStore, Mode
 from dataset.lists import Pair, locate, read_class_file, read_list, read_released, span
 from dataset.scan import Counts, scan_masks
 from util.errors import UserError
@@ -24,7 +24,7 @@ class ListedMasks(Benchmark):
             raise UserError(f"num_classes: {self.cfg.num_classes}, but {source} has classes {listed}; make them agree")
         return names
 
-    def load(self, mode: Mode) -> tuple[ImageIndex, Files]:
+    def load(self, mode: Mode) -> tuple[ImageIndex, ImageMaskStore]:
         """Index and files of a mode; scans masks that are new or changed.
 
         Validation keeps every image where a novel class counts; training keeps those whose classes are all base
@@ -54,7 +54,7 @@ class ListedMasks(Benchmark):
             raise UserError(f"{path}: no image for classes {span(wanted)}; check split, num_classes and area_threshold")
         return index, existing_files(root, [pair for pair in pairs if pair[0] in index.classes], path)
 
-    def contents(self, mode: Mode) -> tuple[dict[str, list[int]], Files]:
+    def contents(self, mode: Mode) -> tuple[dict[str, list[int]], ImageMaskStore]:
         """Every image of a mode's list with the classes in its mask, however small, and the files of all."""
         root, path = self._existing_root(), self._list_file(mode)
         pairs = read_list(path)
@@ -62,10 +62,10 @@ class ListedMasks(Benchmark):
         return {image: sorted(counts[mask]) for image, mask in pairs}, existing_files(root, pairs, path)
 
     def index(self, mode: Mode) -> ImageIndex:
-        """The index alone, for which public lists need no picture."""
+        """The index alone, for which public lists need no image."""
         return self.public_index() if self._is_public(mode) else self.load(mode)[0]
 
-    def files(self, index: ImageIndex) -> Files:
+    def files(self, index: ImageIndex) -> ImageMaskStore:
         """Files of the images of public lists."""
         return existing_files(self.root, [(image, self.mask_of(image)) for image in index.images], self.lists)
 
@@ -80,7 +80,7 @@ class ListedMasks(Benchmark):
     def _is_public(self, mode: Mode) -> bool:
         return mode != "train" and (self.cfg.protocol == "hsnet" or self.cfg.lists is not None)
 
-    def base_files(self, mode: Mode) -> Files:
+    def base_files(self, mode: Mode) -> ImageMaskStore:
         """Files of every image in a mode's list, in list order; UserError names an image that is missing."""
         root, path = self._existing_root(), self._list_file(mode)
         return existing_files(root, read_list(path), path)
@@ -121,6 +121,6 @@ def _scan(root: Path, pairs: Sequence[Pair], path: Path, names: dict[int, str]) 
     return counts
 
 
-def existing_files(root: Path, pairs: Sequence[Pair], source: Path) -> Files:
+def existing_files(root: Path, pairs: Sequence[Pair], source: Path) -> ImageMaskStore:
     """Files of the pairs; UserError names an image that is missing, and `source`, which lists it."""
-    return Files({image: (root / image, root / mask) for image, mask in pairs}).checked(source)
+    return ImageMaskStore({image: (root / image, root / mask) for image, mask in pairs}).checked(source)

@@ -4,14 +4,14 @@ import json
 from functools import cached_property
 from typing import Any
 
-from dataset.benchmarks.base import Benchmark, Files, ImageIndex, Mode, listed_index
+from dataset.benchmarks.base import Benchmark, ImageIndex, ImageMaskStore, Mode, listed_index
 from dataset.benchmarks.objects import first_file, union
 from dataset.lists import read_pickle
 from dataset.reading import Mask
 from util.errors import UserError
 
 
-class LvisFiles(Files):
+class LvisMaskStore(ImageMaskStore):
     """The mask of a class is the union of its instances."""
 
     may_be_empty = True
@@ -46,9 +46,9 @@ class Lvis92i(Benchmark):
         usable = [c for c, images in self.annotations.items() if len(images) > self.cfg.shot]
         return usable[self.cfg.split : len(usable) // 10 * 10 : 10]
 
-    def files(self, index: ImageIndex) -> Files:
+    def files(self, index: ImageIndex) -> ImageMaskStore:
         """COCO's images, in coco/."""
-        files = LvisFiles({name: (self.root / "coco" / name, self.root / "lvis_val.pkl") for name in index.images})
+        files = LvisMaskStore({name: (self.root / "coco" / name, self.root / "lvis_val.pkl") for name in index.images})
         files.annotations = self.annotations
         return files.checked(self.root / "lvis_val.pkl")
 

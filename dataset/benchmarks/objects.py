@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dataset.benchmarks.base import Files
+from dataset.benchmarks.base import ImageMaskStore
 from dataset.prepare.annotations import RunLengths
 from dataset.prepare.labels import decode_segmentation
 from dataset.reading import Mask
 from util.config import Config
 from util.errors import UserError
-from util.image import picture_size, read_image
+from util.image import image_size, read_image
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, the last two exclusive
 
@@ -37,12 +37,12 @@ def _runs(shape: dict[str, Any]) -> RunLengths:
     return RunLengths(size=shape["size"], counts=counts.decode() if isinstance(counts, bytes) else counts)
 
 
-class CroppedFiles(Files, ABC):
+class ObjectCropStore(ImageMaskStore, ABC):
     """Images cropped to one object each; a name is that of the image, #, and the object's number."""
 
     may_be_empty = True
 
-    def picture(self, name: str, max_side: int | None = None) -> NDArray[np.uint8]:
+    def image(self, name: str, max_side: int | None = None) -> NDArray[np.uint8]:
         """The object's box of the image."""
         left, top, right, bottom = self.box(name)
         return np.ascontiguousarray(read_image(self[name][0])[top:bottom, left:right])
@@ -54,14 +54,14 @@ class CroppedFiles(Files, ABC):
 
     def box(self, name: str) -> Box:
         """The object's box, as far as it lies in the image."""
-        height, width = picture_size(self[name][0])
+        height, width = image_size(self[name][0])
         left, top, right, bottom = self.raw_box(name)
         return max(left, 0), max(top, 0), min(right, width), min(bottom, height)
 
     def read(self, name: str, class_id: int) -> Mask:
         """The part in the box."""
         left, top, right, bottom = self.box(name)
-        size = picture_size(self[name][0])
+        size = image_size(self[name][0])
         return union(self.shapes(name, class_id), size, name)[top:bottom, left:right]
 
     @abstractmethod

@@ -4,15 +4,15 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
-from dataset.benchmarks.base import Benchmark, Files, ImageIndex, Mode, listed_index
-from dataset.benchmarks.objects import Box, CroppedFiles, first_file, require_hsnet
+from dataset.benchmarks.base import Benchmark, ImageIndex, ImageMaskStore, Mode, listed_index
+from dataset.benchmarks.objects import Box, ObjectCropStore, first_file, require_hsnet
 from dataset.lists import read_pickle
 from util.errors import UserError
 
 TRAIN_CLASSES = 448
 
 
-class PacoFiles(CroppedFiles):
+class PacoMaskStore(ObjectCropStore):
     """Objects of COCO's images; `annotations` has those of a name's object."""
 
     annotations: dict[str, list[Any]]
@@ -61,7 +61,7 @@ class PacoPart(Benchmark):
                 objects[c, str(i)] = [f"{i}#{number}" for number in found]
         return listed_index(by_class, draw_class=True, objects=objects)
 
-    def files(self, index: ImageIndex) -> Files:
+    def files(self, index: ImageIndex) -> ImageMaskStore:
         """COCO's images, in coco/."""
         _, images, annotations = self._content
         pairs, source = {}, self.root / "paco_part_val.pkl"
@@ -73,7 +73,7 @@ class PacoPart(Benchmark):
                     pairs[name] = (self.root / "coco" / "/".join(path.split("/")[-2:]), source)
                     if found not in parts.setdefault(name, []):
                         parts[name].append(found)
-        files = PacoFiles(pairs)
+        files = PacoMaskStore(pairs)
         files.annotations = parts
         return files.checked(source)
 

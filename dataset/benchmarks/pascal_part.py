@@ -8,8 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dataset.benchmarks.base import Benchmark, Files, ImageIndex, Mode, listed_index
-from dataset.benchmarks.objects import Box, CroppedFiles, first_file, require_hsnet
+from dataset.benchmarks.base import Benchmark, ImageIndex, ImageMaskStore, Mode, listed_index
+from dataset.benchmarks.objects import Box, ObjectCropStore, first_file, require_hsnet
 from util.errors import UserError
 
 KINDS = ("animals", "indoor", "person", "vehicles")
@@ -17,7 +17,7 @@ LIST, ANNOTATIONS = "all_obj_part_to_image.json", "Annotations_Part_json_merged_
 MOST = 2500
 
 
-class PartFiles(CroppedFiles):
+class PartMaskStore(ObjectCropStore):
     """Objects of VOC's images; their annotations are read when they are wanted."""
 
     names: dict[int, str]
@@ -83,12 +83,12 @@ class PascalPart(Benchmark):
                 objects[class_id, image] = [f"{image}#{k}" if has_part else None for (k, _), has_part in pairs]
         return listed_index(by_class, objects=objects, distinct=True)
 
-    def files(self, index: ImageIndex) -> Files:
+    def files(self, index: ImageIndex) -> ImageMaskStore:
         """VOC 2010's images, in JPEGImages/."""
         names = [name for found in index.hsnet.objects.values() for name in found if name]
         images = [name.rpartition("#")[0] for name in names]
         pairs = [(self.root / f"JPEGImages/{image}.jpg", self._annotation(image)) for image in images]
-        files = PartFiles(zip(names, pairs, strict=True))
+        files = PartMaskStore(zip(names, pairs, strict=True))
         files.names = self.names()
         return files.checked(self.root / LIST)
 

@@ -1,4 +1,4 @@
-"""SUIM: underwater pictures, a test set for networks trained on other pictures (ABCDFSS, IFA)."""
+"""SUIM: underwater images, a test set for networks trained on other images (ABCDFSS, IFA)."""
 
 from dataset.benchmarks.folders import ClassFolders
 

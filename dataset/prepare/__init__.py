@@ -1,1 +1,1 @@
-"""Raw downloads and pictures of one's own, brought into the layout that dataset.index reads."""
+"""Raw downloads and images of one's own, brought into the layout that dataset.index reads."""

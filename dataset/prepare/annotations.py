@@ -24,7 +24,7 @@ from pydantic import (
 from util.errors import UserError, printable
 
 LETTERS = 100  # of a class's name
-FAR = 10  # times a picture's size at which no corner lies
+FAR = 10  # times an image's size at which no corner lies
 FREE_FORMS = (
     "polygon",
     "oriented_rectangle",
@@ -90,7 +90,7 @@ class RunLengths(_Checked):
 
 
 class CocoImage(_Checked):
-    """A picture; `file_name` is what the export calls it."""
+    """An image; `file_name` is what the export calls it."""
 
     id: Id
     file_name: Annotated[str, Field(min_length=1)]
@@ -106,7 +106,7 @@ class CocoCategory(_Checked):
 
 
 class CocoAnnotation(_Checked):
-    """One object in one picture."""
+    """One object in one image."""
 
     image_id: Id
     category_id: Id
@@ -117,7 +117,7 @@ class CocoAnnotation(_Checked):
 
 
 class CocoFile(_Checked):
-    """A COCO file, whose annotations name pictures and categories that it has."""
+    """A COCO file, whose annotations name images and categories that it has."""
 
     images: list[CocoImage]
     categories: list[CocoCategory]
@@ -142,14 +142,14 @@ class CocoFile(_Checked):
                 raise ValueError(f"{where}.{key}: {getattr(item, key)!r} is not in the file")
             image = images[item.image_id]
             if problem := _misfit(item.segmentation, image.height, image.width):
-                raise ValueError(f"{where}.segmentation: {problem}, in a picture of {image.width}x{image.height}")
+                raise ValueError(f"{where}.segmentation: {problem}, in an image of {image.width}x{image.height}")
         corners = [value for item in self.annotations for value in _corners(item.segmentation)]
         if len(corners) > 2 and max(map(abs, corners)) <= 1:
             raise ValueError("annotations[0].segmentation: all corners are from 0 to 1; give them in pixels")
         return self
 
     def empty(self) -> list[int]:
-        """The annotations that enclose nothing of their picture: no polygon of three corners, no run of the object."""
+        """The annotations that enclose nothing of their image: no polygon of three corners, no run of the object."""
         sizes = {image.id: (image.width, image.height) for image in self.images}
         annotations = enumerate(self.annotations)
         return [number for number, item in annotations if not _encloses(item.segmentation, sizes[item.image_id])]
@@ -176,7 +176,7 @@ class LabelMeShape(_Checked):
 
 
 class LabelMeFile(_Checked):
-    """A LabelMe file; without sizes it is of the picture as shown."""
+    """A LabelMe file; without sizes it is of the image as shown."""
 
     shapes: list[LabelMeShape]
     imagePath: str | None = None

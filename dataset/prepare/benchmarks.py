@@ -98,7 +98,7 @@ def _count_fss(root: Path) -> Iterator[Count]:
     folder = root / "data" if (root / "data").is_dir() else root
     classes = {path.parent for path in folder.glob("*/*.jpg")}
     yield Count("classes", len(classes), 1000)
-    yield Count("pictures", sum(len(list(path.glob("*.jpg"))) for path in classes), 10000)
+    yield Count("images", sum(len(list(path.glob("*.jpg"))) for path in classes), 10000)
     yield Count("masks", sum(len(list(path.glob("*.png"))) for path in classes), 10000)
 
 
@@ -120,18 +120,18 @@ def _count_isaid(root: Path) -> Iterator[Count]:
 
 
 def _count_isic(root: Path) -> Iterator[Count]:
-    yield Count("pictures", len(_files(root, f"{PICTURES}/*.jpg")), 2594)
+    yield Count("images", len(_files(root, f"{PICTURES}/*.jpg")), 2594)
     yield Count("masks", len(_files(root, f"{MASKS}/*_segmentation.png")), 2594)
 
 
 def _finish_deepglobe(root: Path, workers: int) -> None:
     pictures = _unmarked(root, "raw/*_sat.jpg")
-    raise_if_any(in_parallel(partial(_cut, root), pictures, "cut", workers).complaints, "pictures")
+    raise_if_any(in_parallel(partial(_cut, root), pictures, "cut", workers).complaints, "images")
     _write_lists(root, "deepglobe", DeepGlobe.FOLDERS, "filter_mask", workers)
 
 
 def _cut(root: Path, path: Path) -> None:
-    """The patches of one satellite picture whose every colour is more than 4.8 %, if there are two or more."""
+    """The patches of one satellite image whose every colour is more than 4.8 %, if there are two or more."""
     mask_path = path.with_name(path.name.replace("_sat.jpg", "_mask.png"))
     with open_image(path) as image, open_image(mask_path) as mask:
         pixels, colours = np.asarray(image.convert("RGB")), np.asarray(mask.convert("RGB")) >= 128
@@ -181,7 +181,7 @@ def _finish_chest(root: Path, workers: int) -> None:
 
 
 def _count_chest(root: Path) -> Iterator[Count]:
-    yield Count("pictures", len(_files(root, "CXR_png/*.png")), 800)
+    yield Count("images", len(_files(root, "CXR_png/*.png")), 800)
     yield Count("masks CHNCXR*_mask", len(_files(root, "masks/CHNCXR*_mask.png")), 566)
     yield Count("masks MCUCXR*", len(_files(root, "masks/MCUCXR*.png")), 138)
 
@@ -213,7 +213,7 @@ def _mark(root: Path, path: Path) -> None:
 
 def _count_suim(root: Path) -> Iterator[Count]:
     listed = (root / "lists/suim.txt").read_text().split("\n")
-    yield Count("pictures", len(_files(root, "images/*.jpg")), 1635)
+    yield Count("images", len(_files(root, "images/*.jpg")), 1635)
     yield Count("masks that are not empty", sum(len(line.split()[1:]) for line in listed), 3859)
 
 
@@ -235,7 +235,7 @@ def _count_parts(root: Path) -> Iterator[Count]:
         objects = {o: found["part"] for o, found in content[kind]["object"].items()}
         parts = [(o, part) for o, parts in objects.items() for part, i in parts.items() if i["train"] and i["val"]]
         yield Count(f"parts of {kind}", len(set(parts) - {("aeroplane", "TAIL")}), known)
-    yield Count("pictures", len(_files(root, "JPEGImages/*.jpg")), 11321)
+    yield Count("images", len(_files(root, "JPEGImages/*.jpg")), 11321)
 
 
 COCO_2017 = (r"((?:train|val)2017/\d+\.jpg)", r"coco/\1")

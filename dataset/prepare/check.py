@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset.index import Files, Mode, class_names, load_index
+from dataset.index import ImageMaskStore, Mode, class_names, load_index
 from dataset.lists import locate, read_list
 from dataset.prepare.files import LEAST, check_image, in_parallel, is_intact_png
 from dataset.prepare.known import AREA_THRESHOLD, CLASS_SIZES, FOLD_SIZES, LIST_SIZES
 from dataset.reading import count_classes, oversize_note
 from util.config import Config
 from util.errors import UserError
-from util.image import picture_size
+from util.image import image_size
 
 MODES: tuple[Mode, ...] = ("train", "val")
 MODE_NAMES = {"train": "training", "val": "validation"}
@@ -61,21 +61,21 @@ def _check_files(cfg: Config, mode: Mode, workers: int) -> Iterator[Finding]:
         yield Finding(None, note)
 
 
-def _files(cfg: Config, mode: Mode) -> Files:
+def _files(cfg: Config, mode: Mode) -> ImageMaskStore:
     """The files of a mode's list, or of all folds of the released lists."""
     if cfg.released_lists is None:
         root = Path(cfg.data_root)
         pairs = read_list(locate(root, cfg.train_list_file if mode == "train" else cfg.val_list))
-        return Files({image: (root / image, root / mask) for image, mask in pairs})
+        return ImageMaskStore({image: (root / image, root / mask) for image, mask in pairs})
     folds = (cfg.model_copy(update={"split": split}) for split in range(cfg.folds))
-    return Files({name: pair for fold in folds for name, pair in load_index(fold, mode)[1].items()})
+    return ImageMaskStore({name: pair for fold in folds for name, pair in load_index(fold, mode)[1].items()})
 
 
 def _check_pair(task: tuple[Path, Path, int]) -> None:
     image, mask, num_classes = task
     size = check_image(image)
     classes = count_classes(mask)
-    label_size = picture_size(mask)
+    label_size = image_size(mask)
     if mask.suffix.lower() == ".png" and not is_intact_png(mask):
         raise UserError(f"{mask} is damaged: a checksum in it is wrong")
     if label_size != size:

@@ -18,8 +18,8 @@ from dataset.prepare.files import (
     write_label,
     write_pairs,
 )
+from dataset.prepare.image import CocoImage, upright_label
 from dataset.prepare.known import coco_archives
-from dataset.prepare.picture import CocoPicture, upright_label
 from dataset.prepare.prepared import unpack_prepared, write_prepared
 from util.errors import UserError
 
@@ -58,7 +58,7 @@ def _prepare_part(root: Path, part: str, folder: str, workers: int) -> list[Pair
         raise UserError(f"{source} has {many} categories instead of {len(COCO_CLASSES)}: not the official file")
     for image in content.images:
         official_name(source, image.file_name)
-    _, pictures = coco_pictures(content, lambda name: root / folder / name, all_classes=True)
+    _, pictures = coco_images(content, lambda name: root / folder / name, all_classes=True)
     tasks = [(picture, root / "annotations" / folder / f"{picture.name}.png") for picture in pictures]
     outcome = in_parallel(make_mask, tasks, f"masks {folder}", workers)
     raise_if_any(outcome.complaints, "annotations")
@@ -76,12 +76,12 @@ def _is_done(root: Path, list_file: Path, source: Path, workers: int) -> bool:
     return all(in_parallel(is_intact_png, masks, f"look at masks of {list_file.name}", workers).results)
 
 
-def coco_pictures(
+def coco_images(
     content: CocoFile, locate: Callable[[str], Path], all_classes: bool = False
-) -> tuple[list[str], list[CocoPicture]]:
-    """Names of the classes, in the order of the categories' ids, and the annotated pictures, sorted by file name.
+) -> tuple[list[str], list[CocoImage]]:
+    """Names of the classes, in the order of the categories' ids, and the annotated images, sorted by file name.
 
-    `locate` finds a picture by its file name; categories that nobody uses are classes only with `all_classes`; crowds
+    `locate` finds an image by its file name; categories that nobody uses are classes only with `all_classes`; crowds
     count as objects.
     """
     used = {item.category_id for item in content.annotations}
@@ -92,7 +92,7 @@ def coco_pictures(
     for item in content.annotations:
         shapes[item.image_id].append((numbers[item.category_id], item.segmentation))
     pictures = [
-        CocoPicture(
+        CocoImage(
             str(Path(image.file_name).with_suffix("")),
             locate(image.file_name),
             image.height,
@@ -105,8 +105,8 @@ def coco_pictures(
     return [category.name for category in classes], pictures
 
 
-def make_mask(task: tuple[CocoPicture, Path]) -> bool:
-    """Write the class map of a picture's objects unless it is there and intact; return whether it was written.
+def make_mask(task: tuple[CocoImage, Path]) -> bool:
+    """Write the class map of an image's objects unless it is there and intact; return whether it was written.
 
     UserError when the image is missing, damaged or not of the annotated size, or a segmentation cannot be decoded.
     """

@@ -1,4 +1,4 @@
-"""A data set of one's own from annotated pictures: classes, masks, lists, folds and the config that uses it."""
+"""A data set of one's own from annotated images: classes, masks, lists, folds and the config that uses it."""
 
 import hashlib
 import os
@@ -24,9 +24,9 @@ from dataset.prepare.files import (
     write_pairs,
     write_text,
 )
+from dataset.prepare.image import AnnotatedImage, Collection, check_size, is_image, upright_label
 from dataset.prepare.known import AREA_THRESHOLD, FOLD_SIZES, LIST_SIZES
 from dataset.prepare.labels import read_label
-from dataset.prepare.picture import Collection, Picture, check_size, is_image, upright_label
 from dataset.prepare.sources import read_source
 from dataset.reading import CROP_RATIO
 from util.config import BASE_DIR, load_config
@@ -36,7 +36,7 @@ from util.folds import fold_classes
 from util.mask import Label, MaskKind
 from util.pixels import IGNORE
 
-VOC_AREA = 500 * 375  # pixels of the pictures for which the area threshold was chosen
+VOC_AREA = 500 * 375  # pixels of the images for which the area threshold was chosen
 FOLDS = 4
 MARKER = ".prepared_custom"  # says that a folder is ours to write to
 HEAD = "# split: the fold whose classes are novel, 0 to"  # of the config in such a folder
@@ -44,16 +44,16 @@ HEAD = "# split: the fold whose classes are novel, 0 to"  # of the config in suc
 
 @dataclass(frozen=True)
 class Conversion:
-    """One picture, and where its image and its class map go."""
+    """One image, and where its image and its class map go."""
 
-    picture: Picture
+    picture: AnnotatedImage
     image: Path
     mask: Path
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What a converted picture holds: pixels in all, and pixels of each class."""
+    """What a converted image holds: pixels in all, and pixels of each class."""
 
     area: int
     classes: dict[int, int]
@@ -70,7 +70,7 @@ def prepare_custom(
     workers: int,
     kind: MaskKind | None = None,
 ) -> Path:
-    """Make a data set in `out` from annotated pictures and return the config file that uses it.
+    """Make a data set in `out` from annotated images and return the config file that uses it.
 
     `folds`: the largest up to 4 that the classes allow if None. `val_share`: part of the images that becomes the
     validation list where the source has no lists of its own. `kind`: what masks are, where that cannot be seen.
@@ -83,7 +83,7 @@ def prepare_custom(
     collection = read_source(source, images, workers, kind)
     folds = _fold_count(source, len(collection.classes), folds)
     conversions = plan(collection, out)
-    raise_first(in_parallel(check_size, collection.pictures, "sizes", workers).complaints)
+    raise_first(in_parallel(check_size, collection.images, "sizes", workers).complaints)
     with claimed(out, _is_ours):
         write_text(out / MARKER, "made by tools.prepare custom, which may write into this folder\n")
         return _build(collection, conversions, out, name, folds, val_share, workers)
@@ -104,8 +104,8 @@ def _build(
     val_share: float,
     workers: int,
 ) -> Path:
-    outcome = in_parallel(convert, conversions, "pictures", workers)
-    raise_if_any(outcome.complaints, "pictures")
+    outcome = in_parallel(convert, conversions, "images", workers)
+    raise_if_any(outcome.complaints, "images")
     threshold = _area_threshold(outcome.results)
     counting = {
         item.picture.name: {value for value, area in made.classes.items() if area >= threshold}
@@ -135,20 +135,20 @@ def _fold_count(source: Path, classes: int, folds: int | None) -> int:
 
 
 def plan(collection: Collection, out: Path) -> list[Conversion]:
-    """Where each picture goes, below `out` whatever it is called: spaces become underscores, as lists separate by them.
+    """Where each image goes, below `out` whatever it is called: spaces become underscores, as lists separate by them.
 
-    UserError when two meet, and for a picture that lies in `out` itself.
+    UserError when two meet, and for an image that lies in `out` itself.
     """
     conversions: dict[str, Conversion] = {}
     sources: dict[Path, str] = {}
-    for picture in sorted(collection.pictures, key=lambda picture: picture.name):
+    for picture in sorted(collection.images, key=lambda picture: picture.name):
         name, file = own_name("_".join(picture.name.split())), picture.image.resolve()
         if name in conversions:
             raise UserError(
                 f"{picture.image} and {conversions[name].picture.image} would both become {name}; rename one"
             )
         if not is_image(file) or out.resolve() in file.parents:
-            problem = "lies in the --out folder" if is_image(file) else "has not the suffix of a picture"
+            problem = "lies in the --out folder" if is_image(file) else "has not the suffix of an image"
             raise UserError(f"{picture.image}: {problem}; move or rename it")
         if sources.setdefault(file, picture.name) != picture.name:
             raise UserError(f"{file}: is annotated twice, as {sources[file]} and {picture.name}; remove one")
@@ -158,7 +158,7 @@ def plan(collection: Collection, out: Path) -> list[Conversion]:
 
 
 def convert(conversion: Conversion) -> Converted:
-    """Write a picture's image and class map unless they are there already; UserError when it cannot be read."""
+    """Write an image's image and class map unless they are there already; UserError when it cannot be read."""
     label = upright_label(conversion.picture)
     if not _holds(conversion.mask, label):
         write_label(conversion.mask, label)
@@ -203,7 +203,7 @@ def choose_val(counting: Mapping[str, AbstractSet[int]], share: float) -> set[st
 
 
 def _area_threshold(converted: Sequence[Converted]) -> int:
-    """PASCAL's threshold in proportion to the pictures' median area, where they are smaller than PASCAL's."""
+    """PASCAL's threshold in proportion to the images' median area, where they are smaller than PASCAL's."""
     median = float(np.median([made.area for made in converted]))
     return max(1, round(AREA_THRESHOLD * min(1.0, median / VOC_AREA)))
 
@@ -221,7 +221,7 @@ def _config_text(name: str, out: Path, classes: int, folds: int, threshold: int)
     return (
         f"{HEAD} {folds - 1}.\n"
         "# area_threshold: pixels below which a class does not count in an image.\n"
-        f"# max_side: larger pictures are reduced to it first; {CROP_RATIO} times train_h suits.\n"
+        f"# max_side: larger images are reduced to it first; {CROP_RATIO} times train_h suits.\n"
         "# Every other key has the default of config/base/pascal.yaml.\n"
         f"{yaml.safe_dump(keys, sort_keys=False, allow_unicode=True, width=1000)}"
     )

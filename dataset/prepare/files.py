@@ -46,7 +46,7 @@ def write_pairs(path: Path, pairs: Sequence[Pair]) -> bool:
 
 
 def official_name(source: Path, name: str) -> str:
-    """A picture's name in an official file, which leads nowhere else than below its folder; UserError otherwise."""
+    """An image's name in an official file, which leads nowhere else than below its folder; UserError otherwise."""
     if own_name(name) != name or name.split() != [name]:
         raise UserError(f"{source}: the name {name!r} is no plain one; not the official file, fetch it again")
     return name

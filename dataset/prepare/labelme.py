@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw
 
 from dataset.prepare.annotations import AREAS, FREE_FORMS, LabelMeFile, LabelMeShape, parse
 from dataset.prepare.files import in_parallel, raise_first
+from dataset.prepare.image import Collection, Size, find_image, is_image
 from dataset.prepare.labels import paint
-from dataset.prepare.picture import Collection, Size, find_picture, is_image
 from util.errors import UserError
 from util.mask import Label
 from util.pixels import IGNORE
@@ -25,8 +25,8 @@ SPECIAL_LABELS = {"__ignore__": IGNORE, "_background_": 0}
 
 
 @dataclass(frozen=True)
-class LabelMePicture:
-    """A picture annotated by LabelMe; `classes` gives the value of a label."""
+class LabelMeImage:
+    """An image annotated by LabelMe; `classes` gives the value of a label."""
 
     name: str
     image: Path
@@ -69,25 +69,25 @@ def read_labelme(root: Path, files: Sequence[Path], images: Path | None, workers
     if not names:
         raise UserError(f"{root}: no LabelMe file has a {' or '.join(AREAS)} shape")
     classes = {name: number for number, name in enumerate(names, start=1)} | SPECIAL_LABELS
-    pictures: dict[Path, LabelMePicture] = {}
+    pictures: dict[Path, LabelMeImage] = {}
     for file, content in zip(files, outcome.results, strict=True):
         image = _image(file, content.imagePath or "", images)
         name = str(file.relative_to(root).with_suffix(""))
         if (other := pictures.get(image.resolve())) is not None:
             raise UserError(f"{file}: {image} is annotated by {other.file} too; remove one")
-        pictures[image.resolve()] = LabelMePicture(name, image, file, content, classes)
+        pictures[image.resolve()] = LabelMeImage(name, image, file, content, classes)
     return Collection(names, list(pictures.values()))
 
 
 def _image(file: Path, stated: str, images: Path | None) -> Path:
-    """The picture of a file's own name, since names in files grow stale; else the one that it states."""
+    """The image of a file's own name, since names in files grow stale; else the one that it states."""
     folder = images or file.parent
     own = [path for path in sorted(folder.iterdir()) if path.stem == file.stem and is_image(path)]
-    found = find_picture(stated, [folder])
+    found = find_image(stated, [folder])
     if found in own:
         return found
     if len(own) > 1:
-        raise UserError(f"{file}: its picture may be {own[0].name} or {own[1].name}; remove or rename one")
+        raise UserError(f"{file}: its image may be {own[0].name} or {own[1].name}; remove or rename one")
     if own:
         if found is not None and not found.samefile(own[0]):
             warnings.warn(f"{file}: names the image {stated}; {own[0].name}, of its own name, is taken", stacklevel=2)

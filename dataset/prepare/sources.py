@@ -1,4 +1,4 @@
-"""Reading annotated pictures: a folder in the VOC layout, a COCO JSON file, a folder of LabelMe JSON files."""
+"""Reading annotated images: a folder in the VOC layout, a COCO JSON file, a folder of LabelMe JSON files."""
 
 import re
 import warnings
@@ -10,11 +10,11 @@ import numpy as np
 
 from dataset.lists import read_class_file
 from dataset.prepare.annotations import CocoFile, class_name, parse, read_annotation
-from dataset.prepare.coco import coco_pictures
+from dataset.prepare.coco import coco_images
 from dataset.prepare.files import in_parallel, raise_first
+from dataset.prepare.image import Collection, MaskImage, by_stem, files_below, find_image, is_image
 from dataset.prepare.labelme import read_labelme
 from dataset.prepare.labels import read_label
-from dataset.prepare.picture import Collection, MaskPicture, by_stem, files_below, find_picture, is_image
 from util.errors import UserError, printable
 from util.files import numbered_lines
 from util.mask import Colours, MaskKind
@@ -26,7 +26,7 @@ PARTS = ("train", "val")
 
 
 def read_source(source: Path, images: Path | None, workers: int, kind: MaskKind | None = None) -> Collection:
-    """Read annotated pictures from a folder or file, whose format is found by looking.
+    """Read annotated images from a folder or file, whose format is found by looking.
 
     `images` is the folder of a COCO or LabelMe file's images where they are not beside it, `kind` what masks are.
     UserError when there is nothing that can be read, or what there is contradicts itself.
@@ -56,7 +56,7 @@ def _read_coco(path: Path, images: Path | None) -> Collection:
     folders = [path.parent, path.parent / "images", path.parent.parent, path.parent.parent / "images"]
 
     def locate(name: str) -> Path:
-        found = find_picture(name, [images] if images else folders)
+        found = find_image(name, [images] if images else folders)
         if found is None:
             where = f"in {images}" if images else "beside it; give the folder with --images DIR"
             raise UserError(f"{path} names the image {name}, which is not {where}")
@@ -68,7 +68,7 @@ def _read_coco(path: Path, images: Path | None) -> Collection:
         if len(empty) == len(content.annotations):
             raise UserError(f"{which}, nor does any other; export polygons or run lengths")
         warnings.warn(f"{which}; {len(empty)} of {len(content.annotations)} annotations are like that", stacklevel=2)
-    return Collection(*coco_pictures(content, locate))
+    return Collection(*coco_images(content, locate))
 
 
 def _read_voc(source: Path, image_folder: Path, mask_folder: Path, workers: int, kind: MaskKind | None) -> Collection:
@@ -78,7 +78,7 @@ def _read_voc(source: Path, image_folder: Path, mask_folder: Path, workers: int,
     raise_first([f"{masks[name]} has no image in {image_folder}" for name in masks if name not in images])
     if left_out := sorted(images.keys() - masks.keys()):
         first = printable(str(images[left_out[0]]))
-        print(f"{len(left_out)} pictures without a mask are left out; the first is {first}")
+        print(f"{len(left_out)} images without a mask are left out; the first is {first}")
     tasks = [(mask, colours, kind) for mask in masks.values()]
     outcome = in_parallel(_values, tasks, "classes", workers)
     raise_first(outcome.complaints)
@@ -92,7 +92,7 @@ def _read_voc(source: Path, image_folder: Path, mask_folder: Path, workers: int,
         if names and (unknown := sorted(values - {0, IGNORE} - set(names))):
             raise UserError(f"{mask} holds the value {unknown[0]}, for which {source / 'classes.txt'} has no name")
     numbers = {value: number for number, value in enumerate(found, start=1)}
-    pictures = [MaskPicture(name, images[name], mask, colours, numbers, kind) for name, mask in masks.items()]
+    pictures = [MaskImage(name, images[name], mask, colours, numbers, kind) for name, mask in masks.items()]
     return Collection([names.get(value, f"class_{value}") for value in found], pictures, _voc_parts(source, masks))
 
 
@@ -139,7 +139,7 @@ def _voc_parts(source: Path, masks: Mapping[str, Path]) -> dict[str, set[str]]:
         if all(file.is_file() for file in files):
             parts = {part: read_part(file, source, masks) for part, file in zip(PARTS, files, strict=True)}
             if both := sorted(parts["train"] & parts["val"]):
-                warnings.warn(f"{folder}: {both[0]} is in both lists, {len(both)} pictures are", stacklevel=2)
+                warnings.warn(f"{folder}: {both[0]} is in both lists, {len(both)} images are", stacklevel=2)
             return parts
         for file, other in (files, files[::-1]):
             if file.is_file():
@@ -148,7 +148,7 @@ def _voc_parts(source: Path, masks: Mapping[str, Path]) -> dict[str, set[str]]:
 
 
 def read_part(path: Path, source: Path, known: Container[str]) -> set[str]:
-    """The names in a list of pictures, as any system writes them; UserError for one that is not known, and if none is.
+    """The names in a list of images, as any system writes them; UserError for one that is not known, and if none is.
 
     A line is `name`, with or without folder and suffix, or `name` and something else, such as its mask.
     """
@@ -158,9 +158,7 @@ def read_part(path: Path, source: Path, known: Container[str]) -> set[str]:
         starts = ("".join(words[:end]) for end in range(len(words), 0, -2))  # names may have blanks in them
         name = next((name for start in starts for name in _names(start, source) if name in known), None)
         if name is None:
-            raise UserError(
-                f"{path}:{number}: there is no picture with a mask for {line!r}; correct or remove the line"
-            )
+            raise UserError(f"{path}:{number}: there is no image with a mask for {line!r}; correct or remove the line")
         found.add(name)
     if not found:
         raise UserError(f"{path}: the list is empty; fill it, or remove both lists to have them made")

@@ -77,7 +77,7 @@ class TimmBackbone(Backbone):
         return f2, f3, f4
 
     def nearest(self, size: int) -> int:
-        """As in Backbone; some models take pictures of one size only."""
+        """As in Backbone; some models take images of one size only."""
         return self.only or super().nearest(size)
 
     def fetch(self) -> None:

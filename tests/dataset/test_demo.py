@@ -26,7 +26,7 @@ def contents(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
-def test_pictures_depend_on_the_arguments_alone(tmp_path: Path) -> None:
+def test_images_depend_on_the_arguments_alone(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         write_demo(tmp_path / name, images_per_class=2, size=48, seed=seed)
     first = contents(tmp_path / "a")
@@ -63,8 +63,8 @@ def test_every_fold_has_episodes_that_standing_out_does_not_solve(
     assert inter / union < 0.7
 
 
-def test_pictures_show_their_masks(demo_root: Path) -> None:
-    """Objects are told from what is around them: the picture changes more across their borders than elsewhere."""
+def test_images_show_their_masks(demo_root: Path) -> None:
+    """Objects are told from what is around them: the image changes more across their borders than elsewhere."""
     across, elsewhere = [], []
     for path in sorted((demo_root / "JPEGImages").iterdir())[:60]:
         image = np.array(Image.open(path).convert("L"), np.float32)

@@ -78,7 +78,7 @@ def test_index_follows_the_rules(toy_root: Path, toy_config: MakeConfig, mode: M
         assert list(files) == index.images and all(image.is_file() and mask.is_file() for image, mask in files.values())
 
 
-def test_base_classes_are_tested_on_validation_pictures_without_novel_ones(
+def test_base_classes_are_tested_on_validation_images_without_novel_ones(
     toy_root: Path, toy_config: MakeConfig
 ) -> None:
     index, _ = load_index(toy_config(toy_root, split=1, test_classes="base", ensemble=False), "val")

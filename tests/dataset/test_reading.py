@@ -1,4 +1,4 @@
-"""Pairs of large pictures and their masks, reduced; mistakes in pairs are in test_dataset.py."""
+"""Pairs of large images and their masks, reduced; mistakes in pairs are in test_dataset.py."""
 
 import random
 from pathlib import Path
@@ -36,7 +36,7 @@ def averages(values: np.ndarray, count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("height", "width", "orientation"), [(1203, 901, 1), (640, 1999, 6), (90, 120, 3)])
-def test_large_pictures_are_reduced_by_averaging(tmp_path: Path, height: int, width: int, orientation: int) -> None:
+def test_large_images_are_reduced_by_averaging(tmp_path: Path, height: int, width: int, orientation: int) -> None:
     pair = write_pair(tmp_path, height, width, orientation)
     image, mask = read_pair(*pair, max_side=200)
     whole, whole_mask = read_pair(*pair)
@@ -55,7 +55,7 @@ def test_large_pictures_are_reduced_by_averaging(tmp_path: Path, height: int, wi
     assert np.abs(image - expected).mean() < 2  # a JPEG is decoded at a fraction of its size
 
 
-def test_reduced_pictures_and_their_masks_are_cropped_together(tmp_path: Path) -> None:
+def test_reduced_images_and_their_masks_are_cropped_together(tmp_path: Path) -> None:
     image, mask = read_pair(*write_pair(tmp_path, 900, 1200), max_side=120)  # 90 x 120 now
     image = np.repeat(cv2.resize(mask, (120, 90), interpolation=cv2.INTER_NEAREST)[..., None] * np.float32(200), 3, 2)
     crops = [Augmentation(65, 65, (1, 1), (0, 0), 0.85)(image, mask, random.Random()) for _ in range(20)]
@@ -71,7 +71,7 @@ def test_a_mask_of_another_shape_is_told_whatever_is_reduced(tmp_path: Path) -> 
         read_pair(image, mask, max_side=120)
 
 
-def test_pictures_much_larger_than_the_crop_are_told(tmp_path: Path) -> None:
+def test_images_much_larger_than_the_crop_are_told(tmp_path: Path) -> None:
     image, _ = write_pair(tmp_path, 300, 500)
     small = tmp_path / "small.png"
     Image.new("RGB", (400, 20)).save(small)

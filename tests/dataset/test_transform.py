@@ -12,14 +12,14 @@ from PIL import Image
 from dataset.transform import Augmentation, fill_boxes, pad, rotate, scale, squash_image, squash_mask
 from util.image import normalise, resize_image, resize_mask
 
-Picture = tuple[NDArray[np.float32], NDArray[np.uint8]]
+AnnotatedImage = tuple[NDArray[np.float32], NDArray[np.uint8]]
 
 MEAN = torch.tensor([123.675, 116.28, 103.53])
 STD = torch.tensor([58.395, 57.12, 57.375])
 
 
 @pytest.fixture
-def picture(generator: np.random.Generator) -> Picture:
+def picture(generator: np.random.Generator) -> AnnotatedImage:
     h, w = generator.integers(40, 90, 2)
     mask = np.zeros((h, w), np.uint8)
     mask[h // 4 : h // 2, w // 3 : w // 2] = 1
@@ -28,7 +28,7 @@ def picture(generator: np.random.Generator) -> Picture:
 
 
 @pytest.mark.parametrize("size", [(33, 33), (121, 65), (40, 200)])
-def test_resize_is_opencvs_and_has_half_pixel_centres(picture: Picture, size: tuple[int, int]) -> None:
+def test_resize_is_opencvs_and_has_half_pixel_centres(picture: AnnotatedImage, size: tuple[int, int]) -> None:
     image, mask = picture
     h, w = size
     resized = resize_image(image, h, w)
@@ -45,7 +45,7 @@ def test_resize_is_opencvs_and_has_half_pixel_centres(picture: Picture, size: tu
     np.testing.assert_array_equal(resized_mask, cv2.resize(mask, (w, h), interpolation=cv2.INTER_NEAREST))
 
 
-def test_normalise(picture: Picture) -> None:
+def test_normalise(picture: AnnotatedImage) -> None:
     image, _ = picture
     expected = (torch.from_numpy(image) - MEAN) / STD
     torch.testing.assert_close(normalise(image), expected.permute(2, 0, 1))
@@ -66,7 +66,7 @@ def test_scale_and_rotate_move_image_and_mask_together(generator: np.random.Gene
         assert agree[~edge & (changed_mask != 255)].all() and (is_object & ~edge).any()
 
 
-def test_rotation_turns_about_the_centre_and_fills(picture: Picture) -> None:
+def test_rotation_turns_about_the_centre_and_fills(picture: AnnotatedImage) -> None:
     image, mask = picture
     turned, turned_mask = rotate(image, mask, 180)
     np.testing.assert_array_equal(turned_mask, mask[::-1, ::-1])
@@ -79,7 +79,7 @@ def test_rotation_turns_about_the_centre_and_fills(picture: Picture) -> None:
     assert rotate(np.zeros((41, 41, 3), np.float32), stripe, 90)[1][:11, 20].all()
 
 
-def test_pad_centres(picture: Picture) -> None:
+def test_pad_centres(picture: AnnotatedImage) -> None:
     image, mask = picture
     h, w = mask.shape
     padded, padded_mask = pad(image, mask, h + 7, w - 5)
@@ -90,7 +90,7 @@ def test_pad_centres(picture: Picture) -> None:
     np.testing.assert_allclose(padded[:3].reshape(-1, 3), MEAN.expand(3 * w, 3), rtol=1e-6)
 
 
-def test_augmentation_is_a_function_of_its_generator(picture: Picture) -> None:
+def test_augmentation_is_a_function_of_its_generator(picture: AnnotatedImage) -> None:
     augment = Augmentation(57, 49, (0.5, 2), (-10, 10), 0.85)
     results = [augment(*picture, random.Random(seed)) for seed in (5, 5, 6)]
     for image, mask in results:
@@ -101,7 +101,7 @@ def test_augmentation_is_a_function_of_its_generator(picture: Picture) -> None:
     assert not np.array_equal(results[0][0], results[2][0])
 
 
-def test_augmentation_draws_what_it_says(picture: Picture) -> None:
+def test_augmentation_draws_what_it_says(picture: AnnotatedImage) -> None:
     """Flips, blurs and rotations come half of the time, scales spread evenly over their range."""
     image, mask = picture
     rng = random.Random()

@@ -18,7 +18,7 @@ from engine.optim import make_sgd, make_trunk_adamw, poly_rate, set_rates
 from engine.run import Paths, Run
 from engine.snapshot import read_snapshot, snapshots
 from util.config import Config, load_config
-from util.distributed import World, connect
+from util.distributed import ProcessGroup, connect
 from util.rng import seed_all
 
 ITEMS, STEPS, EPOCHS = 14, 3, 3
@@ -58,8 +58,8 @@ def drive(
 ) -> dict[str, Any]:
     """A whole run, shaped as those in train.py and train_base.py; the last snapshot."""
     cfg = config(folder, **keys)
-    with connect("cpu") as world:
-        run = build(cfg, world, folder)
+    with connect("cpu") as process_group:
+        run = build(cfg, process_group, folder)
         with run.started():
             for epoch in run.epochs():
                 for batches in run.batches(Points(epoch), collate):
@@ -83,15 +83,15 @@ def config(folder: Path, **keys: object) -> Config:
     return load_config(Path(__file__).parents[2] / "config/base/pascal.yaml", words)
 
 
-def build(cfg: Config, world: World, folder: Path) -> Run:
+def build(cfg: Config, process_group: ProcessGroup, folder: Path) -> Run:
     seed_all(cfg.manual_seed)
     model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2)).train()
     optimizers = {
         "rest": make_sgd([model[0].parameters()], 0.9, 1e-4),
         "trunk": make_trunk_adamw(model[2], 0.01, 2, 0.01),
     }
-    learner = Learner(model, optimizers, world, cfg.amp, max_skipped=cfg.max_skipped_steps)
-    plan = StepPlan(ITEMS, cfg.batch_size, cfg.accumulate, world).check("batch_size")
+    learner = Learner(model, optimizers, process_group, cfg.amp, max_skipped=cfg.max_skipped_steps)
+    plan = StepPlan(ITEMS, cfg.batch_size, cfg.accumulate, process_group).check("batch_size")
     paths = Paths(folder, best=folder / "snapshot" / "best_1shot.pth", numbered="train")
     return Run(cfg, paths, plan, learner, cfg.epochs, cfg.stop_interval)
 

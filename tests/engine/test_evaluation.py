@@ -14,13 +14,13 @@ from dataset.episode import write_episodes
 from engine.evaluation import Outcome, Segment, make_episodes, run_episodes
 from engine.metric import Result
 from model.build import build_model
-from model.hmnet import HMNet
 from model.loss import episode_loss
+from model.methods.hmnet import HMNet
 from model.released import load_weights
 from tests.processes import run_processes
 from tests.toy import random_network, toy_config, write_toy, write_weights
 from util.config import Config
-from util.distributed import World, connect
+from util.distributed import ProcessGroup, connect
 from util.errors import UserError
 
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-ALONE = World(torch.device("cpu"))
+ALONE = ProcessGroup(torch.device("cpu"))
 
 
 def evaluate(model: HMNet, cfg: Config, seed: int, count: int) -> Result:
@@ -136,7 +136,7 @@ def test_episodes_from_a_file(folder: Path) -> None:
         evaluate(model, toy_config(folder, episodes_file=path, split=1), seed=3, count=6)
 
 
-def test_a_class_with_too_few_pictures_is_named(folder: Path) -> None:
+def test_a_class_with_too_few_images_is_named(folder: Path) -> None:
     cfg = toy_config(folder, shot=50)
     with pytest.raises(UserError, match=r"class 1: \d+ images"):
         evaluate(random_network(cfg), cfg, seed=3, count=6)
@@ -144,10 +144,10 @@ def test_a_class_with_too_few_pictures_is_named(folder: Path) -> None:
 
 def evaluate_saved(cfg: Config) -> Result:
     """The figures of saved weights, with the features of images kept, in this process of several."""
-    with connect(cfg.device) as world:
+    with connect(cfg.device) as process_group:
         model = build_model(cfg, pretrained=False)
         load_weights(model, cfg.experiment_dir / "snapshot" / "best_1shot.pth")
-        return without_times(run_episodes(model, cfg, make_episodes(cfg, 4, 7), world, progress=False))
+        return without_times(run_episodes(model, cfg, make_episodes(cfg, 4, 7), process_group, progress=False))
 
 
 @pytest.mark.parametrize("batch", [1, 2])

@@ -62,12 +62,14 @@ def base_gradients(cfg: Config) -> tuple[dict[str, Tensor], Report]:
 
 
 def gradients(cfg: Config, network: nn.Module, dataset: Any, forward: Any, target: str, batch: int) -> Any:
-    with connect("cpu") as world:
+    with connect("cpu") as process_group:
         meta = forward is train.forward
-        learner = Learner(network, {"all": make_sgd([network.parameters()], 0.9, 0)}, world, partial=meta)
-        plan = StepPlan(len(dataset), batch, cfg.accumulate, world)
+        learner = Learner(network, {"all": make_sgd([network.parameters()], 0.9, 0)}, process_group, partial=meta)
+        plan = StepPlan(len(dataset), batch, cfg.accumulate, process_group)
         batches = next(load_steps(dataset, plan.batches(seed=3), cfg.accumulate, 0, collate))
-        if world.is_main:  # most of the step's first item is ignored, or the shares of the pixels might not matter
+        if (
+            process_group.is_main
+        ):  # most of the step's first item is ignored, or the shares of the pixels might not matter
             batches[0][target][0, torch.arange(33) != 16] = IGNORE
         report = learner.accumulate(batches, forward, target)
         # Copies: gradients are views of large buckets, which would be pickled whole for each of them.
@@ -118,8 +120,8 @@ def two_optimizers(amp: str, compiled: bool = False) -> tuple[nn.Module, Learner
     optimizers = {f"layer{n}": make_sgd([part.parameters()], 0.9, 0) for n, part in enumerate(model.children())}
     for optimizer in optimizers.values():
         optimizer.param_groups[0]["lr"] = 0.1
-    with connect("cpu") as world:
-        learner = Learner(model, optimizers, world, amp, compiled, max_skipped=3)
+    with connect("cpu") as process_group:
+        learner = Learner(model, optimizers, process_group, amp, compiled, max_skipped=3)
     if amp == "fp16":
         learner.scaler = GradScaler("cpu", init_scale=64.0)  # the usual one begins with skipping steps
     return model, learner
@@ -161,14 +163,18 @@ def test_a_step_moves_both_optimizers(amp: str, compiled: bool) -> None:
 
 
 def bad_in_one_process() -> str:
-    with connect("cpu") as world:
+    with connect("cpu") as process_group:
         model = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(3, 2))
-        points = torch.full((2, 6, 3), torch.nan if world.rank == 1 else 1.0)
-        batch = {"points": points, "label": torch.zeros(2, 6).long(), "names": [[f"query{world.rank}", "support"]]}
+        points = torch.full((2, 6, 3), torch.nan if process_group.rank == 1 else 1.0)
+        batch = {
+            "points": points,
+            "label": torch.zeros(2, 6).long(),
+            "names": [[f"query{process_group.rank}", "support"]],
+        }
         from tests.engine.runs import forward
 
         with pytest.raises(NotFiniteError) as error:
-            Learner(model, {}, world).accumulate([batch], forward, "label")
+            Learner(model, {}, process_group).accumulate([batch], forward, "label")
         assert all(torch.equal(a, b) for a, b in zip(model.buffers(), nn.BatchNorm1d(6).buffers(), strict=True))
         return str(error.value)
 
@@ -203,8 +209,8 @@ def take(learner: Learner, value: float, bad: bool = False) -> Report:
 
 def one_layer(amp: str) -> tuple[nn.Linear, Learner]:
     model = nn.Linear(2, 1)
-    with connect("cpu") as world:
-        learner = Learner(model, {"all": torch.optim.SGD([model.weight], lr=0.1)}, world, amp, max_skipped=3)
+    with connect("cpu") as process_group:
+        learner = Learner(model, {"all": torch.optim.SGD([model.weight], lr=0.1)}, process_group, amp, max_skipped=3)
     return model, learner
 
 

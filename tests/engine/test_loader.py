@@ -20,13 +20,13 @@ from torch.utils.data import Dataset
 
 from engine.loader import Batch, StepPlan, load_steps, shard_batches, start_worker
 from tests.toy import ROOT
-from util.distributed import World
+from util.distributed import ProcessGroup
 from util.errors import UserError
 from util.failures import explain_errors
 
 
 def plan(items: int, batch: int, accumulate: int = 1, rank: int = 0, size: int = 1) -> StepPlan:
-    return StepPlan(items, batch, accumulate, World(torch.device("cpu"), rank, size))
+    return StepPlan(items, batch, accumulate, ProcessGroup(torch.device("cpu"), rank, size))
 
 
 @pytest.mark.parametrize(("size", "accumulate"), [(1, 1), (2, 1), (3, 2), (1, 4)])
@@ -51,9 +51,9 @@ def test_the_order_depends_on_the_seed_alone() -> None:
 
 def test_dealt_batches_are_those_of_one_process() -> None:
     items, batch, size = random.randrange(1, 30), random.randrange(1, 6), random.randrange(1, 5)
-    shares = [shard_batches(items, batch, World(torch.device("cpu"), rank, size)) for rank in range(size)]
+    shares = [shard_batches(items, batch, ProcessGroup(torch.device("cpu"), rank, size)) for rank in range(size)]
     joined = sorted(numbers for share in shares for numbers in share)
-    assert joined == shard_batches(items, batch, World(torch.device("cpu")))
+    assert joined == shard_batches(items, batch, ProcessGroup(torch.device("cpu")))
     assert [number for numbers in joined for number in numbers] == list(range(items))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 

@@ -15,14 +15,14 @@ from dataset.index import Mode, config_classes, list_files
 from dataset.multiclass import MultiEpisodes, draw_generalized, draw_ways
 from engine import multiclass
 from model.build import build_model
-from model.hmnet import HMNet
+from model.methods.hmnet import HMNet
 from tests.toy import entry_point, toy_config, write_toy, write_weights
 from util.arguments import evaluation_arguments
 from util.config import Config
-from util.distributed import World
+from util.distributed import ProcessGroup
 from util.errors import UserError
 
-WORLD = World(torch.device("cpu"))
+WORLD = ProcessGroup(torch.device("cpu"))
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_ways(cfg: Config) -> None:
 
 @pytest.mark.parametrize("first", ["novel", "base"])
 def test_generalized(cfg: Config, first: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(multiclass, "SURE", 0.45)  # an untrained network is never sure
+    monkeypatch.setattr(multiclass, "NOVEL_THRESHOLD", 0.45)  # an untrained network is never sure
     model = network(cfg)
     result = multiclass.test_generalized(model, cfg, WORLD, first)
     present, masks = contents(cfg, "val")

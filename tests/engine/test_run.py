@@ -33,7 +33,7 @@ from tests.engine.runs import (
 from tests.processes import run_processes
 from util.checkpoint import read_checkpoint
 from util.config import load_config
-from util.distributed import World
+from util.distributed import ProcessGroup
 from util.errors import UserError
 
 
@@ -260,4 +260,4 @@ def test_mixed_precision_goes_on_with_its_scale(tmp_path: Path) -> None:
 def test_a_run_that_starts_behind_its_end_is_refused(tmp_path: Path) -> None:
     message = rf"start_epoch: {EPOCHS} should be below the number of epochs \({EPOCHS}\)"
     with pytest.raises(UserError, match=message):
-        build(config(tmp_path, start_epoch=EPOCHS), World(torch.device("cpu")), tmp_path)
+        build(config(tmp_path, start_epoch=EPOCHS), ProcessGroup(torch.device("cpu")), tmp_path)

@@ -23,7 +23,7 @@ from tests.engine.runs import (
     signal_at,
 )
 from tests.processes import run_processes, start_processes
-from util.distributed import World
+from util.distributed import ProcessGroup
 from util.errors import UserError
 from util.failures import explain_errors
 
@@ -36,7 +36,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_state_before_it(
     line = str(error.value)
     assert "\n" not in line
     names = re.findall(r"item\d+", line)
-    plan = StepPlan(ITEMS, 2, 2, World(torch.device("cpu")))
+    plan = StepPlan(ITEMS, 2, 2, ProcessGroup(torch.device("cpu")))
     assert names == [f"item{number}" for batch in plan.batches(321 + 2, first_step=1)[:2] for number in batch]
     assert str(tmp_path / "snapshot" / "state_0002_000001.pth") in line
     assert_end(whole, drive(tmp_path, resume="auto", **KEYS))
@@ -44,7 +44,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_state_before_it(
 
 def drive_with_poison(folder: Path) -> None:
     """A run in whose data a NaN stands at one step."""
-    plan, intact = StepPlan(ITEMS, 2, 2, World(torch.device("cpu"))), Points.__getitem__
+    plan, intact = StepPlan(ITEMS, 2, 2, ProcessGroup(torch.device("cpu"))), Points.__getitem__
     bad = {number for batch in plan.batches(321 + 2, first_step=1)[:2] for number in batch}
 
     def poisoned(points: Points, item: int) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def lose_partner(folder: Path) -> str:
     """What the first process says when the second one is killed in mid-epoch."""
 
     def kill_second(run: Run) -> None:
-        if run.world.rank == 1 and run.iteration == 4:
+        if run.process_group.rank == 1 and run.iteration == 4:
             os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(UserError) as error, explain_errors():

@@ -9,10 +9,10 @@ from dataset.dataset import test_dataset as episodes_dataset
 from dataset.index import load_index
 from engine.evaluation import Names, Segment, make_episodes, run_episodes
 from engine.metric import Result
-from engine.support_check import CHANGES, check_support, falls, format_falls, with_other_class
+from engine.support_check import CHANGES, check_support, format_miou_drop, miou_drop, with_other_class
 from tests.toy import random_network, toy_config, write_toy
 from util.config import Config
-from util.distributed import World
+from util.distributed import ProcessGroup
 from util.errors import UserError
 
 
@@ -48,7 +48,7 @@ def test_a_fold_of_one_class_has_no_other(cfg: Config) -> None:
 
 
 def test_who_only_looks_at_the_query_loses_nothing_and_who_copies_the_support_mask_does(cfg: Config) -> None:
-    model, world, index = random_network(cfg), World(torch.device("cpu")), load_index(cfg, "val")[0]
+    model, process_group, index = random_network(cfg), ProcessGroup(torch.device("cpu")), load_index(cfg, "val")[0]
     episodes = make_episodes(cfg, 3, 30)
     assert any(episode.hard for episode in episodes.episodes)
 
@@ -60,9 +60,9 @@ def test_who_only_looks_at_the_query_loses_nothing_and_who_copies_the_support_ma
         return torch.stack([0.5 - object_, object_], dim=1)
 
     def fall(segment: Segment) -> tuple[dict, Result]:
-        own = run_episodes(model, cfg, episodes, world, segment=segment, progress=False)
-        found = check_support(model, cfg, episodes, index, world, segment, seed=3)
-        return {key: falls([own], [found[key]]) for key in CHANGES}, own
+        own = run_episodes(model, cfg, episodes, process_group, segment=segment, progress=False)
+        found = check_support(model, cfg, episodes, index, process_group, segment, seed=3)
+        return {key: miou_drop([own], [found[key]]) for key in CHANGES}, own
 
     check, _ = fall(blind)
     assert all(set(check[key]["fall"].values()) == set(check[key]["hard_fall"].values()) == {0.0} for key in CHANGES)
@@ -71,5 +71,5 @@ def test_who_only_looks_at_the_query_loses_nothing_and_who_copies_the_support_ma
     assert empty["results"][0]["miou"] == 0 and empty["fall"]["mean"] == pytest.approx(own.miou)
     assert 0 < empty["fall"]["low"] <= empty["fall"]["mean"] <= empty["fall"]["high"]
     assert empty["hard_fall"]["mean"] == pytest.approx(own.hard_miou)
-    lines = format_falls(check).splitlines()
+    lines = format_miou_drop(check).splitlines()
     assert f"{100 * own.miou:+.1f} [" in lines[2] and f"{100 * own.hard_miou:+.1f} [" in lines[2]

@@ -14,7 +14,7 @@ from dataset.dataset import TrainingViews, train_augmentation, train_dataset
 from dataset.episode import wanted_classes
 from dataset.index import config_classes, load_index
 from engine.views import stored_views, view_digest
-from model.hmnet import HMNet
+from model.methods.hmnet import HMNet
 from tests.toy import random_network, toy_config, write_toy
 from util.config import Config
 from util.errors import UserError

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from model.build import build_base_learner, build_model, build_trunk, from_config
-from model.mamba import HybridBlock, SelfBlock
+from model.parts.mamba import HybridBlock, SelfBlock
 from util.config import Config, load_config
 from util.errors import UserError
 

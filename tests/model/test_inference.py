@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from model.build import build_model
-from model.hmnet import HMNet
 from model.inference import FeatureCache, prepare_inference
+from model.methods.hmnet import HMNet
 from util.config import load_config
 
 SIZES = ["backbone", "tiny", "width", "16", "blocks", "2", "feature_size", "8", "scan", "reference"]

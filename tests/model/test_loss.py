@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.hmnet import Scores
 from model.loss import dice_loss, episode_loss
+from model.methods.hmnet import Scores
 
 FIXTURE = np.load(Path(__file__).parents[1] / "data" / "blocks.npz")
 

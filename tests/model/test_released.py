@@ -12,7 +12,7 @@ from torchvision.models import vgg16_bn
 
 from model.backbone import build_backbone
 from model.build import build_base_learner, build_model
-from model.hmnet import HMNet
+from model.methods.hmnet import HMNet
 from model.released import load_backbone, load_base_learner, load_weights, released_state_dict
 from util.checkpoint import save_checkpoint
 from util.config import Config, load_config

@@ -1,4 +1,4 @@
-"""What stops a run before its first picture leaves nothing behind."""
+"""What stops a run before its first image leaves nothing behind."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import predict
-from tests.toy import draw_picture, generator
+from tests.toy import draw_image, generator
 from util.config import Config
 from util.errors import UserError
 
@@ -19,7 +19,7 @@ def test_mistakes_in_weights_and_boxes_leave_no_folder(
     support, photos, out, boxes = (tmp_path / name for name in ("support", "photos", "out", "boxes.csv"))
     for folder in (support, photos):
         folder.mkdir()
-        image, mask = draw_picture(generator(), 40, 50, [3])
+        image, mask = draw_image(generator(), 40, 50, [3])
         Image.fromarray(image).save(folder / "a.jpg")
     Image.fromarray((mask == 3).astype(np.uint8)).save(support / "a.png")
     (experiment[1].parent / "best_1shot_bad.pth").write_bytes(experiment[1].read_bytes()[:-99])

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from model.build import build_model
-from model.mamba import HybridBlock, SupportMemory
+from model.parts.mamba import HybridBlock, SupportMemory
 from prediction.evidence import gather_evidence
 from prediction.predictor import Predictor
 from tests.prediction.test_predictor import shapes

@@ -28,7 +28,7 @@ def test_names_are_text(tmp_path: Path) -> None:
     page = (tmp_path / "index.html").read_text()
     assert "&lt;b&gt;&amp;.jpg" in page and "&lt;script&gt;" in page and "&lt;i&gt;" in page and "&lt;u&gt;" in page
     assert "<script" not in page and "\x07" not in page
-    assert "2 pictures" in page and "1 could not be read" in page and "nothing found" in page
+    assert "2 images" in page and "1 could not be read" in page and "nothing found" in page
 
 
 def test_thumbnails_lie_in_the_page(tmp_path: Path) -> None:

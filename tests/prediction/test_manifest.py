@@ -22,7 +22,7 @@ def test_parts_join_the_manifest_and_win(tmp_path: Path) -> None:
     assert read_manifest(tmp_path) == joined
 
 
-def test_torn_lines_and_incomplete_pictures_do_not_count(tmp_path: Path) -> None:
+def test_torn_lines_and_incomplete_images_do_not_count(tmp_path: Path) -> None:
     assert read_manifest(tmp_path) == {}
     with Part(tmp_path, 0) as part:
         part.append(records("whole", 2))

@@ -1,4 +1,4 @@
-"""Which pictures are segmented, and what their outputs are called."""
+"""Which images are segmented, and what their outputs are called."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ def test_outputs_never_meet() -> None:
     assert names["a.jpg"] == "a.jpg" and names["a.png"] == "a.png"
 
 
-def test_which_pictures_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_images_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inside = ("a.jpg", "b/c.PNG", "b/n.txt", ".x/d.jpg", "out/e.png")
     for name in (*(f"photos/{name}" for name in inside), "more/f.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -12,15 +12,15 @@ from engine.evaluation import make_episodes, run_episodes
 from model.build import build_model
 from model.released import load_weights
 from prediction.predictor import Found, Prediction, Predictor, find_config, mask_from_boxes, object_mask
-from tests.toy import draw_picture, generator, random_network, toy_config, write_weights
+from tests.toy import draw_image, generator, random_network, toy_config, write_weights
 from util.config import Config
-from util.distributed import World
+from util.distributed import ProcessGroup
 from util.errors import UserError
 
 
 def shapes(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """A picture with one object, and its mask of 0 and 1."""
-    image, mask = draw_picture(generator(), height, width, [3])
+    """An image with one object, and its mask of 0 and 1."""
+    image, mask = draw_image(generator(), height, width, [3])
     return image, (mask == 3).astype(np.uint8)
 
 
@@ -43,8 +43,10 @@ def test_agrees_with_testing(
     load_weights(model, weights)
     episode_set = make_episodes(cfg, seed=3, count=4)
     tested: dict[int, np.ndarray] = {}
-    world = World(torch.device("cpu"))
-    run_episodes(model, cfg, episode_set, world, observe=lambda o: tested.update({o.number: o.prediction.numpy()}))
+    process_group = ProcessGroup(torch.device("cpu"))
+    run_episodes(
+        model, cfg, episode_set, process_group, observe=lambda o: tested.update({o.number: o.prediction.numpy()})
+    )
     predictor = Predictor.from_checkpoint(cfg, weights, "cpu")
     dataset = episodes_dataset(cfg, *episode_set)
     for number, episode in enumerate(episode_set.episodes):
@@ -68,7 +70,7 @@ def test_any_size_and_shape(predictor: Predictor, height: int, width: int) -> No
         assert prediction.score == pytest.approx(prediction.probability[prediction.mask == 1].mean(), abs=1e-5)
 
 
-def test_any_kind_of_picture(predictor: Predictor, tmp_path: Path) -> None:
+def test_any_kind_of_image(predictor: Predictor, tmp_path: Path) -> None:
     image, mask = shapes(60, 44)
     predictor.set_support([image], [mask])
     expected = predictor.predict(image)
@@ -217,8 +219,8 @@ def test_mistakes_are_named(predictor: Predictor, tmp_path: Path) -> None:
         ([path], [mask * 0], r"photo\.png: its mask marks no object"),
         ([path], [(mask, 4)], r"no object of class 4"),
         ([path], [several], r"classes \[1, 7\]"),
-        ([path, path], [mask], "2 pictures and 1 masks"),
-        ([], [], "0 pictures"),
+        ([path, path], [mask], "2 images and 1 masks"),
+        ([], [], "0 images"),
         ([np.zeros((400, 500))], [tiny], "too small"),
         ([tmp_path / "absent.jpg"], [mask], r"absent\.jpg"),
         ([path], [tmp_path / "absent.png"], r"absent\.png: no such mask"),
@@ -233,7 +235,7 @@ def test_mistakes_are_named(predictor: Predictor, tmp_path: Path) -> None:
 
 
 def test_only_what_changed_is_computed_again(experiment: tuple[Config, Path]) -> None:
-    """The backbone sees a picture once; an unchanged class is not encoded again; and nothing comes out differently."""
+    """The backbone sees an image once; an unchanged class is not encoded again; and nothing comes out differently."""
     remembering, plain = (Predictor.from_checkpoint(*experiment, device="cpu", cache_mb=mb) for mb in (50, 0))
     seen: list[int] = []
     remembering.model.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
@@ -241,7 +243,7 @@ def test_only_what_changed_is_computed_again(experiment: tuple[Config, Path]) ->
     query = shapes(40, 70)[0]
 
     def look(classes: dict[str, tuple[list[np.ndarray], list[np.ndarray]]]) -> int:
-        """How many pictures the backbone has seen for it."""
+        """How many images the backbone has seen for it."""
         seen.clear()
         remembering.set_support(classes)
         found = remembering.predict(query)

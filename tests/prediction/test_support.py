@@ -145,11 +145,11 @@ def test_what_does_not_fit_together(tmp_path: Path, capsys: pytest.CaptureFixtur
     with pytest.raises(UserError, match="no such folder"):
         read_support(folder)
     folder.mkdir()
-    with pytest.raises(UserError, match="no pictures"):
+    with pytest.raises(UserError, match="no images"):
         read_support(folder)
     for name in ("alone.jpg", "single.png", "twice.jpg", "twice.bmp", "twice.png"):
         write(folder / name, picture())
-    with pytest.raises(UserError, match="3 support pictures"):
+    with pytest.raises(UserError, match="3 support images"):
         read_support(folder)
     printed = capsys.readouterr().err
     assert "alone.jpg: has no mask; put alone.png beside it" in printed
@@ -163,7 +163,7 @@ def test_what_does_not_fit_together(tmp_path: Path, capsys: pytest.CaptureFixtur
         write(folder / f"{name}.png", mask)
     write(folder / "torn.jpg", picture())
     (folder / "torn.png").write_bytes((folder / "small.png").read_bytes()[:45])
-    with pytest.raises(UserError, match="4 support pictures"):
+    with pytest.raises(UserError, match="4 support images"):
         read_support(folder)
     printed = capsys.readouterr().err
     assert "empty.jpg: its annotation marks no object" in printed
@@ -219,7 +219,7 @@ def test_names_of_classes(tmp_path: Path) -> None:
         read_support(tmp_path)
     write(tmp_path / "b.jpg", picture())
     write(tmp_path / "b.png", index(255))
-    with pytest.raises(UserError, match=r"holds b.jpg and pictures in cat/; leave one kind there"):
+    with pytest.raises(UserError, match=r"holds b.jpg and images in cat/; leave one kind there"):
         read_support(tmp_path)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from model.build import build_model
-from model.mamba import MambaBlock
+from model.parts.mamba import MambaBlock
 from tests.toy import toy_config
 from tools import benchmark, profile
 from tools.benchmark import straight_line
@@ -163,6 +163,6 @@ def test_benchmark_from_end_to_end(config: str, tmp_path: Path, monkeypatch: pyt
     assert (result["kind"], result["quick"]) == ("benchmark", True)
     assert [point["size"] for point in result["sweep"]["hmnet"]["points"]] == [105, 169, 233]
     text = (tmp_path / "benchmark.md").read_text()
-    for title in ("Stages of an episode", "Whole episodes", "A training step", "Picture sizes"):
+    for title in ("Stages of an episode", "Whole episodes", "A training step", "Image sizes"):
         assert f"## {title}" in text
     assert all(f"- {numbers}: takes " in text for numbers in ("float32", "bf16")) and "A loader worker: " in text

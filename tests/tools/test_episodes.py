@@ -52,7 +52,7 @@ def test_queries_by_line(shot: int, tmp_path: Path) -> None:
     rng = generator()
     corners = [(f"P{i:04}", *rng.integers(0, 5000, 2).tolist()) for i in range(30)]
     patches = [f"{picture}_{y}_{y + 256}_{x}_{x + 256}" for picture, y, x in corners]
-    classes = [*[*range(11, 16)] * 2, *rng.integers(11, 16, 20).tolist()] * 2  # two pictures of every class at least
+    classes = [*[*range(11, 16)] * 2, *rng.integers(11, 16, 20).tolist()] * 2  # two images of every class at least
     lines = [(patches[i % 30], class_id) for i, class_id in enumerate(classes)]
     own = "".join(f"{name}__{class_id:02}\n" for name, class_id in lines)
     short = "".join(f"{'_'.join(map(str, corners[i % 30]))} {class_id}\n" for i, class_id in enumerate(classes))
@@ -94,7 +94,7 @@ def test_drawn_classes(tmp_path: Path) -> None:
         assert draw(tmp_path, "coco", "--fold", 1, "--shot", 2, "--count", 200, "--lists", folder) == expected
 
 
-def test_classes_in_turn_and_every_picture_once(tmp_path: Path) -> None:
+def test_classes_in_turn_and_every_image_once(tmp_path: Path) -> None:
     rng = generator()
     kinds = ["seborrheic_keratosis", "nevus", "melanoma"]
     rows = {f"ISIC_{i:07}": kinds[i % 3] for i in rng.permutation(40).tolist()}

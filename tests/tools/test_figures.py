@@ -1,4 +1,4 @@
-"""Every figure from the command line, on random networks and made-up results; the numbers beside the pictures."""
+"""Every figure from the command line, on random networks and made-up results; the numbers beside the images."""
 
 import csv
 import json
@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 
 from dataset.dataset import test_dataset as episodes_dataset
-from dataset.index import Files
+from dataset.index import ImageMaskStore
 from engine.evaluation import make_episodes
 from model.build import build_model
 from model.released import load_weights
 from tests.tools.paper.test_history import result, write_test, write_training
 from tests.toy import toy_config, write_toy, write_weights
-from tools.figures import describe, main, support_picture
+from tools.figures import describe, main, support_image
 from tools.paper.analysis import enhancement, state_cosines, visits
 from tools.paper.history import Course
 from tools.paper.plots import draw_curves
@@ -47,7 +47,7 @@ def words(cfg: Config, tmp_path: Path) -> list[str]:
 
 
 def read(folder: Path, name: str) -> dict[str, Any]:
-    """The numbers of a figure, once both pictures have been seen to be some."""
+    """The numbers of a figure, once both images have been seen to be some."""
     assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     with Image.open(folder / f"{name}.png") as picture:
         assert len(np.unique(np.asarray(picture.convert("L")))) > 20
@@ -78,12 +78,12 @@ def test_panels_of_two_networks(cfg: Config, words: list[str], tmp_path: Path) -
     assert content["rows"][0]["iou"]["fusion hmnet"] == pytest.approx(float(iou), abs=0.02)
 
 
-def test_figures_show_the_parts_of_pictures_that_count(cfg: Config) -> None:
-    class Crops(Files):
+def test_figures_show_the_parts_of_images_that_count(cfg: Config) -> None:
+    class Crops(ImageMaskStore):
         may_be_empty = True
 
-        def picture(self, name: str, max_side: int | None = None) -> np.ndarray:
-            return super().picture(name, max_side)[:20, :24]
+        def image(self, name: str, max_side: int | None = None) -> np.ndarray:
+            return super().image(name, max_side)[:20, :24]
 
         def read(self, name: str, class_id: int) -> np.ndarray:
             return super().read(name, class_id)[:20, :24]
@@ -93,7 +93,7 @@ def test_figures_show_the_parts_of_pictures_that_count(cfg: Config) -> None:
     item = episodes_dataset(cfg, *episode_set)[0]
     seen = item["support"][0].permute(1, 2, 0).numpy() * STD + MEAN  # as the network has it
     outside = cv2.dilate(item["support_mask"][0].numpy(), np.ones((7, 7))) == 0  # outlines are drawn around the object
-    assert outside.any() and np.abs(support_picture(cfg, episode_set) - seen)[outside].max() < 1
+    assert outside.any() and np.abs(support_image(cfg, episode_set) - seen)[outside].max() < 1
 
 
 @torch.inference_mode()

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from model.fusion import attend
-from model.mamba import SelectiveScan
-from model.order import plain_orders
+from model.parts.fusion import attend
+from model.parts.mamba import SelectiveScan
+from model.parts.order import plain_orders
 from tools.measure import count_flops, in_fresh_process, machine, parameter_count, peak_memory, product_peak, timed
 from util.errors import UserError
 

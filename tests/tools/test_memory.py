@@ -27,7 +27,7 @@ def test_live_bytes() -> None:
     assert live.now == 0
 
 
-def test_a_step_keeps_weights_and_optimisers_and_more_pictures_save_more(tmp_path: Path) -> None:
+def test_a_step_keeps_weights_and_optimisers_and_more_images_save_more(tmp_path: Path) -> None:
     cfg = toy_config(tmp_path, batch_size=2)
     model = build_model(cfg, pretrained=False)
     sgd = sum(p.nbytes for group in model.learnable_groups() for p in group)

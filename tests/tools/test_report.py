@@ -21,7 +21,7 @@ import yaml
 from tests.toy import ROOT, entry_point, generator, toy_config, write_toy, write_weights
 from tools import benchmark, profile, report
 from tools.paper.published import PAPER, published
-from tools.paper.runs import Wanted, read_runs
+from tools.paper.runs import RunSpec, read_runs
 from tools.paper.tables import TABLES, Cell, Sheet, Sources, fold_cells
 from util.arguments import evaluation_arguments, experiment_config, training_arguments
 from util.config import Config, load_config
@@ -213,7 +213,7 @@ def test_the_commands_make_what_is_missing(
 
 
 def test_only_what_is_missing_is_trained(place: Path) -> None:
-    wanted = Wanted(PASCAL.format(0), {"srm": "basic"})
+    wanted = RunSpec(PASCAL.format(0), {"srm": "basic"})
     base, train, test = wanted.commands()
     assert base == "sh train_base.sh 1234 pascal 0 resnet50 --opts resume auto"
     assert train == "sh train_pascal.sh 1234 0 resnet50 manet --opts srm basic exp exp/srm-basic resume auto"

@@ -21,7 +21,7 @@ from torchvision.models import vgg16_bn
 from model.build import build_model
 from model.released import load_weights
 from prediction.predictor import Predictor
-from tests.toy import CLASSES, ROOT, draw_picture, generator, toy_config, write_experiment, write_toy
+from tests.toy import CLASSES, ROOT, draw_image, generator, toy_config, write_experiment, write_toy
 from tools.share import main
 from util.config import Config
 from util.errors import UserError
@@ -39,17 +39,17 @@ def weights(cfg: Config) -> Path:
     return cfg.experiment_dir / "snapshot/best_1shot.pth"
 
 
-def probability(predictor: Predictor, picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    predictor.set_support([picture], [(np.where(mask == 255, 0, mask), 1)])
-    return predictor.predict(picture[::-1].copy()).probability
+def probability(predictor: Predictor, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    predictor.set_support([image], [(np.where(mask == 255, 0, mask), 1)])
+    return predictor.predict(image[::-1].copy()).probability
 
 
 def test_a_folder_predicts_the_same(cfg: Config, tmp_path: Path) -> None:
     main([str(weights(cfg)), "--out", str(tmp_path / "mine"), "--licence", "mit"])
     assert {path.name for path in (tmp_path / "mine").iterdir()} == {"model.safetensors", "config.yaml", "README.md"}
-    picture = draw_picture(generator(), 50, 60, list(range(1, len(CLASSES) - 4)))
-    first = probability(Predictor.from_checkpoint(cfg, weights(cfg), "cpu"), *picture)
-    second = probability(Predictor.from_pretrained(tmp_path / "mine", "cpu"), *picture)
+    image = draw_image(generator(), 50, 60, list(range(1, len(CLASSES) - 4)))
+    first = probability(Predictor.from_checkpoint(cfg, weights(cfg), "cpu"), *image)
+    second = probability(Predictor.from_pretrained(tmp_path / "mine", "cpu"), *image)
     assert first.std() > 0
     np.testing.assert_array_equal(first, second)
     shared = yaml.safe_load((tmp_path / "mine/config.yaml").read_text())
@@ -97,7 +97,7 @@ def test_the_card_holds_the_figures_of_these_weights(cfg: Config, tmp_path: Path
     ("words", "message"),
     [
         (["absent.pth", "--out", "o"], "absent.pth: no such file"),
-        (["{weights}", "--out", "{full}"], "full: holds other files, such as picture.jpg; give a folder of its own"),
+        (["{weights}", "--out", "{full}"], "full: holds other files, such as image.jpg; give a folder of its own"),
         (["{weights}", "--out", "o", "--opts", "width", "24"], "do not fit this configuration: misshapen"),
         (["{weights}", "--out", "o", "--results", "{list}"], "--results: not the result of a test"),
     ],
@@ -106,13 +106,13 @@ def test_mistakes_are_one_line_and_write_nothing(
     cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
 ) -> None:
     (tmp_path / "full").mkdir()
-    (tmp_path / "full/picture.jpg").touch()
+    (tmp_path / "full/image.jpg").touch()
     (tmp_path / "list.json").write_text("[1]")
     monkeypatch.chdir(tmp_path)
     places = {"weights": weights(cfg), "full": tmp_path / "full", "list": "list.json"}
     with pytest.raises(UserError, match=message):
         main([word.format(**places) for word in words])
-    assert not Path("o").exists() and [path.name for path in Path("full").iterdir()] == ["picture.jpg"]
+    assert not Path("o").exists() and [path.name for path in Path("full").iterdir()] == ["image.jpg"]
 
 
 def test_what_is_no_shared_network(tmp_path: Path) -> None:
@@ -140,9 +140,9 @@ def test_without_a_backbone_that_torchvision_provides(tmp_path: Path) -> None:
     with safe_open(tmp_path / "mine/model.safetensors", "pt") as shared:
         assert not any(key.startswith(("layer", "backbone")) for key in shared.keys())  # noqa: SIM118
     again = Predictor.from_checkpoint(cfg, tmp_path / "mine/model.safetensors", "cpu")
-    picture = draw_picture(generator(), 50, 60, [1, 2])
-    first = probability(Predictor.from_checkpoint(cfg, tmp_path / "w.pth", "cpu"), *picture)
-    np.testing.assert_array_equal(first, probability(again, *picture))
+    image = draw_image(generator(), 50, 60, [1, 2])
+    first = probability(Predictor.from_checkpoint(cfg, tmp_path / "w.pth", "cpu"), *image)
+    np.testing.assert_array_equal(first, probability(again, *image))
     with torch.no_grad():
         provided.features[0].weight[0, 0, 0, 0] += 1
     torch.save({f"features.{key}": value for key, value in provided.features.state_dict().items()}, file)
@@ -226,17 +226,17 @@ def test_through_a_hub(cfg: Config, hub: tuple[str, dict[str, bytes]], tmp_path:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [str(tmp_path / "mine"), f"{url}/user/net"]
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
-    picture, mask = draw_picture(generator(), 40, 50, [1, 2])
-    np.savez(tmp_path / "in.npz", picture=picture, mask=mask)
+    image, mask = draw_image(generator(), 40, 50, [1, 2])
+    np.savez(tmp_path / "in.npz", image=image, mask=mask)
     code = f"""
 import numpy as np
 from prediction.predictor import Predictor
 from tests.tools.test_share import probability
 found = np.load("{tmp_path}/in.npz")
 predictor = Predictor.from_pretrained("user/net", "cpu")
-np.save("{tmp_path}/out.npy", probability(predictor, found["picture"], found["mask"]))
+np.save("{tmp_path}/out.npy", probability(predictor, found["image"], found["mask"]))
 """
     done = run("-c", code)
     assert done.returncode == 0, done.stderr
-    expected = probability(Predictor.from_checkpoint(cfg, weights(cfg), "cpu"), picture, mask)
+    expected = probability(Predictor.from_checkpoint(cfg, weights(cfg), "cpu"), image, mask)
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected)

@@ -7,27 +7,27 @@ import torch
 from torch import nn
 
 from tests.processes import run_processes, taken_port
-from util.distributed import World, connect, pick_device
+from util.distributed import ProcessGroup, connect, pick_device
 from util.errors import UserError
 
 
 def exercise(values: list[int], folder: Path) -> dict[str, object]:
     """Every method of World, in one process of several."""
-    with connect("cpu") as world:
+    with connect("cpu") as process_group:
         norm = nn.BatchNorm1d(2)
-        norm.running_mean += world.rank
-        world.share_buffers(norm)
-        with world.main_first():
-            if world.is_main:
+        norm.running_mean += process_group.rank
+        process_group.broadcast_buffers(norm)
+        with process_group.main_first():
+            if process_group.is_main:
                 time.sleep(0.2)
                 (folder / "cache").write_text("made")
             found = (folder / "cache").exists()
         return {
-            "place": (world.rank, world.size, world.is_main, world.device.type),
-            "sum": world.sum(torch.tensor([values[world.rank], 1])).tolist(),
-            "any": world.any(world.rank == 1, False),
-            "gather": world.gather({"rank": world.rank}),
-            "share": world.share(Path(str(values[world.rank]))),
+            "place": (process_group.rank, process_group.size, process_group.is_main, process_group.device.type),
+            "sum": process_group.all_reduce(torch.tensor([values[process_group.rank], 1])).tolist(),
+            "any": process_group.any(process_group.rank == 1, False),
+            "gather": process_group.gather({"rank": process_group.rank}),
+            "share": process_group.broadcast(Path(str(values[process_group.rank]))),
             "mean": norm.running_mean.tolist(),
             "found": found,
         }
@@ -51,7 +51,7 @@ def test_world(size: int, tmp_path: Path) -> None:
 
 def test_one_process_is_left_as_it_is() -> None:
     model = nn.Linear(2, 2)
-    assert World(torch.device("cpu")).parallel(model) is model
+    assert ProcessGroup(torch.device("cpu")).parallel(model) is model
 
 
 def test_devices() -> None:

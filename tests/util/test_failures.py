@@ -23,7 +23,7 @@ from util.failures import RESUME, explain, explain_errors
         (RuntimeError("DataLoader worker (pid 7) is killed"), ["a loader worker died", "loader_workers"]),
         (dist.DistBackendError("NCCL error. Advice that is long"), ["lost contact", "NCCL error", RESUME]),
         (RuntimeError("[/x.cc:1] Connection closed by peer [1.2.3.4]: 5"), ["lost contact", "Connection closed"]),
-        (UserError("Traceback ...\nutil.errors.UserError: a.jpg: no such picture\n"), ["a.jpg: no such picture"]),
+        (UserError("Traceback ...\nutil.errors.UserError: a.jpg: no such image\n"), ["a.jpg: no such image"]),
     ],
 )
 def test_one_line(error: Exception, parts: list[str]) -> None:

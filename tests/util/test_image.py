@@ -21,7 +21,7 @@ def noise(*shape: int, high: int = 256, dtype: type = np.uint8) -> np.ndarray:
 
 
 def smooth(height: int, width: int) -> np.ndarray:
-    """A picture that survives JPEG."""
+    """An image that survives JPEG."""
     return cv2.resize(noise(4, 5, 3), (width, height), interpolation=cv2.INTER_CUBIC)
 
 
@@ -102,6 +102,6 @@ def test_damaged_files_are_named(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize(
     "bad", [np.zeros((3, 20, 30, 3)), np.zeros((20, 30, 2)), np.full((9, 9), 2.5), np.zeros((0, 4))]
 )
-def test_what_is_no_picture(bad: np.ndarray) -> None:
-    with pytest.raises(UserError, match="picture"):
+def test_what_is_no_image(bad: np.ndarray) -> None:
+    with pytest.raises(UserError, match="image"):
         read_image(bad)

@@ -18,7 +18,7 @@ def test_lines_go_to_console_and_file_and_the_file_grows(tmp_path: Path, capsys:
 
 
 def test_other_processes_are_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with RunLog(tmp_path / "log.txt", tmp_path / "board", talks=False) as log:
+    with RunLog(tmp_path / "log.txt", tmp_path / "board", enabled=False) as log:
         log.warning("unheard")
         log.curves({"loss": 1.0}, 1)
     assert not list(tmp_path.iterdir())

@@ -73,13 +73,13 @@ def test_overlay_greys_ignored_pixels_and_outlines_the_truth() -> None:
     assert drawn[14, 20:40].max() < 80 and drawn[16, 20:40].max() < 80
 
 
-def test_overlay_of_nothing_is_the_picture() -> None:
+def test_overlay_of_nothing_is_the_image() -> None:
     image = picture(33, 47)
     assert np.array_equal(overlay(image, np.zeros((33, 47), np.uint8)), image)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_mosaic_shows_every_picture(count: int) -> None:
+def test_mosaic_shows_every_image(count: int) -> None:
     colors = [tuple(color) for color in PALETTE[:count]]
     board = mosaic([np.full((50, 70, 3), color, np.uint8) for color in colors], 200)
     assert board.shape[0] in (199, 200)
@@ -100,7 +100,7 @@ def test_episode_panel_of_any_shape(height: int, width: int, shots: int) -> None
 def test_panel_shows_legend_colours_and_widens_for_long_text() -> None:
     plain = panel([Tile("", np.zeros((50, 50, 3), np.uint8))], 50)
     assert plain.shape == (50 + 2 * GAP, 50 + 2 * GAP, 3)
-    entries = [(PALETTE[3], "a class whose name is a good deal longer than its picture is wide"), (PALETTE[5], "b")]
+    entries = [(PALETTE[3], "a class whose name is a good deal longer than its image is wide"), (PALETTE[5], "b")]
     drawn = panel([Tile("title", np.zeros((50, 50, 3), np.uint8), entries)], 50)
     assert drawn.shape[1] > 300 and drawn.shape[0] > 50 + 2 * GAP + 40
     for color, _ in entries:
@@ -117,7 +117,7 @@ def test_index_png_keeps_the_values(tmp_path: Path) -> None:
     assert tuple(palette[0]) == (0, 0, 0) and tuple(palette[2]) == class_color(2)
 
 
-def test_saved_picture_is_the_picture(tmp_path: Path) -> None:
+def test_saved_image_is_the_image(tmp_path: Path) -> None:
     image = picture(20, 30)
     save_image(tmp_path / "a.png", image)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), image)

@@ -8,7 +8,7 @@ from tools.browser.state import VIEW_SIDE, Answer, thumbnail
 from util.image import RGB
 from util.visualize import mosaic, overlay
 
-Shown = tuple[RGB, str]  # a picture and its caption
+Shown = tuple[RGB, str]  # an image and its caption
 
 
 def explain_answer(predictor: Predictor, answer: Answer, class_name: str) -> list[Shown]:

@@ -8,12 +8,12 @@ from typing import Any
 
 from dataset.benchmarks.table import test_config
 from dataset.episode import Episode
-from dataset.index import Files, load_index
+from dataset.index import ImageMaskStore, load_index
 from engine.evaluation import TRAINING_FREE, EpisodeSet, Outcome, Segment, run_episodes
-from model.hmnet import HMNet
 from model.inference import load_network
+from model.methods.hmnet import HMNet
 from util.config import Config, restore_config
-from util.distributed import World, pick_device
+from util.distributed import ProcessGroup, pick_device
 from util.errors import UserError
 from util.image import RGB
 from util.visualize import episode_panel
@@ -103,7 +103,7 @@ class LoadedTest:
     """What a test's result says of how it was made, with the network in memory."""
 
     cfg: Config
-    files: Files
+    files: ImageMaskStore
     classes: list[int]
     model: HMNet
     segment: Segment | None
@@ -115,9 +115,9 @@ class LoadedTest:
             raise UserError(f"{missing[0]}: is no longer among the images that this test draws from")
         outcomes: list[Outcome] = []
         episodes = EpisodeSet([episode], self.files, self.classes)
-        world = World(next(self.model.parameters()).device)
+        process_group = ProcessGroup(next(self.model.parameters()).device)
         run_episodes(
-            self.model, self.cfg, episodes, world, segment=self.segment, observe=outcomes.append, progress=False
+            self.model, self.cfg, episodes, process_group, segment=self.segment, observe=outcomes.append, progress=False
         )
         return outcomes[0]
 
@@ -161,4 +161,4 @@ def draw_pair(tests: dict[Path, LoadedTest], pair: Pair) -> tuple[RGB, str]:
             before = "no IoU" if row["iou"] is None else f"IoU {row['iou']:.3f}"
             remarks.append(f"{name}: {before} when it was tested; weights or data have changed since.")
     assert outcome
-    return episode_panel(*outcome.pictures(test.files), predictions, pair[0]["class"]), " ".join(remarks)
+    return episode_panel(*outcome.images(test.files), predictions, pair[0]["class"]), " ".join(remarks)

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from tools.browser import explain, failures
-from tools.browser.parts import NETWORK, Shop, Updates, explained, figure, figures, say
+from tools.browser.parts import NETWORK, AppContext, Updates, explained, figure, figures, say
 from tools.browser.segment_page import segment_page
 from tools.browser.state import Session
 from util.errors import UserError
@@ -21,7 +21,7 @@ footer { display: none !important; }
 """
 
 
-def build_page(shop: Shop) -> gr.Blocks:
+def build_page(shop: AppContext) -> gr.Blocks:
     """The three pages under one title, and one place for messages."""
     with gr.Blocks(title="HMNet", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
         session = gr.State(Session())
@@ -42,10 +42,10 @@ def appearance() -> dict[str, Any]:
     return {"theme": gr.themes.Default(primary_hue="blue", **fonts), "css": CSS, "footer_links": []}
 
 
-def explain_page(shop: Shop, session: gr.State, message: gr.HTML, tab: gr.Tab) -> None:
+def explain_page(shop: AppContext, session: gr.State, message: gr.HTML, tab: gr.Tab) -> None:
     """One answer's maps; a choice of the query and of the class."""
     with gr.Row():
-        query = gr.Dropdown([], label="Picture", elem_id="explained")
+        query = gr.Dropdown([], label="Image", elem_id="explained")
         class_name = gr.Dropdown([], label="Class")
     maps = figures("maps", columns=4)
 
@@ -61,14 +61,14 @@ def explain_page(shop: Shop, session: gr.State, message: gr.HTML, tab: gr.Tab) -
         return {
             query: gr.update(choices=list(by_name), value=answer.name),
             class_name: gr.update(choices=list(names), value=chosen),
-            maps: "".join(figure(maps, picture, text) for picture, text in shown),
+            maps: "".join(figure(maps, image, text) for image, text in shown),
         }
 
     for event in (tab.select, query.input, class_name.input):
         event(on_open, [session, query, class_name], [message, query, class_name, maps])
 
 
-def failures_page(shop: Shop, message: gr.HTML, tab: gr.Tab) -> None:
+def failures_page(shop: AppContext, message: gr.HTML, tab: gr.Tab) -> None:
     """Episodes of one or two results in a table; a click on a row draws it."""
     pairs = gr.State([])  # in the order of the table
     tests: dict[Path, failures.LoadedTest] = {}  # networks in memory, by result
@@ -114,8 +114,8 @@ def failures_page(shop: Shop, message: gr.HTML, tab: gr.Tab) -> None:
     @explained(message)
     def on_row(pairs: list[failures.Pair], event: gr.SelectData) -> Updates:
         place = failures.table(pairs).index(event.row_value)  # however the table is sorted on the page
-        picture, remark = failures.draw_pair(tests, pairs[place])
-        return {panel: picture, message: say(remark)}
+        image, remark = failures.draw_pair(tests, pairs[place])
+        return {panel: image, message: say(remark)}
 
     choices: list[Any] = [first, second, class_name, shot, order]
     for event in (tab.select, *(choice.input for choice in choices)):

@@ -1,4 +1,4 @@
-"""The canvas's side of a support picture: what the page gets to paint on, and what comes back."""
+"""The canvas's side of a support image: what the page gets to paint on, and what comes back."""
 
 import base64
 import io
@@ -16,21 +16,21 @@ PREFIX = "data:image/png;base64,"
 
 
 def painting(session: Session) -> dict[str, Any] | None:
-    """What the canvas shows: the current picture, its object as ink, and the colour of its class."""
+    """What the canvas shows: the current image, its object as ink, and the colour of its class."""
     shot = session.shot
     if shot is None:
         return None
-    picture, value = on_canvas(shot.picture), session.value(shot.class_name)
+    picture, value = on_canvas(shot.image), session.value(shot.class_name)
     ink = np.zeros((*picture.shape[:2], 4), np.uint8)
     ink[fit_mask(shot.mask, picture) == 1] = (*class_color(value), 255)
     jpeg = "data:image/jpeg;base64," + base64.b64encode(encode_image(picture, ".jpg")).decode()
     png = PREFIX + base64.b64encode(encode_image(ink)).decode()
-    return {"shot": shot.number, "picture": jpeg, "ink": png, "color": css_color(value)}
+    return {"shot": shot.number, "image": jpeg, "ink": png, "color": css_color(value)}
 
 
 def read_painting(value: Any, session: Session) -> None:
     """Take over what was painted since the canvas was last filled, if anything; UserError for what is no painting."""
-    if not isinstance(value, dict) or "picture" in value:
+    if not isinstance(value, dict) or "image" in value:
         return
     shot = next((shot for shot in session.shots if shot.number == value.get("shot")), None)
     if shot is not None:  # not one that was removed while it was painted on
@@ -38,7 +38,7 @@ def read_painting(value: Any, session: Session) -> None:
 
 
 def _decode(url: Any, shot: Shot) -> RGB:
-    size = on_canvas(shot.picture).shape[1::-1]
+    size = on_canvas(shot.image).shape[1::-1]
     try:
         with Image.open(io.BytesIO(base64.b64decode(str(url).removeprefix(PREFIX), validate=True))) as image:
             if image.size == size:

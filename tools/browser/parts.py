@@ -1,4 +1,4 @@
-"""What the pages are made of: messages, grids of pictures, and what all of them share."""
+"""What the pages are made of: messages, grids of images, and what all of them share."""
 
 import html
 from collections.abc import Callable
@@ -30,7 +30,7 @@ element.addEventListener("click", (event) => {
 
 
 @dataclass
-class Shop:
+class AppContext:
     """What all tabs share: the network and how it was trained, limits, a folder for files, and where results lie."""
 
     predictor: Predictor
@@ -75,7 +75,7 @@ def figures(name: str, columns: int) -> gr.HTML:
 
 
 def figure(component: gr.HTML, picture: RGB, text: str, chosen: bool = False) -> str:
-    """A picture with a line below; its file is one that gradio may serve."""
+    """An image with a line below; its file is one that gradio may serve."""
     path = html.escape(quote(save_img_array_to_cache(picture, component.GRADIO_CACHE, format="jpeg")))
     mark = ' class="chosen"' if chosen else ""
     return f'<figure{mark}><img src="/gradio_api/file={path}"><figcaption>{html.escape(text)}</figcaption></figure>'

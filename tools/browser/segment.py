@@ -31,16 +31,16 @@ EXAMPLE_QUERIES = 6
 def answer_queries(
     session: Session, predictor: Predictor, paths: Sequence[str], limits: Limits
 ) -> Iterator[Answer | UserError]:
-    """Look for the session's classes in every picture; what cannot be read comes back as its error, in its turn.
+    """Look for the session's classes in every image; what cannot be read comes back as its error, in its turn.
 
     `predictor` is this session's own, though its network and memory are shared. Raises UserError before the first
-    picture if the supports are incomplete, or if there are no pictures or too many.
+    image if the supports are incomplete, or if there are no images or too many.
     """
     support = session.support()
     if not paths:
-        raise UserError("there is no picture to search; drop some on the right")
+        raise UserError("there is no image to search; drop some on the right")
     if len(paths) > limits.queries:
-        raise UserError(f"{len(paths)} pictures to search, and at most {limits.queries} are taken; remove some")
+        raise UserError(f"{len(paths)} images to search, and at most {limits.queries} are taken; remove some")
     predictor.set_support(support)
     taken: set[str] = set()
     for path in paths:
@@ -78,7 +78,7 @@ def describe_answer(predictor: Predictor, answer: Answer, threshold: float) -> s
 
 
 def heat(values: NDArray[np.floating], picture: RGB) -> RGB:
-    """A map (f, f) with values in [0, 1] over a picture, from dark blue to yellow."""
+    """A map (f, f) with values in [0, 1] over an image, from dark blue to yellow."""
     large = cv2.resize(values.astype(np.float32), picture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     colors = cv2.applyColorMap(np.rint(large.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1]
     return np.ascontiguousarray(np.rint(0.8 * colors + 0.2 * picture).astype(np.uint8))
@@ -87,7 +87,7 @@ def heat(values: NDArray[np.floating], picture: RGB) -> RGB:
 def write_zip(session: Session, predictor: Predictor, threshold: float, folder: Path) -> Path:
     """All masks and overlays as `predict.py` writes them, with classes.txt and the manifest, in one archive.
 
-    Masks and overlays have the pictures' own sizes. Raises UserError if nothing was segmented yet.
+    Masks and overlays have the images' own sizes. Raises UserError if nothing was segmented yet.
     """
     if not session.answers:
         raise UserError("nothing is segmented yet; there is nothing to download")
@@ -116,12 +116,12 @@ class Examples:
         self.index, self.files = load_index(cfg, "val")
 
     def show(self, session: Session, limits: Limits, folder: Path) -> list[str]:
-        """Give the session another example's supports in place of its own, and return pictures to search: copies."""
+        """Give the session another example's supports in place of its own, and return images to search: copies."""
         episode = draw_seeded(self.index, self.cfg.shot, self.cfg.seeds[0], session.examples)
         session.examples += 1
         session.shots = []
         for name in episode.support:
-            picture, mask = self.files.picture(name), self.files.read(name, episode.class_id)
+            picture, mask = self.files.image(name), self.files.read(name, episode.class_id)
             label, of = self.files[name][0].name, self.names[episode.class_id]
             session.add_shot(label, picture, limits, mask, of)
         others = [

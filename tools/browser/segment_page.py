@@ -1,4 +1,4 @@
-"""The page Segment: supports on the left, pictures to search and results on the right."""
+"""The page Segment: supports on the left, images to search and results on the right."""
 
 import copy
 import html
@@ -11,14 +11,14 @@ import gradio as gr
 from prediction.predictor import SINGLE
 from tools.browser import segment
 from tools.browser.painting import painting, read_painting
-from tools.browser.parts import HERE, NETWORK, Shop, Updates, explained, figure, figures, say
+from tools.browser.parts import HERE, NETWORK, AppContext, Updates, explained, figure, figures, say
 from tools.browser.state import Answer, Session, Shot, css_color, read_painted, read_upload, thumbnail
 from util.errors import UserError
 
 QUICK: Any = {"show_progress": "hidden", "trigger_mode": "multiple"}  # no event is lost, however fast they come
 
 
-def segment_page(shop: Shop, session: gr.State, message: gr.HTML) -> None:
+def segment_page(shop: AppContext, session: gr.State, message: gr.HTML) -> None:
     """Both sides."""
     with gr.Row():
         with gr.Column(scale=5):
@@ -30,12 +30,12 @@ def segment_page(shop: Shop, session: gr.State, message: gr.HTML) -> None:
 
 
 class SupportSide:
-    """Pictures of the object, the canvas to paint it on, its class."""
+    """Images of the object, the canvas to paint it on, its class."""
 
-    def __init__(self, shop: Shop, message: gr.HTML) -> None:
+    def __init__(self, shop: AppContext, message: gr.HTML) -> None:
         self.shop, self.message = shop, message
-        gr.Markdown("**1. Show the object** in one picture or more")
-        self.files = gr.File(label="Support pictures", file_count="multiple", height=120, elem_id="supports")
+        gr.Markdown("**1. Show the object** in one image or more")
+        self.files = gr.File(label="Support images", file_count="multiple", height=120, elem_id="supports")
         self.strip = figures("strip", columns=5)
         self.canvas = gr.HTML(
             html_template=(HERE / "painter.html").read_text(),
@@ -48,13 +48,13 @@ class SupportSide:
         self.class_name = gr.Dropdown(
             [SINGLE],
             value=SINGLE,
-            label="Class of this picture: choose one, or write another name",
+            label="Class of this image: choose one, or write another name",
             allow_custom_value=True,
             elem_id="class",
         )
         with gr.Row():
             self.mask_file = gr.UploadButton("Take its mask from a file", size="sm", elem_id="mask")
-            self.remove = gr.Button("Remove this picture", size="sm", elem_id="remove")
+            self.remove = gr.Button("Remove this image", size="sm", elem_id="remove")
         self.outputs = [message, self.strip, self.class_name, self.legend, self.canvas]  # what supports change
 
     def connect(self, session: gr.State) -> None:
@@ -71,7 +71,7 @@ class SupportSide:
         """All that changes when the supports do; the canvas only if it was not the user who painted."""
         shots = []
         for shot in session.shots:
-            small = thumbnail(shot.picture, shot.mask, session.value(shot.class_name))
+            small = thumbnail(shot.image, shot.mask, session.value(shot.class_name))
             shots.append(figure(self.strip, small, caption(shot), chosen=shot.number == session.current))
         names = session.class_names or [SINGLE]
         chosen = session.shot.class_name if session.shot else names[0]
@@ -114,7 +114,7 @@ class SupportSide:
 
     def on_mask(self, session: Session, path: str) -> Updates:
         if session.shot is None:
-            text = say("there is no support picture yet that this mask could belong to")
+            text = say("there is no support image yet that this mask could belong to")
             return {self.mask_file: None, self.message: text}
         try:
             session.shot.mask = read_painted(path, session.shot, self.shop.limits)
@@ -129,12 +129,12 @@ def caption(shot: Shot) -> str:
 
 
 class SearchSide:
-    """Pictures to search, results and what is shown of them, the download."""
+    """Images to search, results and what is shown of them, the download."""
 
-    def __init__(self, shop: Shop, message: gr.HTML, support: SupportSide) -> None:
+    def __init__(self, shop: AppContext, message: gr.HTML, support: SupportSide) -> None:
         self.shop, self.message, self.support = shop, message, support
-        gr.Markdown("**2. Find it** in other pictures")
-        self.queries = gr.File(label="Pictures to search", file_count="multiple", height=160, elem_id="queries")
+        gr.Markdown("**2. Find it** in other images")
+        self.queries = gr.File(label="Images to search", file_count="multiple", height=160, elem_id="queries")
         with gr.Row():
             known = Path(shop.cfg.data_root).is_dir()
             self.example = gr.Button("Try an example", visible=known, elem_id="example")
@@ -143,7 +143,7 @@ class SearchSide:
         self.status = gr.HTML(elem_id="status", min_height=24)
         self.stopped = gr.HTML(
             elem_id="stopped"
-        )  # apart, as a picture that is just finished still says how many there are
+        )  # apart, as an image that is just finished still says how many there are
         with gr.Row():
             first = segment.VIEWS[0]
             self.view = gr.Radio(list(segment.VIEWS), value=first, label="Show", elem_id="view", scale=3)
@@ -168,7 +168,7 @@ class SearchSide:
         packed.success(None, js="() => document.querySelector('#load').click()")
 
     def card(self, answer: Answer, view: str, threshold: float) -> str:
-        """One result: its picture and the line below."""
+        """One result: its image and the line below."""
         drawn = segment.draw_answer(self.shop.predictor, answer, view, threshold)
         return figure(self.results, drawn, segment.describe_answer(self.shop.predictor, answer, threshold))
 
@@ -190,7 +190,7 @@ class SearchSide:
                 else:
                     session.answers.append(answer)
                     cards += self.card(answer, view, threshold)
-                done = f"{number} of {len(paths)} pictures"
+                done = f"{number} of {len(paths)} images"
                 yield {self.message: say(*complaints), self.results: cards, self.status: done}
         except UserError as error:
             yield {self.message: say(str(error))}

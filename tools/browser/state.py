@@ -21,7 +21,7 @@ from util.visualize import class_color, fit, fit_mask, overlay
 
 Mask = NDArray[np.uint8]
 
-CANVAS_SIDE = 1024  # pixels of the longer side of the picture that is painted on
+CANVAS_SIDE = 1024  # pixels of the longer side of the image that is painted on
 VIEW_SIDE = 640  # of a result on the page
 NAME_LENGTH = 80
 
@@ -37,11 +37,11 @@ class Limits:
 
 @dataclass
 class Shot:
-    """A support picture, its class, and the object in it: (h, w), 1 object, 0 other, 255 not to be judged."""
+    """A support image, its class, and the object in it: (h, w), 1 object, 0 other, 255 not to be judged."""
 
     number: int  # by which the page knows it
     name: str
-    picture: RGB
+    image: RGB
     mask: Mask
     class_name: str
 
@@ -50,16 +50,16 @@ class Shot:
         return bool((self.mask == 1).any())
 
 
-Support = dict[str, tuple[list[RGB], list[Mask]]]  # by class, its pictures and the object in each
+Support = dict[str, tuple[list[RGB], list[Mask]]]  # by class, its images and the object in each
 
 
 class Answer(NamedTuple):
-    """What was found in a query picture."""
+    """What was found in a query image."""
 
     name: str
     path: Path  # of the server's copy
-    view: RGB  # the picture as large as it is shown
-    size: tuple[int, int]  # (h, w) of the picture itself
+    view: RGB  # the image as large as it is shown
+    size: tuple[int, int]  # (h, w) of the image itself
     support: Support  # what was looked for
     evidence: Evidence
     seconds: float
@@ -94,9 +94,9 @@ class Session:
         return self.class_names.index(class_name) + 1
 
     def add_shot(self, name: str, picture: RGB, limits: Limits, mask: Mask | None = None, of: str = "") -> None:
-        """Take a support picture, without an object unless a mask is given, and put it on the canvas."""
+        """Take a support image, without an object unless a mask is given, and put it on the canvas."""
         if len(self.shots) >= limits.supports:
-            raise UserError(f"{name}: there are {limits.supports} support pictures, and no more are taken; remove one")
+            raise UserError(f"{name}: there are {limits.supports} support images, and no more are taken; remove one")
         class_name = of or (self.shot.class_name if self.shot else SINGLE)
         mask = np.zeros(picture.shape[:2], np.uint8) if mask is None else mask
         self.counter += 1
@@ -111,19 +111,19 @@ class Session:
     def support(self) -> Support:
         """The supports by class; UserError where there is none, or one without an object."""
         if not self.shots:
-            raise UserError("there is no support picture yet; drop one on the left and paint the object in it")
+            raise UserError("there is no support image yet; drop one on the left and paint the object in it")
         classes: Support = {name: ([], []) for name in self.class_names}
         for shot in self.shots:
             if not shot.has_object:
-                raise UserError(f"{shot.name}: nothing is painted in it; paint the object, or remove the picture")
-            pictures, masks = classes[shot.class_name]
-            pictures.append(shot.picture)
+                raise UserError(f"{shot.name}: nothing is painted in it; paint the object, or remove the image")
+            images, masks = classes[shot.class_name]
+            images.append(shot.image)
             masks.append(shot.mask)
         return classes
 
 
 def read_upload(path: str | Path, limits: Limits) -> RGB:
-    """An uploaded picture (h, w, 3); UserError, by its name alone, for what is none and for too many pixels."""
+    """An uploaded image (h, w, 3); UserError, by its name alone, for what is none and for too many pixels."""
     name = Path(path).name
     try:
         with open_image(path) as header:
@@ -131,7 +131,7 @@ def read_upload(path: str | Path, limits: Limits) -> RGB:
     except UserError as error:
         if "decompression bomb" in str(error):
             raise UserError(f"{name}: has far more than {limits.megapixels:g} megapixels; make it smaller") from None
-        raise UserError(f"{name}: is not a picture, or a damaged one; take a JPEG, PNG or WebP file") from None
+        raise UserError(f"{name}: is not an image, or a damaged one; take a JPEG, PNG or WebP file") from None
     if width * height > limits.megapixels * 1e6:
         raise UserError(
             f"{name}: {width}x{height} are {width * height / 1e6:.0f} megapixels, and at most {limits.megapixels:g} "
@@ -151,20 +151,20 @@ def named(path: str | Path, name: str) -> Iterator[None]:
 
 
 def read_painted(path: str | Path, shot: Shot, limits: Limits) -> Mask:
-    """The object that an uploaded mask marks in a shot's picture; UserError as for pictures, and where it misfits."""
-    read_upload(path, limits)  # is it a picture at all, and of a size to be read
+    """The object that an uploaded mask marks in a shot's image; UserError as for images, and where it misfits."""
+    read_upload(path, limits)  # is it an image at all, and of a size to be read
     name = Path(path).name
     with named(path, name):
         index = interpret_mask(path).label
     values = [value for value in np.unique(index).tolist() if value not in (0, IGNORE)]
     if len(values) > 1:
         raise UserError(f"{name}: marks {len(values)} classes; give a mask of the one object, white on black")
-    return object_mask(index, shot.picture.shape[:2], shot.name)
+    return object_mask(index, shot.image.shape[:2], shot.name)
 
 
 def safe_name(name: str, taken: Collection[str]) -> str:
     """A name for files in the download, made of an upload's: letters, digits, `.`, `-`, `_`, and none of `taken`."""
-    plain = re.sub(r"[^\w.-]+", "_", Path(name).name).lstrip(".")[-NAME_LENGTH:] or "picture"
+    plain = re.sub(r"[^\w.-]+", "_", Path(name).name).lstrip(".")[-NAME_LENGTH:] or "image"
     number, free = 1, plain
     while free in taken:
         number += 1
@@ -173,19 +173,19 @@ def safe_name(name: str, taken: Collection[str]) -> str:
 
 
 def on_canvas(picture: RGB) -> RGB:
-    """A picture as it is painted on: at most CANVAS_SIDE pixels."""
+    """An image as it is painted on: at most CANVAS_SIDE pixels."""
     return fit(picture, CANVAS_SIDE, CANVAS_SIDE) if max(picture.shape) > CANVAS_SIDE else picture
 
 
 def painted(ink: RGB, shot: Shot) -> Mask:
-    """The mask of a shot from what is painted over its picture: RGBA (h', w', 4), opaque where the object is."""
+    """The mask of a shot from what is painted over its image: RGBA (h', w', 4), opaque where the object is."""
     opaque = (ink[..., 3] > 127).astype(np.uint8)
-    size = shot.picture.shape[1::-1]
+    size = shot.image.shape[1::-1]
     return np.asarray(cv2.resize(opaque, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
 
 
 def thumbnail(picture: RGB, mask: Mask, value: int, side: int = 200) -> RGB:
-    """A support picture with its object in the colour of its class."""
+    """A support image with its object in the colour of its class."""
     small = fit(picture, side, side)
     mask = fit_mask(mask, small)
     return overlay(small, np.where(mask == 1, value, mask))

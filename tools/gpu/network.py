@@ -17,9 +17,9 @@ from torch.amp import GradScaler
 
 from engine.optim import make_sgd, make_trunk_adamw
 from model.build import build_model
-from model.hmnet import HMNet
 from model.inference import prepare_inference
 from model.loss import episode_loss
+from model.methods.hmnet import HMNet
 from tools.gpu.setting import CheckSetting, check
 from tools.memory import step_memory
 from util.config import Config, load_config

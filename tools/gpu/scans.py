@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.order import patch_orders, plain_orders
+from model.parts.order import patch_orders, plain_orders
 from model.scan import Recap, selective_scan
 from tools.gpu.setting import CheckSetting, NothingToCheckError, check
 

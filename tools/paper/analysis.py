@@ -1,6 +1,6 @@
 """What happens inside the trunk: the numbers of the paper's Figures 5 and 7.
 
-Maps are channels last as in `model.mamba`, of one episode, B = 1: query `q` and support `s`, `(1, f, f, C)`.
+Maps are channels last as in `model.parts.mamba`, of one episode, B = 1: query `q` and support `s`, `(1, f, f, C)`.
 """
 
 from collections.abc import Iterator
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.hmnet import HMNet
-from model.mamba import DIRECTIONS, HybridBlock, MambaBlock, Tokens
-from model.order import patch_orders, plain_orders
+from model.methods.hmnet import HMNet
+from model.parts.mamba import DIRECTIONS, HybridBlock, MambaBlock, Tokens
+from model.parts.order import patch_orders, plain_orders
+from model.parts.trunk import Trunk
 from model.resize import resize, resize_last
-from model.trunk import Trunk
 from tools.stages import Captured
 from util.errors import UserError
 

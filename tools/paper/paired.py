@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from engine.comparison import MOVED, Answers, Pair, difference, mean_iou, moved, wins
+from engine.comparison import MOVED, EpisodePixels, Pair, difference, mean_iou, moved, wins
 from engine.support_check import CHANGES
 from tools.paper.runs import read_json
 from tools.paper.table import Table
@@ -25,9 +25,9 @@ class Test(NamedTuple):
 
     path: Path
     episodes: list[Any]  # query, class and supports of each
-    answers: Answers  # of one training
+    answers: EpisodePixels  # of one training
     names: Mapping[int, str]  # of classes
-    falls: Mapping[tuple[str, str], float]  # of mIoU, fractions, by the keys of CHANGES and FALLS
+    miou_drop: Mapping[tuple[str, str], float]  # of mIoU, fractions, by the keys of CHANGES and FALLS
 
 
 Tests = dict[Fold, list[Test]]
@@ -87,14 +87,14 @@ def _tests_of(path: Path, content: Mapping[str, Any]) -> list[tuple[Fold, Test]]
         cfg, names = content["config"], {int(number): name for number, name in content["classes"].items()}
         found = []
         checks = content.get("support_check", {}).items()
-        falls = {(key, some): check[some]["mean"] for key, check in checks for some in FALLS if check[some]}
+        miou_drop = {(key, some): check[some]["mean"] for key, check in checks for some in FALLS if check[some]}
         for seed, of_seed in by_seed.items():
             pixels = np.array([[[row["intersection"][1], row["union"][1]] for row in of_seed]])  # (1, E, 2)
-            answers = Answers(
+            answers = EpisodePixels(
                 np.array([r["class_id"] for r in of_seed]), np.array([r["hard"] for r in of_seed]), pixels
             )
             episodes = [(row["query"], row["class_id"], tuple(row["support"])) for row in of_seed]
-            test = Test(path, episodes, answers, names, falls)
+            test = Test(path, episodes, answers, names, miou_drop)
             found.append(((cfg["data_set"], cfg["split"], cfg["shot"], seed), test))
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         raise UserError(f"{lines}: no readable episodes of {path} there; test again") from None
@@ -121,7 +121,7 @@ def pair_folds(first: Tests, second: Tests) -> dict[Fold, Pair]:
     return {fold: (stacked(first[fold]), stacked(second[fold])) for fold in shared}
 
 
-def stacked(tests: Sequence[Test]) -> Answers:
+def stacked(tests: Sequence[Test]) -> EpisodePixels:
     """Several trainings' answers as one."""
     return tests[0].answers._replace(pixels=np.concatenate([test.answers.pixels for test in tests]))
 
@@ -145,8 +145,8 @@ def comparison_table(title: str, methods: Mapping[str, Tests]) -> Table:
             found = difference(some) if tests is not reference else None
             cells += [f"{100 * fmean(own):.1f}" if own else "-", found.text() if found else "-"]
         for key in product(CHANGES, FALLS):
-            falls = [test.falls[key] for of_fold in tests.values() for test in of_fold if key in test.falls]
-            cells.append(f"{0.0 - 100 * fmean(falls):+.1f}" if falls else "-")
+            miou_drop = [test.miou_drop[key] for of_fold in tests.values() for test in of_fold if key in test.miou_drop]
+            cells.append(f"{0.0 - 100 * fmean(miou_drop):+.1f}" if miou_drop else "-")
         rows.append((name, *cells))
     folds = ", ".join(f"{data} {split} ({shot} shot, seed {seed})" for data, split, shot, seed in reference)
     notes = [f"Means over {folds}; 95 % intervals by a bootstrap over episodes and trainings, of the same episodes."]

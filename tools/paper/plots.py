@@ -58,7 +58,7 @@ def save(path: Path, draw: Callable[[], Figure], numbers: Mapping[str, Any]) -> 
 def draw_states(numbers: Mapping[str, Any], maps: Mapping[str, Any], picture: RGB) -> Figure:
     """Figure 5. `numbers["series"]`: by name, after_support and after_query with mean and std, per cent.
 
-    `maps`: by name, the maps (P, p, p) after support and after query of the episode whose support `picture` shows.
+    `maps`: by name, the maps (P, p, p) after support and after query of the episode whose support `image` shows.
     """
     figure = Figure(figsize=(PAGE, 4.4), layout="constrained")
     top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.25, 1)).flat

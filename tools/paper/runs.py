@@ -57,7 +57,7 @@ class Figures(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class RunSpec:
     """One test: a config file, what differs from it in the network (and so in training), and in the test alone."""
 
     config: str
@@ -68,7 +68,7 @@ class Wanted:
     training_seed: int | None = None  # None: any
     result: str | None = None  # the result's file name, where others share the folder
 
-    def trained_with(self, seed: int) -> "Wanted":
+    def trained_with(self, seed: int) -> "RunSpec":
         """The same run, trained with this seed; other seeds than the config's have a folder of their own."""
         changed = {} if seed == _read(self.config).manual_seed else {"manual_seed": seed}
         return replace(self, network={**self.network, **changed}, training_seed=seed)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from engine.published import BASE_MIOU
 from tools.paper.published import published
-from tools.paper.runs import PORT, Figures, Measured, Wanted, read_json
+from tools.paper.runs import PORT, Figures, Measured, RunSpec, read_json
 from util.config import load_config
 from util.errors import UserError
 
@@ -101,14 +101,14 @@ class Sources(NamedTuple):
 
     def want(
         self, split: int, pattern: str, net: str = "resnet50", shot: int = 1, network: Any = None, **test: Any
-    ) -> Wanted:
+    ) -> RunSpec:
         """The run of a fold."""
         if self.config:
-            return Wanted(self.config, {"split": split, **(network or {})}, **test)
+            return RunSpec(self.config, {"split": split, **(network or {})}, **test)
         config = pattern.format(split=split, net=net, shots="" if shot == 1 else f"_{shot}s")
-        return Wanted(config, network or {}, **test)
+        return RunSpec(config, network or {}, **test)
 
-    def folds_of(self, sheet: Sheet, name: str, want: Callable[[int], Wanted]) -> list[Figures | None]:
+    def folds_of(self, sheet: Sheet, name: str, want: Callable[[int], RunSpec]) -> list[Figures | None]:
         """The figures of every fold; the sheet notes what is missing or differs."""
         found: list[Figures | None] = []
         for split in self.folds:
@@ -300,10 +300,10 @@ def table_8(sources: Sources) -> Sheet:
 
 
 def table_9(sources: Sources) -> Sheet:
-    """Picture sizes."""
+    """Image sizes."""
     rows = published("table9_image_size")
     sizes = list(rows["HMNet"])
-    sheet = Sheet(f"Table 9: seconds for {EPISODES_9} episodes by picture size", [f"{size}" for size in sizes])
+    sheet = Sheet(f"Table 9: seconds for {EPISODES_9} episodes by image size", [f"{size}" for size in sizes])
     swept = (sources.benchmark or {}).get("sweep", {})
     for name, fusion in (("HDMNet", None), ("HMNet", "hmnet"), ("cross attention", "cross_attention")):
         points = {point["size"]: point for point in swept.get(fusion, {"points": []})["points"]}

@@ -19,7 +19,7 @@ from tests.toy import ROOT, entry_point, generator, toy_config, write_toy, write
 from tools.prepare import main as prepare
 from util.arguments import evaluation_arguments
 from util.config import Config
-from util.distributed import World
+from util.distributed import ProcessGroup
 from util.errors import UserError
 
 test_config.__test__ = False  # type: ignore[attr-defined]
@@ -64,7 +64,7 @@ def test_from_archives_to_a_result(name: str, cfg: Config, tmp_path: Path, capsy
     assert listed == truth.keys()
     for (image, class_id), mask in truth.items():
         np.testing.assert_array_equal(files.read(image, class_id), mask)
-        assert files.picture(image).shape[:2] == mask.shape == files.size(image)
+        assert files.image(image).shape[:2] == mask.shape == files.size(image)
     options = [word for pair in keys.items() for word in pair]
     content = run_test(tmp_path, *options, "test_episodes", 12, "metric_size", "")
     assert len(content["results"][0]["episode_iou"]) == 12
@@ -111,7 +111,7 @@ def test_ways_where_every_class_has_a_mask_of_its_own(name: str, cfg: Config, tm
             label = next((label for label, c in episode.labels.items() if c == class_id), 0)
             expected[truth[episode.query, class_id] == 1] = label
         np.testing.assert_array_equal(dataset[number]["truth"], squash_mask(expected, 33, 33))
-    result = run_ways(build_model(cfg, pretrained=False), tested, World(torch.device("cpu")), 2)
+    result = run_ways(build_model(cfg, pretrained=False), tested, ProcessGroup(torch.device("cpu")), 2)
     assert set(result["runs"][0]["class_iou"]) == set(index.by_class)
 
 

@@ -19,7 +19,7 @@ SIZE = (48, 56)  # height, width
 
 
 def rectangle(rng: np.random.Generator, size: tuple[int, int] = SIZE) -> Mask:
-    """A mask with one object of about a third of the picture."""
+    """A mask with one object of about a third of the image."""
     mask = np.zeros(size, np.uint8)
     (top, left), (height, width) = rng.integers(2, 14, 2), rng.integers(18, 30, 2)
     mask[top : top + height, left : left + width] = 1
@@ -62,7 +62,7 @@ def fss1000(folder: Path, lists: Path, rng: np.random.Generator) -> Truth:
             photo(folder / f"FSS-1000/{name}/{k}.jpg", rng)
             grey(folder / f"FSS-1000/{name}/{k}.png", mask, rng)
             truth[f"{name}/{k}.jpg", number] = mask
-    large = rectangle(rng).repeat(2, 0).repeat(2, 1)  # a mask of another size than its picture
+    large = rectangle(rng).repeat(2, 0).repeat(2, 1)  # a mask of another size than its image
     grey(folder / "FSS-1000/zebra/8.png", large, rng)
     truth["zebra/8.jpg", 3] = large[::2, ::2]
     photo(folder / "FSS-1000/zebra/10.jpeg", rng)
@@ -108,7 +108,7 @@ def isic2018(folder: Path, lists: Path, rng: np.random.Generator) -> Truth:
 
 
 def deepglobe(folder: Path, lists: Path, rng: np.random.Generator) -> Truth:
-    """Raw pictures of six patches a side; each patch is cut into two colours at some column, or has one alone."""
+    """Raw images of six patches a side; each patch is cut into two colours at some column, or has one alone."""
     truth: Truth = {}
     colours = [(255, 255, 0), (0, 255, 255), (255, 0, 255), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)]
     side = 40
@@ -139,7 +139,7 @@ def chest_xray(folder: Path, lists: Path, rng: np.random.Generator) -> Truth:
             name, mask = f"{hospital}_{i:04}_{i % 2}", rectangle(rng)
             save(folder / f"Lung/CXR_png/{name}.png", rng.integers(0, 256, SIZE))
             if i == 4:
-                continue  # a picture without a mask
+                continue  # an image without a mask
             grey(folder / f"Lung/masks/{name}{'_mask' if hospital == 'CHNCXR' else ''}.png", mask, rng)
             if hospital == "CHNCXR":
                 truth[f"CXR_png/{name}.png", 1] = mask
@@ -148,7 +148,7 @@ def chest_xray(folder: Path, lists: Path, rng: np.random.Generator) -> Truth:
 
 
 def suim(folder: Path, lists: Path, rng: np.random.Generator) -> Truth:
-    """The original's colours, not pure, two objects a picture."""
+    """The original's colours, not pure, two objects an image."""
     truth: Truth = {}
     colours = {1: (1, 1, 0), 2: (0, 0, 1), 3: (0, 1, 0), 4: (1, 0, 1), 5: (1, 0, 0), 6: (1, 1, 1), 7: (0, 1, 1)}
     for i in range(14):

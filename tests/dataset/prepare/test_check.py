@@ -13,7 +13,7 @@ from tools.prepare import main
 
 @pytest.fixture
 def data(tmp_path: Path, rng: np.random.Generator) -> Path:
-    """A data set of four classes in tmp_path/own, nine pictures of each, and its config."""
+    """A data set of four classes in tmp_path/own, nine images of each, and its config."""
     root = tmp_path / "own"
     pairs = []
     for number in range(36):
@@ -44,9 +44,9 @@ def test_all_is_well(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "ok     fold 1, validation images: 6" in out
 
 
-def test_pictures_larger_than_the_crop_are_noted(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_larger_than_the_crop_are_noted(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out = check(data, capsys, "--opts", "train_h", "17", "train_w", "17")
-    assert code == 0 and "note   pictures of" in out and "set max_side" in out and "All is well." in out
+    assert code == 0 and "note   images of" in out and "set max_side" in out and "All is well." in out
     assert "note" not in check(data, capsys, "--opts", "train_h", "17", "train_w", "17", "max_side", "18")[1]
 
 
@@ -72,8 +72,8 @@ def test_every_file_at_fault_is_named(data: Path, rng: np.random.Generator, caps
         f"{masks}/2.png",
         f"{masks}/3.png is 6x5, its image {images}/3.jpg 100x90",
         f"{masks}/4.png holds class 5, of 4",
-        f"{images}/5.jpg: not a readable picture",
-        f"{images}/6.jpg: not a readable picture (it is no image)",
+        f"{images}/5.jpg: not a readable image",
+        f"{images}/6.jpg: not a readable image (it is no image)",
         f"{masks}/7.png: mask holds RGB pixels",
     ):
         assert f"WRONG  {text}" in out
@@ -85,9 +85,7 @@ def test_missing_images_and_list(data: Path, capsys: pytest.CaptureFixture[str])
     (data / "ImageSets/train.txt").unlink()
     code, out = check(data, capsys)
     assert code == 1
-    assert (
-        f"WRONG  {data}/JPEGImages/30.jpg: no such picture\nWRONG  {data}/JPEGImages/32.jpg: no such picture\n" in out
-    )
+    assert f"WRONG  {data}/JPEGImages/30.jpg: no such image\nWRONG  {data}/JPEGImages/32.jpg: no such image\n" in out
     assert f"WRONG  training list: {data}/ImageSets/train.txt: no readable list file" in out
 
 

@@ -84,7 +84,7 @@ def test_files_at_fault_are_named(raw_coco: Raw, tmp_path: Path, capsys: pytest.
         prepare(tmp_path)
     err = capsys.readouterr().err
     assert f"{narrow}.jpg is 100x90, its annotation 99x90; make them equal\n" in err
-    assert f"{lost}.jpg: no such picture\n" in err
+    assert f"{lost}.jpg: no such image\n" in err
     content = json.loads(whole)
     content["annotations"][3]["segmentation"] = {"size": [90, 100], "counts": [5, -7]}
     path.write_text(json.dumps(content))

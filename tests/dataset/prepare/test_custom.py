@@ -20,10 +20,10 @@ CLASSES = 6
 
 @pytest.fixture
 def labels(tmp_path: Path, rng: np.random.Generator) -> Labels:
-    """A folder in the VOC layout, tmp_path/src: six classes, each the largest in five pictures."""
+    """A folder in the VOC layout, tmp_path/src: six classes, each the largest in five images."""
     labels = {}
     for number in range(5 * CLASSES):
-        name = f"picture {number}"
+        name = f"image {number}"
         labels[name] = random_label(rng, [number % CLASSES + 1, *rng.integers(1, CLASSES + 1, 1)])
         write_jpeg(tmp_path / f"src/JPEGImages/{name}.jpg", rng)
         write_palette_png(tmp_path / f"src/SegmentationClass/{name}.png", labels[name])
@@ -40,7 +40,7 @@ def test_the_index_reads_it(labels: Labels, tmp_path: Path, capsys: pytest.Captu
     cfg = load_config(out / "config.yaml")
     assert (cfg.data_set, cfg.num_classes, cfg.folds) == ("own", CLASSES, 3)
     assert cfg.area_threshold == round(2048 * 9000 / 187500)
-    assert cfg.max_side == 501  # VOC's pictures have 500, its crop 473
+    assert cfg.max_side == 501  # VOC's images have 500, its crop 473
     assert class_names(cfg) == {value: f"class_{value}" for value in range(1, CLASSES + 1)}
     for split in range(3):
         index, files = load_index(cfg.model_copy(update={"split": split}), "val")
@@ -60,21 +60,21 @@ def test_second_run_changes_nothing_and_follows_the_source(labels: Labels, tmp_p
     before = stamps(out)
     make(tmp_path)
     assert stamps(out) == before
-    label = labels["picture 3"].copy()
+    label = labels["image 3"].copy()
     label[:5] = 4  # more of a class that it has: the lists stay
-    write_palette_png(tmp_path / "src/SegmentationClass/picture 3.png", label)
-    (out / "SegmentationClassAug/picture_7.png").unlink()
-    cut = out / "JPEGImages/picture_9.jpg"
+    write_palette_png(tmp_path / "src/SegmentationClass/image 3.png", label)
+    (out / "SegmentationClassAug/image_7.png").unlink()
+    cut = out / "JPEGImages/image_9.jpg"
     cut.write_bytes(cut.read_bytes()[:-9])
     make(tmp_path)
     changed = {path.name for path, stamp in stamps(out).items() if before.get(path) != stamp and path.is_file()}
-    assert changed == {"picture_3.png", "picture_7.png"}
-    assert cut.read_bytes() == (tmp_path / "src/JPEGImages/picture 9.jpg").read_bytes()  # with the time of the source
-    np.testing.assert_array_equal(np.array(Image.open(out / "SegmentationClassAug/picture_3.png")), label)
+    assert changed == {"image_3.png", "image_7.png"}
+    assert cut.read_bytes() == (tmp_path / "src/JPEGImages/image 9.jpg").read_bytes()  # with the time of the source
+    np.testing.assert_array_equal(np.array(Image.open(out / "SegmentationClassAug/image_3.png")), label)
 
 
 def test_keeps_the_sources_own_lists(labels: Labels, tmp_path: Path) -> None:
-    names = [f"picture_{number}" for number in range(30)]
+    names = [f"image_{number}" for number in range(30)]
     for name in names:
         for folder, suffix in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
             path = tmp_path / f"src/{folder}/{name.replace('_', ' ')}.{suffix}"
@@ -87,18 +87,16 @@ def test_keeps_the_sources_own_lists(labels: Labels, tmp_path: Path) -> None:
 
 
 def test_files_at_fault_are_named(labels: Labels, tmp_path: Path) -> None:
-    cut = tmp_path / "src/JPEGImages/picture 4.jpg"
+    cut = tmp_path / "src/JPEGImages/image 4.jpg"
     cut.write_bytes(cut.read_bytes()[:-50])
-    write_palette_png(tmp_path / "src/SegmentationClass/picture 5.png", np.ones((3, 4), np.uint8))
-    write_palette_png(tmp_path / "src/SegmentationClass/picture 6.png", np.ones((7, 4), np.uint8))
-    with pytest.raises(
-        UserError, match=r"picture 5.jpg is 100x90, its annotation 4x3; .* \(1 more files are like that"
-    ):
+    write_palette_png(tmp_path / "src/SegmentationClass/image 5.png", np.ones((3, 4), np.uint8))
+    write_palette_png(tmp_path / "src/SegmentationClass/image 6.png", np.ones((7, 4), np.uint8))
+    with pytest.raises(UserError, match=r"image 5.jpg is 100x90, its annotation 4x3; .* \(1 more files are like that"):
         make(tmp_path)
     assert not (tmp_path / "own").exists()
     for number in (5, 6):
-        write_palette_png(tmp_path / f"src/SegmentationClass/picture {number}.png", labels["picture 5"])
-    with pytest.raises(UserError, match=f"{cut}: not a readable picture"):
+        write_palette_png(tmp_path / f"src/SegmentationClass/image {number}.png", labels["image 5"])
+    with pytest.raises(UserError, match=f"{cut}: not a readable image"):
         make(tmp_path)
 
 
@@ -120,9 +118,9 @@ def test_what_cannot_be_a_data_set(labels: Labels, tmp_path: Path, rng: np.rando
         attempt(name="coco")
     with pytest.raises(UserError, match="--folds 7: from 2 to 6"):
         attempt(folds=7)
-    write_jpeg(tmp_path / "src/JPEGImages/picture_3.jpg", rng)
-    write_palette_png(tmp_path / "src/SegmentationClass/picture_3.png", random_label(rng, [1]))
-    with pytest.raises(UserError, match=r"picture_3.jpg and .*picture 3.jpg would both become picture_3"):
+    write_jpeg(tmp_path / "src/JPEGImages/image_3.jpg", rng)
+    write_palette_png(tmp_path / "src/SegmentationClass/image_3.png", random_label(rng, [1]))
+    with pytest.raises(UserError, match=r"image_3.jpg and .*image 3.jpg would both become image_3"):
         attempt()
     for mask in (tmp_path / "src/SegmentationClass").iterdir():
         write_palette_png(mask, np.ones((90, 100), np.uint8))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset.prepare.picture import find_picture, upright_label
+from dataset.prepare.image import find_image, upright_label
 from dataset.prepare.sources import read_label_map, read_part, read_source
 from tests.dataset.prepare.trees import run_lengths, write_jpeg, write_lines
 from tools.prepare import main
@@ -21,7 +21,7 @@ EXPECTED[15:45, 20:50] = True
 
 
 def coco(folder: Path, rng: np.random.Generator, names: list[str], **changes: Any) -> Path:
-    """A COCO file with a square of one of two classes in every picture; pictures are export/images/0.jpg, ..."""
+    """A COCO file with a square of one of two classes in every image; images are export/images/0.jpg, ..."""
     for number in range(len(names)):
         write_jpeg(folder / f"export/images/{number}.jpg", rng)
     images = [{"id": n, "file_name": name, "width": 100, "height": 90} for n, name in enumerate(names)]
@@ -42,7 +42,7 @@ def stamps(folder: Path) -> dict[Path, tuple[int, int]]:
     return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*")}
 
 
-def test_pictures_are_read_from_anywhere_and_written_below_out(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_images_are_read_from_anywhere_and_written_below_out(tmp_path: Path, rng: np.random.Generator) -> None:
     folder = tmp_path / "export/images"
     (tmp_path / "export").mkdir()
     names = ["../export/images/0.jpg", str(folder / "1.jpg"), "images\\2.jpg", f"file://{folder}/3.jpg", "C:\\x\\4.jpg"]
@@ -68,7 +68,7 @@ def test_pictures_are_read_from_anywhere_and_written_below_out(tmp_path: Path, r
             assert np.array_equal(np.asarray(label) > 0, EXPECTED)
 
 
-def test_two_names_of_one_picture(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_two_names_of_one_image(tmp_path: Path, rng: np.random.Generator) -> None:
     with pytest.raises(UserError, match=r"0.jpg: is annotated twice, as 0 and images/0"):
         custom(coco(tmp_path, rng, ["0.jpg", "images/0.jpg"]), tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -79,7 +79,7 @@ def test_names_of_ours() -> None:
     assert {stated: own_name(stated) for stated in rows} == rows
     long = own_name("é" * 300)
     assert len(long.encode()) <= 120 and long != own_name("é" * 301) and own_name("my cat.jpg") == "my cat.jpg"
-    assert find_picture("\0" * 3, [Path()]) is None and find_picture("n" * 5000, [Path()]) is None
+    assert find_image("\0" * 3, [Path()]) is None and find_image("n" * 5000, [Path()]) is None
 
 
 def change(key: str, value: Any) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def shaped(segmentation: Any) -> dict[str, Any]:
         (shaped([[1, 2, 3]]), r"annotations\[0\].segmentation: a polygon of 3 numbers"),
         (shaped([[1, 2, 3, 4, 5, 1e9]]), r"annotations\[0\].segmentation: a corner at 1e\+09"),
         (shaped({"size": [90, 100], "counts": [9, 9]}), "run lengths of 18 pixels for 100x90"),
-        (shaped({"size": [10**6] * 2, "counts": [10**12]}), "in a picture of 100x90"),
+        (shaped({"size": [10**6] * 2, "counts": [10**12]}), "in an image of 100x90"),
         (shaped({"size": [90, 100], "counts": "abc"}), r"annotations\[0\].segmentation"),
         (shaped([[0.1, 0.1, 0.5, 0.1, 0.5, 1]]), "all corners are from 0 to 1; give them in pixels"),
         (shaped([[100, 2, 130, 40, 110, 60]]), r"annotations\[0\] encloses nothing, nor does any other"),
@@ -125,7 +125,7 @@ def test_coco_shapes_of_every_form_and_absurd_sizes(tmp_path: Path, rng: np.rand
     shapes = [*nested, SQUARE, nested, {"size": [90, 100], "counts": run_lengths(EXPECTED)}, [SQUARE]]
     annotations = [{**change("segmentation", shape), "image_id": str(n)} for n, shape in enumerate(shapes)]
     path = coco(tmp_path, rng, [f"{number}.jpg" for number in range(len(shapes))], annotations=annotations)
-    for picture in read_source(path, None, 1).pictures:
+    for picture in read_source(path, None, 1).images:
         assert np.array_equal(upright_label(picture), EXPECTED)
     content = json.loads(path.read_text())
     for image in content["images"]:
@@ -154,19 +154,19 @@ def test_rectangles_of_four_corners_and_labels_that_are_numbers(
     write_jpeg(tmp_path / "a.jpg", rng)
     labelme(tmp_path / "a.json", corners(7, kind))
     collection = read_source(tmp_path, None, 1)
-    assert collection.classes == ["7"] and np.array_equal(upright_label(collection.pictures[0]), EXPECTED)
+    assert collection.classes == ["7"] and np.array_equal(upright_label(collection.images[0]), EXPECTED)
 
 
-def test_a_picture_of_the_files_own_name_wins(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_a_image_of_the_files_own_name_wins(tmp_path: Path, rng: np.random.Generator) -> None:
     for name in ("new.jpg", "old.jpg"):
         write_jpeg(tmp_path / name, rng)
     labelme(tmp_path / "new.json", corners(), imagePath="old.jpg")
     with pytest.warns(UserWarning, match=r"new.json: names the image old.jpg; new.jpg, of its own name, is taken"):
-        (picture,) = read_source(tmp_path, None, 1).pictures
+        (picture,) = read_source(tmp_path, None, 1).images
     assert picture.image == tmp_path / "new.jpg"
     labelme(tmp_path / "old.json", corners(), imagePath="new.jpg")
     with pytest.warns(UserWarning):
-        assert [item.image.name for item in read_source(tmp_path, None, 1).pictures] == ["new.jpg", "old.jpg"]
+        assert [item.image.name for item in read_source(tmp_path, None, 1).images] == ["new.jpg", "old.jpg"]
     (tmp_path / "old.jpg").unlink()
     with pytest.raises(UserError, match=r"new.jpg is annotated by .*new.json too"):
         read_source(tmp_path, None, 1)
@@ -204,7 +204,7 @@ def test_lists_as_all_systems_write_them(tmp_path: Path) -> None:
         path.write_bytes(data)
         assert read_part(path, tmp_path, known) == known
     path.write_text("0\n\n\nzzz\n")
-    with pytest.raises(UserError, match=f"^{path}:4: there is no picture with a mask for 'zzz'"):
+    with pytest.raises(UserError, match=f"^{path}:4: there is no image with a mask for 'zzz'"):
         read_part(path, tmp_path, known)
     path.write_text("\n \n")
     with pytest.raises(UserError, match=f"^{path}: the list is empty"):
@@ -234,7 +234,7 @@ def test_files_that_lie_beside_and_copies(tmp_path: Path, rng: np.random.Generat
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((tmp_path / "JPEGImages/0.JPG").read_bytes())
     (tmp_path / "SegmentationClass/._0.png").write_bytes(b"mac")
-    assert [picture.name for picture in read_source(tmp_path, None, 1).pictures] == ["0", "1", "2", "3"]
+    assert [picture.name for picture in read_source(tmp_path, None, 1).images] == ["0", "1", "2", "3"]
     write_jpeg(tmp_path / "JPEGImages/0.png", rng)
     with pytest.raises(UserError, match=r"0.png: 0.JPG beside it has the same name"):
         read_source(tmp_path, None, 1)
@@ -254,7 +254,7 @@ def test_masks_that_are_no_index_masks(tmp_path: Path, rng: np.random.Generator)
         Image.fromarray(label).save(mask)
         with pytest.raises(UserError, match=f"^{mask}: .*--mask binary"):
             custom(tmp_path, tmp_path / "out")
-        (picture,) = read_source(tmp_path, None, 1, "binary").pictures
+        (picture,) = read_source(tmp_path, None, 1, "binary").images
         assert np.array_equal(upright_label(picture) == 1, EXPECTED)
         mask.unlink()
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Pictures of one's own in every format become the same class maps that were drawn."""
+"""Images of one's own in every format become the same class maps that were drawn."""
 
 import base64
 import io
@@ -12,7 +12,7 @@ import pytest
 from PIL import ExifTags, Image, ImageOps
 
 from dataset.prepare.custom import prepare_custom
-from dataset.prepare.picture import MaskPicture, upright_label
+from dataset.prepare.image import MaskImage, upright_label
 from dataset.prepare.sources import read_source
 from tests.dataset.prepare.trees import (
     SIZE,
@@ -29,7 +29,7 @@ Labels = dict[str, np.ndarray]
 
 @pytest.fixture
 def labels(rng: np.random.Generator) -> Labels:
-    """Every picture has the classes 1 to 3 at least, as rectangles of different sizes that do not overlap."""
+    """Every image has the classes 1 to 3 at least, as rectangles of different sizes that do not overlap."""
     labels = {}
     for name in ("a", "b.c", "sub/d e"):
         label = np.zeros(SIZE[::-1], np.uint8)
@@ -49,8 +49,8 @@ def box(label: np.ndarray, value: int) -> tuple[int, int, int, int]:
 def assert_read(source: Path, labels: Labels, classes: list[str], images: Path | None = None) -> None:
     collection = read_source(source, images, workers=1)
     assert collection.classes == classes
-    assert sorted(picture.name for picture in collection.pictures) == sorted(labels)
-    for picture in collection.pictures:
+    assert sorted(picture.name for picture in collection.images) == sorted(labels)
+    for picture in collection.images:
         np.testing.assert_array_equal(upright_label(picture), labels[picture.name])
 
 
@@ -124,7 +124,7 @@ def test_names_with_accents_of_either_form_and_of_no_encoding(
     write_lines(tmp_path / "ImageSets/val.txt", ["u\u0308"])
     collection = read_source(tmp_path, None, workers=1)
     assert collection.parts == {"train": {"\u00e9"}, "val": {"\u00fc"}}
-    assert "1 pictures without a mask are left out; the first is" in capsys.readouterr().out
+    assert "1 images without a mask are left out; the first is" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "ImageSets")
     out = tmp_path / "out"
     prepare_custom(tmp_path, out, name="own", folds=None, val_share=0.5, images=None, workers=1)
@@ -189,7 +189,7 @@ def write_labelme(folder: Path, labels: Labels, rng: np.random.Generator) -> Non
             {"label": "cow", "points": [third[:2], third[2:]], "shape_type": "mask", "mask": packed},
             {"label": "nose", "points": [[1, 1]], "shape_type": "point"},
         ]
-        (folder / f"{name}.json").write_text(labelme(label, f"..\\pictures\\{Path(name).name}.jpg", shapes))
+        (folder / f"{name}.json").write_text(labelme(label, f"..\\images\\{Path(name).name}.jpg", shapes))
 
 
 def test_labelme(tmp_path: Path, labels: Labels, rng: np.random.Generator, capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,7 +210,7 @@ def test_labelme_circle_ignored_and_smaller_on_top(tmp_path: Path, rng: np.rando
     (tmp_path / "a.json").write_text(labelme(np.zeros(SIZE[::-1]), "a.jpg", shapes))
     collection = read_source(tmp_path / "a.json", None, workers=1)
     assert collection.classes == ["large", "small"]
-    label = upright_label(collection.pictures[0])
+    label = upright_label(collection.images[0])
     rows, columns = np.mgrid[: SIZE[1], : SIZE[0]]
     distance = np.hypot(rows - 40, columns - 50)
     assert (label[distance < 19] == 2).all()
@@ -221,7 +221,7 @@ def test_labelme_circle_ignored_and_smaller_on_top(tmp_path: Path, rng: np.rando
 def test_labelme_damage_is_named(tmp_path: Path, labels: Labels, rng: np.random.Generator) -> None:
     write_labelme(tmp_path, labels, rng)
     (tmp_path / "a.jpg").unlink()
-    with pytest.raises(UserError, match=rf"a.json names the image ..\\pictures\\a.jpg, which is not in {tmp_path}"):
+    with pytest.raises(UserError, match=rf"a.json names the image ..\\images\\a.jpg, which is not in {tmp_path}"):
         read_source(tmp_path, None, workers=1)
     (tmp_path / "b.c.json").write_text("{")
     with pytest.raises(UserError, match=r"b.c.json is no JSON file"):
@@ -245,16 +245,16 @@ def _oriented(tmp_path: Path, orientation: int, rng: np.random.Generator) -> Pat
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_annotation_of_a_turned_photograph(tmp_path: Path, rng: np.random.Generator, orientation: int) -> None:
-    """Whether it was drawn on the picture as shown or on the stored pixels: Pillow's own turning is the oracle."""
+    """Whether it was drawn on the image as shown or on the stored pixels: Pillow's own turning is the oracle."""
     path = _oriented(tmp_path, orientation, rng)
     stored = random_label(rng, [1, 2, 3])
     image = Image.fromarray(stored)
     image.getexif()[ExifTags.Base.Orientation] = orientation
     shown = np.array(ImageOps.exif_transpose(image))
-    picture = MaskPicture("a", path, tmp_path / "a.png", None, {1: 1, 2: 2, 3: 3})
+    picture = MaskImage("a", path, tmp_path / "a.png", None, {1: 1, 2: 2, 3: 3})
     Image.fromarray(shown).save(picture.mask)
     np.testing.assert_array_equal(upright_label(picture), shown)
-    if orientation >= 5:  # otherwise the sizes do not tell, and annotation tools show pictures upright
+    if orientation >= 5:  # otherwise the sizes do not tell, and annotation tools show images upright
         Image.fromarray(stored).save(picture.mask)
         np.testing.assert_array_equal(upright_label(picture), shown)
 
@@ -263,4 +263,4 @@ def test_annotation_of_another_size(tmp_path: Path, rng: np.random.Generator) ->
     write_jpeg(tmp_path / "a.jpg", rng)
     write_palette_png(tmp_path / "a.png", np.zeros((10, 20), np.uint8))
     with pytest.raises(UserError, match=r"a.jpg is 100x90, its annotation 20x10"):
-        upright_label(MaskPicture("a", tmp_path / "a.jpg", tmp_path / "a.png", None, {}))
+        upright_label(MaskImage("a", tmp_path / "a.jpg", tmp_path / "a.png", None, {}))

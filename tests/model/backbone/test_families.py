@@ -17,7 +17,7 @@ from tools.measure import in_fresh_process, parameter_count, peak_memory
 from util.config import load_config
 
 ROOT = Path(__file__).parents[3]
-FAMILIES = {  # the side of its pictures
+FAMILIES = {  # the side of its images
     "vit_small_patch14_dinov2.lvd142m": 224,
     "vit_small_patch16_dinov3.lvd1689m": 224,
     "sam2_hiera_tiny.fb_r896": 224,

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from prediction.predictor import Predictor
-from tests.toy import draw_picture, generator, write_experiment
+from tests.toy import draw_image, generator, write_experiment
 from util.config import Config
 
 
@@ -21,7 +21,7 @@ def predictor(experiment: tuple[Config, Path]) -> Predictor:
 
 
 def scene(path: Path, height: int = 60, width: int = 80, class_id: int = 3) -> np.ndarray:
-    """Write a picture with one object; returns the object's mask (h, w) of 0 and 1."""
-    image, mask = draw_picture(generator(), height, width, [class_id])
+    """Write an image with one object; returns the object's mask (h, w) of 0 and 1."""
+    image, mask = draw_image(generator(), height, width, [class_id])
     Image.fromarray(image).save(path)
     return (mask == class_id).astype(np.uint8)

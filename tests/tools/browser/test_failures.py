@@ -11,7 +11,7 @@ from model.build import build_model
 from model.released import load_weights
 from tools.browser import failures
 from util.config import Config
-from util.distributed import World
+from util.distributed import ProcessGroup
 from util.errors import UserError
 
 
@@ -20,7 +20,7 @@ def write_result(path: Path, cfg: Config, weights: Path) -> list[float | None]:
     model = build_model(cfg, pretrained=False)
     load_weights(model, weights)
     episodes = make_episodes(cfg, 3, 7)
-    result = run_episodes(model, cfg, episodes, World(torch.device("cpu")), progress=False)
+    result = run_episodes(model, cfg, episodes, ProcessGroup(torch.device("cpu")), progress=False)
     names = {number: f"thing{number}" for number in range(1, 9)}
     path.with_suffix(".episodes.jsonl").write_text(episode_lines(3, episodes.episodes, result, names))
     path.write_text(json.dumps({"config": cfg.model_dump(), "weights": str(weights), "method": "hmnet"}))

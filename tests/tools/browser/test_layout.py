@@ -244,16 +244,16 @@ def test_several_classes_supports_views_threshold_and_explanation(
 
 def test_what_is_no_good_is_said_on_the_page(tab: Tab, tmp_path: Path) -> None:
     good, text = picture(tmp_path, "good.png"), tmp_path / "text.jpg"
-    text.write_text("no picture")
+    text.write_text("no image")
     Image.new("1", (10000, 10000)).save(tmp_path / "large.png")
     tab.page.click(START)
-    tab.message("there is no support picture yet")
+    tab.message("there is no support image yet")
     tab.upload("#supports", str(text))
-    tab.message("text.jpg: is not a picture")
+    tab.message("text.jpg: is not an image")
     tab.upload("#supports", str(tmp_path / "large.png"))
     tab.message("large.png: 10000x10000 are 100 megapixels, and at most 50")
     tab.upload_mask(good)
-    tab.message("no support picture yet that this mask")
+    tab.message("no support image yet that this mask")
     tab.add_support(good)
     tab.page.click(START)
     tab.message("good.png: nothing is painted in it")
@@ -261,30 +261,30 @@ def test_what_is_no_good_is_said_on_the_page(tab: Tab, tmp_path: Path) -> None:
     tab.upload_mask(str(tmp_path / "small.png"))
     tab.message("good.png: is 80x60 as shown, but its mask is 20x20")
     tab.upload_mask(str(text))
-    tab.message("text.jpg: is not a picture")
+    tab.message("text.jpg: is not an image")
     tab.drag("box", (0.2, 0.2), (0.8, 0.8))
     tab.page.click(START)
-    tab.message("there is no picture to search")
+    tab.message("there is no image to search")
     tab.page.click("role=tab[name='Explain']")
     tab.message("nothing is segmented yet")
     tab.page.click("role=tab[name='Segment']")
     large = (tmp_path / "large.png").read_bytes()
-    contents = {"text.jpg": b"no picture", "large.png": large, "../../up.png": Path(good).read_bytes()}
+    contents = {"text.jpg": b"no image", "large.png": large, "../../up.png": Path(good).read_bytes()}
     files = [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in contents.items()]
     tab.upload("#queries", *files)
     tab.find(1)
-    tab.message("text.jpg: is not a picture")
+    tab.message("text.jpg: is not an image")
     tab.message("large.png: 10000x10000 are 100 megapixels")
     out = tab.download(tmp_path / "out")
     assert [path.suffix for path in (out / "masks").iterdir()] == [".png"]
 
 
-def test_too_many_pictures(tab: Tab, tmp_path: Path) -> None:
+def test_too_many_images(tab: Tab, tmp_path: Path) -> None:
     tab.add_support(picture(tmp_path, "good.png"))
     tab.drag("box", (0.2, 0.2), (0.8, 0.8))
     tab.upload("#queries", *(picture(tmp_path, f"{number}.png", 20, 20) for number in range(31)))
     tab.page.click(START)
-    tab.message("31 pictures to search, and at most 30 are taken")
+    tab.message("31 images to search, and at most 30 are taken")
 
 
 def test_two_tabs_at_once_and_one_that_is_closed(chromium: Any, site: str, tmp_path: Path) -> None:

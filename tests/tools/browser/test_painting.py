@@ -22,7 +22,7 @@ def test_what_the_canvas_shows_comes_back_as_it_was() -> None:
     mask = generator().integers(0, 2, (40, 50)).astype(np.uint8)
     session.add_shot("a", PICTURE, Limits(), mask)
     shown = painting(session)
-    assert opened(shown["picture"]).size == opened(shown["ink"]).size == (50, 40)
+    assert opened(shown["image"]).size == opened(shown["ink"]).size == (50, 40)
     session.shot.mask = np.zeros_like(mask)
     read_painting(shown, session)  # not painted on: nothing to take over
     assert not session.shot.has_object
@@ -30,7 +30,7 @@ def test_what_the_canvas_shows_comes_back_as_it_was() -> None:
     assert (session.shot.mask == mask).all()
 
 
-def test_a_large_picture_is_painted_on_reduced() -> None:
+def test_a_large_image_is_painted_on_reduced() -> None:
     session = Session()
     mask = np.zeros((3000, 1000), np.uint8)
     mask[1500:] = 1
@@ -41,7 +41,7 @@ def test_a_large_picture_is_painted_on_reduced() -> None:
     assert session.shot.mask.shape == mask.shape and (session.shot.mask != mask).mean() < 0.002
 
 
-def test_of_a_removed_picture_and_torn_ones() -> None:
+def test_of_a_removed_image_and_torn_ones() -> None:
     session = Session()
     session.add_shot("a", PICTURE, Limits())
     read_painting({"shot": 99, "ink": "whatever"}, session)

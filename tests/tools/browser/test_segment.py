@@ -18,12 +18,12 @@ from util.errors import UserError
 
 @pytest.fixture
 def session(tmp_path: Path) -> Session:
-    """Two classes, the second with two pictures."""
+    """Two classes, the second with two images."""
     session = Session()
     for number, of in enumerate(("cat", "dog", "dog"), 3):
         mask = scene(tmp_path / f"support{number}.png", class_id=number)
-        picture = read_upload(tmp_path / f"support{number}.png", Limits())
-        session.add_shot(f"support{number}.png", picture, Limits(), mask, of)
+        image = read_upload(tmp_path / f"support{number}.png", Limits())
+        session.add_shot(f"support{number}.png", image, Limits(), mask, of)
     return session
 
 
@@ -43,9 +43,9 @@ def answer_all(session: Session, predictor: Predictor, paths: list[str]) -> list
 
 def test_the_download_is_what_the_predictor_finds(session: Session, predictor: Predictor, tmp_path: Path) -> None:
     paths = write_queries(tmp_path / "queries")
-    (tmp_path / "1.png").write_text("not a picture")
+    (tmp_path / "1.png").write_text("not an image")
     complaints = answer_all(session, predictor, [*paths, str(tmp_path / "1.png")])
-    assert complaints == ["1.png: is not a picture, or a damaged one; take a JPEG, PNG or WebP file"]
+    assert complaints == ["1.png: is not an image, or a damaged one; take a JPEG, PNG or WebP file"]
     with zipfile.ZipFile(write_zip(session, predictor, 0.5, tmp_path)) as archive:
         archive.extractall(tmp_path / "out")
     alone = Predictor(predictor.model, predictor.size, predictor.shot, predictor.device)
@@ -65,8 +65,8 @@ def test_the_download_is_what_the_predictor_finds(session: Session, predictor: P
 def test_views_and_threshold(session: Session, predictor: Predictor, tmp_path: Path) -> None:
     answer_all(session, predictor, write_queries(tmp_path / "queries"))
     for answer in session.answers:
-        pictures = [draw_answer(predictor, answer, view, 0.5) for view in VIEWS]
-        assert all(picture.shape == answer.view.shape for picture in pictures)
+        images = [draw_answer(predictor, answer, view, 0.5) for view in VIEWS]
+        assert all(image.shape == answer.view.shape for image in images)
         probability = answer.prediction(predictor, 0.5, answer.size).class_probabilities
         background = 1 - probability.sum(0)
         for threshold in (0.2, 0.5, 0.8):
@@ -92,7 +92,7 @@ def test_explanations_show_the_maps_of_the_class(session: Session, predictor: Pr
 
 def test_what_is_missing_is_said_first(session: Session, predictor: Predictor, tmp_path: Path) -> None:
     paths = write_queries(tmp_path / "queries")
-    for wrong, words in (([], "no picture to search"), (paths * 40, "120 pictures to search, and at most 100")):
+    for wrong, words in (([], "no image to search"), (paths * 40, "120 images to search, and at most 100")):
         with pytest.raises(UserError, match=words):
             list(answer_queries(session, predictor, wrong, Limits()))
     with pytest.raises(UserError, match="nothing to download"):

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from model.decoder import ASPP, DILATIONS, Decoder
+from model.parts.decoder import ASPP, DILATIONS, Decoder
 
 
 def test_aspp_branches() -> None:

@@ -1,10 +1,10 @@
-"""Scan directions against pictures of positions turned and cut by NumPy."""
+"""Scan directions against images of positions turned and cut by NumPy."""
 
 import numpy as np
 import pytest
 import torch
 
-from model.order import patch_orders, plain_orders
+from model.parts.order import patch_orders, plain_orders
 
 
 def row_major(image: np.ndarray) -> list[int]:

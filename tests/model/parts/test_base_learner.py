@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from model.backbone import build_backbone
-from model.base_learner import BINS, BaseLearner, PSPNet, conv_upsampled
+from model.parts.base_learner import BINS, BaseLearner, PSPNet, conv_upsampled
 from model.resize import resize
 
 

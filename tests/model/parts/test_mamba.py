@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.mamba import HybridBlock, SelectiveScan, SelfBlock
+from model.parts.mamba import HybridBlock, SelectiveScan, SelfBlock
+from model.parts.trunk import Trunk
 from model.released import released_name
-from model.trunk import Trunk
 
 WIDTH = 16
 FIXTURE = np.load(Path(__file__).parents[1] / "data" / "blocks.npz")

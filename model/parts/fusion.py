@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.order import patch_orders
+from model.parts.order import patch_orders
+from model.parts.trunk import Block
 from model.products import Linear
-from model.trunk import Block
 
 HEADS = 8
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.ensemble import Ensemble, ShotWeights, base_map, gram, scene_difference
+from model.parts.ensemble import Ensemble, ShotWeights, base_map, gram, scene_difference
 
 FIXTURE = np.load(Path(__file__).parents[1] / "data" / "blocks.npz")
 

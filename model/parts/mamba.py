@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.order import patch_orders, plain_orders
+from model.parts.order import patch_orders, plain_orders
 from model.products import Linear, linear
 from model.resize import resize_last
 from model.scan import BackendError, Recap, selective_scan

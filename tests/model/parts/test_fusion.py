@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from model.build import build_model, build_trunk
-from model.fusion import FUSIONS as MIXINGS
-from model.fusion import CrossAttentionBlock, SelfAttentionBlock, SelfCalibratedBlock, attend
 from model.loss import episode_loss
+from model.parts.fusion import FUSIONS as MIXINGS
+from model.parts.fusion import CrossAttentionBlock, SelfAttentionBlock, SelfCalibratedBlock, attend
+from model.parts.trunk import Trunk
 from model.released import load_weights, released_state_dict
 from model.resize import resize
-from model.trunk import Trunk
 from util.config import Config
 
 M = TypeVar("M", bound=nn.Module)

@@ -1,4 +1,4 @@
-"""Pictures of one's own with their annotations, whatever the format they come in."""
+"""Images of one's own with their annotations, whatever the format they come in."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from dataset.prepare.annotations import RunLengths
 from dataset.prepare.files import check_image
 from dataset.prepare.labels import decode_segmentation, paint, read_label
 from util.errors import UserError
-from util.image import SIDEWAYS, open_image, orientation, picture_size, shown_size, upright
+from util.image import SIDEWAYS, image_size, open_image, orientation, shown_size, upright
 from util.mask import Colours, Label, MaskKind
 from util.pixels import IGNORE
 
@@ -22,7 +22,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 Size = tuple[int, int]  # height, width
 
 
-class Picture(Protocol):
+class AnnotatedImage(Protocol):
     """An image file and its annotation; `name` is its path without suffix below the source folder."""
 
     @property
@@ -32,7 +32,7 @@ class Picture(Protocol):
     def image(self) -> Path: ...
 
     def size(self) -> Size | None:
-        """The size that was annotated, without decoding anything; None where that is the picture's as it is shown."""
+        """The size that was annotated, without decoding anything; None where that is the image's as it is shown."""
 
     def label(self, size: Size) -> Label:
         """The class map of that size, either of the image as it is shown or of its pixels as they are stored."""
@@ -40,16 +40,16 @@ class Picture(Protocol):
 
 @dataclass(frozen=True)
 class Collection:
-    """Pictures read from a source, and the names of its classes 1, 2, ...; the parts (train, val) where it has them."""
+    """Images read from a source, and the names of its classes 1, 2, ...; the parts (train, val) where it has them."""
 
     classes: list[str]
-    pictures: Sequence[Picture]
+    images: Sequence[AnnotatedImage]
     parts: dict[str, set[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class MaskPicture:
-    """A picture annotated by an index or colour image; `numbers` gives the class of a value in it."""
+class MaskImage:
+    """An image annotated by an index or colour image; `numbers` gives the class of a value in it."""
 
     name: str
     image: Path
@@ -59,7 +59,7 @@ class MaskPicture:
     kind: MaskKind | None = None
 
     def size(self) -> Size:
-        return picture_size(self.mask)
+        return image_size(self.mask)
 
     def label(self, size: Size) -> Label:
         table = np.zeros(256, dtype=np.uint8)
@@ -70,8 +70,8 @@ class MaskPicture:
 
 
 @dataclass(frozen=True)
-class CocoPicture:
-    """A picture annotated by COCO segmentations, (class, segmentation)."""
+class CocoImage:
+    """An image annotated by COCO segmentations, (class, segmentation)."""
 
     name: str
     image: Path
@@ -112,7 +112,7 @@ def by_stem(paths: Iterable[Path], folder: Path) -> dict[str, Path]:
     return found
 
 
-def find_picture(stated: str, folders: Iterable[Path]) -> Path | None:
+def find_image(stated: str, folders: Iterable[Path]) -> Path | None:
     """The file that an export means: a path of any system or a URL, below one of the folders or by its name alone."""
     plain = re.sub(r"^file:(//[^/\\]*(?=/))?", "", stated.strip())
     spellings = dict.fromkeys((stated, plain, unquote(plain)))
@@ -133,7 +133,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def check_size(picture: Picture) -> tuple[Size, Size, int]:
+def check_size(picture: AnnotatedImage) -> tuple[Size, Size, int]:
     """Size as shown, size as annotated, and EXIF orientation, from headers alone; UserError for sizes that differ."""
     with open_image(picture.image) as image:
         shown, turn = shown_size(image), orientation(image)
@@ -144,8 +144,8 @@ def check_size(picture: Picture) -> tuple[Size, Size, int]:
     return shown, size, turn
 
 
-def upright_label(picture: Picture) -> Label:
-    """The class map (H, W) of a picture as it is shown, turned if it was drawn on the pixels as they are stored.
+def upright_label(picture: AnnotatedImage) -> Label:
+    """The class map (H, W) of an image as it is shown, turned if it was drawn on the pixels as they are stored.
 
     UserError when image or annotation is missing or damaged, or their sizes differ.
     """

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.prior import LevelPrior, level_prior, masked_average, prototypes, select_prior
+from model.parts.prior import LevelPrior, level_prior, masked_average, prototypes, select_prior
 from model.resize import resize
 
 FIXTURE = np.load(Path(__file__).parents[1] / "data" / "blocks.npz")

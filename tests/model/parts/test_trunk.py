@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.trunk import Trunk
+from model.parts.trunk import Trunk
 
 
 class Memo(NamedTuple):

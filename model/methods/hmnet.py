@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.backbone import Backbone
-from model.base_learner import BaseLearner
-from model.decoder import Decoder
-from model.ensemble import Ensemble, base_map, gram, scene_difference
-from model.prior import level_prior, masked_average, prototypes, select_prior
+from model.parts.base_learner import BaseLearner
+from model.parts.decoder import Decoder
+from model.parts.ensemble import Ensemble, base_map, gram, scene_difference
+from model.parts.prior import level_prior, masked_average, prototypes, select_prior
+from model.parts.trunk import Memory, Trunk
 from model.resize import resize
-from model.trunk import Memory, Trunk
 
 PRIOR_GAIN = 10  # of the released code; the paper does not mention it
 Levels = tuple[Tensor, ...]

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.build import build_model
-from model.hmnet import HMNet, Scores
 from model.loss import episode_loss
+from model.methods.hmnet import HMNet, Scores
 from model.released import load_weights, released_state_dict
 from model.resize import resize
 from tests.data import golden_rule
