@@ -17,7 +17,7 @@ from model.resize import resize
 from tests.data import golden_rule
 from util.config import load_config
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 
 
 def released(config: str, keys: str, *overrides: str) -> HMNet:

@@ -8,7 +8,7 @@ import torch
 
 from model.parts.ensemble import Ensemble, ShotWeights, base_map, gram, scene_difference
 
-FIXTURE = np.load(Path(__file__).parents[1] / "data" / "blocks.npz")
+FIXTURE = np.load(Path(__file__).parents[2] / "data" / "blocks.npz")
 
 
 def test_gram_reproduces_the_original() -> None:

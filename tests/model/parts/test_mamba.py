@@ -13,7 +13,7 @@ from model.parts.trunk import Trunk
 from model.released import released_name
 
 WIDTH = 16
-FIXTURE = np.load(Path(__file__).parents[1] / "data" / "blocks.npz")
+FIXTURE = np.load(Path(__file__).parents[2] / "data" / "blocks.npz")
 
 
 def fixture(case: str, name: str) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from model.parts.prior import LevelPrior, level_prior, masked_average, prototypes, select_prior
 from model.resize import resize
 
-FIXTURE = np.load(Path(__file__).parents[1] / "data" / "blocks.npz")
+FIXTURE = np.load(Path(__file__).parents[2] / "data" / "blocks.npz")
 
 
 def test_level_prior_reproduces_the_original() -> None:

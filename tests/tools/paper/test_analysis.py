@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from tests.model.test_hmnet import small
+from tests.model.methods.test_hmnet import small
 from torch import Tensor
 from torch.nn import functional as F
 
