@@ -14,7 +14,6 @@ from dataset.benchmarks.table import test_config
 from dataset.episode import empty_classes, write_episodes
 from dataset.index import ImageIndex, class_names, config_classes, load_index
 from engine.evaluation import (
-    TRAINING_FREE,
     Segment,
     describe_test,
     episode_lines,
@@ -27,8 +26,12 @@ from engine.multiclass import test_generalized, test_ways
 from engine.origin import check_origin
 from engine.panels import panel_drawer
 from engine.support_check import CHANGES, check_support, format_miou_drop, miou_drop
-from model.inference import FeatureCache, load_network
+from model.build import build_model, load_frozen_parts
+from model.inference import FeatureCache, prepare_inference
+from model.methods import find_method
 from model.methods.hmnet import HMNet
+from model.methods.method import Method
+from model.released import load_weights
 from util.checkpoint import read_checkpoint
 from util.config import Config
 from util.distributed import ProcessGroup, connect
@@ -42,23 +45,30 @@ from util.visualize import save_image
 SEEDLESS = ("hsnet", "fptrans")  # protocols that have a seed of their own
 
 
-class Method(NamedTuple):
+class Tested(NamedTuple):
     """What is tested."""
 
     name: str
-    model: HMNet
+    model: Method
     segment: Segment  # scores of an episode
     weights: Path | None
     note: str | None  # on what the weights were trained on
 
 
-def load_method(cfg: Config, name: str, process_group: ProcessGroup) -> Method:
-    """A trained network or a training-free method; UserError for weights that were trained on anything else."""
-    weights = find_weights(cfg) if name == "hmnet" else None
-    note = check_origin(weights, read_checkpoint(weights), cfg) if weights else None
-    model = load_network(cfg, weights, process_group.device)
-    segment = FeatureCache(model, cfg.feature_cache_mb).scores if weights else TRAINING_FREE[name](model)
-    return Method(name, model, segment, weights, note)
+def load_method(cfg: Config, process_group: ProcessGroup) -> Tested:
+    """The method that `arch` names, trained or training-free; UserError for weights trained on anything else."""
+    model = build_model(cfg, pretrained=False)
+    weights, note = None, None
+    if model.is_trained:
+        weights = find_weights(cfg)
+        content = read_checkpoint(weights)
+        note = check_origin(weights, content, cfg)
+        load_weights(model, content, weights)
+    else:
+        load_frozen_parts(model, cfg)
+    model = prepare_inference(model.to(process_group.device))
+    name = "hmnet" if find_method(cfg.arch) is HMNet else cfg.arch
+    return Tested(name, model, FeatureCache(model, cfg.feature_cache_mb).scores, weights, note)
 
 
 def result_name(cfg: Config, method: str) -> str:
@@ -70,7 +80,7 @@ def result_name(cfg: Config, method: str) -> str:
     return "_".join(parts)
 
 
-def write_result(path: Path, cfg: Config, method: Method, results: dict[int, Result], **more: Any) -> None:
+def write_result(path: Path, cfg: Config, method: Tested, results: dict[int, Result], **more: Any) -> None:
     """Everything that a report needs, as JSON."""
     content = {
         "kind": "test",
@@ -86,7 +96,7 @@ def write_result(path: Path, cfg: Config, method: Method, results: dict[int, Res
     atomic_write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def announce(log: RunLog, cfg: Config, method: Method, novel: ImageIndex) -> list[str]:
+def announce(log: RunLog, cfg: Config, method: Tested, novel: ImageIndex) -> list[str]:
     """Say what is tested on what; returns the classes that `min_class_images` leaves out."""
     data = test_config(cfg)
     known = method.weights or f"none, the {method.name} alone"
@@ -107,7 +117,7 @@ def announce(log: RunLog, cfg: Config, method: Method, novel: ImageIndex) -> lis
 
 def test(cfg: Config, arguments: Namespace, process_group: ProcessGroup) -> None:
     """Evaluate every seed, then print the figures."""
-    method = load_method(cfg, arguments.method, process_group)
+    method = load_method(cfg, process_group)
     path = arguments.result or cfg.experiment_dir / f"result_{result_name(cfg, method.name)}.json"
     names, panels = class_names(test_config(cfg)), path.parent / f"panels_{result_name(cfg, method.name)}"
 
@@ -152,7 +162,7 @@ def test(cfg: Config, arguments: Namespace, process_group: ProcessGroup) -> None
 
 def test_several(cfg: Config, arguments: Namespace, process_group: ProcessGroup) -> None:
     """Evaluate with several classes at a time, N-way or generalized."""
-    method = load_method(cfg, "hmnet", process_group)
+    method = load_method(cfg, process_group)
     if method.note and process_group.is_main:
         print(method.note)
     if arguments.ways is not None:
@@ -160,9 +170,9 @@ def test_several(cfg: Config, arguments: Namespace, process_group: ProcessGroup)
     else:
         content = test_generalized(method.model, cfg, process_group, arguments.generalized)
     kind = f"{arguments.ways}way" if arguments.ways is not None else "generalized"
-    path = arguments.result or cfg.experiment_dir / f"result_{result_name(cfg, 'hmnet')}_{kind}.json"
+    path = arguments.result or cfg.experiment_dir / f"result_{result_name(cfg, method.name)}_{kind}.json"
     how = {**describe_test(cfg), "protocol": content["kind"], "metric_size": content["metric_size"]}
-    about = {"method": "hmnet", "weights": str(method.weights), "config": cfg.model_dump(), "test": how}
+    about = {"method": method.name, "weights": str(method.weights), "config": cfg.model_dump(), "test": how}
     if process_group.is_main:
         content |= {**about, "classes": class_names(test_config(cfg))}
         atomic_write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

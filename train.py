@@ -1,4 +1,4 @@
-"""Stage 2: meta-training of HMNet on the base classes of a fold.
+"""Stage 2: meta-training of a method on the base classes of a fold.
 
     python train.py --config config/pascal/pascal_split0_resnet50_manet.yaml [--viz] [--opts key value ...]
     torchrun --nproc_per_node 4 train.py --config ...
@@ -9,13 +9,13 @@ Exit code 0: finished; 2: an error, in one line; 75: stopped by SIGTERM, SIGINT 
 
 from argparse import Namespace
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import ceil
 
 from util.arguments import experiment_config, training_arguments
 
 if __name__ == "__main__":
-    ARGUMENTS = training_arguments("Meta-train HMNet.")  # before PyTorch, whose import takes seconds
+    ARGUMENTS = training_arguments("Meta-train a method.")  # before PyTorch, whose import takes seconds
 
 import torch
 from torch import nn
@@ -29,16 +29,14 @@ from engine.evaluation import EpisodeSet, make_episodes, run_episodes
 from engine.learner import Learner, Output, Tensors
 from engine.loader import StepPlan
 from engine.metric import count_pixels
-from engine.optim import make_sgd, make_trunk_adamw, poly_rate, set_rates
 from engine.panels import panel_drawer
 from engine.run import Paths, Run
 from engine.views import stored_views
 from model.build import build_model
-from model.loss import ITEM_MEANS, episode_loss
-from model.methods.hmnet import HMNet
+from model.methods.method import Method
 from util.config import Config
 from util.distributed import ProcessGroup, connect
-from util.errors import run_main
+from util.errors import UserError, run_main
 from util.failures import explain_errors
 from util.image import RGB
 from util.pixels import IGNORE
@@ -70,13 +68,12 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
 
     seed_all(cfg.manual_seed)
     model = build_model(cfg).to(process_group.device).train()
-    sgd = make_sgd(model.learnable_groups(), cfg.momentum, cfg.weight_decay)
-    adamw = make_trunk_adamw(model.trunk, cfg.trunk_lr, cfg.batch_size, cfg.trunk_weight_decay)
-    optimizers = {"rest": sgd} | ({"trunk": adamw} if len(model.trunk.blocks) else {})  # a trunk may be empty
-    # Nothing comes to what only feeds the last block's support, nor to the shot weights of one shot.
-    learner = Learner(
-        model, optimizers, process_group, cfg.amp, cfg.compile, partial=True, max_skipped=cfg.max_skipped_steps
-    )
+    if not model.is_trained:
+        raise UserError(f"arch: {cfg.arch} is not trained; test it by `python test.py --arch {cfg.arch} --config ...`")
+    schedules = model.optimizers(cfg)
+    optimizers = {name: schedule.optimizer for name, schedule in schedules.items()}
+    # Some parameters get no gradient: those behind the last block's support, and the shot weights of one shot.
+    learner = Learner(model, optimizers, process_group, cfg.amp, cfg.compile, True, cfg.max_skipped_steps)
     with process_group.main_first():
         views = stored_views(cfg, model, index, files) if cfg.views else None
     run = Run(cfg, run_paths(cfg), plan, learner, cfg.epochs, cfg.stop_interval)
@@ -103,17 +100,16 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
             for batches in run.batches(dataset, collate):
                 if run.progress.step == middle:
                     validate(epoch - 0.5)
-                rate = poly_rate(cfg.base_lr, run.iteration, run.iterations, cfg.power)
-                set_rates(sgd, rate, cfg.index_split)
-                report = learner.accumulate(batches, forward, target="query_mask")
-                run.stepped(report, rate, learner.step())
+                rates = [schedule.set_rates(run.iteration, run.iterations) for schedule in schedules.values()]
+                report = learner.accumulate(batches, partial(forward, model), target="query_mask")
+                run.stepped(report, rates[0], learner.step())
             if run.progress.step == middle:
                 validate(epoch - 0.5)
             validate(epoch)
 
 
 def measure(
-    run: Run, model: HMNet, episode_set: EpisodeSet, names: Mapping[int, str], panels: bool = False
+    run: Run, model: Method, episode_set: EpisodeSet, names: Mapping[int, str], panels: bool = False
 ) -> dict[str, float]:
     """Figures of a validation; with `panels` some of its episodes are shown in TensorBoard."""
     shown: list[tuple[str, RGB]] = []
@@ -124,16 +120,19 @@ def measure(
     return {"miou": result.miou, "fb_iou": result.fb_iou, "piou": result.piou}
 
 
-def forward(network: nn.Module, batch: Tensors) -> Output:
-    """Losses of a batch of episodes, its foreground IoU, and the foreground's share of the crops."""
+def forward(method: Method, network: nn.Module, batch: Tensors) -> Output:
+    """Losses of a batch of episodes, its foreground IoU, and the foreground's share of the crops.
+
+    `network` is the method as it runs on several processes.
+    """
     truth = batch["query_mask"].long()
-    scores = network(batch["query"], batch["support"], batch["support_mask"], left_out=batch["class_index"])
+    scores = network(batch["query"], batch["support"], batch["support_mask"], episode_class=batch["class_index"])
     masks = torch.cat([truth.unsqueeze(1), batch["support_mask"]], dim=1)  # (B, 1 + K, H, W)
     figures = {
         "foreground IoU": count_pixels(scores.final.argmax(1), truth)[1],
         "foreground share": torch.stack([(masks == 1).sum(), (masks != IGNORE).sum()]),
     }
-    return Output(episode_loss(scores, truth), figures, ITEM_MEANS)
+    return Output(method.losses(scores, truth), figures, method.item_means)
 
 
 def validates(cfg: Config, position: float) -> bool:

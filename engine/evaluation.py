@@ -23,8 +23,7 @@ from engine.loader import Batch, load_steps, shard_batches
 from engine.metric import Result, count_pixels, ratio, summarize
 from engine.optim import autocast
 from model.inference import FeatureCache
-from model.methods.hmnet import HMNet
-from model.resize import resize
+from model.methods.method import Method, Scores
 from util.config import Config
 from util.distributed import ProcessGroup
 from util.errors import UserError
@@ -32,8 +31,8 @@ from util.image import RGB, resize_image
 from util.schema import run_name
 
 Names = Sequence[Sequence[str]]  # of the images of every episode, query first
-# query (B, 3, H, W), support (B, K, 3, H, W), support_mask (B, K, H, W), names -> scores (B, 2, H, W)
-Segment = Callable[[Tensor, Tensor, Tensor, Names], Tensor]
+# query (B, 3, H, W), support (B, K, 3, H, W), support_mask (B, K, H, W), names -> scores at the method's own size
+Segment = Callable[[Tensor, Tensor, Tensor, Names], Scores]
 
 
 class EpisodeSet(NamedTuple):
@@ -149,7 +148,7 @@ def mark_hard(episodes: Sequence[Episode], index: ImageIndex) -> list[Episode]:
 
 
 def run_episodes(
-    model: HMNet,
+    model: Method,
     cfg: Config,
     episode_set: EpisodeSet,
     process_group: ProcessGroup,
@@ -214,31 +213,13 @@ def episode_lines(seed: int, episodes: Sequence[Episode], result: Result, names:
     return "".join(lines)
 
 
-def prior_segment(model: HMNet) -> Segment:
-    """The training-free prior as scores of background and foreground: the larger is the prior thresholded at 0.5."""
-
-    def segment(query: Tensor, support: Tensor, support_mask: Tensor, names: Names) -> Tensor:
-        foreground = model.prior_scores(query, support, support_mask)  # (B, H, W)
-        return torch.stack([1 - foreground, foreground], dim=1)
-
-    return segment
-
-
-def prototype_segment(model: HMNet) -> Segment:
-    """Each position to the nearer of the support's foreground and background prototypes; cosines of stage 4."""
-    return lambda query, support, support_mask, names: model.prototype_scores(query, support, support_mask)
-
-
-# What needs no meta-training, by the method's name
-TRAINING_FREE: dict[str, Callable[[HMNet], Segment]] = {"prior": prior_segment, "prototype": prototype_segment}
-
-
 def predict(segment: Segment, batch: Batch, truths: Sequence[Tensor]) -> list[Tensor]:
     """Masks (h, w) in {0, 1} of a batch of queries, each at the size of its own truth."""
     device = truths[0].device
     query, support, mask = (batch[key].to(device, non_blocking=True) for key in ("query", "support", "support_mask"))
     scores = segment(query, support, mask, batch["names"])
-    return [resize(score[None].float(), truth.shape)[0].argmax(0) for score, truth in zip(scores, truths, strict=True)]
+    size = query.shape[-2:]
+    return [scores.item(i).at(size, truth.shape)[0].argmax(0) for i, truth in enumerate(truths)]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from engine.loader import Batch
 from engine.optim import amp_dtype, autocast
-from model.released import load_weights
+from model.released import checkpoint_state, load_weights
 from util.distributed import ProcessGroup
 from util.pixels import IGNORE
 
@@ -49,7 +49,8 @@ class NotFiniteError(Exception):
 class Learner:
     """A model on its device with its optimisers by name, on all processes; `amp` and `compiled` are the config keys.
 
-    `partial`: some of the model's parameters get no gradient. `max_skipped`: so many steps in a row whose loss or
+    `partial`: some of the model's parameters get no gradient. ValueError for a parameter that learns but is in no
+    optimiser. `max_skipped`: so many steps in a row whose loss or
     gradient overflows under fp16 are skipped, each time with a smaller scale of the gradient.
     """
 
@@ -63,6 +64,9 @@ class Learner:
         partial: bool = False,
         max_skipped: int = 1,
     ) -> None:
+        covered = {id(p) for each in optimizers.values() for group in each.param_groups for p in group["params"]}
+        if idle := [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in covered]:
+            raise ValueError(f"no optimiser trains {idle[0]} and {len(idle) - 1} others")
         if compiled:
             model.compile()
         self.model, self.optimizers, self.process_group = model, optimizers, process_group
@@ -166,7 +170,7 @@ class Learner:
     def state(self) -> dict[str, Any]:
         """Weights and the state of optimisers and scaler, for a snapshot."""
         return {
-            "state_dict": self.model.state_dict(),
+            "state_dict": checkpoint_state(self.model),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers.values()],
             "scaler": self.scaler.state_dict(),
         }

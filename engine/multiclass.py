@@ -17,7 +17,7 @@ from engine.loader import Batch, load_steps, shard_batches
 from engine.metric import ratio
 from engine.optim import autocast
 from model.inference import merge_classes
-from model.methods.hmnet import HMNet
+from model.methods.method import Method
 from model.resize import resize
 from util.config import Config
 from util.distributed import ProcessGroup
@@ -29,7 +29,7 @@ GENERALIZED_SEEDS = (510, 365, 382, 322, 988)  # BAM's
 NOVEL_THRESHOLD = 0.9  # probability from which a pixel is of the novel class, in BAM's generalized test
 CLASSES = 256
 
-Predict = Callable[[HMNet, Batch, Tensor], Tensor]  # batch of one and its truth (h, w) -> labels (h, w)
+Predict = Callable[[Method, Batch, Tensor], Tensor]  # batch of one and its truth (h, w) -> labels (h, w)
 
 
 class ClassPixels(NamedTuple):
@@ -41,7 +41,7 @@ class ClassPixels(NamedTuple):
     missed: Tensor
 
 
-def test_ways(model: HMNet, cfg: Config, process_group: ProcessGroup, ways: int) -> dict[str, Any]:
+def test_ways(model: Method, cfg: Config, process_group: ProcessGroup, ways: int) -> dict[str, Any]:
     """PANet's N-way K-shot test on *training* images of the contiguous fold; figures over its five runs.
 
     Sets with a mask of its own for every class are tested on their test images. A class's wrong pixels count only where
@@ -80,7 +80,7 @@ def test_ways(model: HMNet, cfg: Config, process_group: ProcessGroup, ways: int)
     }
 
 
-def test_generalized(model: HMNet, cfg: Config, process_group: ProcessGroup, first: str) -> dict[str, Any]:
+def test_generalized(model: Method, cfg: Config, process_group: ProcessGroup, first: str) -> dict[str, Any]:
     """BAM's generalized test: base classes by the base learner, one novel class at a time; figures over its five runs.
 
     `first`: where both claim a pixel, "novel" or "base" has it. UserError for a network without a base learner.
@@ -119,7 +119,7 @@ def _seeds(cfg: Config, known: Sequence[int]) -> Sequence[int]:
 
 
 def _count(
-    model: HMNet,
+    model: Method,
     cfg: Config,
     dataset: MultiEpisodes,
     episodes: Sequence[MultiEpisode],
@@ -145,39 +145,34 @@ def _count(
     return counts
 
 
-def _predict_ways(model: HMNet, batch: Batch, truth: Tensor) -> Tensor:
+def _predict_ways(model: Method, batch: Batch, truth: Tensor) -> Tensor:
     """Every class on its own, then the one with the largest margin over the background."""
-    query = model.embed(model.features(batch["query"]), "query")
-    scores = []
+    query, sizes = model.embed_query(batch["query"]), (batch["query"].shape[-2:], truth.shape)
+    margins = []
     for support, mask in zip(batch["support"][0], batch["support_mask"][0], strict=True):
-        state = model.encode_support(support[None], mask[None])
-        scores.append(resize(model.score(query, state).final, batch["query"].shape[-2:]))
-    return merge_classes(_at(torch.stack([pair[:, 1] - pair[:, 0] for pair in scores], dim=1), truth))
+        margins.append(model.score(query, model.encode_support(support[None], mask[None])).margin_at(*sizes))
+    return merge_classes(torch.cat(margins))
 
 
-def _predict_novel_first(model: HMNet, batch: Batch, truth: Tensor) -> Tensor:
+def _predict_novel_first(model: Method, batch: Batch, truth: Tensor) -> Tensor:
     novel, base, label = _maps(model, batch, truth)
     return torch.where(novel, label, base)
 
 
-def _predict_base_first(model: HMNet, batch: Batch, truth: Tensor) -> Tensor:
+def _predict_base_first(model: Method, batch: Batch, truth: Tensor) -> Tensor:
     novel, base, label = _maps(model, batch, truth)
     return torch.where(novel & (base == 0), label, base)
 
 
-def _maps(model: HMNet, batch: Batch, truth: Tensor) -> tuple[Tensor, Tensor, int]:
+def _maps(model: Method, batch: Batch, truth: Tensor) -> tuple[Tensor, Tensor, int]:
     """Where the novel class surely is, labels of the base classes (h, w), and the novel class's label."""
-    size = batch["query"].shape[-2:]
-    query = model.embed(model.features(batch["query"]), "query")
+    sizes = batch["query"].shape[-2:], truth.shape
     state = model.encode_support(batch["support"][:, 0], batch["support_mask"][:, 0])
-    scores, logits = (resize(x, size) for x in (model.score(query, state).final, model.base_logits(query)))
-    novel = _at(scores, truth).softmax(0)[1] > NOVEL_THRESHOLD
-    return novel, _at(logits, truth).argmax(0), logits.shape[1]
-
-
-def _at(scores: Tensor, truth: Tensor) -> Tensor:
-    """Scores (1, C, S, S) at the truth's size, (C, h, w)."""
-    return resize(scores.float(), truth.shape)[0]
+    scores = model.score(model.embed_query(batch["query"]), state)
+    assert scores.base is not None
+    base = resize(resize(scores.base, sizes[0]).float(), sizes[1])[0]  # (1 + base classes, h, w)
+    novel = scores.at(*sizes)[0].softmax(0)[1] > NOVEL_THRESHOLD
+    return novel, base.argmax(0), len(base)
 
 
 def _ious(counts: ClassPixels, classes: Sequence[int], false: Tensor) -> dict[int, float | None]:

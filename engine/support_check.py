@@ -17,7 +17,7 @@ from dataset.index import ImageIndex
 from engine.comparison import Difference, EpisodePixels, difference
 from engine.evaluation import EpisodeSet, Names, Segment, run_episodes
 from engine.metric import Result
-from model.methods.hmnet import HMNet
+from model.methods.method import Method, Scores
 from util.config import Config
 from util.distributed import ProcessGroup
 from util.errors import UserError
@@ -26,7 +26,7 @@ CHANGES = {"other_class": "supports of another class", "empty_mask": "emptied su
 
 
 def check_support(
-    model: HMNet,
+    model: Method,
     cfg: Config,
     episodes: EpisodeSet,
     index: ImageIndex,
@@ -40,7 +40,7 @@ def check_support(
     """
     others = episodes._replace(episodes=[with_other_class(e, index, seed, i) for i, e in enumerate(episodes.episodes)])
 
-    def empty(query: Tensor, support: Tensor, mask: Tensor, names: Names) -> Tensor:
+    def empty(query: Tensor, support: Tensor, mask: Tensor, names: Names) -> Scores:
         return segment(query, support, torch.zeros_like(mask), names)
 
     return {

@@ -12,14 +12,14 @@ from dataset.episode import wanted_classes
 from dataset.index import ImageIndex, ImageMaskStore
 from dataset.views import ViewStore
 from engine.loader import load_steps
-from model.methods.hmnet import HMNet
+from model.methods.method import Method
 from util.config import Config
 from util.errors import UserError
 
 BATCH = 16  # images
 
 
-def stored_views(cfg: Config, model: HMNet, index: ImageIndex, files: ImageMaskStore) -> ViewStore:
+def stored_views(cfg: Config, model: Method, index: ImageIndex, files: ImageMaskStore) -> ViewStore:
     """All views that a training draws from; those that are not there are computed, and none twice.
 
     UserError for a backbone whose maps differ in size, for supports shown as boxes, and for files that cannot be read.
@@ -51,7 +51,7 @@ def stored_views(cfg: Config, model: HMNet, index: ImageIndex, files: ImageMaskS
     return store
 
 
-def view_digest(cfg: Config, model: HMNet) -> str:
+def view_digest(cfg: Config, model: Method) -> str:
     """What maps depend on, besides image and mask: backbone, its weights, and how images are changed."""
     settings = (cfg.backbone_name, cfg.backbone_layers, cfg.dilate_first, cfg.max_side, train_augmentation(cfg))
     digest = hashlib.sha256(json.dumps(settings, default=str).encode())

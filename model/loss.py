@@ -1,23 +1,33 @@
 """Training losses."""
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.methods.hmnet import Scores
 from util.pixels import IGNORE
+
+if TYPE_CHECKING:  # methods import this module
+    from model.methods.method import Scores
 
 ITEM_MEANS = frozenset({"dice"})  # losses that are means over the items of a batch, the others over unignored pixels
 
 
-def episode_loss(scores: Scores, query_mask: Tensor) -> dict[str, Tensor]:
+def episode_loss(scores: "Scores", query_mask: Tensor) -> dict[str, Tensor]:
     """The losses by name, scalars whose sum is minimised; `query_mask (B, H, W)` in {0, 1, 255}.
 
     The final scores are probabilities and still go through the cross-entropy's softmax, as in the released code.
     """
     return {
-        "cross_entropy": F.cross_entropy(scores.final, query_mask, ignore_index=IGNORE),
+        "cross_entropy": cross_entropy(scores.final, query_mask),
         "dice": dice_loss(scores.meta, query_mask),
     }
+
+
+def cross_entropy(logits: Tensor, target: Tensor, ignore: int = IGNORE) -> Tensor:
+    """Mean over the pixels that are not ignored, 0 where all are; `logits (B, C, H, W)`, `target (B, H, W)`."""
+    total = F.cross_entropy(logits, target, ignore_index=ignore, reduction="sum")
+    return total / (target != ignore).sum().clamp(min=1)
 
 
 def dice_loss(logits: Tensor, target: Tensor, ignore: int = IGNORE) -> Tensor:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from model.backbone import Backbone
-from model.backbone.base import DIGEST
 from model.backbone.vgg import STAGE_ENDS
 from util.checkpoint import read_checkpoint
 from util.errors import UserError
@@ -28,43 +27,14 @@ FROZEN: NameTable = (
     (r"(base_learner|head)\.bn", r"cls.1"),
 )
 BASE_LEARNER: NameTable = (*FROZEN, (r"(base_learner|head)\.classifier", r"cls.4"))  # BAM's
-BLOCK, BRANCH, MAMBA = r"trunk\.blocks\.(\d+)", r"(?:(q)uery|(s)upport)", r"mamba.layers.0.blocks.\1"
-HMNET: NameTable = (
-    *FROZEN,
-    (r"base_learner\.classifier", r"base_learner.2"),
-    (r"head\.classifier", r"cls.4"),
-    (r"embedding\.query\.0", r"down_query.0"),
-    (r"embedding\.support\.0", r"down_supp.0"),
-    (r"embedding\.merge_query", r"init_merge_query.0"),
-    (r"embedding\.merge_support", r"init_merge_supp.0"),
-    (r"trunk\.norm", r"mamba.norm"),
-    (rf"{BLOCK}\.scan\.x_proj", rf"{MAMBA}.self_attention.x_proj_weight"),
-    (rf"{BLOCK}\.scan\.dt_proj", rf"{MAMBA}.self_attention.dt_projs_weight"),
-    (rf"{BLOCK}\.scan\.dt_bias", rf"{MAMBA}.self_attention.dt_projs_bias"),
-    (rf"{BLOCK}\.scan\.A_log", rf"{MAMBA}.self_attention.A_logs"),
-    (rf"{BLOCK}\.scan\.skip", rf"{MAMBA}.self_attention.Ds"),
-    (rf"{BLOCK}\.{BRANCH}\.mlp\.0", rf"{MAMBA}.mlp_\2\3.fc1"),
-    (rf"{BLOCK}\.{BRANCH}\.mlp\.2", rf"{MAMBA}.mlp_\2\3.fc2"),
-    (rf"{BLOCK}\.{BRANCH}\.conv", rf"{MAMBA}.self_attention.conv2d_\2\3"),
-    (rf"{BLOCK}\.{BRANCH}\.(\w+_proj)", rf"{MAMBA}.self_attention.\4_\2\3"),
-    (rf"{BLOCK}\.out_norm", rf"{MAMBA}.self_attention.out_norm"),
-    (rf"{BLOCK}\.(ln_\d)", rf"{MAMBA}.\2"),
-    (r"decoder\.aspp\.branches\.(\d)", r"ASPP_meta.layer6_\1.0"),
-    (r"decoder\.merge\.0", r"res1_meta.0"),
-    (r"decoder\.refine\.(\d)", r"res2_meta.\1"),
-    (r"decoder\.classifier\.(\d)", r"cls_meta.\1"),
-    (r"merging\.shot_weights\.transform", r"kshot_rw"),
-    (r"merging\.gram_merge", r"gram_merge"),
-    (r"merging\.base_merge", r"cls_merge"),
-)
-FORMER: NameTable = ((r"embedding", r"embed"), (r"merging", r"ensemble"))  # own names in older snapshots
+FORMER: NameTable = ((r"ensemble", r"merging"),)  # own names in snapshots of version 0.1
 RESNET: NameTable = (  # torchvision's, and those of the deep stem
     (r"layer0\.(\d)", lambda m: f"{('conv', 'bn')[int(m[1]) % 3]}{int(m[1]) // 3 + 1}"),
 )
 VGG: NameTable = (  # torchvision's
     (r"layer(\d)\.(\d+)", lambda m: f"features.{(-1, *STAGE_ENDS)[int(m[1])] + 1 + int(m[2])}"),
 )
-STACKED = ("scan.A_log", "scan.skip")  # (4, D, ...) here, (4 * D, ...) in released checkpoints
+DIGEST = ".sha256"  # ending of the name under which checkpoints have the digest of weights that they exclude
 SHOWN_KEYS = 10
 
 
@@ -77,26 +47,52 @@ def name_at(source: NameTable, own: str) -> str:
     return own
 
 
-def released_name(own: str) -> str:
-    """What HMNet's released checkpoints call the tensor `own`."""
-    return name_at(HMNET, own)
+def checkpoint_state(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state dict as checkpoints hold it: of a frozen timm backbone the digest alone, uint8 (32)."""
+    state = model.state_dict()
+    for prefix, backbone in _excluded(model):
+        state = {key: value for key, value in state.items() if not key.startswith(prefix)}
+        state[f"{prefix}{backbone.name}{DIGEST}"] = backbone.digest()
+    return state
 
 
 def released_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The model's weights under their released names and shapes."""
-    state = model.state_dict()
-    return {released_name(key): value.flatten(0, 1) if key.endswith(STACKED) else value for key, value in state.items()}
+    """The model's weights under their released names and shapes, which its class states."""
+    table, flattened = _published(model)
+    state = checkpoint_state(model)
+    return {
+        name_at(table, key): value.flatten(0, 1) if flattened and key.endswith(flattened) else value
+        for key, value in state.items()
+    }
 
 
-def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any]) -> None:
+def _published(model: nn.Module) -> tuple[NameTable, tuple[str, ...]]:
+    """The names of a model's tensors at the source, and the endings of those whose first two dimensions are one there.
+
+    Methods and the base learner's PSPNet state them; other modules have none.
+    """
+    return getattr(model, "released_names", ()), getattr(model, "flattened_names", ())
+
+
+def _excluded(model: nn.Module) -> list[tuple[str, Any]]:
+    """The backbones whose weights checkpoints exclude, each with the beginning of its tensors' names."""
+    return [
+        (f"{name}." if name else "", module)
+        for name, module in model.named_modules()
+        if isinstance(module, Backbone) and module.frozen
+    ]
+
+
+def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any], name: str | Path | None = None) -> None:
     """Load all weights of `model` from a checkpoint file or a state dict, under released or own names.
 
+    `name` is what messages call a state dict.
     Prefixes `module.` and `_orig_mod.` and a surrounding `state_dict` entry are understood. UserError, with nothing
     loaded, when the file cannot be read, when keys are missing, unexpected or misshapen (the message lists them), or
     when numbers are not finite.
     """
     state, where = _open(source)
-    _load(model, state, where, HMNET)
+    _load(model, state, str(name or where), _published(model)[0])
 
 
 def load_base_learner(model: nn.Module, source: str | Path | Mapping[str, Any]) -> None:
@@ -146,15 +142,16 @@ def _load(
     """Copy `state` into the parameters and buffers of `model` whose names start with one of `parts`."""
     for module in model.modules():
         if isinstance(module, Backbone):
-            module.complete()
-    own = {key: value for key, value in model.state_dict().items() if key.startswith(parts)}
+            module.load_excluded_weights()
+    own = {key: value for key, value in checkpoint_state(model).items() if key.startswith(parts)}
+    flattened = _published(model)[1]
     names = {name_at(table, key): key for table in (FORMER, source) for key in own} | {key: key for key in own}
     found = {names[key]: value for key, value in state.items() if key in names}
     missing = [name_at(source, key) for key in own.keys() - found.keys() if not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in names and not key.startswith("encoder.")]
     misshapen = []
     for key, value in found.items():
-        if key.endswith(STACKED) and value.numel() == own[key].numel():
+        if flattened and key.endswith(flattened) and value.numel() == own[key].numel():
             found[key] = value = value.reshape(own[key].shape)
         if value.shape != own[key].shape:
             misshapen.append(f"{name_at(source, key)} {tuple(value.shape)} instead of {tuple(own[key].shape)}")

@@ -9,10 +9,11 @@ prediction.mask, prediction.probability, prediction.score
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
@@ -21,12 +22,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine.optim import autocast
-from model.build import build_model
-from model.inference import FeatureCache, merge_classes, prepare_inference, stack
-from model.methods.hmnet import Embedded, HMNet, SupportState
+from model.build import build_model, load_frozen_parts
+from model.inference import FeatureCache, merge_classes, prepare_inference
+from model.methods.method import Features, Method, Role, Scores, State
 from model.released import load_weights
-from model.resize import resize
-from prediction.shared import complete, open_shared
+from model.tensors import expand
+from prediction.shared import add_backbone, open_shared
 from prediction.support import SINGLE
 from util.config import Config, load_config
 from util.distributed import pick_device
@@ -40,8 +41,9 @@ Box: TypeAlias = Sequence[float]  # left, top, right, bottom in pixels, the last
 # A binary mask; an index mask and the class in it that is meant; or a list of boxes.
 MaskSource: TypeAlias = "ImageSource | tuple[ImageSource, int] | list[Box]"
 
-KNOWN = 64  # classes of support that are remembered
-LARGE = 2  # times the network's size above which images are averaged down, not sampled
+DEFAULT_CONFIG = Path(__file__).parent.parent / "config" / "predict.yaml"
+MAX_CACHED_SUPPORTS = 64  # classes of support that are remembered
+AVERAGING_FACTOR = 2  # times the network's size above which images are averaged down, not sampled
 
 
 class Found(NamedTuple):
@@ -97,17 +99,17 @@ class Predictor:
     """Segments in images what support images show.
 
     Args: a network, which is folded in place; the side of the square that it sees; the number of shots that it was
-    built for; device; config key `amp`; megabytes for the features of images, to know them when they come again.
+    trained with; device; config key `amp`; megabytes for the features of images, to know them when they come again.
     """
 
     def __init__(
-        self, model: HMNet, size: int, shot: int, device: torch.device, amp: str = "off", cache_mb: float = 0
+        self, model: Method, size: int, shot: int, device: torch.device, amp: str = "off", cache_mb: float = 0
     ) -> None:
         self.model, self.size, self.shot, self.device = prepare_inference(model.to(device)), size, shot, device
         self.amp = amp
-        self.states: dict[str, SupportState] = {}
+        self.states: dict[str, State] = {}
         self.cache = FeatureCache(self.model, cache_mb)
-        self.known: dict[str, SupportState] = {}  # by what the supports show, the latest KNOWN
+        self.known: dict[str, State] = {}  # by what the supports show, the latest MAX_CACHED_SUPPORTS
 
     @classmethod
     def from_checkpoint(
@@ -116,8 +118,25 @@ class Predictor:
         """A predictor of a trained network; UserError where config, weights or device are not what they should be."""
         cfg = config if isinstance(config, Config) else load_config(config)
         model = build_model(cfg, pretrained=False)
-        load_weights(model, complete(cfg, model, weights))
+        load_weights(model, add_backbone(cfg, model, weights))
         return cls(model, cfg.val_size, cfg.trained_shot or cfg.shot, pick_device(device), cfg.amp, cache_mb)
+
+    @classmethod
+    def from_method(
+        cls, name: str, config: Config | str | Path | None = None, device: str = "auto", cache_mb: float = 0
+    ) -> "Predictor":
+        """A predictor of a training-free method, which needs no checkpoint: `prototype`, `prior`, ...
+
+        Its backbone and sizes are those of `config`, by default config/predict.yaml. UserError for a method that is
+        trained, and where the backbone's weights are missing.
+        """
+        cfg = config if isinstance(config, Config) else load_config(config or DEFAULT_CONFIG)
+        cfg = cfg.model_copy(update={"arch": name})
+        model = build_model(cfg, pretrained=False)
+        if model.is_trained:
+            raise UserError(f"{name}: is a trained method and needs weights; name them by --weights FILE")
+        load_frozen_parts(model, cfg)
+        return cls(model, cfg.val_size, cfg.shot, pick_device(device), cfg.amp, cache_mb)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str = "auto") -> "Predictor":
@@ -150,15 +169,14 @@ class Predictor:
         pictures = [read_image(image) for image in images]
         features = self.embed_queries(pictures)
         with self.autocast():
-            scores = [self.model.score(features, state.expand(len(images))).final for state in self.states.values()]
-        margins = torch.stack([pair[:, 1] - pair[:, 0] for pair in scores], dim=1).float()  # (B, classes, f, f)
+            scores = [self.model.score(features, expand(state, len(images))) for state in self.states.values()]
         return [
-            self.prediction(tuple(self.states), margin, picture.shape[:2])
-            for margin, picture in zip(margins, pictures, strict=True)
+            self.prediction(tuple(self.states), [each.item(number) for each in scores], picture.shape[:2])
+            for number, picture in enumerate(pictures)
         ]
 
     @torch.inference_mode()
-    def embed_queries(self, images: Sequence[ImageSource]) -> Embedded:
+    def embed_queries(self, images: Sequence[ImageSource]) -> Features:
         """Images as the trunk takes them; UserError without a support and for an image that cannot be read."""
         if not self.states:
             raise UserError("no support is set; call set_support first")
@@ -166,19 +184,19 @@ class Predictor:
         with self.autocast():
             return self._embed(queries, "query")
 
-    def prediction(self, names: tuple[str, ...], margins: Tensor, size: tuple[int, ...]) -> Prediction:
-        """Margins of the classes over the background (classes, f, f) to what is found in an image of that size.
+    def prediction(self, names: tuple[str, ...], scores: Sequence[Scores], size: tuple[int, ...]) -> Prediction:
+        """Scores of one image for every class, B = 1, to what is found in it at that size.
 
         For one class the probability is the softmax of the network's two scores; several compete in one softmax with
         the background at margin 0. As in testing, scores are first resized to what the network saw.
         """
-        margins = resize(resize(margins[None], self.size), (size[0], size[1]))[0]  # (classes, h, w)
+        margins = torch.cat([each.margin_at(self.size, (size[0], size[1])) for each in scores])  # (classes, h, w)
         mask = merge_classes(margins).to(torch.uint8)
         probabilities = torch.cat([torch.zeros_like(margins[:1]), margins]).softmax(0)[1:]
         return Prediction(names, mask.cpu().numpy(), probabilities.cpu().numpy())
 
     @torch.inference_mode()
-    def _encode(self, name: str, images: Sequence[ImageSource], masks: Sequence[MaskSource]) -> SupportState:
+    def _encode(self, name: str, images: Sequence[ImageSource], masks: Sequence[MaskSource]) -> State:
         if not len(images) or len(images) != len(masks):
             raise UserError(f"support of {name!r}: {len(images)} images and {len(masks)} masks; give a mask for each")
         shots, shot_masks = [], []
@@ -194,24 +212,20 @@ class Predictor:
         if state is None:
             with self.autocast():
                 state = self.model.support_state(self._embed(pictures, "support"), marks[None].to(self.device))
-            if state.gram is not None and self.shot > 1:
-                # The ensemble weighs the scenes of exactly as many shots as it was built for: repeated, or the first.
-                state = state._replace(gram=state.gram[:, [number % len(shots) for number in range(self.shot)]])
         self.known[key] = state  # now the latest
-        while len(self.known) > KNOWN:
+        while len(self.known) > MAX_CACHED_SUPPORTS:
             self.known.pop(next(iter(self.known)))
         return state
 
-    def _embed(self, pictures: Tensor, role: Literal["query", "support"]) -> Embedded:
-        """Images (B, 3, size, size) as the trunk takes them in one role, each from memory if it came before."""
+    def _embed(self, images: Tensor, role: Role) -> Features:
+        """Images (B, 3, size, size) as the method takes them in one role, each from memory if it came before."""
         if not self.cache.budget:
-            return self.model.embed(self.model.features(pictures.to(self.device)), role)
-        names = [_digest(picture) for picture in pictures]
-        return stack([getattr(found, role) for found in self.cache.features(names, pictures.to(self.device))])
+            return self.model.embed(self.model.features(images.to(self.device), role), role)
+        return self.cache.embedded([_digest(image) for image in images], images.to(self.device), role)
 
     def _network_input(self, picture: NDArray[np.uint8]) -> Tensor:
         """An image (h, w, 3) as in testing, (3, size, size); a much larger one is averaged first, not to alias."""
-        height, width = (min(side, LARGE * self.size) for side in picture.shape[:2])
+        height, width = (min(side, AVERAGING_FACTOR * self.size) for side in picture.shape[:2])
         if (height, width) != picture.shape[:2]:
             picture = np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
         return normalise(resize_image(picture.astype(np.float32), self.size, self.size))
@@ -223,7 +237,7 @@ class Predictor:
             raise UserError(f"{where}: the object in its mask is too small for a network that sees {self.size} pixels")
         return small
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> AbstractContextManager[None]:
         """The precision that the network computes in."""
         return autocast(self.amp, self.device)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from model.build import imagenet_file, load_pretrained
-from model.methods.hmnet import HMNet
+from model.backbone.build import imagenet_file, load_pretrained
+from model.methods.method import Method
 from model.released import released_state_dict
 from util.checkpoint import read_checkpoint, read_metadata
 from util.config import Config, load_config
@@ -32,7 +32,7 @@ def open_shared(source: str | Path) -> tuple[Config, Path]:
     return load_config(folder / CONFIG), folder / WEIGHTS
 
 
-def complete(cfg: Config, model: HMNet, weights: str | Path) -> str | Path | dict[str, Tensor]:
+def add_backbone(cfg: Config, model: Method, weights: str | Path) -> str | Path | dict[str, Tensor]:
     """The weights, with the ImageNet backbone of `initmodel/` where they lack it; UserError where it is another."""
     expected = read_metadata(weights).get(LEFT_OUT)
     if expected is None:

@@ -111,7 +111,10 @@ def describe(first: Config, second: Config) -> list[str]:
 
 def trained_network(cfg: Config) -> HMNet:
     """The trained network of a config, ready for inference."""
-    return load_network(cfg, find_weights(cfg), pick_device(cfg.device))
+    model = load_network(cfg, find_weights(cfg), pick_device(cfg.device))
+    if not isinstance(model, HMNet):
+        raise UserError(f"arch: {cfg.arch} has no Mamba blocks to look into; take HMNet")
+    return model
 
 
 def spread(cfg: Config, count: int, numbers: Sequence[int] | None = None) -> EpisodeSet:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from dataset.index import class_names, config_classes
 from engine.metric import percent
-from model.build import build_model, encoder, load_pretrained
+from model.backbone.build import build_backbone, load_pretrained
+from model.build import build_model
 from model.released import load_weights, released_state_dict
 from prediction.predictor import find_config
 from prediction.shared import CARD, CONFIG, LEFT_OUT, WEIGHTS, backbone_tensors, digest
@@ -92,7 +93,7 @@ def leave_out_backbone(cfg: Config, tensors: dict[str, Tensor]) -> str:
     """Take torchvision's backbone out of a network's tensors and return its digest; UserError where it is another."""
     own = backbone_tensors(tensors)
     if cfg.stem == "torchvision" or cfg.backbone_name == "vgg":
-        pretrained = encoder(cfg)
+        pretrained = build_backbone(cfg)
         load_pretrained(pretrained, cfg)
         if digest({name: tensors.pop(name) for name in own}) == digest(pretrained.state_dict()):
             return digest(own)

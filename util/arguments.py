@@ -9,7 +9,6 @@ from pathlib import Path
 
 from util.config import Config, load_config
 
-METHODS = ("hmnet", "prior", "prototype")  # what test.py measures; the last two are TRAINING_FREE of engine.evaluation
 PANELS = 20  # drawn by --viz, which BAM's scripts pass without a number
 
 
@@ -17,7 +16,7 @@ def experiment_parser(description: str) -> argparse.ArgumentParser:
     """A parser of the arguments that name an experiment; `experiment_config` reads them."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--config", required=True, help="experiment file, such as config/pascal/*.yaml")
-    parser.add_argument("--arch", help="HMNet or HMNetAMP, instead of the config's")
+    parser.add_argument("--arch", help="the method, instead of the config's: HMNet, concat, prior, prototype ...")
     launcher = "passed by torch.distributed.launch and ignored: the environment says the same"
     parser.add_argument("--local-rank", "--local_rank", type=int, help=launcher)
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="key value ...: override config keys")
@@ -40,7 +39,7 @@ def training_arguments(description: str, argv: Sequence[str] | None = None) -> a
 def evaluation_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments of test.py."""
     parser = experiment_parser("Test a network on the novel classes of a fold.")
-    parser.add_argument("--method", choices=METHODS, default="hmnet", help="prior, prototype: no meta-training needed")
+    parser.add_argument("--method", dest="arch", help="the same as --arch, its former name")
     parser.add_argument(
         "--support-check",
         action="store_true",

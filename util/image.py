@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
@@ -23,6 +23,18 @@ STD = np.array([0.229, 0.224, 0.225], np.float32) * 255
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")  # none that Pillow hands to another program
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+
+
+class ImageRule(NamedTuple):
+    """How images and masks get to a method."""
+
+    # What is tested becomes a square: out of proportion, or in proportion at the top left on black (PFENet, BAM).
+    fit: Literal["square", "padded"] = "square"
+    # Images are made smaller by sampling, as OpenCV does, or by averaging, as Pillow does.
+    resample: Literal["opencv", "antialias"] = "opencv"
+    # Training images are changed at random and cropped, or changed and squashed (HDMNet), or squashed as they are.
+    augment: Literal["crop", "squash", "none"] = "crop"
+    keep_ignored: bool = True  # whether 255 stays in support masks, or becomes background
 
 
 @contextmanager

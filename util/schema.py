@@ -98,13 +98,14 @@ class Config(BaseModel):
     rotate_max: Recipe[Float]
 
     # network
-    arch: Literal["HMNet", "HMNetAMP"]
+    arch: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     layers: Int
     vgg: bool
     backbone: str | None
-    backbone_layers: Network[Annotated[list[NotNegative], Field(min_length=3, max_length=3)] | None]
+    backbone_layers: Network[Annotated[list[NotNegative], Field(min_length=1)] | None]
     stem: Network[Literal["deep", "torchvision"]]
     dilate_first: Network[bool]
+    output_stride: Network[Literal[8, 32]]
     feature_size: Network[Positive]
     width: Network[Positive]
     blocks: Network[Positive]

@@ -1,21 +1,26 @@
-"""Image encoders behind one interface; `build_backbone` knows their names."""
+"""Image encoders behind one interface; `create_backbone` knows their names, `build.build_backbone` configurations."""
 
 from typing import Literal
 
-from model.backbone.base import Backbone
+from model.backbone.base import Backbone, MapInfo
 from model.backbone.resnet import RESNET_BLOCKS, resnet
 from model.backbone.vgg import vgg16
 
-__all__ = ["Backbone", "build_backbone"]
+__all__ = ["Backbone", "MapInfo", "create_backbone"]
 
 
-def build_backbone(name: str, stem: Literal["deep", "torchvision"] = "deep", dilate_first: bool = True) -> Backbone:
+def create_backbone(
+    name: str,
+    stem: Literal["deep", "torchvision"] = "deep",
+    dilate_first: bool = True,
+    output_stride: Literal[8, 32] = 8,
+) -> Backbone:
     """A backbone with random weights: `resnet50`, `resnet101`, `vgg`, or `tiny` (a ResNet for small experiments).
 
-    `stem` and `dilate_first` apply to ResNets, see `resnet`. Raises ValueError for another name.
+    `stem`, `dilate_first` and `output_stride` apply to ResNets, see `resnet`. Raises ValueError for another name.
     """
     if name == "vgg":
         return vgg16()
     if name not in RESNET_BLOCKS:
         raise ValueError(f"backbone '{name}' is unknown: choose one of vgg, {', '.join(RESNET_BLOCKS)}")
-    return resnet(name, stem, dilate_first)
+    return resnet(name, stem, dilate_first, output_stride)

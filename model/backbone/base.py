@@ -1,58 +1,84 @@
-"""What the network asks of an image encoder."""
+"""What methods ask of an image encoder."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from model.resize import resize
 
-DIGEST = ".sha256"  # ending of the name under which checkpoints have the digest of weights that they leave out
+class MapInfo(NamedTuple):
+    """A feature map that a backbone can give."""
+
+    name: str
+    channels: int
+    stride: int  # pixels of the image per position
 
 
 class Backbone(nn.Module):
-    """Three feature maps of an image, from finer and plainer to coarser and richer.
+    """An image encoder that says which maps it has and gives those that are asked for.
 
-    `channels`: theirs. Images have sides of `step` * m + `offset` pixels. `frozen`: the weights never change, not even
-    in training the base learner, and checkpoints leave them out.
+    `maps`: all of them, from finer to coarser. `levels`: the names of those that methods of few-shot segmentation
+    usually take, the last three stages, from finer and plainer to coarser and richer. Images have sides of
+    `size_multiple` * m + `size_offset` pixels. `frozen`: the weights never change, not even in training the base
+    learner, and checkpoints hold a digest in their place.
     """
 
-    channels: tuple[int, int, int]
-    step, offset = 8, 1
+    name = ""
+    maps: tuple[MapInfo, ...]
+    levels: tuple[str, ...]
+    size_multiple, size_offset = 8, 1
     frozen = False
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images `(B, 3, H, W)`, normalised as ImageNet's are, to f2, f3, f4 `(B, channels[i], h, w)`."""
+    def forward(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """Maps `(B, channels, h, w)` by name of images `(B, 3, H, W)`, normalised as ImageNet's are.
+
+        KeyError for a name that is not among `maps`.
+        """
         raise TypeError(f"{type(self).__name__} does not say how it sees an image")
 
-    def joined(self, images: Tensor) -> Tensor:
-        """The three maps, f2 at the size of f3, as one `(B, sum(channels), h, w)`; ValueError if f4 has another."""
-        f2, f3, f4 = self(images)
-        if f3.shape[-2:] != f4.shape[-2:]:
-            raise ValueError(f"its last two maps are {f3.shape[-1]} and {f4.shape[-1]} positions wide")
-        return torch.cat([resize(f2, f3.shape[-2:]), f3, f4], dim=1)
+    def channels(self, names: Sequence[str]) -> tuple[int, ...]:
+        """The channels of the named maps; KeyError for a name that is not among `maps`."""
+        known = {info.name: info.channels for info in self.maps}
+        return tuple(known[name] for name in names)
 
-    def nearest(self, size: int) -> int:
+    def valid_size(self, size: int) -> int:
         """The largest side, up to `size` if there is one, that an image may have."""
-        return max((size - self.offset) // self.step, 1) * self.step + self.offset
+        return max((size - self.size_offset) // self.size_multiple, 1) * self.size_multiple + self.size_offset
 
-    def fetch(self) -> None:
+    def load_pretrained(self) -> None:
         """Load pretrained weights, where the backbone knows its own."""
 
-    def complete(self) -> None:
-        """Load the weights that checkpoints leave out."""
+    def load_excluded_weights(self) -> None:
+        """Load the weights that checkpoints exclude."""
 
 
 class StagedBackbone(Backbone):
-    """Five stages in a row, of which the last three show their outputs; `channels` as in Backbone."""
+    """Five stages in a row, named layer0 to layer4, of which the last four show their outputs.
 
-    def __init__(self, stages: Sequence[nn.Module], channels: Sequence[int]) -> None:
+    Args: the stages; channels and strides of the last four.
+    """
+
+    def __init__(self, stages: Sequence[nn.Module], channels: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
         self.layer0, self.layer1, self.layer2, self.layer3, self.layer4 = stages
-        c2, c3, c4 = channels
-        self.channels = c2, c3, c4
+        names = ("layer1", "layer2", "layer3", "layer4")
+        self.maps = tuple(map(MapInfo, names, channels, strides))
+        self.levels = names[1:]
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        f2 = self.layer2(self.layer1(self.layer0(images)))
-        f3 = self.layer3(f2)
-        return f2, f3, self.layer4(f3)
+    def forward(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """As in Backbone; stages behind the last named map are not computed."""
+        wanted, found = set(names), dict[str, Tensor]()
+        if unknown := wanted - {info.name for info in self.maps}:
+            raise KeyError(f"{min(unknown)} is not among the maps of this backbone")
+        x = images
+        for name, stage in self.named_children():
+            x = self.run_stage(name, stage, x, wanted, found)
+            if name in wanted:
+                found[name] = x
+            if len(found) == len(wanted):
+                break
+        return {name: found[name] for name in names}
+
+    def run_stage(self, name: str, stage: nn.Module, x: Tensor, wanted: set[str], found: dict[str, Tensor]) -> Tensor:
+        """The output of a stage; a subclass adds the maps within it that are wanted to `found`."""
+        return stage(x)

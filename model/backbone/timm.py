@@ -17,7 +17,7 @@ from timm.layers import Format
 from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
-from model.backbone.base import DIGEST, Backbone
+from model.backbone.base import Backbone, MapInfo
 from util.checkpoint import read_checkpoint
 from util.errors import UserError, first_line
 from util.image import MEAN, STD
@@ -27,11 +27,12 @@ OPTIONS: tuple[dict[str, Any], ...] = ({"output_stride": 8}, {"strict_img_size":
 
 
 class TimmBackbone(Backbone):
-    """A model of timm that shows three of its feature maps; random weights until `fetch`.
+    """A model of timm with all maps of its `feature_info`, under the names there; random weights until they are loaded.
 
-    Args: its name; which of the maps in its `feature_info`, None for the last three stages, or of a plain vision
-    transformer the blocks at a half, three quarters and the end; its weight file, if there; whether its weights stay as
-    they are, None: those of plain vision transformers do. Raises UserError for a name or maps that timm lacks.
+    Args: its name; which of the maps are its `levels`, None for the last three stages, or of a plain vision transformer
+    the blocks at a half, three quarters and the end (what lies behind the last level is not built); its weight file, if
+    there; whether its weights stay as they are, None: those of plain vision transformers do. Raises UserError for a
+    name or maps that timm lacks.
     """
 
     def __init__(self, name: str, layers: Sequence[int] | None, file: Path, frozen: bool | None = None) -> None:
@@ -40,52 +41,50 @@ class TimmBackbone(Backbone):
         options, stages = _look_up(name)
         strides = [stage["reduction"] for stage in stages]
         plain, count = len(set(strides)) == 1, len(stages)  # a plain vision transformer has one size of map
-        layers = layers or ((count // 2 - 1, count * 3 // 4 - 1, count - 1) if plain else range(count - 3, count))
+        if layers is None:
+            layers = (count // 2 - 1, count * 3 // 4 - 1, count - 1) if plain else range(max(count - 3, 0), count)
         if not all(0 <= layer < count for layer in layers) or sorted(layers) != list(layers):
-            raise UserError(f"backbone_layers: {list(layers)} should be three of 0 ... {count - 1}, ascending")
-        maps = tuple(dict.fromkeys(layers))  # each once, though two of the three may be the same
-        self.chosen = [maps.index(layer) for layer in layers]
-        self.options = {**options, "features_only": True, "out_indices": maps}
+            raise UserError(f"backbone_layers: {list(layers)} should be of 0 ... {count - 1}, ascending")
+        self.options = {**options, "features_only": True, "out_indices": tuple(range(layers[-1] + 1))}
         if plain:  # whose blocks' outputs are meant to be normalised
             self.options["feature_cls"] = partial(FeatureGetterNet, norm=True)
         self.net = cast(Any, timm.create_model(name, **self.options))
-        channels = self.net.feature_info.channels()
-        c2, c3, c4 = (channels[i] for i in self.chosen)
-        self.channels = c2, c3, c4
+        shown = zip(stages, self.net.feature_info.channels(), strides, strict=False)
+        self.maps = tuple(MapInfo(stage["module"], channels, stride) for stage, channels, stride in shown)
+        self.levels = tuple(self.maps[layer].name for layer in layers)
         self.channels_last = Format(getattr(self.net, "output_fmt", "NCHW")) is Format.NHWC
         stem = next(module for module in self.net.modules() if isinstance(module, nn.Conv2d))
         if "output_stride" not in options or stem.kernel_size[0] <= stem.stride[0]:  # images are cut into patches
-            self.step, self.offset = max(strides[layer] for layer in layers), 0
+            self.size_multiple, self.size_offset = max(strides[: layers[-1] + 1]), 0
         source = self.net.pretrained_cfg
-        self.only = None if options or not source.get("fixed_input_size") else source["input_size"][-1]
+        self.fixed_size = None if options or not source.get("fixed_input_size") else source["input_size"][-1]
         self.frozen = plain if frozen is None else frozen
         self.requires_grad_(not self.frozen)
         mean, std = (torch.tensor(source[key]).view(3, 1, 1) for key in ("mean", "std"))
         own, imagenet = (mean, std), [torch.from_numpy(x / 255).view(3, 1, 1) for x in (MEAN, STD)]
         self.register_buffer("scale", imagenet[1] / own[1], persistent=False)
         self.register_buffer("shift", (imagenet[0] - own[0]) / own[1], persistent=False)
-        self.digest: Tensor | None = None
+        self.loaded = False
 
     scale: Tensor
     shift: Tensor
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """As in Backbone."""
         maps = self.net(images * self.scale + self.shift)  # normalised as the model's own training images
-        f2, f3, f4 = (maps[i] for i in self.chosen)
-        if self.channels_last:
-            f2, f3, f4 = (f.permute(0, 3, 1, 2) for f in (f2, f3, f4))
-        return f2, f3, f4
+        found = {info.name: x for info, x in zip(self.maps, maps, strict=True)}
+        return {name: found[name].permute(0, 3, 1, 2) if self.channels_last else found[name] for name in names}
 
-    def nearest(self, size: int) -> int:
+    def valid_size(self, size: int) -> int:
         """As in Backbone; some models take images of one size only."""
-        return self.only or super().nearest(size)
+        return self.fixed_size or super().valid_size(size)
 
-    def fetch(self) -> None:
+    def load_pretrained(self) -> None:
         """Load timm's weights, once: from the file if it is there, else by timm's own download.
 
         Raises UserError when a file does not fit, and saying which file to put where when the download fails.
         """
-        if self.digest is not None:
+        if self.loaded:
             return
         path = self.file
         logging.getLogger("timm").setLevel(logging.ERROR)  # it warns of classifiers, which no encoder needs
@@ -102,22 +101,14 @@ class TimmBackbone(Backbone):
                 f"put timm's model.safetensors of {self.name} there under this name"
             ) from error
         self.net.load_state_dict(net.state_dict())
-        self.digest = self._digest()
+        self.loaded = True
 
-    def complete(self) -> None:
-        """Load what `state_dict` leaves out."""
+    def load_excluded_weights(self) -> None:
+        """As in Backbone."""
         if self.frozen:
-            self.fetch()
+            self.load_pretrained()
 
-    def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
-        """Of a frozen model only the digest of its weights, under its name."""
-        if not self.frozen:
-            return super().state_dict(*args, destination=destination, prefix=prefix, keep_vars=keep_vars)
-        destination = {} if destination is None else destination
-        destination[f"{prefix}{self.name}{DIGEST}"] = self._digest() if self.digest is None else self.digest
-        return destination
-
-    def _digest(self) -> Tensor:
+    def digest(self) -> Tensor:
         """SHA-256 of all weights, uint8 (32)."""
         digest = hashlib.sha256()
         for key, value in sorted(self.net.state_dict().items()):

@@ -17,4 +17,4 @@ def vgg16() -> StagedBackbone:
             layer.ceil_mode = True
     starts = (0, *(end + 1 for end in STAGE_ENDS))
     stages = [nn.Sequential(*features[a : end + 1]) for a, end in zip(starts, STAGE_ENDS, strict=False)]
-    return StagedBackbone(stages, (256, 512, 512))
+    return StagedBackbone(stages, (128, 256, 512, 512), (4, 8, 16, 16))

@@ -1,0 +1,27 @@
+"""The methods by name: the values of `arch` and `--arch`."""
+
+import difflib
+
+from model.methods.concat import Concat
+from model.methods.hmnet import HMNet
+from model.methods.method import Method
+from model.methods.prior import Prior
+from model.methods.prototype import Prototype
+from util.errors import UserError
+
+METHODS: dict[str, type[Method]] = {
+    "HMNet": HMNet,
+    "HMNetAMP": HMNet,  # the released name for training with `amp: auto`
+    "concat": Concat,
+    "prior": Prior,
+    "prototype": Prototype,
+}
+
+
+def find_method(name: str) -> type[Method]:
+    """The method of a name; UserError names the nearest where there is none."""
+    if name not in METHODS:
+        lowered = {known.lower(): known for known in METHODS}
+        nearest = lowered[difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.0)[0]]
+        raise UserError(f"arch: {name!r} is no method; nearest is {nearest!r}, known are {', '.join(METHODS)}")
+    return METHODS[name]

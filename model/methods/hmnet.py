@@ -3,73 +3,32 @@
 Source: "Hybrid Mamba for Few-Shot Segmentation", NeurIPS 2024 (arXiv 2409.19613).
 """
 
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from itertools import cycle
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from model.backbone import Backbone
+from model.loss import ITEM_MEANS, episode_loss
+from model.methods.method import Explanation, Features, Method, Role, Scores, State
+from model.optim import ScheduledOptimizer, make_sgd, make_trunk_adamw
 from model.parts.base_learner import BaseLearner
 from model.parts.decoder import Decoder
 from model.parts.ensemble import Ensemble, base_map, gram, scene_difference
-from model.parts.prior import level_prior, masked_average, prototypes, select_prior
-from model.parts.trunk import Memory, Trunk
+from model.parts.fusion import FUSIONS
+from model.parts.mamba import HybridBlock, SelfBlock, SupportMemory
+from model.parts.prior import foreground, level_prior, masked_average, prototypes, select_prior
+from model.parts.trunk import Block, Trunk
+from model.released import FROZEN, NameTable
 from model.resize import resize
+from util.config import Config
+from util.errors import UserError
 
 PRIOR_GAIN = 10  # of the released code; the paper does not mention it
-Levels = tuple[Tensor, ...]
-
-
-class Frozen(NamedTuple):
-    """Frozen features of images, in whichever role they will play."""
-
-    mid: Tensor  # stages 2 and 3 concatenated (B, C2 + C3, h, w)
-    levels: Levels  # for the prior: f4 (B, C4, h4, w4) and, with the ensemble, f5 (B, 512, h4, w4)
-    gram: Tensor | None  # (B, C2, C2), with the ensemble
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> "Frozen":
-        """The features with every tensor changed alike."""
-        gram = None if self.gram is None else change(self.gram)
-        return Frozen(change(self.mid), tuple(change(level) for level in self.levels), gram)
-
-
-class Embedded(NamedTuple):
-    """Features of images embedded as queries or as supports."""
-
-    reduced: Tensor  # stages 2 and 3 at the trunk's width and size (B, C, f, f)
-    levels: Levels  # as in Frozen
-    gram: Tensor | None  # as in Frozen
-
-
-class SupportState(NamedTuple):
-    """All that the query needs of its supports; independent of the query."""
-
-    prototype: Tensor  # (B, C, 1, 1)
-    levels: Levels  # per feature level (B, K, 2, channels): foreground and background prototypes
-    gram: Tensor | None  # (B, K, C2, C2)
-    memories: list[Memory | None]  # one per trunk block
-
-    def expand(self, batch: int) -> "SupportState":
-        """Share one support set, B = 1, among `batch` queries without copying it."""
-        return SupportState(
-            self.prototype.expand(batch, -1, -1, -1),
-            tuple(level.expand(batch, -1, -1, -1) for level in self.levels),
-            None if self.gram is None else self.gram.expand(batch, -1, -1, -1),
-            [memory and memory.expand(batch) for memory in self.memories],
-        )
-
-
-class Scores(NamedTuple):
-    """Of every pixel, background first; `final` is what is predicted, `meta` what the base learner has not adjusted."""
-
-    meta: Tensor  # (B, 2, H, W), logits
-    final: Tensor  # (B, 2, H, W); probabilities as adjusted, or the logits without the ensemble
-
-    def resize(self, size: int | Sequence[int]) -> "Scores":
-        """The scores at another size."""
-        return Scores(resize(self.meta, size), resize(self.final, size))
+LEVELS = ("f4", "f5")  # features that priors are made of, as far as they are there
+BLOCK, BRANCH, MAMBA = r"trunk\.blocks\.(\d+)", r"(?:(q)uery|(s)upport)", r"mamba.layers.0.blocks.\1"
 
 
 class Embedding(nn.Module):
@@ -77,173 +36,240 @@ class Embedding(nn.Module):
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
+        self.channels, self.width = channels, width
         self.query, self.support = _reduction(channels, width), _reduction(channels, width)
         self.merge_query = nn.Conv2d(2 * width + 2, width, 1, bias=False)
         self.merge_support = nn.Conv2d(2 * width + 1, width, 1, bias=False)
 
 
-class HMNet(nn.Module):
+class HMNet(Method):
     """Segments in the query the class that the support masks show.
 
-    Args: frozen backbone; frozen base learner, or None for the paper's rows without ensemble; the trunk; width C and
-    feature size f; number of shots K with `kshot_trans_dim` and `kshot_unsort` (see `ensemble.ShotWeights`).
+    Args: frozen backbone and the names of three maps of it, f2, f3 and f4; frozen base learner with the ensemble, or
+    None for the paper's rows without; embedding, trunk and decoder of one width C; feature size f.
+
+    Features: `mid`, f2 and f3 (B, C2 + C3, h, w); `f4`; with the ensemble `f5` (B, 512, h4, w4) and `gram` (B, C2, C2).
+    Embedded: `reduced` (B, C, f, f) instead of `mid`. State: `prototype` (B, C, 1, 1); `prototypes` per level
+    (B, K, 2, channels), foreground and background; `gram` (B, K, C2, C2); `memories`, one per trunk block.
     """
+
+    released_names: ClassVar[NameTable] = (
+        *FROZEN,
+        (r"base_learner\.classifier", r"base_learner.2"),
+        (r"embedding\.query\.0", r"down_query.0"),
+        (r"embedding\.support\.0", r"down_supp.0"),
+        (r"embedding\.merge_query", r"init_merge_query.0"),
+        (r"embedding\.merge_support", r"init_merge_supp.0"),
+        (r"trunk\.norm", r"mamba.norm"),
+        (rf"{BLOCK}\.scan\.x_proj", rf"{MAMBA}.self_attention.x_proj_weight"),
+        (rf"{BLOCK}\.scan\.dt_proj", rf"{MAMBA}.self_attention.dt_projs_weight"),
+        (rf"{BLOCK}\.scan\.dt_bias", rf"{MAMBA}.self_attention.dt_projs_bias"),
+        (rf"{BLOCK}\.scan\.A_log", rf"{MAMBA}.self_attention.A_logs"),
+        (rf"{BLOCK}\.scan\.skip", rf"{MAMBA}.self_attention.Ds"),
+        (rf"{BLOCK}\.{BRANCH}\.mlp\.0", rf"{MAMBA}.mlp_\2\3.fc1"),
+        (rf"{BLOCK}\.{BRANCH}\.mlp\.2", rf"{MAMBA}.mlp_\2\3.fc2"),
+        (rf"{BLOCK}\.{BRANCH}\.conv", rf"{MAMBA}.self_attention.conv2d_\2\3"),
+        (rf"{BLOCK}\.{BRANCH}\.(\w+_proj)", rf"{MAMBA}.self_attention.\4_\2\3"),
+        (rf"{BLOCK}\.out_norm", rf"{MAMBA}.self_attention.out_norm"),
+        (rf"{BLOCK}\.(ln_\d)", rf"{MAMBA}.\2"),
+        (r"decoder\.aspp\.branches\.(\d)", r"ASPP_meta.layer6_\1.0"),
+        (r"decoder\.merge\.0", r"res1_meta.0"),
+        (r"decoder\.refine\.(\d)", r"res2_meta.\1"),
+        (r"decoder\.classifier\.(\d)", r"cls_meta.\1"),
+        (r"ensemble\.shot_weights\.transform", r"kshot_rw"),
+        (r"ensemble\.gram_merge", r"gram_merge"),
+        (r"ensemble\.base_merge", r"cls_merge"),
+    )
+    flattened_names: ClassVar[tuple[str, ...]] = ("scan.A_log", "scan.skip")  # (4, D, ...) here, (4 * D, ...) there
+    item_means = ITEM_MEANS
 
     def __init__(
         self,
         backbone: Backbone,
+        maps: tuple[str, ...],
         base_learner: BaseLearner | None,
+        embedding: Embedding,
         trunk: Trunk,
-        *,
-        width: int = 256,
+        decoder: Decoder,
+        ensemble: Ensemble | None = None,
         feature_size: int = 64,
-        shot: int = 1,
-        kshot_trans_dim: int = 2,
-        kshot_unsort: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone, maps, base_learner, ensemble.shot if ensemble else None)
+        assert embedding.channels == sum(backbone.channels(maps[:2])), "the embedding takes f2 and f3"
+        assert embedding.width == trunk.width == decoder.width, "embedding, trunk and decoder have one width"
+        assert (base_learner is None) == (ensemble is None), "the ensemble adjusts by the base learner"
         self.feature_size = feature_size
-        self.backbone = backbone.requires_grad_(False)
-        self.base_learner = base_learner and base_learner.requires_grad_(False)
-        self.embedding = Embedding(sum(backbone.channels[:2]), width)
-        self.trunk = trunk
-        self.decoder = Decoder(width)
-        self.merging = Ensemble(shot, kshot_trans_dim, kshot_unsort) if base_learner else None
+        self.embedding, self.trunk, self.decoder, self.ensemble = embedding, trunk, decoder, ensemble
 
-    def train(self, mode: bool = True) -> "HMNet":
-        """Set the mode of all but the frozen batch norms, which always use their running statistics."""
-        super().train(mode)
-        self.backbone.eval()
-        if self.base_learner:
-            self.base_learner.eval().dropout.train(mode)
-        return self
+    @classmethod
+    def build(cls, cfg: Config, backbone: Backbone, base_learner: BaseLearner | None) -> "HMNet":
+        """As in Method."""
+        maps = three_levels(backbone)
+        shot = cfg.trained_shot or cfg.shot
+        return cls(
+            backbone,
+            maps,
+            base_learner,
+            Embedding(sum(backbone.channels(maps[:2])), cfg.width),
+            cls.make_trunk(cfg),
+            Decoder(cfg.width),
+            Ensemble(shot, cfg.kshot_trans_dim, cfg.kshot_unsort) if base_learner else None,
+            cfg.feature_size,
+        )
 
-    def forward(self, query: Tensor, support: Tensor, support_mask: Tensor, left_out: Tensor | None = None) -> Scores:
-        """Scores of queries at the size of the masks.
+    @staticmethod
+    def make_trunk(cfg: Config) -> Trunk:
+        """The trunk of the blocks that `fusion` names."""
+        return build_trunk(cfg)
 
-        Args: query `(B, 3, H, W)`, normalised; support `(B, K, 3, H, W)`; or the backbone's maps in place of both (see
-        `features`); support_mask `(B, K, H, W)`, of which only the value 1 is foreground; in training left_out `(B,)`,
-        the 0-based position of the episode's class among the base classes, which the base map leaves out.
-        """
-        images = torch.cat([query.unsqueeze(1), support], dim=1)  # (B, 1 + K, 3, H, W): one backbone batch
-        queries, supports = _split_roles(self.features(images.flatten(0, 1)), images.shape[1])
-        state = self.support_state(self.embed(supports, "support"), support_mask)
-        return self.score(self.embed(queries, "query"), state, left_out).resize(support_mask.shape[-2:])
-
-    @torch.no_grad()
-    def features(self, images: Tensor) -> Frozen:
-        """Frozen features of images `(B, 3, H, W)`, or of the backbone's maps of them as `Backbone.joined` has them."""
-        if images.shape[1] == 3:
-            f2, f3, f4 = self.backbone(images.contiguous(memory_format=torch.channels_last))
-        else:
-            f2, f3, f4 = images.split(self.backbone.channels, dim=1)
+    def derive(self, maps: Mapping[str, Tensor], role: Role) -> Features:
+        """As in Method; the same for both roles."""
+        f2, f3, f4 = (maps[name] for name in self.maps)
         f2 = resize(f2, f3.shape[-2:])
-        mid = torch.cat([f2, f3], dim=1)
-        if self.base_learner is None:
-            return Frozen(mid, (f4,), None)
-        return Frozen(mid, (f4, self.base_learner.features(f4)), gram(f2))
+        features = {"mid": torch.cat([f2, f3], dim=1), "f4": f4}
+        if self.base_learner is not None:
+            features |= {"f5": self.base_learner.features(f4), "gram": gram(f2)}
+        return features
 
-    def embed(self, frozen: Frozen, role: Literal["query", "support"]) -> Embedded:
-        """Frozen features reduced to the trunk's width and size, for one of the two roles."""
+    def embed(self, features: Features, role: Role) -> Features:
+        """Features reduced to the trunk's width and size, for one of the two roles."""
         reduce = self.embedding.query if role == "query" else self.embedding.support
-        return Embedded(resize(reduce(frozen.mid), self.feature_size), frozen.levels, frozen.gram)
+        others = {name: x for name, x in features.items() if name != "mid"}
+        return {"reduced": resize(reduce(features["mid"]), self.feature_size), **others}
 
-    def support_state(self, support: Embedded, support_mask: Tensor) -> SupportState:
-        """Prototypes and the trunk's memories of embedded supports `(B * K, ...)` with masks `(B, K, H, W)`."""
-        shots = support_mask.shape[:2]
-        mask = self._resized(support_mask, support.reduced.dtype)
-        mid = support.reduced.unflatten(0, shots)
+    def support_state(self, support: Features, masks: Tensor) -> State:
+        """As in Method: prototypes, Gram matrices and the trunk's memories."""
+        shots = masks.shape[:2]
+        mask = foreground(masks, self.feature_size, support["reduced"].dtype)
+        mid = support["reduced"].unflatten(0, shots)
         prototype = masked_average(mid, mask).mean(1)[..., None, None]  # (B, C, 1, 1)
         support_map = (mid * mask).mean(1)  # (B, C, f, f)
         s = torch.cat([support_map, prototype.expand_as(support_map), mask.mean(1)], dim=1)
         s = self.embedding.merge_support(s).permute(0, 2, 3, 1)  # (B, f, f, C)
-        return SupportState(
-            prototype,
-            self._prototypes(support.levels, mask),
-            None if support.gram is None else support.gram.unflatten(0, shots),
-            self.trunk.encode_support(s),
-        )
+        state: State = {
+            "prototype": prototype,
+            "prototypes": {
+                name: prototypes(support[name].unflatten(0, shots), mask) for name in LEVELS if name in support
+            },
+            "memories": self.trunk.encode_support(s),
+        }
+        if self.ensemble is not None:
+            grams = support["gram"].unflatten(0, shots)
+            # The ensemble weighs the scenes of exactly as many shots as it was built for: repeated, or the first.
+            fitting = shots[1] if self.ensemble.shot == 1 else self.ensemble.shot
+            state["gram"] = grams[:, [number % shots[1] for number in range(fitting)]]
+        return state
 
-    def score(self, query: Embedded, support: SupportState, left_out: Tensor | None = None) -> Scores:
-        """Scores `(B, 2, f, f)` of embedded queries at the trunk's size; `left_out` as in `forward`."""
-        prior = self.prior(query.levels, support.levels)
-        q = torch.cat([query.reduced, support.prototype.expand_as(query.reduced), PRIOR_GAIN * prior], dim=1)
+    def score(self, query: Features, state: State, episode_class: Tensor | None = None) -> Scores:
+        """As in Method, (B, 2, f, f)."""
+        prior = PRIOR_GAIN * self.prior(query, state)
+        q = torch.cat([query["reduced"], state["prototype"].expand_as(query["reduced"]), prior], dim=1)
         q = self.embedding.merge_query(q).permute(0, 2, 3, 1)  # (B, f, f, C)
-        q = self.trunk(q, support.memories)
-        meta = self.decode(q)
-        return Scores(meta, self.ensemble(meta, query, support, left_out))
+        q = self.trunk(q, state["memories"])
+        meta = self.decoder(q.permute(0, 3, 1, 2))
+        return self.adjust(meta, query, state, episode_class)
 
     @torch.no_grad()
-    def prior(self, query: Levels, support: Levels) -> Tensor:
-        """Foreground and discriminative prior masks, `(B, 2, f, f)`, of queries' levels and supports' prototypes."""
-        pairs = zip(query, support, strict=True)
-        return select_prior([level_prior(level, known, self.feature_size) for level, known in pairs])
+    def prior(self, query: Features, state: State) -> Tensor:
+        """Foreground and discriminative prior masks, `(B, 2, f, f)`."""
+        known = state["prototypes"]
+        return select_prior([level_prior(query[name], known[name], self.feature_size) for name in known])
 
-    def decode(self, q: Tensor) -> Tensor:
-        """The query as it leaves the trunk, `(B, f, f, C)`, to meta logits `(B, 2, f, f)`."""
-        return self.decoder(q.permute(0, 3, 1, 2))
-
-    def ensemble(self, meta: Tensor, query: Embedded, support: SupportState, left_out: Tensor | None = None) -> Tensor:
-        """Meta logits `(B, 2, f, f)` to final scores of the same shape; the same tensor without a base learner."""
-        if self.base_learner is None or self.merging is None:
-            return meta
-        assert query.gram is not None and support.gram is not None
+    def adjust(self, meta: Tensor, query: Features, state: State, episode_class: Tensor | None = None) -> Scores:
+        """The ensemble: meta logits `(B, 2, f, f)` to scores; the same tensor without a base learner."""
+        if self.base_learner is None or self.ensemble is None:
+            return Scores(meta, meta)
         with torch.no_grad():
-            base = base_map(self.base_logits(query), left_out)
-            difference = scene_difference(query.gram, support.gram)
-        return self.merging(meta, base, difference)
+            logits = self.base_learner.classify(resize(query["f5"], self.feature_size))
+            base = base_map(logits, episode_class)
+            difference = scene_difference(query["gram"], state["gram"])
+        return Scores(meta, self.ensemble(meta, base, difference), logits)
 
-    @torch.no_grad()
-    def base_logits(self, query: Embedded) -> Tensor:
-        """The base learner's own map of embedded queries, `(B, 1 + base classes, f, f)`; needs a base learner."""
-        assert self.base_learner is not None
-        return self.base_learner.classify(resize(query.levels[-1], self.feature_size))
+    def losses(self, scores: Scores, truth: Tensor, base_truth: Tensor | None = None) -> dict[str, Tensor]:
+        """As in Method; the base learner's own loss is not part of HMNet's."""
+        return episode_loss(scores, truth)
 
-    def encode_support(self, support: Tensor, support_mask: Tensor) -> SupportState:
-        """Everything that depends on the support only: support `(B, K, 3, H, W)`, support_mask `(B, K, H, W)`."""
-        return self.support_state(self.embed(self.features(support.flatten(0, 1)), "support"), support_mask)
+    def parameter_groups(self) -> list[list[nn.Parameter]]:
+        """What trains outside the trunk, one group per module in the released optimiser's order."""
+        parts = [part for part in (self.embedding, self.decoder, self.ensemble) if part is not None]
+        return [list(module.parameters()) for part in parts for module in part.children()]
 
-    def prior_scores(self, query: Tensor, support: Tensor, support_mask: Tensor) -> Tensor:
-        """The training-free baseline: the foreground prior in [0, 1], `(B, H, W)`; arguments as in `forward`."""
-        levels = self.features(support.flatten(0, 1)).levels
-        known = self._prototypes(levels, self._resized(support_mask, levels[0].dtype))
-        return resize(self.prior(self.features(query).levels, known)[:, :1], query.shape[-2:]).squeeze(1)
+    def optimizers(self, cfg: Config) -> dict[str, ScheduledOptimizer]:
+        """AdamW with a constant rate for the trunk, unless it is empty, SGD for the rest (paper, section 5.1)."""
+        rest = make_sgd(self.parameter_groups(), cfg.momentum, cfg.weight_decay)
+        made = {"rest": ScheduledOptimizer(rest, cfg.base_lr, cfg.power, cfg.index_split)}
+        if len(self.trunk.blocks):
+            trunk = make_trunk_adamw(self.trunk, cfg.trunk_lr, cfg.batch_size, cfg.trunk_weight_decay)
+            made["trunk"] = ScheduledOptimizer(trunk)
+        return made
 
-    def _resized(self, support_mask: Tensor, dtype: torch.dtype) -> Tensor:
-        """How much of each cell is foreground, `(B, K, 1, f, f)`, of masks `(B, K, H, W)`."""
-        return resize((support_mask == 1).to(dtype), self.feature_size).unsqueeze(2)
-
-    @torch.no_grad()
-    def _prototypes(self, levels: Levels, mask: Tensor) -> Levels:
-        return tuple(prototypes(level.unflatten(0, mask.shape[:2]), mask) for level in levels)
-
-    def prototype_scores(self, query: Tensor, support: Tensor, support_mask: Tensor) -> Tensor:
-        """The simplest baseline: cosines `(B, 2, H, W)` of stage 4 with the background and foreground prototypes.
-
-        Prototypes are means over all shots; arguments as in `forward`.
-        """
-        levels = self.features(support.flatten(0, 1)).levels
-        known = self._prototypes(levels, self._resized(support_mask, levels[0].dtype))[0].mean(1)  # (B, 2, C)
-        unit = F.normalize(self.features(query).levels[0], dim=1)  # (B, C, h, w)
-        cosines = torch.einsum("bchw,bnc->bnhw", unit, F.normalize(known, dim=-1))
-        return resize(cosines.flip(1), query.shape[-2:])
-
-    def learnable_groups(self) -> list[list[nn.Parameter]]:
-        """Parameters that train outside the trunk, one group per module in the released optimiser's order."""
-        embedding, decoder = self.embedding, self.decoder
-        modules: list[nn.Module] = [
-            *(embedding.query, embedding.support, embedding.merge_query, embedding.merge_support),
-            *(decoder.aspp, decoder.merge, decoder.refine, decoder.classifier),
-        ]
-        if self.merging:
-            modules += self.merging.children()
-        return [list(module.parameters()) for module in modules]
+    def explain(self, query: Features, state: State) -> Explanation:
+        """Scores with both priors, the ensemble's probabilities, and what QIM adds in each hybrid block."""
+        with InterceptionNorms(self.trunk) as norms:
+            scores = self.score(query, state)
+        like, more_like = self.prior(query, state).unbind(1)
+        maps = {
+            "prior: like the object": like,
+            "prior: more like the object than like its surroundings": more_like,
+            "probability before the ensemble (meta)": scores.meta.softmax(1)[:, 1],
+        }
+        if scores.base is not None:
+            maps["probability of any base class"] = base_map(scores.base)[:, 0]
+            maps["probability after the ensemble"] = scores.final.softmax(1)[:, 1]
+        return Explanation(scores, maps | norms.maps)
 
 
-def _split_roles(frozen: Frozen, images: int) -> tuple[Frozen, Frozen]:
-    """Cut features of `(B * (1 + K))` images into those of B queries and of B * K supports."""
-    grouped = frozen.map(lambda x: x.unflatten(0, (-1, images)))
-    return grouped.map(lambda x: x[:, 0]), grouped.map(lambda x: x[:, 1:].flatten(0, 1))
+class InterceptionNorms:
+    """While it is entered, notes the norm over the channels of what QIM adds in each hybrid block (section 4.4)."""
+
+    def __init__(self, trunk: Trunk) -> None:
+        self.maps: dict[str, Tensor] = {}  # by caption, (B, f, f)
+        self.blocks = {
+            block: f"QIM in block {number}: norm of what it adds"
+            for number, block in enumerate(trunk.blocks, 1)
+            if isinstance(block, HybridBlock) and block.qim != "none"
+        }
+
+    def __enter__(self) -> "InterceptionNorms":
+        self.hooks = [block.register_forward_pre_hook(self._note) for block in self.blocks]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def _note(self, block: nn.Module, inputs: tuple[Tensor, SupportMemory]) -> None:
+        assert isinstance(block, HybridBlock)
+        q, memory = inputs
+        u = block.query.scan_input(block.ln_1(q))
+        added = block.intercepted(u, block.scan.project(u.flatten(1, 2)), memory.state)
+        self.maps[self.blocks[block]] = added.norm(dim=-1)
+
+
+def build_trunk(cfg: Config) -> Trunk:
+    """The trunk of the blocks that `fusion` names, in turn."""
+    kinds = hmnet_blocks(cfg) if cfg.fusion_name == "hmnet" else FUSIONS[cfg.fusion_name]
+    blocks = [make(cfg) for make, _ in zip(cycle(kinds), range(cfg.blocks), strict=False)]
+    return Trunk(blocks, cfg.width, cfg.checkpoint_blocks)
+
+
+def hmnet_blocks(cfg: Config) -> tuple[Callable[[Config], Block], ...]:
+    """The kinds of HMNet's blocks, in turn."""
+    own = (lambda cfg: SelfBlock(cfg.width, cfg.state_size, cfg.scan),) if cfg.self_blocks else ()
+    return own if cfg.srm == cfg.qim == "none" else (*own, hybrid_block)
+
+
+def hybrid_block(cfg: Config) -> HybridBlock:
+    """A hybrid block with the options that the configuration names."""
+    options = (cfg.patch_ratio, cfg.srm, cfg.qim, cfg.qim_skip, cfg.qim_state_grad)
+    return HybridBlock(cfg.width, cfg.state_size, cfg.scan, *options)
+
+
+def three_levels(backbone: Backbone) -> tuple[str, ...]:
+    """The names of a backbone's three levels; UserError where `backbone_layers` names another number."""
+    if len(backbone.levels) != 3:
+        raise UserError(f"backbone_layers: this method takes three maps, not {len(backbone.levels)}")
+    return backbone.levels
 
 
 def _reduction(channels: int, width: int) -> nn.Sequential:

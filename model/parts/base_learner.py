@@ -1,15 +1,12 @@
 """The base learner: a PSPNet that knows the base classes (Zhao et al., CVPR 2017; used as in BAM, CVPR 2022)."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.backbone import Backbone
-from model.products import matmul
+from model.released import BASE_LEARNER
 from model.resize import resize
-from model.winograd import conv3x3
 
 BINS = (1, 2, 3, 6)
 HIDDEN = 512
@@ -50,13 +47,9 @@ class BaseLearner(nn.Module):
         self.classifier = nn.Conv2d(HIDDEN, 1 + base_classes, 1)
 
     def features(self, f4: Tensor) -> Tensor:
-        """Feature "5", before its ReLU: `(B, C, h, w)` to `(B, 512, h, w)`.
-
-        The convolution over cat(f4, upsampled pools) is a sum over both halves of its input channels.
-        """
-        channels = f4.shape[1]
-        own = conv3x3(f4, self.conv.weight[:, :channels], self.conv.bias)
-        return self.bn(own + conv_upsampled(self.ppm(f4), self.conv.weight[:, channels:], own.shape[-2:]))
+        """Feature "5", before its ReLU: `(B, C, h, w)` to `(B, 512, h, w)`."""
+        pools = [resize(pool, f4.shape[-2:]) for pool in self.ppm(f4)]
+        return self.bn(self.conv(torch.cat([f4, *pools], dim=1)))
 
     def classify(self, f5: Tensor) -> Tensor:
         """Base logits `(B, 1 + base classes, h, w)` of feature "5"."""
@@ -70,15 +63,18 @@ class BaseLearner(nn.Module):
 class PSPNet(nn.Module):
     """Backbone and base learner as one network, for training the base learner (stage 1); a frozen backbone stays."""
 
-    def __init__(self, backbone: Backbone, base_classes: int) -> None:
+    released_names = BASE_LEARNER
+
+    def __init__(self, backbone: Backbone, head: BaseLearner) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.head = BaseLearner(backbone.channels[-1], base_classes)
+        assert head.conv.in_channels == 2 * backbone.channels(backbone.levels)[-1], "the head takes the last level"
+        self.backbone, self.head = backbone, head
 
     def forward(self, images: Tensor) -> Tensor:
         """Images `(B, 3, H, W)` to logits `(B, 1 + base classes, H, W)`."""
+        level = self.backbone.levels[-1]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.backbone.frozen):
-            f4 = self.backbone(images)[2]
+            f4 = self.backbone(images, [level])[level]
         return resize(self.head(f4), images.shape[-2:])
 
     def train(self, mode: bool = True) -> "PSPNet":
@@ -86,27 +82,3 @@ class PSPNet(nn.Module):
         super().train(mode)
         self.backbone.train(mode and not self.backbone.frozen)
         return self
-
-
-def conv_upsampled(pools: list[Tensor], weight: Tensor, size: Sequence[int]) -> Tensor:
-    """3x3 convolution, padding 1, over cat(resize(pool, size) for pool in pools), without making that map.
-
-    Resizing is linear, so the nine taps are applied to the few cells of each pool and their results spread with the
-    shifted interpolation weights. `pools`: `(B, c_i, bin_i, bin_i)`; `weight`: `(O, sum c_i, 3, 3)`; returns
-    `(B, O, *size)`.
-    """
-    taps, spread = [], []
-    for pool, kernel in zip(pools, weight.split([p.shape[1] for p in pools], dim=1), strict=True):
-        taps.append(torch.einsum("bcn,ocyx->boyxn", pool.flatten(2), kernel).flatten(2))  # (B, O, 9 * cells)
-        spread.append(_shifted_interpolation(pool.shape[-1], size, pool).flatten(0, 2))  # (9 * cells, h * w)
-    return (matmul(torch.cat(taps, dim=2), torch.cat(spread))).unflatten(-1, size)
-
-
-def _shifted_interpolation(cells: int, size: Sequence[int], like: Tensor) -> Tensor:
-    """How much of each cell every tap (dy, dx) sees at every position: `(3, 3, cells * cells, h * w)`."""
-    eye = torch.eye(cells * cells, dtype=like.dtype, device=like.device).view(1, -1, cells, cells)
-    padded = F.pad(resize(eye, size), (1, 1, 1, 1))[0]  # (cells * cells, h + 2, w + 2)
-    height, width = size
-    return torch.stack(
-        [torch.stack([padded[:, y : y + height, x : x + width].flatten(1) for x in range(3)]) for y in range(3)]
-    )

@@ -30,7 +30,7 @@ class Decoder(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.aspp = ASPP(width)
+        self.width, self.aspp = width, ASPP(width)
         self.merge = nn.Sequential(nn.Conv2d(5 * width, width, 1, bias=False), nn.ReLU())
         self.refine = nn.Sequential(_conv3x3(width), nn.ReLU(), _conv3x3(width), nn.ReLU())
         self.classifier = nn.Sequential(_conv3x3(width), nn.ReLU(), nn.Dropout2d(0.1), nn.Conv2d(width, 2, 1))

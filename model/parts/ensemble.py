@@ -3,14 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from model.products import matmul
-
 
 def gram(features: Tensor) -> Tensor:
     """Normalised Gram matrices `(B, C, C)` of `features (B, C, h, w)`: cosines between channels."""
     x = features.flatten(2)
     norms = x.norm(dim=2)
-    return matmul(x, x.transpose(1, 2)) / (norms.unsqueeze(2) * norms.unsqueeze(1) + 1e-7)
+    return x @ x.transpose(1, 2) / (norms.unsqueeze(2) * norms.unsqueeze(1) + 1e-7)
 
 
 def scene_difference(query: Tensor, support: Tensor) -> Tensor:
@@ -18,16 +16,16 @@ def scene_difference(query: Tensor, support: Tensor) -> Tensor:
     return (query.unsqueeze(1) - support).flatten(2).norm(dim=2) / support.shape[-1]
 
 
-def base_map(base_logits: Tensor, left_out: Tensor | None = None) -> Tensor:
+def base_map(base_logits: Tensor, episode_class: Tensor | None = None) -> Tensor:
     """Probability of any base class, `(B, 1, f, f)`, from base logits `(B, 1 + n, f, f)`.
 
-    `left_out (B,)`, given in training, is the 0-based base class that the episode itself is about.
+    `episode_class (B,)`, given in training, is the 0-based base class that the episode itself is about.
     """
     probability = base_logits.softmax(1)[:, 1:]
     total = probability.sum(1, keepdim=True)
-    if left_out is None:
+    if episode_class is None:
         return total
-    return total - probability.gather(1, left_out.view(-1, 1, 1, 1).expand_as(total))
+    return total - probability.gather(1, episode_class.view(-1, 1, 1, 1).expand_as(total))
 
 
 class ShotWeights(nn.Module):
@@ -64,6 +62,7 @@ class Ensemble(nn.Module):
 
     def __init__(self, shot: int, hidden: int = 2, unsort: bool = False) -> None:
         super().__init__()
+        self.shot = shot
         self.shot_weights = ShotWeights(shot, hidden, unsort) if shot > 1 else None
         self.gram_merge = _pair_merge()
         self.base_merge = _pair_merge()

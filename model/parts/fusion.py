@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from model.parts.order import patch_orders
 from model.parts.trunk import Block
-from model.products import Linear
+from util.config import Config
 
 HEADS = 8
 
@@ -24,10 +24,6 @@ class AttentionMemory(NamedTuple):
     key: Tensor  # (B, f, f, heads, C / heads)
     value: Tensor  # the same
 
-    def expand(self, batch: int) -> "AttentionMemory":
-        """Repeat one support's memory, B = 1, for `batch` queries without copying it."""
-        return AttentionMemory(*(x.expand(batch, *x.shape[1:]) for x in self))
-
 
 class PatchMemory(NamedTuple):
     """A support's keys and values by patch, and what each patch looks like."""
@@ -35,10 +31,6 @@ class PatchMemory(NamedTuple):
     key: Tensor  # (B, P, f * f / P, heads, C / heads)
     value: Tensor  # the same
     look: Tensor  # (B, P, C), unit vectors
-
-    def expand(self, batch: int) -> "PatchMemory":
-        """Repeat one support's memory, B = 1, for `batch` queries without copying it."""
-        return PatchMemory(*(x.expand(batch, *x.shape[1:]) for x in self))
 
 
 class AttentionBranch(nn.Module):
@@ -51,8 +43,8 @@ class AttentionBranch(nn.Module):
         super().__init__()
         self.parts = parts
         self.conv = nn.Conv2d(width, width, 3, padding=1, groups=width)
-        self.in_proj = Linear(width, parts * width, bias=False)
-        self.out_proj = Linear(width, width, bias=False) if mixes else nn.Identity()
+        self.in_proj = nn.Linear(width, parts * width, bias=False)
+        self.out_proj = nn.Linear(width, width, bias=False) if mixes else nn.Identity()
         self.mlp = _mlp(width)
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -187,11 +179,15 @@ class SelfCalibratedBlock(nn.Module):
         return F.normalize(self._cut(x, order).mean(2), dim=-1)
 
 
-FUSIONS: dict[str, tuple[Callable[..., Block], ...]] = {  # the kinds of blocks, in turn; arguments are config keys
+def _self_attention(cfg: Config) -> Block:
+    return SelfAttentionBlock(cfg.width)
+
+
+FUSIONS: dict[str, tuple[Callable[[Config], Block], ...]] = {  # what makes the blocks, in turn
     "concat": (),  # the decoder on the embedding alone
-    "mlp": (MlpBlock,),
-    "cross_attention": (SelfAttentionBlock, CrossAttentionBlock),
-    "self_calibrated": (SelfAttentionBlock, SelfCalibratedBlock),
+    "mlp": (lambda cfg: MlpBlock(cfg.width),),
+    "cross_attention": (_self_attention, lambda cfg: CrossAttentionBlock(cfg.width)),
+    "self_calibrated": (_self_attention, lambda cfg: SelfCalibratedBlock(cfg.width, cfg.patch_ratio)),
 }
 
 
@@ -202,4 +198,4 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def _mlp(width: int) -> nn.Sequential:
-    return nn.Sequential(Linear(width, width), nn.GELU(), Linear(width, width))
+    return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.parts.order import patch_orders, plain_orders
-from model.products import Linear, linear
 from model.resize import resize_last
 from model.scan import BackendError, Recap, selective_scan
 from util.errors import UserError
@@ -26,10 +25,6 @@ class SupportMemory(NamedTuple):
 
     decay: Tensor  # (B, 4, D, N)
     state: Tensor  # (B, 4, D, N), also the hidden state right after the support
-
-    def expand(self, batch: int) -> "SupportMemory":
-        """Repeat one support's memory, B = 1, for `batch` queries without copying it."""
-        return SupportMemory(*(x.expand(batch, -1, -1, -1) for x in self))
 
 
 class Tokens(NamedTuple):
@@ -68,7 +63,7 @@ class SelectiveScan(nn.Module):
 
     def project(self, u: Tensor) -> Tokens:
         """Project `u (B, L, D)` for all directions in one product."""
-        projected = linear(u, self.x_proj.flatten(0, 1))
+        projected = F.linear(u, self.x_proj.flatten(0, 1))
         return Tokens(u, projected.unflatten(-1, self.x_proj.shape[:2]))
 
     def delta(self, tokens: Tokens) -> Tensor:
@@ -119,19 +114,19 @@ class Branch(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         inner = 2 * width
-        self.in_proj = Linear(width, 2 * inner, bias=False)
+        self.in_proj = nn.Linear(width, 2 * inner, bias=False)
         self.conv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
-        self.out_proj = Linear(inner, width, bias=False)
-        self.mlp = nn.Sequential(Linear(width, width), nn.GELU(), Linear(width, width))
+        self.out_proj = nn.Linear(inner, width, bias=False)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
 
     def scan_input(self, x: Tensor) -> Tensor:
         """`(B, f, f, C)` to the scan's input `(B, f, f, D)`."""
-        x = linear(x, self.in_proj.weight.chunk(2)[0])
+        x = F.linear(x, self.in_proj.weight.chunk(2)[0])
         return F.silu(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
 
     def gate(self, x: Tensor) -> Tensor:
         """`(B, f, f, C)` to the gate `(B, f, f, D)` of the scan's output."""
-        return F.silu(linear(x, self.in_proj.weight.chunk(2)[1]))
+        return F.silu(F.linear(x, self.in_proj.weight.chunk(2)[1]))
 
 
 class MambaBlock(nn.Module):

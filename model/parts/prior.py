@@ -19,14 +19,20 @@ class LevelPrior(NamedTuple):
     discriminative_max: Tensor  # (B, K)
 
 
+def foreground(masks: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """How much of each cell is foreground, value 1, `(B, K, 1, size, size)`, of masks `(B, K, H, W)`."""
+    return resize((masks == 1).to(dtype), size).unsqueeze(2)
+
+
 def masked_average(features: Tensor, mask: Tensor) -> Tensor:
     """Mean of `features (..., C, f, f)` under `mask (..., 1, f, f)`: prototypes `(..., C)`."""
     weights = mask / (mask.sum((-2, -1), keepdim=True) + 5e-4)  # first, as sums may exceed half precision
     return (features * weights).sum((-2, -1))
 
 
+@torch.no_grad()
 def prototypes(features: Tensor, mask: Tensor) -> Tensor:
-    """Foreground and background prototypes `(B, K, 2, C)` of support features `(B, K, C, h, w)`.
+    """Foreground and background prototypes `(B, K, 2, C)` of frozen support features `(B, K, C, h, w)`.
 
     `mask (B, K, 1, f, f)`. The features count as resized to f x f; instead of that large map, the mask is taken to
     the features' size by the resize's transpose, which gives the same sums.

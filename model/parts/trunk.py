@@ -6,18 +6,13 @@ queries. Maps are channels last, `(B, f, f, C)`.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-
-class Memory(Protocol):
-    """What a block keeps of a support for the queries."""
-
-    def expand(self, batch: int) -> "Memory":
-        """Share one support's memory, B = 1, among `batch` queries without copying it."""
+Memory: TypeAlias = tuple[Tensor, ...]  # what a block keeps of a support for the queries; its own NamedTuple, B first
 
 
 class Block(Protocol):
@@ -25,7 +20,7 @@ class Block(Protocol):
 
     fuses: bool  # whether the query needs a memory of the support
 
-    def __call__(self, q: Tensor, memory: Memory | None) -> Tensor:
+    def __call__(self, q: Tensor, memory: Any) -> Tensor:
         """The query's way through the block, `(B, f, f, C)` to the same."""
 
     def encode_support(self, s: Tensor) -> tuple[Tensor, Memory | None]:
@@ -43,7 +38,7 @@ class Trunk(nn.Module):
 
     def __init__(self, blocks: Sequence[Block], width: int, checkpoint_blocks: bool = False) -> None:
         super().__init__()
-        self.checkpoint_blocks = checkpoint_blocks
+        self.width, self.checkpoint_blocks = width, checkpoint_blocks
         self.blocks = nn.ModuleList(cast(Sequence[nn.Module], blocks))
         self.norm: nn.Module = nn.LayerNorm(width) if blocks else nn.Identity()
         self.apply(initialise_linear)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from model.build import build_base_learner, build_model, build_trunk, from_config
-from model.parts.mamba import HybridBlock, SelfBlock
+from model.build import build_base_learner, build_model
+from model.methods.hmnet import build_trunk, hybrid_block
 from util.config import Config, load_config
 from util.errors import UserError
 
@@ -37,10 +37,9 @@ def test_the_blocks_that_keys_name(make_config: MakeConfig, keys: dict[str, Any]
 
 def test_options_of_a_block_are_the_keys_of_their_names(make_config: MakeConfig) -> None:
     keys = {"patch_ratio": 2, "srm": "basic", "qim": "basic", "qim_skip": "channel", "qim_state_grad": True}
-    block = from_config(HybridBlock, make_config(**TINY, **keys))
+    block = hybrid_block(make_config(**TINY, **keys))
     assert {key: getattr(block, key) for key in keys} == keys
     assert (block.ln_1.normalized_shape, block.scan.state_size, block.scan.backend) == ((16,), 4, "reference")
-    assert from_config(SelfBlock, make_config(**TINY)).scan.state_size == 4
 
 
 @pytest.mark.parametrize("key", ["train_h", "val_size"])

@@ -7,14 +7,15 @@ from torch import Tensor, nn
 
 from model.build import build_model
 from model.inference import FeatureCache, prepare_inference
-from model.methods.hmnet import HMNet
+from model.methods.method import Method
+from model.tensors import nbytes
 from util.config import load_config
 
 SIZES = ["backbone", "tiny", "width", "16", "blocks", "2", "feature_size", "8", "scan", "reference"]
 IMAGES = 5
 
 
-def network(*overrides: str) -> HMNet:
+def network(*overrides: str) -> Method:
     """In float64, so that what differs is more than rounding."""
     model = build_model(load_config("config/pascal/pascal_split0_resnet50_manet.yaml", [*SIZES, *overrides]), False)
     for module in model.modules():
@@ -56,10 +57,10 @@ def test_cached_scores_equal_the_networks_and_the_budget_holds() -> None:
         for positions in ([[0, 1, 2]], [[1, 0, 3]], [[4, 3, 0], [2, 1, 0]], [[0, 1, 2]]):
             query, support, mask, names = episode(images, positions)
             expected = model(query, support, mask).final
-            torch.testing.assert_close(cache.scores(query, support, mask, names), expected)
+            torch.testing.assert_close(cache.scores(query, support, mask, names).at(query.shape[-2:]), expected)
             assert cache.nbytes <= megabytes * 2**20
-            assert cache.nbytes == sum(x.nbytes() for x in cache.held.values())
-    assert list(one.held) == ["image0", "image1", "image2"]
+            assert cache.nbytes == sum(map(nbytes, cache.held.values()))
+    assert [name for name, _ in one.held] == ["image0", "image1", "image2"]
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ Shown = tuple[RGB, str]  # an image and its caption
 
 
 def explain_answer(predictor: Predictor, answer: Answer, class_name: str) -> list[Shown]:
-    """Supports with masks, query, priors, probabilities before, beside and after the ensemble, result, QIM by block.
+    """Supports with masks, query, result, and the maps by which the method explains it.
 
     Nothing is computed by the network.
     """
@@ -23,20 +23,16 @@ def explain_answer(predictor: Predictor, answer: Answer, class_name: str) -> lis
         for picture, mask in zip(*answer.support[class_name], strict=True)
     ]
     result = answer.prediction(predictor, 0.5, answer.view.shape[:2]).mask == place + 1
-    foreground, discriminative = evidence.prior[place].numpy()
     shown = [
         (mosaic(shots, side), f"{len(shots)} supports" if len(shots) > 1 else "support"),
         (answer.view, "query"),
-        (heat(foreground, answer.view), "prior: like the object (0 to 1)"),
-        (heat(discriminative, answer.view), "prior: more like the object than like its surroundings (0 to 1)"),
-        (heat(evidence.meta[place].numpy(), answer.view), "probability before the ensemble (meta)"),
+        (overlay(answer.view, np.where(result, place + 1, 0)), "result"),
     ]
-    if evidence.base is not None:
-        shown.append((heat(evidence.base.numpy(), answer.view), "probability of any base class"))
-        shown.append((heat(evidence.final[place].numpy(), answer.view), "probability after the ensemble"))
-    shown.append((overlay(answer.view, np.where(result, place + 1, 0)), "result"))
-    for number, maps in evidence.interception.items():
-        norm = maps[place].numpy()
-        caption = f"QIM in block {number + 1}: norm of what it adds ({norm.min():.2f} to {norm.max():.2f})"
-        shown.append((heat((norm - norm.min()) / (np.ptp(norm) + 1e-9), answer.view), caption))
+    for caption, maps in evidence.maps.items():
+        values = maps[place].numpy()
+        if values.min() >= 0 and values.max() <= 1:
+            shown.append((heat(values, answer.view), f"{caption} (0 to 1)"))
+        else:
+            spread = (values - values.min()) / (np.ptp(values) + 1e-9)
+            shown.append((heat(spread, answer.view), f"{caption} ({values.min():.2f} to {values.max():.2f})"))
     return shown

@@ -9,9 +9,9 @@ from typing import Any
 from dataset.benchmarks.table import test_config
 from dataset.episode import Episode
 from dataset.index import ImageMaskStore, load_index
-from engine.evaluation import TRAINING_FREE, EpisodeSet, Outcome, Segment, run_episodes
+from engine.evaluation import EpisodeSet, Outcome, run_episodes
 from model.inference import load_network
-from model.methods.hmnet import HMNet
+from model.methods.method import Method
 from util.config import Config, restore_config
 from util.distributed import ProcessGroup, pick_device
 from util.errors import UserError
@@ -105,8 +105,7 @@ class LoadedTest:
     cfg: Config
     files: ImageMaskStore
     classes: list[int]
-    model: HMNet
-    segment: Segment | None
+    model: Method
 
     def run(self, row: Row) -> Outcome:
         """One of its episodes again."""
@@ -117,7 +116,7 @@ class LoadedTest:
         episodes = EpisodeSet([episode], self.files, self.classes)
         process_group = ProcessGroup(next(self.model.parameters()).device)
         run_episodes(
-            self.model, self.cfg, episodes, process_group, segment=self.segment, observe=outcomes.append, progress=False
+            self.model, self.cfg, episodes, process_group, observe=outcomes.append, progress=False
         )
         return outcomes[0]
 
@@ -128,7 +127,6 @@ def load_test(episodes: Path) -> LoadedTest:
     try:
         content = json.loads(path.read_text())
         cfg, weights = restore_config(content["config"]), content["weights"]
-        method = content["method"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path}: no readable result of a test; test again") from None
     if cfg is None:
@@ -136,8 +134,7 @@ def load_test(episodes: Path) -> LoadedTest:
     cfg = cfg.model_copy(update={"loader_workers": 0})
     index, files = load_index(test_config(cfg), "test")
     model = load_network(cfg, Path(weights) if weights else None, pick_device(cfg.device))
-    segment = None if weights else TRAINING_FREE[method](model)
-    return LoadedTest(cfg, files, sorted(index.by_class), model, segment)
+    return LoadedTest(cfg, files, sorted(index.by_class), model)
 
 
 def draw_pair(tests: dict[Path, LoadedTest], pair: Pair) -> tuple[RGB, str]:

@@ -61,7 +61,7 @@ def answer_queries(
 def draw_answer(predictor: Predictor, answer: Answer, view: str, threshold: float) -> RGB:
     """One of VIEWS of an answer; nothing is computed by the network."""
     if view == "prior":
-        return heat(answer.evidence.prior[:, 0].amax(0).numpy(), answer.view)
+        return heat(next(iter(answer.evidence.maps.values())).amax(0).numpy(), answer.view)
     prediction = answer.prediction(predictor, threshold, answer.view.shape[:2])
     if view == "probability":
         drawn = heat(prediction.probability, answer.view)

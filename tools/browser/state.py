@@ -66,7 +66,7 @@ class Answer(NamedTuple):
 
     def prediction(self, predictor: Predictor, threshold: float, size: tuple[int, ...]) -> Prediction:
         """Masks and probabilities for any size (h, w)."""
-        return predictor.prediction(self.evidence.names, self.evidence.margins, size).at(threshold)
+        return predictor.prediction(self.evidence.names, self.evidence.scores, size).at(threshold)
 
 
 @dataclass

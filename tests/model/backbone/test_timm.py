@@ -45,14 +45,15 @@ def episode(size: int) -> tuple[torch.Tensor, ...]:
 def test_a_convnet_sees_what_timm_sees_of_its_own_normalisation(tmp_path: Path) -> None:
     whole = write_weights(tmp_path, WITH_OWN_MEAN)
     backbone = TimmBackbone(WITH_OWN_MEAN, None, tmp_path / "timm" / f"{WITH_OWN_MEAN}.pth").eval()
-    backbone.fetch()
+    backbone.load_pretrained()
     theirs = timm.create_model(WITH_OWN_MEAN, features_only=True, output_stride=8, out_indices=(2, 3, 4)).eval()
     theirs.load_state_dict({key: x.half().float() for key, x in whole.state_dict().items()}, strict=False)
     pixels = torch.rand(1, 3, 65, 65)
     mean, std = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]
     own: Any = theirs.pretrained_cfg
     expected = theirs((pixels - torch.tensor(own["mean"])[:, None, None]) / torch.tensor(own["std"])[:, None, None])
-    for actual, wanted, channels in zip(backbone((pixels - mean) / std), expected, backbone.channels, strict=True):
+    found, channels_of = backbone((pixels - mean) / std, backbone.levels), backbone.channels(backbone.levels)
+    for actual, wanted, channels in zip(found.values(), expected, channels_of, strict=True):
         torch.testing.assert_close(actual, wanted, atol=1e-4, rtol=1e-3)
         assert actual.shape == (1, channels, 9, 9)
 
@@ -60,8 +61,26 @@ def test_a_convnet_sees_what_timm_sees_of_its_own_normalisation(tmp_path: Path) 
 @torch.inference_mode()
 def test_two_of_the_three_maps_may_be_the_same() -> None:
     backbone = TimmBackbone(CONVNET, [2, 3, 3], Path("none")).eval()
-    f2, f3, f4 = backbone(torch.rand(1, 3, 65, 65))
-    assert torch.equal(f3, f4) and f2.shape != f3.shape and backbone.channels == (f2.shape[1], *[f3.shape[1]] * 2)
+    assert backbone.levels == (backbone.maps[2].name, backbone.maps[3].name, backbone.maps[3].name)
+    f2, f3 = backbone(torch.rand(1, 3, 65, 65), backbone.levels).values()
+    assert f2.shape != f3.shape and backbone.channels(backbone.levels) == (f2.shape[1], *[f3.shape[1]] * 2)
+
+
+@torch.inference_mode()
+def test_all_maps_are_named_and_can_be_asked_for() -> None:
+    for name in (CONVNET, VIT):
+        backbone = TimmBackbone(name, None, Path("none")).eval()
+        found = backbone(torch.rand(1, 3, 64, 64), [info.name for info in reversed(backbone.maps)])
+        assert len(found) == len(backbone.maps) > 3
+        for info in backbone.maps:
+            assert found[info.name].shape == (1, info.channels, *[-(-64 // info.stride)] * 2)
+
+
+def test_a_frozen_model_is_a_plain_module() -> None:
+    backbone, other = (TimmBackbone(CONVNET, None, Path("none"), frozen=True) for _ in range(2))
+    assert {key.removeprefix("net.") for key in backbone.state_dict()} == set(backbone.net.state_dict())
+    other.load_state_dict(backbone.state_dict())
+    assert torch.equal(other.digest(), backbone.digest())
 
 
 @pytest.mark.parametrize("ensemble", [True, False])
@@ -80,7 +99,7 @@ def test_stage_one_stage_two_and_loading_again(
         cfg.base_learner_path.parent.mkdir(parents=True)
         torch.save({"state_dict": released_state_dict(base)}, cfg.base_learner_path)
     model = build_model(cfg).train()
-    scores = model(*episode(cfg.train_h), left_out=torch.tensor([0, 1]) if ensemble else None)
+    scores = model(*episode(cfg.train_h), episode_class=torch.tensor([0, 1]) if ensemble else None)
     torch.stack([*episode_loss(scores, torch.randint(0, 2, (2, cfg.train_h, cfg.train_h))).values()]).sum().backward()
     assert not any(p.requires_grad for p in model.backbone.parameters())
 
@@ -144,7 +163,7 @@ def test_damaged_foreign_and_missing_files_are_one_line(
         ({"backbone": f"timm/{CONVNET}"}, "train_h: 64 should be a multiple of 8 plus 1, such as 57 or 65, for"),
         ({"backbone": "timm/test_efficientnet.foo_in1k"}, "timm/test_efficientnet.foo_in1k gives no .*tag"),
         ({"backbone": "timm/hiera_tiny_224"}, "train_h: 64 should be 224 for backbone timm/hiera_tiny_224"),
-        ({"backbone": f"timm/{VIT}", "backbone_layers": [1, 3, 6]}, r"backbone_layers: .* three of 0 \.\.\. 5"),
+        ({"backbone": f"timm/{VIT}", "backbone_layers": [1, 3, 6]}, r"backbone_layers: .* of 0 \.\.\. 5"),
     ],
 )
 def test_what_a_model_cannot_do_is_one_line(make_config: MakeConfig, keys: dict[str, object], message: str) -> None:
@@ -156,8 +175,8 @@ def test_what_a_model_cannot_do_is_one_line(make_config: MakeConfig, keys: dict[
 def test_models_that_refuse_options_are_taken_without() -> None:
     backbone = TimmBackbone("vgg11_bn", None, Path())  # has no output_stride, and says so by an assertion
     with torch.inference_mode():
-        maps = backbone(torch.zeros(1, 3, 96, 96))
-    assert [tuple(found.shape[1:]) for found in maps] == [(512, 12, 12), (512, 6, 6), (512, 3, 3)]
+        maps = backbone(torch.zeros(1, 3, 96, 96), backbone.levels)
+    assert [tuple(found.shape[1:]) for found in maps.values()] == [(512, 12, 12), (512, 6, 6), (512, 3, 3)]
 
 
 def test_the_maps_are_those_that_the_key_names(make_config: MakeConfig) -> None:
@@ -168,7 +187,7 @@ def test_the_maps_are_those_that_the_key_names(make_config: MakeConfig) -> None:
         blocks = [2, 3, 5] if layers is None else layers
         with torch.inference_mode():
             x = net.forward_intermediates(images * backbone.scale + backbone.shift, indices=list(blocks), norm=True)[1]
-            for actual, expected in zip(backbone(images), x, strict=True):
+            for actual, expected in zip(backbone(images, backbone.levels).values(), x, strict=True):
                 torch.testing.assert_close(actual, expected)
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torchvision.models import vgg16_bn
 
-from model.backbone import build_backbone
+from model.backbone import create_backbone
 from model.released import load_backbone
 
 
@@ -18,10 +18,11 @@ def test_stages_are_torchvisions_layers_with_pools_that_keep_the_edge() -> None:
         if isinstance(layer, nn.BatchNorm2d):
             layer.running_mean.normal_(std=0.1)
             layer.running_var.uniform_(0.5, 1.5)
-    ours = build_backbone("vgg").eval()
+    ours = create_backbone("vgg").eval()
     load_backbone(ours, theirs.state_dict())
     images = torch.randn(1, 3, 65, 65)
-    for actual, end in zip(ours(images), (24, 34, 43), strict=True):
+    for info, end in zip(ours.maps, (14, 24, 34, 43), strict=True):
+        actual = ours(images, [info.name])[info.name]
         torch.testing.assert_close(actual, theirs.features[:end](images))
-    assert [(x.shape[1], x.shape[2]) for x in ours(images)] == [(256, 9), (512, 5), (512, 5)]
-    assert ours.channels == (256, 512, 512)
+        assert actual.shape[1:] == (info.channels, *[-(-65 // info.stride)] * 2)
+    assert ours.levels == ("layer2", "layer3", "layer4") and ours.channels(ours.levels) == (256, 512, 512)

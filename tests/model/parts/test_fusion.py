@@ -7,13 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.build import build_model, build_trunk
+from model.build import build_model
 from model.loss import episode_loss
+from model.methods.hmnet import build_trunk
 from model.parts.fusion import FUSIONS as MIXINGS
 from model.parts.fusion import CrossAttentionBlock, SelfAttentionBlock, SelfCalibratedBlock, attend
 from model.parts.trunk import Trunk
 from model.released import load_weights, released_state_dict
 from model.resize import resize
+from model.tensors import expand
 from util.config import Config
 
 M = TypeVar("M", bound=nn.Module)
@@ -89,7 +91,7 @@ def test_a_support_set_is_shared_by_many_queries(make_config: MakeConfig, fusion
     trunk = noisy(fusion_trunk(make_config, fusion))
     (q,), (s,) = maps(1, batch=3), maps(1, batch=1)
     memories = trunk.encode_support(s)
-    together = trunk(q, [memory and memory.expand(3) for memory in memories])
+    together = trunk(q, expand(memories, 3))
     alone = torch.cat([trunk(one[None], trunk.encode_support(s)) for one in q])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from model.methods.hmnet import HMNet
 from model.parts.mamba import HybridBlock, SelectiveScan, SelfBlock
 from model.parts.trunk import Trunk
-from model.released import released_name
+from model.released import name_at
 
 WIDTH = 16
 FIXTURE = np.load(Path(__file__).parents[2] / "data" / "blocks.npz")
@@ -22,7 +23,7 @@ def fixture(case: str, name: str) -> Tensor:
 
 def load(module: nn.Module, case: str, prefix: str) -> dict[str, nn.Parameter]:
     """Fill the module from the fixture; returns its parameters under their released names."""
-    named = {released_name(prefix + key): parameter for key, parameter in module.named_parameters()}
+    named = {name_at(HMNet.released_names, prefix + key): parameter for key, parameter in module.named_parameters()}
     assert set(named) == {key.split("/weight/")[1] for key in FIXTURE.files if key.startswith(f"{case}/weight/")}
     with torch.no_grad():
         for key, parameter in named.items():

@@ -12,9 +12,6 @@ from model.parts.trunk import Trunk
 class Memo(NamedTuple):
     support: Tensor
 
-    def expand(self, batch: int) -> "Memo":
-        return Memo(self.support.expand(batch, -1, -1, -1))
-
 
 class Counting(nn.Module):
     """Scales the query by a learnt number, adds the support's mean, doubles the support, notes its calls."""

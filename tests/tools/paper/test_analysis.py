@@ -4,13 +4,13 @@ import itertools
 
 import pytest
 import torch
-from tests.model.methods.test_hmnet import small
 from torch import Tensor
 from torch.nn import functional as F
 
 from model.parts.mamba import HybridBlock, Tokens
 from model.parts.order import plain_orders
 from model.resize import resize_last
+from tests.model.methods.test_hmnet import small
 from tools.paper.analysis import Visit, enhancement, mean_cosine, readings, state_cosines, visits, walk
 from util.errors import UserError
 
