@@ -1,6 +1,7 @@
 """Segment images of one's own, given a few with masks (docs/own-pictures.md).
 
     python predict.py --weights exp/.../best_1shot.pth --support support --query photos --out out
+    python predict.py --arch prototype --support support --query photos --out out
     torchrun --nproc_per_node 4 predict.py ...
 
 Exit codes: 1 when some images could not be read, 2 for a mistake in what was asked.
@@ -17,11 +18,14 @@ from util.pixels import MaskKind
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Segment in images what a few support images show.")
-    parser.add_argument("--weights", type=Path, required=True, metavar="FILE", help="checkpoint of a trained network")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="checkpoint of a trained network")
+    parser.add_argument("--arch", metavar="METHOD", help="a training-free method instead: prototype, prior ...")
     parser.add_argument("--support", type=Path, required=True, metavar="DIR", help="name.jpg with name.png, or ...")
     parser.add_argument("--query", nargs="+", required=True, metavar="DIR_OR_GLOB", help="images to segment")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="default: what training left by the weights")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="default: what training left by the weights, or config/predict.yaml"
+    )
     parser.add_argument("--boxes", type=Path, metavar="FILE", help="CSV: file,left,top,right,bottom[,class]")
     parser.add_argument("--mask", choices=get_args(MaskKind), help="what masks are, where that cannot be seen")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="look for these only: names, or values in masks")
@@ -31,6 +35,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ...; default: the config's")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="key value ..., instead of the config's")
     arguments = parser.parse_args()
+    if (arguments.weights is None) == (arguments.arch is None):
+        raise UserError("give either --weights FILE, a trained network, or --arch METHOD, a training-free method")
     if arguments.batch < 1:
         raise UserError(f"--batch {arguments.batch}: should be at least 1")
     if arguments.out.resolve().is_relative_to(arguments.support.resolve()):

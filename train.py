@@ -29,6 +29,7 @@ from engine.evaluation import EpisodeSet, make_episodes, run_episodes
 from engine.learner import Learner, Output, Tensors
 from engine.loader import StepPlan
 from engine.metric import count_pixels
+from engine.optim import method_optimizers
 from engine.panels import panel_drawer
 from engine.run import Paths, Run
 from engine.views import stored_views
@@ -70,7 +71,7 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
     model = build_model(cfg).to(process_group.device).train()
     if not model.is_trained:
         raise UserError(f"arch: {cfg.arch} is not trained; test it by `python test.py --arch {cfg.arch} --config ...`")
-    schedules = model.optimizers(cfg)
+    schedules = method_optimizers(model, cfg)
     optimizers = {name: schedule.optimizer for name, schedule in schedules.items()}
     # Some parameters get no gradient: those behind the last block's support, and the shot weights of one shot.
     learner = Learner(model, optimizers, process_group, cfg.amp, cfg.compile, True, cfg.max_skipped_steps)

@@ -49,8 +49,7 @@ class NotFiniteError(Exception):
 class Learner:
     """A model on its device with its optimisers by name, on all processes; `amp` and `compiled` are the config keys.
 
-    `partial`: some of the model's parameters get no gradient. ValueError for a parameter that learns but is in no
-    optimiser. `max_skipped`: so many steps in a row whose loss or
+    `partial`: some of the model's parameters get no gradient. `max_skipped`: so many steps in a row whose loss or
     gradient overflows under fp16 are skipped, each time with a smaller scale of the gradient.
     """
 
@@ -64,9 +63,6 @@ class Learner:
         partial: bool = False,
         max_skipped: int = 1,
     ) -> None:
-        covered = {id(p) for each in optimizers.values() for group in each.param_groups for p in group["params"]}
-        if idle := [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in covered]:
-            raise ValueError(f"no optimiser trains {idle[0]} and {len(idle) - 1} others")
         if compiled:
             model.compile()
         self.model, self.optimizers, self.process_group = model, optimizers, process_group

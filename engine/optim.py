@@ -1,4 +1,4 @@
-"""How a network computes in a run; the optimisers are those of `model.optim`."""
+"""Optimisers of a run, and how a network computes in it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,9 +6,21 @@ from contextlib import contextmanager
 import torch
 
 from model.cpu import fast_products
-from model.optim import make_sgd, make_trunk_adamw, poly_rate, set_rates
+from model.methods.method import Method
+from model.optim import ScheduledOptimizer, make_sgd, make_trunk_adamw, poly_rate, set_rates
+from util.config import Config
 
-__all__ = ["amp_dtype", "autocast", "make_sgd", "make_trunk_adamw", "poly_rate", "set_rates"]
+__all__ = ["amp_dtype", "autocast", "make_sgd", "make_trunk_adamw", "method_optimizers", "poly_rate", "set_rates"]
+
+
+def method_optimizers(method: Method, cfg: Config) -> dict[str, ScheduledOptimizer]:
+    """A method's optimisers by name; ValueError for a parameter that learns but is in none of them."""
+    schedules = method.optimizers(cfg)
+    groups = [group for schedule in schedules.values() for group in schedule.optimizer.param_groups]
+    covered = {id(parameter) for group in groups for parameter in group["params"]}
+    if idle := [name for name, p in method.named_parameters() if p.requires_grad and id(p) not in covered]:
+        raise ValueError(f"no optimiser of {type(method).__name__} trains {', '.join(idle)}")
+    return schedules
 
 
 def amp_dtype(amp: str, device: torch.device) -> torch.dtype | None:

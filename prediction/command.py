@@ -11,7 +11,7 @@ from tqdm import tqdm
 from prediction.gallery import write_gallery
 from prediction.manifest import Part, read_manifest, write_manifest
 from prediction.outputs import PredictionPlan, begin, find_queries, fingerprint, is_ours, make_plan, segment_files
-from prediction.predictor import Predictor, find_config
+from prediction.predictor import DEFAULT_CONFIG, Predictor, find_config
 from prediction.support import read_support, select
 from util.config import Config, load_config
 from util.distributed import ProcessGroup, connect
@@ -36,6 +36,13 @@ def plan_run(cfg: Config, arguments: argparse.Namespace) -> PredictionPlan:
     return plan
 
 
+def open_predictor(cfg: Config, weights: Path | None, device: str) -> Predictor:
+    """A predictor of a trained network, or of the training-free method that the config names."""
+    if weights is None:
+        return Predictor.from_method(cfg.arch, cfg, device)
+    return Predictor.from_checkpoint(cfg, weights, device)
+
+
 def predict(cfg: Config, arguments: argparse.Namespace, process_group: ProcessGroup) -> list[str]:
     """Do this process's share of what is left; returns a line for each image that cannot be read."""
     plan = process_group.broadcast(plan_run(cfg, arguments) if process_group.is_main else None)
@@ -43,7 +50,7 @@ def predict(cfg: Config, arguments: argparse.Namespace, process_group: ProcessGr
     mine = plan.left[process_group.rank :: process_group.size]
     complaints = []
     if mine:
-        predictor = Predictor.from_checkpoint(cfg, arguments.weights, str(process_group.device))
+        predictor = open_predictor(cfg, arguments.weights, str(process_group.device))
         predictor.set_support({item.name: (item.images, item.masks) for item in plan.support})
     if process_group.is_main:  # weights and supports are as they should be: from here on something is written
         begin(plan)
@@ -75,7 +82,9 @@ def finish(arguments: argparse.Namespace, complaints: Sequence[str]) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what the command line asks; returns the exit code."""
-    cfg = load_config(arguments.config or find_config(arguments.weights), arguments.opts)
+    default = find_config(arguments.weights) if arguments.weights else DEFAULT_CONFIG
+    arch = ["arch", arguments.arch] if arguments.arch else []
+    cfg = load_config(arguments.config or default, [*arch, *arguments.opts])
     try:
         with (
             explain_errors(AGAIN),

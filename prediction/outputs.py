@@ -19,6 +19,7 @@ from dataset.lists import class_lines
 from dataset.prepare.files import is_intact_png
 from dataset.prepare.image import is_image
 from dataset.scan import Stamp
+from model.backbone.build import imagenet_file
 from prediction.manifest import NAME, Part, Record, Records, read_manifest, write_manifest
 from prediction.predictor import Found, Prediction, Predictor
 from prediction.support import SupportClass
@@ -186,7 +187,7 @@ def draw_overlay(image: RGB, mask: NDArray[np.uint8], entries: Sequence[tuple[Co
     return np.asarray(draw_tile(Tile("", drawn, entries or [(PAPER, "nothing found")]), letters))
 
 
-def fingerprint(cfg: Config, weights: Path, support: Sequence[SupportClass], root: Path) -> dict[str, Any]:
+def fingerprint(cfg: Config, weights: Path | None, support: Sequence[SupportClass], root: Path) -> dict[str, Any]:
     """What predictions depend on: contents of weights and supports, the network; and where the images are.
 
     Raises UserError for a file that cannot be read.
@@ -197,7 +198,9 @@ def fingerprint(cfg: Config, weights: Path, support: Sequence[SupportClass], roo
         for image, mask in zip(item.images, item.masks, strict=True):
             digest.update(_digest(image).encode())
             digest.update(repr(mask).encode() if isinstance(mask, list) else mask.tobytes())
-    contents = {"query": str(root), "weights": _digest(weights), "support": digest.hexdigest()}
+    used = weights or next((path for path in [imagenet_file(cfg)] if path.is_file()), None)
+    contents = {"query": str(root), "weights": used and _digest(used), "support": digest.hexdigest()}
+    contents |= {} if weights else {"arch": cfg.arch}
     return {**contents, **{key: getattr(cfg, key) for key in keys_of("network")}}
 
 

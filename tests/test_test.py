@@ -100,7 +100,9 @@ def test_support_check_is_printed_and_stored(
     cfg: Config, entry_point: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(entry_point, "--support-check", "--method", "prototype", "--opts", "seeds", "[0, 1]")
-    content = json.loads((cfg.experiment_dir / "result_test_1shot_prototype.json").read_text())
+    content = json.loads(
+        (cfg.model_copy(update={"arch": "prototype"}).experiment_dir / "result_test_1shot_prototype.json").read_text()
+    )
     assert content["method"] == "prototype" and content["weights"] is None
     own = np.mean([result["miou"] for result in content["results"]])
     for changed in content["support_check"].values():

@@ -3,6 +3,7 @@
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import cast
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from dataset.dataset import test_dataset as episodes_dataset
 from engine.evaluation import make_episodes
 from model.build import build_base_learner, build_model
 from model.methods.hmnet import HMNet
+from model.released import checkpoint_state
 from util.checkpoint import save_checkpoint
 from util.config import Config, load_config
 
@@ -86,14 +88,14 @@ def entry_point(name: str) -> ModuleType:
 
 def random_network(cfg: Config) -> HMNet:
     """An untrained network that calls half of the first episode's query foreground."""
-    model = build_model(cfg, pretrained=False).eval()
+    model = cast(HMNet, build_model(cfg, pretrained=False).eval())
     item = episodes_dataset(cfg, *make_episodes(cfg, 0, 1))[0]
     *_, classifier = model.decoder.classifier.children()
     assert isinstance(classifier, nn.Conv2d) and classifier.bias is not None
     with torch.no_grad():
         classifier.weight.mul_(10)
         state = model.encode_support(item["support"][None], item["support_mask"][None])
-        meta = model.score(model.embed(model.features(item["query"][None]), "query"), state).meta  # (1, 2, f, f)
+        meta = model.score(model.embed_query(item["query"][None]), state).meta  # (1, 2, f, f)
         classifier.bias[1] -= (meta[:, 1] - meta[:, 0]).median()
     return model.train()
 
@@ -101,8 +103,8 @@ def random_network(cfg: Config) -> HMNet:
 def write_weights(cfg: Config) -> Path:
     """Leave random weights where the base learner's and the network's are expected; returns the network's path."""
     path = cfg.experiment_dir / "snapshot" / f"best_{cfg.shot}shot.pth"
-    save_checkpoint(cfg.base_learner_path, {"state_dict": build_base_learner(cfg, pretrained=False).state_dict()})
-    save_checkpoint(path, {"state_dict": random_network(cfg).state_dict()})
+    save_checkpoint(cfg.base_learner_path, {"state_dict": checkpoint_state(build_base_learner(cfg, pretrained=False))})
+    save_checkpoint(path, {"state_dict": checkpoint_state(random_network(cfg))})
     return path
 
 

@@ -40,7 +40,7 @@ def evaluate(model: HMNet, cfg: Config, seed: int, count: int) -> Result:
 
 
 def plain(model: HMNet) -> Segment:
-    return lambda query, support, mask, names: model(query, support, mask).final
+    return lambda query, support, mask, names: model(query, support, mask)
 
 
 def without_times(result: Result) -> Result:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,11 @@ def without_dropout(network: nn.Module) -> nn.Module:
 def meta_gradients(cfg: Config) -> tuple[dict[str, Tensor], Report]:
     """The gradients of one step of meta-training in this process, and its report."""
     torch.manual_seed(1)
-    network = Doubled(without_dropout(build_model(cfg, pretrained=False).train()))
+    method = build_model(cfg, pretrained=False).train()
+    network = Doubled(without_dropout(method))
     index, files = load_index(cfg, "train")
     dataset = train_dataset(cfg, index, files, config_classes(cfg, "train"), seed=5, epoch=1)
-    return gradients(cfg, network, dataset, train.forward, "query_mask", cfg.batch_size)
+    return gradients(cfg, network, dataset, partial(train.forward, method), "query_mask", cfg.batch_size)
 
 
 def base_gradients(cfg: Config) -> tuple[dict[str, Tensor], Report]:
@@ -63,7 +65,7 @@ def base_gradients(cfg: Config) -> tuple[dict[str, Tensor], Report]:
 
 def gradients(cfg: Config, network: nn.Module, dataset: Any, forward: Any, target: str, batch: int) -> Any:
     with connect("cpu") as process_group:
-        meta = forward is train.forward
+        meta = target == "query_mask"
         learner = Learner(network, {"all": make_sgd([network.parameters()], 0.9, 0)}, process_group, partial=meta)
         plan = StepPlan(len(dataset), batch, cfg.accumulate, process_group)
         batches = next(load_steps(dataset, plan.batches(seed=3), cfg.accumulate, 0, collate))

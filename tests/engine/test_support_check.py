@@ -10,6 +10,7 @@ from dataset.index import load_index
 from engine.evaluation import Names, Segment, make_episodes, run_episodes
 from engine.metric import Result
 from engine.support_check import CHANGES, check_support, format_miou_drop, miou_drop, with_other_class
+from model.methods.method import Scores
 from tests.toy import random_network, toy_config, write_toy
 from util.config import Config
 from util.distributed import ProcessGroup
@@ -52,12 +53,14 @@ def test_who_only_looks_at_the_query_loses_nothing_and_who_copies_the_support_ma
     episodes = make_episodes(cfg, 3, 30)
     assert any(episode.hard for episode in episodes.episodes)
 
-    def blind(query: Tensor, support: Tensor, mask: Tensor, names: Names) -> Tensor:
-        return torch.stack([query.mean(1), query[:, 0]], dim=1)
+    def blind(query: Tensor, support: Tensor, mask: Tensor, names: Names) -> Scores:
+        scores = torch.stack([query.mean(1), query[:, 0]], dim=1)
+        return Scores(scores, scores)
 
-    def copying(query: Tensor, support: Tensor, mask: Tensor, names: Names) -> Tensor:
+    def copying(query: Tensor, support: Tensor, mask: Tensor, names: Names) -> Scores:
         object_ = (mask == 1).any(1).float()
-        return torch.stack([0.5 - object_, object_], dim=1)
+        scores = torch.stack([0.5 - object_, object_], dim=1)
+        return Scores(scores, scores)
 
     def fall(segment: Segment) -> tuple[dict, Result]:
         own = run_episodes(model, cfg, episodes, process_group, segment=segment, progress=False)

@@ -61,5 +61,5 @@ def test_the_switch_of_the_first_dilations_reaches_both_stages(make_config: Make
 @pytest.mark.parametrize("file", sorted((ROOT / "config" / "timm").glob("*.yaml")), ids=lambda file: file.stem)
 def test_experiments_with_encoders_of_timm_build(file: Path) -> None:
     cfg = load_config(file)
-    assert sum(p.numel() for p in build_model(cfg, pretrained=False).trunk.parameters()) > 0
+    assert build_model(cfg, pretrained=False).is_trained
     assert build_base_learner(cfg, pretrained=False).backbone.frozen

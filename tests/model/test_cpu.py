@@ -1,6 +1,7 @@
 """Faster products and convolutions against PyTorch's in float64, forward and backward, whatever the processor is."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -123,7 +124,7 @@ def test_winograds_way_rounds_no_worse_than_the_direct_one() -> None:
     ],
 )
 def test_only_large_plain_convolutions_go_winograds_way(
-    channels: int, options: dict[str, object], expected: bool, fast_mkl: list[int]
+    channels: int, options: dict[str, Any], expected: bool, fast_mkl: list[int]
 ) -> None:
     x, weight, options = torch.randn(1, channels, 6, 6), torch.randn(2, channels, 3, 3), {"padding": 1} | options
     wanted = F.conv2d(x, weight, None, **options)

@@ -12,7 +12,6 @@ from torchvision.models import vgg16_bn
 
 from model.backbone import create_backbone
 from model.build import build_base_learner, build_model
-from model.methods.hmnet import HMNet
 from model.released import load_backbone, load_base_learner, load_weights, released_state_dict
 from util.checkpoint import save_checkpoint
 from util.config import Config, load_config
@@ -79,7 +78,7 @@ def test_torchvision_vgg_fills_the_stages() -> None:
 
 
 def test_a_mismatch_lists_every_kind_and_changes_nothing(cfg: Config) -> None:
-    model: HMNet = build_model(cfg, pretrained=False)
+    model = build_model(cfg, pretrained=False)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     state = {key: value + 1 for key, value in released_state_dict(model).items()}
     del state["mamba.norm.weight"]

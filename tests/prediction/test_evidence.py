@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 from torch import Tensor
 
 from model.build import build_model
+from model.methods.hmnet import HMNet
 from model.parts.mamba import HybridBlock, SupportMemory
 from prediction.evidence import gather_evidence
 from prediction.predictor import Predictor
@@ -18,14 +20,15 @@ def test_maps_lead_to_the_prediction(predictor: Predictor) -> None:
     predictor.set_support({name: ([image], [mask]) for name in "ab" for image, mask in [shapes(50, 60)]})
     query, _ = shapes(45, 70)
     evidence, expected = gather_evidence(predictor, query), predictor.predict(query)
-    drawn = predictor.prediction(evidence.names, evidence.margins, (45, 70))
+    drawn = predictor.prediction(evidence.names, evidence.scores, (45, 70))
     assert drawn.names == expected.names == ("a", "b")
     np.testing.assert_allclose(drawn.class_probabilities, expected.class_probabilities, atol=1e-5)
-    alone = torch.sigmoid(evidence.margins)
-    torch.testing.assert_close(evidence.final, alone, atol=1e-5, rtol=1e-4)
-    for maps in (evidence.prior, evidence.meta, evidence.base):
-        assert maps.min() >= 0 and maps.max() <= 1 + 1e-6
-    assert evidence.prior.shape == (2, 2, 8, 8) and evidence.base.shape == (8, 8)
+    final = torch.cat([scores.final for scores in evidence.scores])
+    torch.testing.assert_close(evidence.maps["probability after the ensemble"], final.softmax(1)[:, 1])
+    probabilities = [maps for caption, maps in evidence.maps.items() if "QIM" not in caption]
+    assert len(probabilities) == 5
+    for maps in probabilities:
+        assert maps.shape == (2, 8, 8) and maps.min() >= 0 and maps.max() <= 1 + 1e-6
 
 
 def test_interception_is_what_is_lost_without_it(predictor: Predictor) -> None:
@@ -34,27 +37,31 @@ def test_interception_is_what_is_lost_without_it(predictor: Predictor) -> None:
     predictor.set_support([image], [mask])
     query, _ = shapes(45, 70)
     added: dict[int, Tensor] = {}
-    blocks = {n: b for n, b in enumerate(predictor.model.trunk.blocks) if isinstance(b, HybridBlock)}
+    trunk = cast(HMNet, predictor.model).trunk
+    blocks = {n: b for n, b in enumerate(trunk.blocks, 1) if isinstance(b, HybridBlock)}
     for number, block in blocks.items():
 
         def both(u: Tensor, memory: SupportMemory | None, number: int = number, block: HybridBlock = block) -> Tensor:
             with_qim = HybridBlock.scan_query(block, u, memory)
             qim, block.qim = block.qim, "none"
-            added[number] = (with_qim - HybridBlock.scan_query(block, u, memory))[0].norm(dim=-1)
+            added[number] = (with_qim - HybridBlock.scan_query(block, u, memory)).norm(dim=-1)
             block.qim = qim
             return with_qim
 
         block.scan_query = both  # type: ignore[method-assign]
-    found = gather_evidence(predictor, query).interception
+    maps = gather_evidence(predictor, query).maps
+    found = {int(caption.split()[3].rstrip(":")): x for caption, x in maps.items() if caption.startswith("QIM")}
     assert found.keys() == added.keys() == blocks.keys() and blocks
     for number, norms in found.items():
-        torch.testing.assert_close(norms[0], added[number], atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(norms, added[number], atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("keys", [{"ensemble": False}, {"qim": "none"}])
-def test_networks_without_some_parts(experiment: tuple[Config, Path], keys: dict[str, object]) -> None:
+@pytest.mark.parametrize("keys", [{"ensemble": False}, {"qim": "none"}, {"arch": "prior"}, {"arch": "prototype"}])
+def test_methods_without_some_parts(experiment: tuple[Config, Path], keys: dict[str, object]) -> None:
     cfg = toy_config(experiment[1].parents[6], **keys)
     predictor = Predictor(build_model(cfg, pretrained=False), cfg.val_size, 1, torch.device("cpu"))
     predictor.set_support(*([part] for part in shapes(50, 60)))
-    evidence = gather_evidence(predictor, shapes(40, 40)[0])
-    assert (evidence.base is None) == ("ensemble" in keys) and bool(evidence.interception) == ("qim" not in keys)
+    captions = " ".join(gather_evidence(predictor, shapes(40, 40)[0]).maps)
+    assert ("base class" in captions) == (keys == {"qim": "none"})
+    assert ("QIM" in captions) == (keys == {"ensemble": False})
+    assert "probability" in captions

@@ -3,9 +3,9 @@ import sys
 
 import pytest
 
-from engine.evaluation import TRAINING_FREE
+from model.build import build_model
 from tests.toy import ROOT
-from util.arguments import METHODS, evaluation_arguments, experiment_config, training_arguments
+from util.arguments import evaluation_arguments, experiment_config, training_arguments
 from util.config import load_config
 from util.errors import UserError
 
@@ -26,14 +26,11 @@ def test_overrides_come_after_the_architecture() -> None:
     assert experiment_config(training_arguments("", ["--config", CONFIG])) == load_config(CONFIG)
 
 
-def test_another_architecture() -> None:
-    with pytest.raises(UserError, match="arch: 'PFENet' should be 'HMNet' or 'HMNetAMP'"):
-        experiment_config(training_arguments("", ["--config", CONFIG, "--arch", "PFENet"]))
-
-
-def test_methods() -> None:
-    assert ("hmnet", *TRAINING_FREE) == METHODS
-    assert [evaluation_arguments(["--config", CONFIG, "--method", name]).method for name in METHODS] == [*METHODS]
+def test_another_method_and_its_former_flag() -> None:
+    for flag in ("--arch", "--method"):
+        assert experiment_config(evaluation_arguments(["--config", CONFIG, flag, "prototype"])).arch == "prototype"
+    with pytest.raises(UserError, match="arch: 'HMnet' is no method; nearest is 'HMNet'"):
+        build_model(experiment_config(training_arguments("", ["--config", CONFIG, "--arch", "HMnet"])))
 
 
 @pytest.mark.parametrize("script", ["train.py", "train_base.py", "test.py", "predict.py"])

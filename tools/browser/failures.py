@@ -115,9 +115,7 @@ class LoadedTest:
         outcomes: list[Outcome] = []
         episodes = EpisodeSet([episode], self.files, self.classes)
         process_group = ProcessGroup(next(self.model.parameters()).device)
-        run_episodes(
-            self.model, self.cfg, episodes, process_group, observe=outcomes.append, progress=False
-        )
+        run_episodes(self.model, self.cfg, episodes, process_group, observe=outcomes.append, progress=False)
         return outcomes[0]
 
 

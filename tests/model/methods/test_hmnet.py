@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -24,17 +25,18 @@ DATA = Path(__file__).parents[2] / "data"
 def released(config: str, keys: str, *overrides: str) -> HMNet:
     """A network with the golden rule's weights under the released key names of `keys`."""
     shapes = json.loads((DATA / f"{keys}.keys.json").read_text())
-    model = build_model(load_config(f"config/pascal/pascal_split0_{config}.yaml", overrides), pretrained=False)
+    cfg = load_config(f"config/pascal/pascal_split0_{config}.yaml", overrides)
+    model = cast(HMNet, build_model(cfg, pretrained=False))
     load_weights(model, golden_rule.weights(shapes))
     assert {key: list(value.shape) for key, value in released_state_dict(model).items()} == shapes
     return model.eval()
 
 
-def small(*overrides: str) -> HMNet:
+def small(*overrides: str) -> Any:
     sizes = ["backbone", "tiny", "width", "16", "blocks", "2", "feature_size", "8", "scan", "reference"]
     torch.manual_seed(0)
     cfg = load_config("config/pascal/pascal_split0_resnet50_manet.yaml", [*sizes, *overrides])
-    return build_model(cfg, pretrained=False).eval()
+    return cast(HMNet, build_model(cfg, pretrained=False).eval())
 
 
 def episode(shot: int = 1, size: int = 65, batch: int = 2) -> dict[str, Tensor]:
