@@ -160,7 +160,7 @@ def _load(
         listed = "; ".join(f"{kind}: {_shorten(keys)}" for kind, keys in problems.items() if keys)
         raise UserError(f"{where}: the weights do not fit this configuration: {listed}")
     for key, value in found.items():
-        if key.endswith(DIGEST) and not torch.equal(value.cpu(), own[key]):
+        if key.endswith(DIGEST) and not _same_backbone(model, key, value):
             raise UserError(
                 f"{where}: was trained on other weights of {key.removesuffix(DIGEST)} than are here; SHA-256 of the "
                 f"tensors {_hex(value)}... instead of {_hex(own[key])}..."
@@ -174,6 +174,12 @@ def _load(
     with torch.no_grad():
         for key, value in found.items():
             own[key].copy_(value)
+
+
+def _same_backbone(model: nn.Module, key: str, digest: Tensor) -> bool:
+    """Whether a digest under the name `key` is that of the model's own excluded backbone."""
+    known = [each for prefix, each in _excluded(model) if key == f"{prefix}{each.name}{DIGEST}"]
+    return any(torch.equal(digest.cpu(), each.digest(exact)) for each in known for exact in (False, True))
 
 
 def _hex(digest: Tensor) -> str:

@@ -45,6 +45,10 @@ class Backbone(nn.Module):
         """The largest side, up to `size` if there is one, that an image may have."""
         return max((size - self.size_offset) // self.size_multiple, 1) * self.size_multiple + self.size_offset
 
+    def digest(self, exact: bool = False) -> Tensor:
+        """What tells its weights from others, where checkpoints exclude them."""
+        raise TypeError(f"the weights of {type(self).__name__} are part of checkpoints")
+
     def load_pretrained(self) -> None:
         """Load pretrained weights, where the backbone knows its own."""
 

@@ -18,6 +18,7 @@ from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
 from model.backbone.base import Backbone, MapInfo
+from model.backbone.packages import packaged_weights
 from util.checkpoint import read_checkpoint
 from util.errors import UserError, first_line
 from util.image import MEAN, STD
@@ -80,7 +81,7 @@ class TimmBackbone(Backbone):
         return self.fixed_size or super().valid_size(size)
 
     def load_pretrained(self) -> None:
-        """Load timm's weights, once: from the file if it is there, else by timm's own download.
+        """Load timm's weights, once: from the file if it is there, from an installed package, or by timm's download.
 
         Raises UserError when a file does not fit, and saying which file to put where when the download fails.
         """
@@ -88,7 +89,8 @@ class TimmBackbone(Backbone):
             return
         path = self.file
         logging.getLogger("timm").setLevel(logging.ERROR)  # it warns of classifiers, which no encoder needs
-        overlay = {"state_dict": self._read(path)} if path.is_file() else None
+        local = self._read(path) if path.is_file() else packaged_weights(self.name, self._whole().state_dict())
+        overlay = {"state_dict": local} if local else None
         try:
             if overlay is None:
                 _look_for_download(self.net.pretrained_cfg)
@@ -108,20 +110,27 @@ class TimmBackbone(Backbone):
         if self.frozen:
             self.load_pretrained()
 
-    def digest(self) -> Tensor:
-        """SHA-256 of all weights, uint8 (32)."""
+    def digest(self, exact: bool = False) -> Tensor:
+        """SHA-256 of all weights in half precision, uint8 (32): files of half and of full precision are one encoder.
+
+        `exact`: of the weights as they are, which checkpoints of version 0.1 hold.
+        """
         digest = hashlib.sha256()
         for key, value in sorted(self.net.state_dict().items()):
-            digest.update(key.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
+            value = value.detach().cpu() if exact else value.detach().cpu().half()
+            digest.update(key.encode() + value.float().contiguous().numpy().tobytes())
         return torch.tensor(list(digest.digest()), dtype=torch.uint8)
+
+    def _whole(self) -> nn.Module:
+        """The model with all that its weight files hold but the classifier, nothing computed."""
+        with torch.device("meta"):
+            return timm.create_model(self.name, num_classes=0, **_look_up(self.name)[0])
 
     def _read(self, path: Path) -> Mapping[str, Any]:
         """The tensors of a weight file; UserError for one that lacks any of the model's."""
         content = read_checkpoint(path)
         state = content.get("state_dict", content)
-        with torch.device("meta"):
-            whole = timm.create_model(self.name, num_classes=0, **_look_up(self.name)[0])
-        missing = sorted(key for key in whole.state_dict() if key not in state and "num_batches" not in key)
+        missing = sorted(key for key in self._whole().state_dict() if key not in state and "num_batches" not in key)
         if missing:
             raise UserError(
                 f"{path}: is no weight file of timm/{self.name}: lacks {missing[0]} and {len(missing) - 1} others"

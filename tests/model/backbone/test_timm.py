@@ -76,6 +76,20 @@ def test_all_maps_are_named_and_can_be_asked_for() -> None:
             assert found[info.name].shape == (1, info.channels, *[-(-64 // info.stride)] * 2)
 
 
+def test_weights_come_from_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a checkpoint that was trained on the same weights in half precision is taken."""
+    name, missing = "tf_efficientnet_lite2", tmp_path / "none.pth"
+    backbone = TimmBackbone(name, None, missing, frozen=True)
+    backbone.load_pretrained()
+    half = TimmBackbone(name, None, missing, frozen=True)
+    half.load_state_dict({key: x.half().float() for key, x in backbone.state_dict().items()})
+    assert torch.equal(half.digest(), backbone.digest()) and not torch.equal(half.digest(True), backbone.digest(True))
+    assert backbone.digest().tolist()[:4] == [184, 225, 195, 125]
+    monkeypatch.setattr("model.backbone.packages.SHA256", "other")
+    with pytest.raises(UserError, match="efficientnet-lite2-9656183e.pth: is not the published file; install"):
+        TimmBackbone(name, None, missing).load_pretrained()
+
+
 def test_a_frozen_model_is_a_plain_module() -> None:
     backbone, other = (TimmBackbone(CONVNET, None, Path("none"), frozen=True) for _ in range(2))
     assert {key.removeprefix("net.") for key in backbone.state_dict()} == set(backbone.net.state_dict())
