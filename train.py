@@ -8,9 +8,10 @@ Exit code 0: finished; 2: an error, in one line; 75: stopped by SIGTERM, SIGINT 
 """
 
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from math import ceil
+from pathlib import Path
 
 from util.arguments import experiment_config, training_arguments
 
@@ -23,7 +24,7 @@ from torch import nn
 from dataset.benchmarks.table import test_config
 from dataset.dataset import collate, train_dataset
 from dataset.episode import check_possible, empty_classes
-from dataset.index import class_names, config_classes, load_index
+from dataset.index import ImageIndex, class_names, config_classes, load_index
 from dataset.reading import oversize_note
 from engine.evaluation import EpisodeSet, make_episodes, run_episodes
 from engine.learner import Learner, Output, Tensors
@@ -90,12 +91,7 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
             run.validate(position, lambda: measure(run, model, drawn, names, viz))
 
     with run.started(viz):
-        if note := oversize_note([image for image, _ in files.values()], cfg.train_h, cfg.max_side):
-            run.log.warning(note)
-        if empty := empty_classes(index, class_names(cfg)):
-            run.log.warning(f"left out of the draw, as no training image shows enough of them: {empty}")
-        if novel and (empty := empty_classes(novel[0], names)):
-            run.log.warning(f"not validated on, as no image shows enough of them: {empty}")
+        announce(run, model, index, novel and novel[0], [image for image, _ in files.values()])
         for epoch in run.epochs():
             dataset = train_dataset(cfg, index, files, classes, cfg.manual_seed, epoch, views)
             for batches in run.batches(dataset, collate):
@@ -107,6 +103,25 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
             if run.progress.step == middle:
                 validate(epoch - 0.5)
             validate(epoch)
+
+
+def announce(run: Run, model: Method, index: ImageIndex, novel: ImageIndex | None, images: Sequence[Path]) -> None:
+    """Say what is trained on what, how long an epoch is, and what of the data is left out."""
+    cfg, names = run.cfg, class_names(run.cfg)
+    sizes = [sum(p.numel() for p in model.parameters() if p.requires_grad == learns) / 1e6 for learns in (True, False)]
+    run.log.info(
+        f"{cfg.arch} on {run.process_group.device}: {sizes[0]:.2f} M parameters learn, {sizes[1]:.2f} M do not"
+    )
+    counts = ", ".join(f"{names[class_id]} {len(of_class)}" for class_id, of_class in index.by_class.items())
+    run.log.info(f"{cfg.data_set} split {cfg.split}: {len(index.images)} training images ({counts})")
+    validation = f", validated on {cfg.val_episodes} episodes from epoch {cfg.val_start_epoch} on" if novel else ""
+    run.log.info(f"an epoch has {run.plan.steps} steps of {run.plan.items_per_step} episodes{validation}")
+    if note := oversize_note(images, cfg.train_h, cfg.max_side):
+        run.log.warning(note)
+    if empty := empty_classes(index, names):
+        run.log.warning(f"left out of the draw, as no training image shows enough of them: {empty}")
+    if novel and (empty := empty_classes(novel, class_names(test_config(cfg)))):
+        run.log.warning(f"not validated on, as no image shows enough of them: {empty}")
 
 
 def measure(

@@ -21,18 +21,18 @@ footer { display: none !important; }
 """
 
 
-def build_page(shop: AppContext) -> gr.Blocks:
+def build_page(context: AppContext) -> gr.Blocks:
     """The three pages under one title, and one place for messages."""
     with gr.Blocks(title="HMNet", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
         session = gr.State(Session())
         gr.Markdown("## Paint one object, find it in the others")
         message = gr.HTML(elem_id="message")
         with gr.Tab("Segment"):
-            segment_page(shop, session, message)
+            segment_page(context, session, message)
         with gr.Tab("Explain") as tab:
-            explain_page(shop, session, message, tab)
+            explain_page(context, session, message, tab)
         with gr.Tab("Failures") as tab:
-            failures_page(shop, message, tab)
+            failures_page(context, message, tab)
     return page
 
 
@@ -42,7 +42,7 @@ def appearance() -> dict[str, Any]:
     return {"theme": gr.themes.Default(primary_hue="blue", **fonts), "css": CSS, "footer_links": []}
 
 
-def explain_page(shop: AppContext, session: gr.State, message: gr.HTML, tab: gr.Tab) -> None:
+def explain_page(context: AppContext, session: gr.State, message: gr.HTML, tab: gr.Tab) -> None:
     """One answer's maps; a choice of the query and of the class."""
     with gr.Row():
         query = gr.Dropdown([], label="Image", elem_id="explained")
@@ -57,7 +57,7 @@ def explain_page(shop: AppContext, session: gr.State, message: gr.HTML, tab: gr.
         answer = by_name.get(name or "") or session.answers[0]
         names = answer.evidence.names
         chosen = wanted if wanted in names else names[0]
-        shown = explain.explain_answer(shop.predictor, answer, chosen)
+        shown = explain.explain_answer(context.predictor, answer, chosen)
         return {
             query: gr.update(choices=list(by_name), value=answer.name),
             class_name: gr.update(choices=list(names), value=chosen),
@@ -68,7 +68,7 @@ def explain_page(shop: AppContext, session: gr.State, message: gr.HTML, tab: gr.
         event(on_open, [session, query, class_name], [message, query, class_name, maps])
 
 
-def failures_page(shop: AppContext, message: gr.HTML, tab: gr.Tab) -> None:
+def failures_page(context: AppContext, message: gr.HTML, tab: gr.Tab) -> None:
     """Episodes of one or two results in a table; a click on a row draws it."""
     pairs = gr.State([])  # in the order of the table
     tests: dict[Path, failures.LoadedTest] = {}  # networks in memory, by result
@@ -90,9 +90,11 @@ def failures_page(shop: AppContext, message: gr.HTML, tab: gr.Tab) -> None:
 
     @explained(message)
     def on_choice(one: str | None, two: str, name: str, shots: str, way: str) -> Updates:
-        found = failures.find_results(shop.results)
+        found = failures.find_results(context.results)
         if not found:
-            raise UserError(f"{shop.results}: holds no *{failures.ENDING}, which test.py writes; test a network first")
+            raise UserError(
+                f"{context.results}: holds no *{failures.ENDING}, which test.py writes; test a network first"
+            )
         one = one if one in found else next(iter(found))
         single = [key for key, files in found.items() if len(files) == 1]  # to compare with
         other = failures.read_rows(found[two]) if two in single else None

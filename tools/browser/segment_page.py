@@ -18,13 +18,13 @@ from util.errors import UserError
 QUICK: Any = {"show_progress": "hidden", "trigger_mode": "multiple"}  # no event is lost, however fast they come
 
 
-def segment_page(shop: AppContext, session: gr.State, message: gr.HTML) -> None:
+def segment_page(context: AppContext, session: gr.State, message: gr.HTML) -> None:
     """Both sides."""
     with gr.Row():
         with gr.Column(scale=5):
-            support = SupportSide(shop, message)
+            support = SupportSide(context, message)
         with gr.Column(scale=7):
-            search = SearchSide(shop, message, support)
+            search = SearchSide(context, message, support)
     support.connect(session)
     search.connect(session)
 
@@ -32,8 +32,8 @@ def segment_page(shop: AppContext, session: gr.State, message: gr.HTML) -> None:
 class SupportSide:
     """Images of the object, the canvas to paint it on, its class."""
 
-    def __init__(self, shop: AppContext, message: gr.HTML) -> None:
-        self.shop, self.message = shop, message
+    def __init__(self, context: AppContext, message: gr.HTML) -> None:
+        self.context, self.message = context, message
         gr.Markdown("**1. Show the object** in one image or more")
         self.files = gr.File(label="Support images", file_count="multiple", height=120, elem_id="supports")
         self.strip = figures("strip", columns=5)
@@ -86,7 +86,7 @@ class SupportSide:
         }
 
     def on_upload(self, session: Session, paths: Sequence[str]) -> Updates:
-        complaints, limits = [], self.shop.limits
+        complaints, limits = [], self.context.limits
         for path in paths:
             try:
                 session.add_shot(Path(path).name, read_upload(path, limits), limits)
@@ -117,7 +117,7 @@ class SupportSide:
             text = say("there is no support image yet that this mask could belong to")
             return {self.mask_file: None, self.message: text}
         try:
-            session.shot.mask = read_painted(path, session.shot, self.shop.limits)
+            session.shot.mask = read_painted(path, session.shot, self.context.limits)
         except UserError as error:
             return {self.mask_file: None, self.message: say(str(error))}
         return {self.mask_file: None, **self.show(session)}
@@ -131,12 +131,12 @@ def caption(shot: Shot) -> str:
 class SearchSide:
     """Images to search, results and what is shown of them, the download."""
 
-    def __init__(self, shop: AppContext, message: gr.HTML, support: SupportSide) -> None:
-        self.shop, self.message, self.support = shop, message, support
+    def __init__(self, context: AppContext, message: gr.HTML, support: SupportSide) -> None:
+        self.context, self.message, self.support = context, message, support
         gr.Markdown("**2. Find it** in other images")
         self.queries = gr.File(label="Images to search", file_count="multiple", height=160, elem_id="queries")
         with gr.Row():
-            known = Path(shop.cfg.data_root).is_dir()
+            known = Path(context.cfg.data_root).is_dir()
             self.example = gr.Button("Try an example", visible=known, elem_id="example")
             self.stop = gr.Button("Stop", elem_id="stop")
             self.start = gr.Button("Find the object", variant="primary", elem_id="start")
@@ -169,11 +169,11 @@ class SearchSide:
 
     def card(self, answer: Answer, view: str, threshold: float) -> str:
         """One result: its image and the line below."""
-        drawn = segment.draw_answer(self.shop.predictor, answer, view, threshold)
-        return figure(self.results, drawn, segment.describe_answer(self.shop.predictor, answer, threshold))
+        drawn = segment.draw_answer(self.context.predictor, answer, view, threshold)
+        return figure(self.results, drawn, segment.describe_answer(self.context.predictor, answer, threshold))
 
     def on_example(self, session: Session) -> Updates:
-        paths = segment.Examples(self.shop.cfg).show(session, self.shop.limits, self.shop.folder)
+        paths = segment.Examples(self.context.cfg).show(session, self.context.limits, self.context.folder)
         return {self.queries: paths, **self.support.show(session)}
 
     def on_start(
@@ -183,7 +183,7 @@ class SearchSide:
         yield {self.message: say(), self.results: cards, self.status: "", self.stopped: ""}
         try:
             read_painting(value, session)
-            found = segment.answer_queries(session, copy.copy(self.shop.predictor), paths or [], self.shop.limits)
+            found = segment.answer_queries(session, copy.copy(self.context.predictor), paths or [], self.context.limits)
             for number, answer in enumerate(found, 1):
                 if isinstance(answer, UserError):
                     complaints.append(str(answer))
@@ -200,5 +200,5 @@ class SearchSide:
         return {self.results: "".join(cards)}
 
     def on_pack(self, session: Session, threshold: float) -> Updates:
-        path = segment.write_zip(session, self.shop.predictor, threshold, self.shop.folder)
+        path = segment.write_zip(session, self.context.predictor, threshold, self.context.folder)
         return {self.load: str(path)}
