@@ -23,8 +23,9 @@ from torch import nn
 from dataset.benchmarks.table import test_config
 from dataset.dataset import collate, train_dataset
 from dataset.episode import check_possible, empty_classes
-from dataset.index import class_names, config_classes, load_index
+from dataset.index import class_names, config_classes, load_index, validation_count
 from dataset.reading import oversize_note
+from engine.cached_crops import stored_crops
 from engine.evaluation import EpisodeSet, make_episodes, run_episodes
 from engine.learner import Learner, Output, Tensors
 from engine.loader import StepPlan
@@ -32,7 +33,6 @@ from engine.metric import count_pixels
 from engine.optim import method_optimizers
 from engine.panels import panel_drawer
 from engine.run import Paths, Run
-from engine.views import stored_views
 from model.build import build_model
 from model.methods.method import Method
 from util.config import Config
@@ -75,14 +75,13 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
     optimizers = {name: schedule.optimizer for name, schedule in schedules.items()}
     # Some parameters get no gradient: those behind the last block's support, and the shot weights of one shot.
     learner = Learner(model, optimizers, process_group, cfg.amp, cfg.compile, True, cfg.max_skipped_steps)
-    with process_group.main_first():
-        views = stored_views(cfg, model, index, files) if cfg.views else None
     run = Run(cfg, run_paths(cfg), plan, learner, cfg.epochs, cfg.stop_interval)
     middle = round(plan.steps / 2) + 1  # as the released code counts
 
     @lru_cache(maxsize=1)
     def episodes(seed: int) -> EpisodeSet:
-        return make_episodes(cfg, seed, cfg.val_episodes, novel)
+        assert novel is not None
+        return make_episodes(cfg, seed, validation_count(cfg, novel[0]), novel)
 
     def validate(position: float) -> None:
         if validates(cfg, position):
@@ -90,6 +89,8 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
             run.validate(position, lambda: measure(run, model, drawn, names, viz))
 
     with run.started(viz):
+        with process_group.main_first(), run.stop.waiting():
+            crops = stored_crops(cfg, model, index, files) if cfg.cached_crops else None
         if note := oversize_note([image for image, _ in files.values()], cfg.train_h, cfg.max_side):
             run.log.warning(note)
         if empty := empty_classes(index, class_names(cfg)):
@@ -97,7 +98,7 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
         if novel and (empty := empty_classes(novel[0], names)):
             run.log.warning(f"not validated on, as no image shows enough of them: {empty}")
         for epoch in run.epochs():
-            dataset = train_dataset(cfg, index, files, classes, cfg.manual_seed, epoch, views)
+            dataset = train_dataset(cfg, index, files, classes, cfg.manual_seed, epoch, crops)
             for batches in run.batches(dataset, collate):
                 if run.progress.step == middle:
                     validate(epoch - 0.5)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from dataset.benchmarks.table import open_benchmark
 from dataset.dataset import base_train_dataset, base_val_dataset, collate
 from dataset.reading import oversize_note
 from engine.learner import Learner, Output, Tensors
@@ -51,7 +52,8 @@ def main(arguments: Namespace) -> None:
 def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
     """Train until the last epoch, or until validation has stopped improving; config/base explains every key."""
     make_deterministic(cfg.deterministic)
-    images = [image for image, _ in base_train_dataset(cfg, cfg.manual_seed, epoch=1).pairs]
+    files = open_benchmark(cfg).base_files("train")
+    images = [image for image, _ in files.values()]
     plan = StepPlan(len(images), process_batch(cfg, process_group), cfg.accumulate, process_group).check(
         "base_batch_size"
     )
@@ -66,7 +68,7 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
         if note := oversize_note(images, cfg.train_h, cfg.max_side):
             run.log.warning(note)
         for epoch in run.epochs():
-            for batches in run.batches(base_train_dataset(cfg, cfg.manual_seed, epoch), collate):
+            for batches in run.batches(base_train_dataset(cfg, cfg.manual_seed, epoch, files), collate):
                 rate = poly_rate(cfg.base_lr_encoder, run.iteration, run.iterations, cfg.power)
                 set_rates(sgd, rate, cfg.base_index_split)
                 report = learner.accumulate(batches, forward, target="label")

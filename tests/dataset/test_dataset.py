@@ -13,15 +13,19 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+import dataset.dataset as dataset_module
 from dataset.dataset import Item, base_train_dataset, base_val_dataset, collate, test_dataset, train_dataset
 from dataset.episode import Episode, draw_absent, draw_episodes
 from dataset.index import load_index
 from dataset.reading import read_pair
+from dataset.transform import fit_image, fit_mask
 from util.config import Config
 from util.errors import UserError
+from util.image import ImageRule, normalise
 
 test_dataset.__test__ = False  # type: ignore[attr-defined]  # a factory, not a test
 
+DATA = Path(__file__).resolve().parents[1] / "data"
 MakeConfig = Callable[..., Config]
 MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 STD = np.array([58.395, 57.12, 57.375], np.float32)
@@ -198,6 +202,99 @@ def test_base_learner_labels(toy_root: Path, toy_config: MakeConfig) -> None:
     assert seen == {*range(7), 255}
 
 
+@pytest.mark.parametrize("side", [41, 57])
+def test_padded_images_of_released_code(side: int) -> None:
+    data = np.load(DATA / f"padded_{side}.npz")
+    rule = ImageRule(fit="padded")
+    image = normalise(fit_image(data["image"], side, rule)).numpy()
+    np.testing.assert_allclose(image, data["out_image"], atol=2e-4 * np.abs(data["out_image"]).max())
+    np.testing.assert_array_equal(fit_mask(data["label"], side, rule), data["out_label"])
+
+
+@pytest.mark.parametrize("metric_size", ["original", "input"])
+def test_padded_items(toy_root: Path, toy_config: MakeConfig, metric_size: str) -> None:
+    cfg = toy_config(toy_root, split=1, val_size=41, metric_size=metric_size)
+    index, files = load_index(cfg, "val")
+    items = test_dataset(cfg, draw_episodes(index, 1, 9), files, [3, 4], ImageRule("padded"))
+    for item in (items[number] for number in range(9)):
+        query, support = (files[name] for name in item["names"])
+        truth = np.array(Image.open(query[1]))
+        h, w = truth.shape
+        assert tuple(item["query"].shape) == (3, 41, 41) and tuple(item["support_mask"].shape) == (1, 41, 41)
+        height, width = (int(side * (41 / max(h, w))) // 8 * 8 for side in (h, w))
+        image = cv2.resize(np.asarray(cv2.imread(str(query[0])), np.float32)[..., ::-1], (width, height))
+        expected = np.zeros((41, 41, 3), np.float32)  # black
+        expected[:height, :width] = image
+        torch.testing.assert_close(item["query"], torch.from_numpy((expected - MEAN) / STD).permute(2, 0, 1))
+        if metric_size == "original":
+            assert tuple(item["query_mask"].shape) == (max(h, w),) * 2
+            np.testing.assert_array_equal(item["query_mask"][:h, :w] == 1, truth == item["class_id"])
+            assert (item["query_mask"][h:] == 255).all() and (item["query_mask"][:, w:] == 255).all()
+        else:
+            assert tuple(item["query_mask"].shape) == (41, 41)
+        shown = np.array(Image.open(support[1])).shape
+        height, width = (int(side * (41 / max(shown))) // 8 * 8 for side in shown)
+        outside = item["support_mask"][0].numpy().copy()
+        outside[:height, :width] = 255
+        assert (outside == 255).all()
+
+
+def test_averaged_images_and_masks_without_ignored_pixels(toy_root: Path, toy_config: MakeConfig) -> None:
+    cfg = toy_config(toy_root, split=1, val_size=33)
+    index, files = load_index(cfg, "val")
+    rule, seen = ImageRule(resample="antialias", keep_ignored=False), 0
+    items = test_dataset(cfg, draw_episodes(index, 1, 40), files, [3, 4], rule)
+    kept = test_dataset(cfg, items.episodes, files, [3, 4], rule._replace(keep_ignored=True))
+    for number in range(40):
+        item, mask = items[number], kept[number]["support_mask"]
+        image = Image.open(files[item["names"][0]][0]).resize((33, 33), Image.Resampling.BILINEAR)
+        expected = (np.asarray(image, np.float32) - MEAN) / STD
+        torch.testing.assert_close(item["query"], torch.from_numpy(expected).permute(2, 0, 1))
+        truth = np.array(Image.open(files[item["names"][0]][1]))
+        np.testing.assert_array_equal(item["query_mask"] == 255, truth == 255)  # the truth stays as it is
+        assert torch.equal(item["support_mask"], torch.where(mask == 255, 0, mask))
+        seen += bool((mask == 255).any())
+    assert seen
+
+
+@pytest.mark.parametrize("ann_type", ["mask", "bbox"])
+def test_training_images_as_they_are(toy_root: Path, toy_config: MakeConfig, ann_type: str) -> None:
+    cfg = toy_config(toy_root, train_h=33, train_w=33, ann_type=ann_type)
+    index, files = load_index(cfg, "train")
+    items = train_dataset(
+        cfg, index, files, [*index.by_class], 1, 1, rule=ImageRule("square", "antialias", "none", False)
+    )
+    for number in range(0, len(items), 7):
+        item = items[number]
+        for image, name in zip((item["query"], item["support"][0]), item["names"], strict=True):
+            squashed = Image.open(files[name][0]).resize((33, 33), Image.Resampling.BILINEAR)
+            expected = torch.from_numpy((np.asarray(squashed, np.float32) - MEAN) / STD).permute(2, 0, 1)
+            torch.testing.assert_close(image, expected)
+        truth = torch.from_numpy(np.array(Image.open(files[item["names"][0]][1])))[None, None]
+        truth = torch.nn.functional.interpolate(truth, (33, 33), mode="nearest")[0, 0]
+        assert torch.equal(item["query_mask"] == 1, truth == item["class_id"])
+        assert torch.equal(item["query_mask"] == 255, truth == 255) and (item["support_mask"] <= 1).all()
+
+
+def test_images_are_decoded_once(toy_root: Path, toy_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = toy_config(toy_root, split=1, val_size=33)
+    index, files = load_index(cfg, "val")
+    episodes = draw_episodes(index, 2, 60)
+    names = {name for episode in episodes for name in (episode.query, *episode.support)}
+    decoded: list[str] = []
+    image = type(files).image
+    monkeypatch.setattr(type(files), "image", lambda self, name, side: decoded.append(name) or image(self, name, side))
+    items = test_dataset(cfg, episodes, files, [3, 4])
+    first = [items[number] for number in range(60)]
+    assert sorted(decoded) == sorted(names)
+    monkeypatch.setattr(dataset_module, "DECODED_BYTES", 20_000)
+    few = test_dataset(cfg, episodes, files, [3, 4])
+    assert all(same(few[number], item) for number, item in enumerate(first))
+    assert (
+        len(decoded) > 2 * len(names) and few.recent.nbytes == sum(x.nbytes for x in few.recent.held.values()) <= 20_000
+    )
+
+
 def test_collate() -> None:
     masks = [torch.zeros(4, 5), torch.ones(5, 4)]
     images = torch.rand(2, 3, 7, 7)
@@ -250,14 +347,14 @@ def test_wrong_files_are_named(toy_root: Path, toy_config: MakeConfig) -> None:
     cfg = toy_config(toy_root)
     index, files = load_index(cfg, "val")
     query, support = index.by_class[2][:2]
-    items = test_dataset(cfg, [Episode(query, 2, [support])], files, [1, 2])
+    episodes = [Episode(query, 2, [support])]
     image, mask = files[support]
     good = mask.read_bytes()
     h, w = np.array(Image.open(mask)).shape
 
     def message() -> str:
         with pytest.raises(UserError) as error:
-            items[0]
+            test_dataset(cfg, episodes, files, [1, 2])[0]
         assert "\n" not in str(error.value)
         return str(error.value)
 
@@ -272,7 +369,7 @@ def test_wrong_files_are_named(toy_root: Path, toy_config: MakeConfig) -> None:
     mask.unlink()
     assert message().startswith(f"{mask}: no such mask")
     mask.write_bytes(good)
-    items[0]
+    test_dataset(cfg, episodes, files, [1, 2])[0]
     image.write_bytes(image.read_bytes()[:99])
     assert message().startswith(f"{image}: not a readable")
     image.unlink()
