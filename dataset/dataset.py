@@ -15,7 +15,17 @@ from dataset.cached_crops import Crop, CropStore
 from dataset.episode import Episode, absent_classes, check_possible, draw_absent, draw_episode, hard_images
 from dataset.reading import check_sizes, read_pair
 from dataset.recent import RecentArrays
-from dataset.transform import Augmentation, Image, Mask, fill_boxes, fit_image, fit_mask, pad_to_square, paste
+from dataset.transform import (
+    Augmentation,
+    Image,
+    Mask,
+    fill_boxes,
+    fit_image,
+    fit_mask,
+    pad_to_square,
+    paste,
+    without_ignored,
+)
 from util.config import Config
 from util.errors import UserError
 from util.image import ImageRule, normalise, resize_image
@@ -289,11 +299,6 @@ def base_val_dataset(cfg: Config) -> BaseValidation:
     """The base learner's validation images: the whole validation list, novel classes as background."""
     benchmark = open_benchmark(cfg)
     return BaseValidation(benchmark.base_files("val"), benchmark.wanted("train"), cfg.base_train_h, cfg.max_side)
-
-
-def without_ignored(mask: Mask) -> Mask:
-    """A mask whose ignored pixels are background."""
-    return np.where(mask == IGNORE, 0, mask).astype(np.uint8)
 
 
 def collate(items: Sequence[Item]) -> Item:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from dataset.benchmarks.base import ImageMaskStore
 from dataset.episode import draw_support, released_streams
 from dataset.reading import Mask
-from dataset.transform import Image, pad_to_square, padded_size, squash_mask
+from dataset.transform import Image, pad_to_square, padded_size, squash_mask, without_ignored
 from util.errors import UserError
 from util.image import normalise, resize_image, resize_mask
 from util.pixels import IGNORE
@@ -83,6 +83,7 @@ class MultiEpisodes(Dataset[dict[str, Any]]):
 
     "square" squashes images to S x S and the truth with them; "fit" brings the longer side to S, cuts both sides to
     multiples of 8 and puts the image top left on zeros, and the truth on a square of its own longer side (255).
+    Ignored pixels of support masks become background unless `keep_ignored`.
     """
 
     def __init__(
@@ -92,8 +93,10 @@ class MultiEpisodes(Dataset[dict[str, Any]]):
         files: ImageMaskStore,
         size: int,
         layout: Literal["square", "fit"],
+        keep_ignored: bool = True,
     ) -> None:
-        self.episodes, self.contents, self.files, self.size, self.layout = episodes, contents, files, size, layout
+        self.episodes, self.contents, self.files, self.size = episodes, contents, files, size
+        self.layout, self.keep_ignored = layout, keep_ignored
 
     def __len__(self) -> int:
         return len(self.episodes)
@@ -126,6 +129,7 @@ class MultiEpisodes(Dataset[dict[str, Any]]):
 
     def _shot(self, name: str, class_id: int) -> tuple[torch.Tensor, torch.Tensor]:
         image, mask = self.files.image(name).astype(np.float32), self.files.read(name, class_id)
+        mask = mask if self.keep_ignored else without_ignored(mask)
         if self.layout == "square":
             return self._image(image), torch.from_numpy(squash_mask(mask, self.size, self.size))
         placed = np.zeros((self.size, self.size), np.uint8)

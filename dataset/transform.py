@@ -112,6 +112,11 @@ def pad_to_square(mask: Mask) -> Mask:
     return frame
 
 
+def without_ignored(mask: Mask) -> Mask:
+    """A mask whose ignored pixels are background."""
+    return np.where(mask == IGNORE, 0, mask).astype(np.uint8)
+
+
 def squash_image(image: Image, height: int, width: int) -> Image:
     """Bilinear as Pillow has it, averaging where it makes smaller; the evaluation of HSNet and those after it."""
     squashed = PillowImage.fromarray(image.astype(np.uint8)).resize((width, height), PillowImage.Resampling.BILINEAR)

@@ -14,6 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 import dataset.dataset as dataset_module
+from dataset.benchmarks.table import open_benchmark
 from dataset.dataset import Item, base_train_dataset, base_val_dataset, collate, test_dataset, train_dataset
 from dataset.episode import Episode, draw_absent, draw_episodes
 from dataset.index import load_index
@@ -182,7 +183,7 @@ def test_training_tells_impossible_classes(toy_root: Path, toy_config: MakeConfi
         train_dataset(cfg, index, files, list(index.by_class), 0, 0)
 
 
-def test_base_learner_labels(toy_root: Path, toy_config: MakeConfig) -> None:
+def test_base_learner_labels(toy_root: Path, toy_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = toy_config(toy_root, split=1, base_train_h=65)  # novel: 3, 4
     values = {0: 0, 1: 1, 2: 2, 3: 0, 4: 0, 5: 3, 6: 4, 7: 5, 8: 6, 255: 255}
     validation = base_val_dataset(cfg)
@@ -195,6 +196,9 @@ def test_base_learner_labels(toy_root: Path, toy_config: MakeConfig) -> None:
         np.testing.assert_array_equal(item["label"], expected)
     training = [base_train_dataset(cfg, 1, epoch) for epoch in (0, 0, 1)]
     assert len(training[0]) == 90
+    files = open_benchmark(cfg).base_files("train")
+    monkeypatch.setattr("dataset.benchmarks.layout.read_list", None)  # not read again
+    assert same(base_train_dataset(cfg, 1, 0, files)[7], training[0][7])
     items = [dataset[7] for dataset in training]
     assert same(items[0], items[1]) and not same(items[0], items[2])
     assert items[0]["image"].shape == (3, 65, 65) and items[0]["label"].dtype == torch.int64

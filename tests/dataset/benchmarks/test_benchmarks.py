@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from dataset.benchmarks import lvis92i
 from dataset.benchmarks.table import BENCHMARKS, open_benchmark, test_config
 from dataset.dataset import train_dataset
 from dataset.index import config_classes, list_files, load_index
+from dataset.lists import read_pickle
 from dataset.multiclass import MultiEpisodes, draw_ways
 from dataset.transform import squash_mask
 from engine.multiclass import test_ways as run_ways
@@ -98,10 +100,11 @@ def test_training_on_classes_of_their_own(tmp_path: Path) -> None:
     assert len(truth) == 30
 
 
-@pytest.mark.parametrize("name", ["fss1000", "suim"])
+@pytest.mark.parametrize("name", ["fss1000", "suim", "lvis92i"])
 def test_ways_where_every_class_has_a_mask_of_its_own(name: str, cfg: Config, tmp_path: Path) -> None:
     truth, root = build(name, tmp_path)
-    tested = cfg.model_copy(update={"test_set": name, "test_root": str(root), "seeds": [3], "test_episodes": 4})
+    place = {"test_set": name, "test_root": str(root), "test_fold": FOLDS.get(name, 0)}
+    tested = cfg.model_copy(update={**place, "seeds": [3], "test_episodes": 4})
     index, files = load_index(test_config(tested), "test")
     episodes = draw_ways(index.classes, list(index.by_class), 2, 1, 4, 3, label_all=True)
     dataset = MultiEpisodes(episodes, index.classes, files, 33, "square")
@@ -113,6 +116,15 @@ def test_ways_where_every_class_has_a_mask_of_its_own(name: str, cfg: Config, tm
         np.testing.assert_array_equal(dataset[number]["truth"], squash_mask(expected, 33, 33))
     result = run_ways(build_model(cfg, pretrained=False), tested, ProcessGroup(torch.device("cpu")), 2)
     assert set(result["runs"][0]["class_iou"]) == set(index.by_class)
+
+
+def test_annotations_are_read_once(cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, root = build("lvis92i", tmp_path)
+    read: list[Path] = []
+    monkeypatch.setattr(lvis92i, "read_pickle", lambda path: read.append(path) or read_pickle(path))
+    place = ("test_set", "lvis92i", "test_root", root, "test_fold", 1)
+    run_test(tmp_path, *place, "protocol", "hsnet", "test_episodes", 2, "metric_size", "")
+    assert len(read) == 1
 
 
 def test_table_of_names() -> None:
