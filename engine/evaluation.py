@@ -144,7 +144,8 @@ def make_episodes(
 
 def mark_hard(episodes: Sequence[Episode], index: ImageIndex) -> list[Episode]:
     """The episodes, those marked `hard` whose query shows another class too: only the support tells which is meant."""
-    return [replace(e, hard=bool({*index.classes.get(e.query, ())} - {e.class_id})) for e in episodes]
+    contents = index.contents or index.classes
+    return [replace(e, hard=bool({*contents.get(e.query, ())} - {e.class_id})) for e in episodes]
 
 
 def run_episodes(

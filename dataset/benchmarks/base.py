@@ -91,6 +91,7 @@ class ImageIndex:
     classes: dict[str, list[int]]  # image -> classes in its mask, ascending, however small
     by_class: dict[int, list[str]]  # wanted class -> its images above the area threshold, in list order
     hsnet: HsnetRule = field(default_factory=HsnetRule)
+    contents: dict[str, list[int]] | None = None  # image -> all classes in its mask, where `classes` are a list's alone
 
 
 def listed_index(by_class: dict[int, list[str]], lines: Sequence[tuple[str, int]] = (), **rule: Any) -> ImageIndex:

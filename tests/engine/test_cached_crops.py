@@ -4,6 +4,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,11 @@ from dataset.cached_crops import CropStore, crop_files
 from dataset.dataset import TrainingCrops, collate, train_augmentation, train_dataset
 from dataset.episode import wanted_classes
 from dataset.index import ImageIndex, ImageMaskStore, load_index
-from engine import cached_crops
 from engine.cached_crops import crop_digest, stored_crops
 from engine.loader import item_bytes
 from tests.toy import toy_config, write_toy
 from tools.cache import main as show_cache
-from util.config import Config
+from util.config import Config, restore_config
 from util.errors import UserError
 from util.image import ImageRule
 
@@ -47,7 +47,8 @@ class Segmenter(nn.Module):
 
     def __init__(self, rule: ImageRule = ImageRule()) -> None:
         super().__init__()
-        self.images, self.maps, self.backbone = rule, ("fine", "coarse"), Maps()
+        self.maps: tuple[str, ...] = ("fine", "coarse")
+        self.images, self.backbone = rule, Maps()
 
 
 @pytest.fixture
@@ -145,11 +146,11 @@ def test_crops_that_cannot_be_kept_are_refused_before_any_is_written(
         with pytest.raises(UserError, match=message):
             store_all(cfg.model_copy(update=change), Segmenter())
     method = Segmenter()
-    method.maps = ()  # type: ignore[assignment]
+    method.maps = ()
     with pytest.raises(UserError, match=r"^cached_crops: should be empty for HMNet, which takes no maps"):
         store_all(cfg, method)
-    disk = shutil._ntuple_diskusage(1, 1, 100)  # type: ignore[attr-defined]
-    monkeypatch.setattr(cached_crops.shutil, "disk_usage", lambda _: disk)
+    disk = SimpleNamespace(free=100)
+    monkeypatch.setattr("engine.cached_crops.shutil.disk_usage", lambda _: disk)
     with pytest.raises(UserError, match="the disk has 1e-07 GB left"):
         store_all(cfg, Segmenter())
     assert not files_of(cfg)
@@ -183,3 +184,15 @@ def test_what_is_kept_is_shown_and_cleared(cfg: Config, capsys: pytest.CaptureFi
     assert [*Path(cfg.crop_folder).iterdir()] == [own]
     show_cache([])
     assert " 0 files" in capsys.readouterr().out
+
+
+def test_former_names_of_keys_are_read(cfg: Config, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning) as caught:
+        former = toy_config(tmp_path, views=2, view_folder="exp/views")
+    assert (former.cached_crops, former.crop_folder) == (2, "exp/views")
+    told = [str(warning.message) for warning in caught]
+    assert any("views is now called cached_crops" in line for line in told)
+    assert any("view_folder is now called crop_folder" in line for line in told)
+    content = former.model_dump()
+    content |= {"views": content.pop("cached_crops"), "view_folder": content.pop("crop_folder")}
+    assert restore_config(content) == former

@@ -13,6 +13,7 @@ from dataset.dataset import test_dataset
 from dataset.episode import Episode
 from dataset.index import config_classes, load_index
 from dataset.lists import read_class_lists
+from engine.evaluation import make_episodes
 from tests.toy import ROOT, toy_config, write_toy
 from util.config import Config, load_config
 from util.errors import UserError
@@ -118,3 +119,19 @@ def test_public_lists_name_what_is_missing(tmp_path: Path, monkeypatch: pytest.M
         load_index(cfg, "test")
     with pytest.raises(UserError, match="data_set toy has no public lists"):
         load_index(toy_config(tmp_path, protocol="hsnet"), "test")
+
+
+def test_public_lists_know_all_that_a_query_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An episode is hard by what is in its query's mask, not by what a list says of it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_toy(tmp_path / "toy")
+    (tmp_path / "toy/lists/val").mkdir(parents=True)
+    masks = masks_of(tmp_path / "toy", "val")
+    shown = {Path(name).stem: {*np.unique(mask)} - {0, 255} for name, mask in masks.items()}
+    lines = [f"{name}__{class_id:02}" for name, present in shown.items() for class_id in present if class_id <= 5]
+    (tmp_path / "toy/lists/val/fold0.txt").write_text("\n".join(lines))
+    place = {"test_set": "pascal", "test_root": tmp_path / "toy", "protocol": "hsnet", "metric_size": ""}
+    drawn = make_episodes(toy_config(tmp_path, **place), 0, 40)
+    for episode in drawn.episodes:
+        assert episode.hard == (len(shown[Path(episode.query).stem]) > 1)
+    assert any({*shown[Path(e.query).stem]} - {1, 2, 3, 4, 5} for e in drawn.episodes)

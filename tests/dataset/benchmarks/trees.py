@@ -166,7 +166,7 @@ def suim(folder: Path, lists: Path, rng: np.random.Generator) -> Truth:
 
 
 def lvis92i(folder: Path, lists: Path, rng: np.random.Generator) -> Truth:
-    """25 classes of numbers beyond 255, one of a single image; overlapping classes, two instances, polygons and run lengths."""
+    """25 classes beyond 255, one of a single image; overlapping classes, two instances, polygons and run lengths."""
     truth: Truth = {}
     content: dict[int, dict[str, Any]] = {}
     for i, class_id in enumerate([*(rng.permutation(700)[:24] + 300).tolist(), 1001]):
