@@ -98,7 +98,7 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
         if novel and (empty := empty_classes(novel[0], names)):
             run.log.warning(f"not validated on, as no image shows enough of them: {empty}")
         for epoch in run.epochs():
-            dataset = train_dataset(cfg, index, files, classes, cfg.manual_seed, epoch, crops)
+            dataset = train_dataset(cfg, index, files, classes, cfg.manual_seed, epoch, crops, model.images)
             for batches in run.batches(dataset, collate):
                 if run.progress.step == middle:
                     validate(epoch - 0.5)

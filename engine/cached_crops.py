@@ -14,7 +14,7 @@ from dataset.dataset import TrainingCrops, collate, train_augmentation
 from dataset.episode import wanted_classes
 from dataset.index import ImageIndex, ImageMaskStore
 from engine.loader import load_steps
-from model.methods.hmnet import HMNet as Method
+from model.methods.method import Method
 from util.config import Config
 from util.errors import UserError
 

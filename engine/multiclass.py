@@ -65,7 +65,7 @@ def test_ways(model: Method, cfg: Config, process_group: ProcessGroup, ways: int
     for seed in _seeds(cfg, WAYS_SEEDS):
         count = cfg.test_episodes or 1000
         episodes = draw_ways(contents, novel, ways, cfg.shot, count, seed, label_all=data.data_set != "coco")
-        dataset = MultiEpisodes(episodes, contents, files, cfg.val_size, "square")
+        dataset = MultiEpisodes(episodes, contents, files, cfg.val_size, "square", model.images.keep_ignored)
         counts = _count(model, cfg, dataset, episodes, process_group, _predict_ways, 1 + max(novel))
         present = _ious(counts, novel, counts.false_present)
         everywhere = _ious(counts, novel, counts.false)
@@ -96,7 +96,7 @@ def test_generalized(model: Method, cfg: Config, process_group: ProcessGroup, fi
     for seed in _seeds(cfg, GENERALIZED_SEEDS):
         count = cfg.test_episodes or 1000
         episodes = draw_generalized(contents, base, novel, cfg.shot, count, seed, cfg.workers)
-        dataset = MultiEpisodes(episodes, contents, files, cfg.val_size, "fit")
+        dataset = MultiEpisodes(episodes, contents, files, cfg.val_size, "fit", model.images.keep_ignored)
         predict = _predict_novel_first if first == "novel" else _predict_base_first
         counts = _count(model, cfg, dataset, episodes, process_group, predict, 1 + max(*base, *novel))
         ious = _ious(counts, [*base, *novel], counts.false)
