@@ -20,10 +20,10 @@ if __name__ == "__main__":
 import torch
 from torch import nn
 
-from dataset.benchmarks.table import test_config
+from dataset.benchmarks.table import open_benchmark, test_config
 from dataset.dataset import collate, train_dataset
 from dataset.episode import check_possible, empty_classes
-from dataset.index import class_names, config_classes, load_index, validation_count
+from dataset.index import load_index, validation_count
 from dataset.reading import oversize_note
 from engine.cached_crops import stored_crops
 from engine.evaluation import EpisodeSet, make_episodes, run_episodes
@@ -64,7 +64,7 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
         novel = load_index(test_config(cfg), "val") if cfg.evaluate else None
     for each in [index, *(novel or ())[:1]]:
         check_possible(each, cfg.shot)
-    classes, names = config_classes(cfg, "train"), class_names(test_config(cfg))
+    classes, names = open_benchmark(cfg).wanted("train"), open_benchmark(test_config(cfg)).names()
     plan = StepPlan(len(index.images), cfg.batch_size, cfg.accumulate, process_group).check("batch_size")
 
     seed_all(cfg.manual_seed)
@@ -93,7 +93,7 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
             crops = stored_crops(cfg, model, index, files) if cfg.cached_crops else None
         if note := oversize_note([image for image, _ in files.values()], cfg.train_h, cfg.max_side):
             run.log.warning(note)
-        if empty := empty_classes(index, class_names(cfg)):
+        if empty := empty_classes(index, open_benchmark(cfg).names()):
             run.log.warning(f"left out of the draw, as no training image shows enough of them: {empty}")
         if novel and (empty := empty_classes(novel[0], names)):
             run.log.warning(f"not validated on, as no image shows enough of them: {empty}")

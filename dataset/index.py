@@ -13,21 +13,6 @@ VALIDATION_EPISODES = {"coco": 4000}  # where the config does not say how many; 
 VALIDATION_PASSES = 10  # over the validation images, above which more episodes only repeat the same queries
 
 
-def config_classes(cfg: Config, mode: Mode) -> list[int]:
-    """The classes wanted in a mode, ascending: base classes for training, novel classes for validation and testing."""
-    return open_benchmark(cfg).wanted(mode)
-
-
-def class_names(cfg: Config) -> dict[int, str]:
-    """Name of every class by its number; UserError when they cannot be read or are not num_classes."""
-    return open_benchmark(cfg).names()
-
-
-def list_files(cfg: Config, mode: Mode) -> ImageMaskStore:
-    """Image and mask file of every image in a mode's list, in list order; UserError names an image that is missing."""
-    return open_benchmark(cfg).base_files(mode)
-
-
 def load_index(cfg: Config, mode: Mode) -> tuple[ImageIndex, ImageMaskStore]:
     """Index of the fold's training or validation images, and the files of each; see the benchmark's `load`.
 

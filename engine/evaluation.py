@@ -196,7 +196,7 @@ def run_episodes(
                 for fields in zip(
                     numbers, batch["names"], batch["support_mask"], truths, predictions, ious, strict=True
                 ):
-                    observe(Outcome(*fields, dataset.rule))
+                    observe(Outcome(*fields)._replace(rule=dataset.rule))
     process_group.all_reduce(counts)  # integers: a row is zero on every rank but its own
     seconds = torch.tensor([(perf_counter() - start) / process_group.size, busy], dtype=torch.float64, device=device)
     total, compute = process_group.all_reduce(seconds).tolist()

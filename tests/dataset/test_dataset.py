@@ -21,6 +21,7 @@ from dataset.episode import Episode, draw_absent, draw_episodes
 from dataset.index import load_index
 from dataset.reading import read_pair
 from dataset.transform import fit_image, fit_mask
+from engine.evaluation import Outcome
 from util.config import Config
 from util.errors import UserError
 from util.image import ImageRule, normalise
@@ -242,6 +243,12 @@ def test_padded_items(toy_root: Path, toy_config: MakeConfig, metric_size: str) 
         outside = item["support_mask"][0].numpy().copy()
         outside[:height, :width] = 255
         assert (outside == 255).all()
+        known = item["names"], item["support_mask"], item["query_mask"]
+        [(drawn, mask)], drawn_query, judged = Outcome(0, *known, item["query_mask"], None, items.rule).images(files)
+        assert drawn.shape[:2] == mask.shape == (41, 41) and drawn_query.shape[:2] == judged.shape
+        if metric_size == "original":
+            np.testing.assert_array_equal(drawn_query[:h, :w], files.image(item["names"][0]))
+            assert not drawn_query[h:].any() and not drawn_query[:, w:].any()
 
 
 def test_averaged_images_and_masks_without_ignored_pixels(toy_root: Path, toy_config: MakeConfig) -> None:

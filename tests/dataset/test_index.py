@@ -15,7 +15,7 @@ import dataset.scan
 from dataset.benchmarks.coco import COCO_CLASSES
 from dataset.benchmarks.pascal import PASCAL_CLASSES
 from dataset.benchmarks.table import open_benchmark
-from dataset.index import ImageIndex, Mode, class_names, list_files, load_index, validation_count
+from dataset.index import ImageIndex, Mode, load_index, validation_count
 from dataset.scan import counts_folder, scan_masks
 from util.config import Config
 from util.errors import UserError
@@ -57,16 +57,16 @@ def scanned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_class_names(toy_root: Path, toy_config: MakeConfig) -> None:
     assert (len(PASCAL_CLASSES), len(COCO_CLASSES), len(set(COCO_CLASSES))) == (20, 80, 80)
     assert (PASCAL_CLASSES[14], COCO_CLASSES[0], COCO_CLASSES[79]) == ("person", "person", "toothbrush")
-    assert class_names(toy_config(toy_root))[3] == "thing 3"
-    assert class_names(toy_config(toy_root, data_set="pascal", num_classes=20))[20] == "tvmonitor"
+    assert open_benchmark(toy_config(toy_root)).names()[3] == "thing 3"
+    assert open_benchmark(toy_config(toy_root, data_set="pascal", num_classes=20)).names()[20] == "tvmonitor"
     with pytest.raises(UserError, match=r"num_classes: 7, but .*classes\.txt has classes 1\.\.8"):
-        class_names(toy_config(toy_root, num_classes=7))
+        open_benchmark(toy_config(toy_root, num_classes=7)).names()
     (toy_root / "classes.txt").write_text("1 cat\nsecond dog\n")
     with pytest.raises(UserError, match=r"classes\.txt:2: "):
-        class_names(toy_config(toy_root, num_classes=2, folds=2))
+        open_benchmark(toy_config(toy_root, num_classes=2, folds=2)).names()
     (toy_root / "classes.txt").unlink()
     with pytest.raises(UserError, match=r"classes\.txt: no readable class file"):
-        class_names(toy_config(toy_root))
+        open_benchmark(toy_config(toy_root)).names()
 
 
 @pytest.mark.parametrize("mode", ["train", "val"])
@@ -107,7 +107,7 @@ def test_rare_classes_are_left_out(toy_root: Path, toy_config: MakeConfig) -> No
 
 def test_base_learner_sees_the_whole_list(toy_root: Path, toy_config: MakeConfig) -> None:
     lines = (toy_root / "ImageSets" / "train.txt").read_text().splitlines()
-    files = list_files(toy_config(toy_root), "train")
+    files = open_benchmark(toy_config(toy_root)).base_files("train")
     assert [f"{image.relative_to(toy_root)} {mask.relative_to(toy_root)}" for image, mask in files.values()] == lines
 
 

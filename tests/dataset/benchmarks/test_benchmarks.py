@@ -11,7 +11,7 @@ import torch
 from dataset.benchmarks import lvis92i
 from dataset.benchmarks.table import BENCHMARKS, open_benchmark, test_config
 from dataset.dataset import train_dataset
-from dataset.index import config_classes, list_files, load_index
+from dataset.index import load_index
 from dataset.lists import read_pickle
 from dataset.multiclass import MultiEpisodes, draw_ways
 from dataset.transform import squash_mask
@@ -90,14 +90,16 @@ def test_training_on_classes_of_their_own(tmp_path: Path) -> None:
     (root / "lists/fss/val.txt").write_text("abe's_flyingfish\n")
     cfg = toy_config(tmp_path, data_set="fss1000", data_root=root, ensemble=False)
     index, files = load_index(cfg, "train")
-    classes = config_classes(cfg, "train")
+    classes = open_benchmark(cfg).wanted("train")
     assert len(index.images) == 20 and sorted(index.by_class) == classes and not set(classes) & {1, 2, 3}
     item = train_dataset(cfg, index, files, classes, 1, 0)[3]
     assert item["class_index"] in (0, 1) and (item["query_mask"] == 1).any()
     names = open_benchmark(cfg).names()
-    assert names[classes[0]] == "ox_cart" and list(load_index(cfg, "val")[0].by_class) == config_classes(cfg, "val")
+    assert names[classes[0]] == "ox_cart" and list(load_index(cfg, "val")[0].by_class) == open_benchmark(cfg).wanted(
+        "val"
+    )
     with pytest.raises(UserError, match="fss1000 has no index masks for a base learner; set ensemble False"):
-        list_files(cfg, "train")
+        open_benchmark(cfg).base_files("train")
     assert len(truth) == 30
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from dataset.benchmarks.table import open_benchmark, test_config
 from dataset.dataset import test_dataset
 from dataset.episode import Episode
-from dataset.index import config_classes, load_index
+from dataset.index import load_index
 from dataset.lists import read_class_lists
 from engine.evaluation import make_episodes
 from tests.toy import ROOT, toy_config, write_toy
@@ -37,7 +37,7 @@ def test_training_lists(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     cfg = toy_config(tmp_path, train_list=kind, split=1)
     assert cfg.list_kind == ("all" if kind == "all" else "filtered")
     index, files = load_index(cfg, "train")
-    masks, base = masks_of(tmp_path / "toy", "train"), set(config_classes(cfg, "train"))
+    masks, base = masks_of(tmp_path / "toy", "train"), set(open_benchmark(cfg).wanted("train"))
     expected = []
     for name, mask in masks.items():
         present = {c for c in range(1, 9) if (mask == c).any()}
@@ -99,7 +99,7 @@ def test_counts_of_the_real_lists() -> None:
 def test_fold_without_novel_classes(tmp_path: Path) -> None:
     cfg = load_config(ROOT / "config/base/pascal.yaml", ["split", "4", "data_root", str(tmp_path)])
     assert (cfg.novel_class_count, cfg.base_class_count) == (0, 20)
-    assert (config_classes(cfg, "train"), config_classes(cfg, "val")) == (list(range(1, 21)), [])
+    assert (open_benchmark(cfg).wanted("train"), open_benchmark(cfg).wanted("val")) == (list(range(1, 21)), [])
     with pytest.raises(UserError, match="split: 4 has no novel classes; set test_set"):
         load_index(cfg, "val")
     with pytest.raises(UserError, match="split: 5"):
