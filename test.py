@@ -10,9 +10,9 @@ from util.arguments import evaluation_arguments, experiment_config
 if __name__ == "__main__":
     ARGUMENTS = evaluation_arguments()  # before PyTorch, whose import takes seconds
 
-from dataset.benchmarks.table import test_config
+from dataset.benchmarks.table import open_benchmark, test_config
 from dataset.episode import empty_classes, write_episodes
-from dataset.index import ImageIndex, class_names, config_classes, load_index
+from dataset.index import ImageIndex, load_index
 from engine.evaluation import (
     Segment,
     describe_test,
@@ -88,7 +88,7 @@ def write_result(path: Path, cfg: Config, method: Tested, results: dict[int, Res
         "weights": method.weights and str(method.weights),
         "config": cfg.model_dump(),
         "test": describe_test(cfg),
-        "classes": class_names(test_config(cfg)),
+        "classes": open_benchmark(test_config(cfg)).names(),
         "results": [{"seed": seed, **result.to_dict()} for seed, result in results.items()],
         "aggregate": aggregate(list(results.values())),
         **{key: value for key, value in more.items() if value},
@@ -103,13 +103,13 @@ def announce(log: RunLog, cfg: Config, method: Tested, novel: ImageIndex) -> lis
     log.info(f"{cfg.data_set} split {cfg.split}, {cfg.shot} shot, weights: {known}")
     if method.note:
         log.warning(method.note)
-    about, names = describe_test(cfg), class_names(data)
+    about, names = describe_test(cfg), open_benchmark(data).names()
     log.info(", ".join(f"{key} {value}" for key, value in about.items() if value != "" and key != "notes"))
     for note in about["notes"]:
         log.info(f"note: {note}")
     if empty := empty_classes(novel, names):
         log.warning(f"not tested, as no image shows enough of them: {empty}")
-    left_out = [names[class_id] for class_id in config_classes(data, "test") if class_id not in novel.by_class]
+    left_out = [names[class_id] for class_id in open_benchmark(data).wanted("test") if class_id not in novel.by_class]
     if left_out:
         log.info(f"left out, with fewer images than min_class_images: {', '.join(left_out)}")
     return left_out
@@ -119,7 +119,7 @@ def test(cfg: Config, arguments: Namespace, process_group: ProcessGroup) -> None
     """Evaluate every seed, then print the figures."""
     method = load_method(cfg, process_group)
     path = arguments.result or cfg.experiment_dir / f"result_{result_name(cfg, method.name)}.json"
-    names, panels = class_names(test_config(cfg)), path.parent / f"panels_{result_name(cfg, method.name)}"
+    names, panels = open_benchmark(test_config(cfg)).names(), path.parent / f"panels_{result_name(cfg, method.name)}"
 
     def save_panel(title: str, picture: RGB) -> None:
         save_image(panels / f"{title.replace('/', '_')}.png", picture)
@@ -174,7 +174,7 @@ def test_several(cfg: Config, arguments: Namespace, process_group: ProcessGroup)
     how = {**describe_test(cfg), "protocol": content["kind"], "metric_size": content["metric_size"]}
     about = {"method": method.name, "weights": str(method.weights), "config": cfg.model_dump(), "test": how}
     if process_group.is_main:
-        content |= {**about, "classes": class_names(test_config(cfg))}
+        content |= {**about, "classes": open_benchmark(test_config(cfg)).names()}
         atomic_write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         for figure, value in content["aggregate"].items():
             print(f"{figure} over {len(content['runs'])} runs: {percent(value['mean'])} +- {percent(value['std'])}")

@@ -21,11 +21,12 @@ if __name__ == "__main__":
 import torch
 from torch import nn
 
-from dataset.benchmarks.table import test_config
+from dataset.benchmarks.table import open_benchmark, test_config
 from dataset.dataset import collate, train_dataset
 from dataset.episode import check_possible, empty_classes
-from dataset.index import ImageIndex, class_names, config_classes, load_index
+from dataset.index import ImageIndex, load_index, validation_count
 from dataset.reading import oversize_note
+from engine.cached_crops import stored_crops
 from engine.evaluation import EpisodeSet, make_episodes, run_episodes
 from engine.learner import Learner, Output, Tensors
 from engine.loader import StepPlan
@@ -33,7 +34,6 @@ from engine.metric import count_pixels
 from engine.optim import method_optimizers
 from engine.panels import panel_drawer
 from engine.run import Paths, Run
-from engine.views import stored_views
 from model.build import build_model
 from model.methods.method import Method
 from util.config import Config
@@ -65,7 +65,7 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
         novel = load_index(test_config(cfg), "val") if cfg.evaluate else None
     for each in [index, *(novel or ())[:1]]:
         check_possible(each, cfg.shot)
-    classes, names = config_classes(cfg, "train"), class_names(test_config(cfg))
+    classes, names = open_benchmark(cfg).wanted("train"), open_benchmark(test_config(cfg)).names()
     plan = StepPlan(len(index.images), cfg.batch_size, cfg.accumulate, process_group).check("batch_size")
 
     seed_all(cfg.manual_seed)
@@ -76,14 +76,13 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
     optimizers = {name: schedule.optimizer for name, schedule in schedules.items()}
     # Some parameters get no gradient: those behind the last block's support, and the shot weights of one shot.
     learner = Learner(model, optimizers, process_group, cfg.amp, cfg.compile, True, cfg.max_skipped_steps)
-    with process_group.main_first():
-        views = stored_views(cfg, model, index, files) if cfg.views else None
     run = Run(cfg, run_paths(cfg), plan, learner, cfg.epochs, cfg.stop_interval)
     middle = round(plan.steps / 2) + 1  # as the released code counts
 
     @lru_cache(maxsize=1)
     def episodes(seed: int) -> EpisodeSet:
-        return make_episodes(cfg, seed, cfg.val_episodes, novel)
+        assert novel is not None
+        return make_episodes(cfg, seed, validation_count(cfg, novel[0]), novel)
 
     def validate(position: float) -> None:
         if validates(cfg, position):
@@ -92,8 +91,10 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
 
     with run.started(viz):
         announce(run, model, index, novel and novel[0], [image for image, _ in files.values()])
+        with process_group.main_first(), run.stop.waiting():
+            crops = stored_crops(cfg, model, index, files) if cfg.cached_crops else None
         for epoch in run.epochs():
-            dataset = train_dataset(cfg, index, files, classes, cfg.manual_seed, epoch, views)
+            dataset = train_dataset(cfg, index, files, classes, cfg.manual_seed, epoch, crops, model.images)
             for batches in run.batches(dataset, collate):
                 if run.progress.step == middle:
                     validate(epoch - 0.5)
@@ -107,20 +108,20 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
 
 def announce(run: Run, model: Method, index: ImageIndex, novel: ImageIndex | None, images: Sequence[Path]) -> None:
     """Say what is trained on what, how long an epoch is, and what of the data is left out."""
-    cfg, names = run.cfg, class_names(run.cfg)
-    sizes = [sum(p.numel() for p in model.parameters() if p.requires_grad == learns) / 1e6 for learns in (True, False)]
-    run.log.info(
-        f"{cfg.arch} on {run.process_group.device}: {sizes[0]:.2f} M parameters learn, {sizes[1]:.2f} M do not"
-    )
+    cfg, names = run.cfg, open_benchmark(run.cfg).names()
+    learnt, frozen = (sum(p.numel() for p in model.parameters() if p.requires_grad == x) / 1e6 for x in (True, False))
+    run.log.info(f"{cfg.arch} on {run.process_group.device}: {learnt:.2f} M parameters learn, {frozen:.2f} M do not")
     counts = ", ".join(f"{names[class_id]} {len(of_class)}" for class_id, of_class in index.by_class.items())
     run.log.info(f"{cfg.data_set} split {cfg.split}: {len(index.images)} training images ({counts})")
-    validation = f", validated on {cfg.val_episodes} episodes from epoch {cfg.val_start_epoch} on" if novel else ""
-    run.log.info(f"an epoch has {run.plan.steps} steps of {run.plan.items_per_step} episodes{validation}")
+    validation = (
+        f", validated on {validation_count(cfg, novel)} episodes from epoch {cfg.val_start_epoch} on" if novel else ""
+    )
+    run.log.info(f"an epoch has {run.plan.steps} steps of {run.plan.items_per_step} episodes{often}")
     if note := oversize_note(images, cfg.train_h, cfg.max_side):
         run.log.warning(note)
     if empty := empty_classes(index, names):
         run.log.warning(f"left out of the draw, as no training image shows enough of them: {empty}")
-    if novel and (empty := empty_classes(novel, class_names(test_config(cfg)))):
+    if novel and (empty := empty_classes(novel, open_benchmark(test_config(cfg)).names())):
         run.log.warning(f"not validated on, as no image shows enough of them: {empty}")
 
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from dataset.dataset import base_train_dataset, base_val_dataset, collate
+from dataset.benchmarks.table import open_benchmark
+from dataset.dataset import BaseValidation, base_train_dataset, base_val_dataset, collate
 from dataset.reading import oversize_note
 from engine.learner import Learner, Output, Tensors
 from engine.loader import StepPlan, load_steps, shard_batches
@@ -51,7 +52,8 @@ def main(arguments: Namespace) -> None:
 def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
     """Train until the last epoch, or until validation has stopped improving; config/base explains every key."""
     make_deterministic(cfg.deterministic)
-    images = [image for image, _ in base_train_dataset(cfg, cfg.manual_seed, epoch=1).pairs]
+    files = open_benchmark(cfg).base_files("train")
+    images = [image for image, _ in files.values()]
     plan = StepPlan(len(images), process_batch(cfg, process_group), cfg.accumulate, process_group).check(
         "base_batch_size"
     )
@@ -62,16 +64,17 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
     learner = Learner(model, {"all": sgd}, process_group, cfg.amp, cfg.compile, max_skipped=cfg.max_skipped_steps)
     run = Run(cfg, run_paths(cfg), plan, learner, cfg.base_epochs, cfg.base_stop_interval, weights)
 
+    validation = base_val_dataset(cfg)
     with run.started(viz):
         if note := oversize_note(images, cfg.train_h, cfg.max_side):
             run.log.warning(note)
         for epoch in run.epochs():
-            for batches in run.batches(base_train_dataset(cfg, cfg.manual_seed, epoch), collate):
+            for batches in run.batches(base_train_dataset(cfg, cfg.manual_seed, epoch, files), collate):
                 rate = poly_rate(cfg.base_lr_encoder, run.iteration, run.iterations, cfg.power)
                 set_rates(sgd, rate, cfg.base_index_split)
                 report = learner.accumulate(batches, forward, target="label")
                 run.stepped(report, rate, learner.step())
-            run.validate(epoch, lambda: measure(model, cfg, process_group))
+            run.validate(epoch, lambda: measure(model, cfg, process_group, validation))
         if (own := run.progress.best) is not None and (published := base_miou(cfg)) is not None:
             run.log.info(f"mIoU of the base classes: {100 * own:.2f}, published {published:.2f}")
 
@@ -96,13 +99,13 @@ def forward(network: nn.Module, batch: Tensors) -> Output:
     return Output({"cross_entropy": loss}, {"pixel accuracy": accuracy})
 
 
-def measure(model: PSPNet, cfg: Config, process_group: ProcessGroup) -> dict[str, float]:
+def measure(model: PSPNet, cfg: Config, process_group: ProcessGroup, dataset: BaseValidation) -> dict[str, float]:
     """Mean IoU over the base classes on the validation list, at the labels' own sizes, and pixel accuracy."""
     process_group.broadcast_buffers(model)  # on CPUs every process has its own running statistics
     network = copy.deepcopy(model).eval()  # to fold the batch norms of
     fold_batch_norms(network)
     network.to(memory_format=torch.channels_last)
-    dataset, size = base_val_dataset(cfg), 1 + cfg.base_class_count
+    size = 1 + cfg.base_class_count
     batches = shard_batches(len(dataset), cfg.batch_size_val, process_group)
     confusion = torch.zeros(size, size, dtype=torch.int64, device=process_group.device)  # (label, prediction)
     loader = load_steps(dataset, batches, 1, cfg.loader_worker_count, collate)

@@ -1,7 +1,7 @@
 """From episodes and lists to tensors: meta-training, testing, and the base learner's training and validation."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,29 +9,42 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from dataset.benchmarks.base import ImageIndex, ImageMaskStore
+from dataset.benchmarks.table import open_benchmark
+from dataset.cached_crops import Crop, CropStore
 from dataset.episode import Episode, absent_classes, check_possible, draw_absent, draw_episode, hard_images
-from dataset.index import ImageIndex, ImageMaskStore, config_classes, list_files
 from dataset.reading import check_sizes, read_pair
-from dataset.transform import Augmentation, Image, Mask, fill_boxes, paste, squash_image, squash_mask
-from dataset.views import View, ViewStore
+from dataset.recent import RecentArrays
+from dataset.transform import (
+    Augmentation,
+    Image,
+    Mask,
+    fill_boxes,
+    fit_image,
+    fit_mask,
+    pad_to_square,
+    paste,
+    without_ignored,
+)
 from util.config import Config
 from util.errors import UserError
-from util.image import normalise, resize_image, resize_mask
+from util.image import ImageRule, normalise, resize_image
 from util.pixels import IGNORE
 
 Item = dict[str, Any]
 
 KEEP_OBJECT = 0.85  # of the object's pixels, in a crop for an episode
+DECODED_BYTES = 2**28  # of images and masks that an evaluation keeps, over all its loader workers
 
 
 class EvaluationEpisodes(Dataset[Item]):
-    """The given episodes at one size. Item:
+    """The given episodes at one size, images as a method's `rule` says. Item:
 
     query (3, size, size) and support (K, 3, size, size) float32 normalised, the supports in the network's order;
-    support_mask (K, size, size) and query_mask (h, w), of its own size unless metric_size is "input", uint8: 1 object,
-    0 other, 255 ignore;
+    support_mask (K, size, size) and query_mask (h, w), uint8: 1 object, 0 other, 255 ignore. The query's is of its own
+    size, on a square of its longer side where images are padded, or with metric_size "input" of the query's size;
     class_index, position in `classes`; class_id; names: query, then supports, last drawn first; number.
-    With `squash` images are resized as HSNet does. UserError for files that cannot be read or do not hold the class.
+    UserError for files that cannot be read or do not hold the class.
     """
 
     def __init__(
@@ -42,32 +55,43 @@ class EvaluationEpisodes(Dataset[Item]):
         size: int,
         ann_type: str = "mask",
         max_side: int | None = None,
-        squash: bool = False,
+        rule: ImageRule = ImageRule(),
         metric_size: str = "original",
     ) -> None:
         self.episodes, self.files, self.classes = episodes, files, list(classes)
         self.size, self.ann_type, self.max_side, self.metric_size = size, ann_type, max_side, metric_size
-        self.resize = (squash_image, squash_mask) if squash else (resize_image, resize_mask)
+        self.rule, self.recent = rule, RecentArrays(DECODED_BYTES)
 
     def __len__(self) -> int:
         return len(self.episodes)
 
     def __getitem__(self, number: int) -> Item:
-        episode = self.episodes[number]
-        support_names, (of_image, of_mask), size = episode.support[::-1], self.resize, (self.size, self.size)
-        query, query_mask = _read_object(self.files, episode.query, episode.class_id, self.max_side)
+        episode, files = self.episodes[number], (self.files, self.max_side, self.recent)
+        support_names = episode.support[::-1]
+        query, query_mask = _read_object(episode.query, episode.class_id, *files)
         shown = episode.class_id if episode.support_class is None else episode.support_class
-        support = [_read_support(self.files, name, shown, self.ann_type, self.max_side) for name in support_names]
+        images, masks = zip(*(_read_support(name, shown, self.ann_type, *files) for name in support_names), strict=True)
+        if not self.rule.keep_ignored:
+            masks = tuple(without_ignored(mask) for mask in masks)
+        pairs = zip(images, masks, strict=True)
         return {
-            "query": normalise(of_image(query, *size)),
-            "support": torch.stack([normalise(of_image(image, *size)) for image, _ in support]),
-            "support_mask": torch.stack([_tensor(of_mask(mask, *size)) for _, mask in support]),
-            "query_mask": _tensor(query_mask if self.metric_size == "original" else of_mask(query_mask, *size)),
+            "query": self._fit(query, query_mask),
+            "support": torch.stack([self._fit(image, mask) for image, mask in pairs]),
+            "support_mask": torch.stack([_tensor(fit_mask(mask, self.size, self.rule)) for mask in masks]),
+            "query_mask": _tensor(self._truth(query_mask)),
             "class_index": self.classes.index(episode.class_id),
             "class_id": episode.class_id,
             "names": [episode.query, *support_names],
             "number": number,
         }
+
+    def _fit(self, image: Image, mask: Mask) -> torch.Tensor:
+        return normalise(fit_image(image, self.size, self.rule, mask.shape))
+
+    def _truth(self, mask: Mask) -> Mask:
+        if self.metric_size == "input":
+            return fit_mask(mask, self.size, self.rule)
+        return pad_to_square(mask) if self.rule.fit == "padded" else mask.copy()
 
 
 class TrainingEpisodes(Dataset[Item]):
@@ -79,8 +103,9 @@ class TrainingEpisodes(Dataset[Item]):
     `paste_queries` of queries an object of another class is pasted. Item:
 
     query (3, H, W) and support (K, 3, H, W) float32 normalised; masks (K, H, W) uint8 and (H, W) int64:
-    1 object, 0 other, 255 ignore; class_index, position in `classes`; class_id; names, query first.
-    With `views` the backbone's maps of them (C, h, w) stand for the images.
+    1 object, 0 other, 255 ignore, which becomes background in support masks unless `keep_ignored`;
+    class_index, position in `classes`; class_id; names, query first.
+    With `crops` the backbone's maps by name, (C, h, w) and (K, C, h, w), stand for the images.
     UserError when a class has too few images, and for files that cannot be read or do not hold the class.
     """
 
@@ -98,12 +123,13 @@ class TrainingEpisodes(Dataset[Item]):
         hard_queries: float = 0,
         absent_queries: float = 0,
         paste_queries: float = 0,
-        views: ViewStore | None = None,
+        crops: CropStore | None = None,
+        keep_ignored: bool = True,
     ) -> None:
         check_possible(index, shot)
         self.index, self.files, self.classes, self.shot = index, files, list(classes), shot
         self.augmentation, self.seed, self.epoch = augmentation, seed, epoch
-        self.ann_type, self.max_side, self.views = ann_type, max_side, views
+        self.ann_type, self.max_side, self.crops, self.keep_ignored = ann_type, max_side, crops, keep_ignored
         self.hard_queries, self.absent_queries, self.paste_queries = hard_queries, absent_queries, paste_queries
         self.hard = hard_images(index) if hard_queries else {}
 
@@ -123,10 +149,11 @@ class TrainingEpisodes(Dataset[Item]):
         if absent:
             episode, query_mask = absent, np.where(query_mask == IGNORE, query_mask, 0)
         support = [self._seen(name, episode.class_id, self.ann_type, rng) for name in episode.support]
+        masks = [mask if self.keep_ignored else without_ignored(mask) for _, mask in support]
         return {
             "query": query,
-            "support": torch.stack([image for image, _ in support]),
-            "support_mask": torch.stack([_tensor(mask) for _, mask in support]),
+            "support": _collate([image for image, _ in support]),
+            "support_mask": torch.stack([_tensor(mask) for mask in masks]),
             "query_mask": _tensor(query_mask).long(),
             "class_index": self.classes.index(episode.class_id),
             "class_id": episode.class_id,
@@ -139,36 +166,36 @@ class TrainingEpisodes(Dataset[Item]):
 
     def _seen(
         self, name: str, class_id: int, ann_type: str, rng: random.Random, pasted: bool = False
-    ) -> tuple[torch.Tensor, Mask]:
+    ) -> tuple[torch.Tensor | dict[str, torch.Tensor], Mask]:
         """An image as the network takes it, changed at random, and the mask of the class in it (H, W)."""
-        if self.views:
-            number = rng.randrange(self.views.count)
-            return self.views.read(self.files, name, class_id, -1 - number if pasted else number)
+        if self.crops:
+            number = rng.randrange(self.crops.count)
+            return self.crops.read(self.files, name, class_id, -1 - number if pasted else number)
         return _changed(self, name, class_id, ann_type, rng, pasted)
 
 
-class TrainingViews(Dataset[Item]):
-    """The given views of training images, each one random change that is a function of its (name, class, number).
+class TrainingCrops(Dataset[Item]):
+    """The given crops of training images, each one random change that is a function of its (name, class, number).
 
     Item: image (3, H, W) float32 normalised, mask (H, W) uint8 as in TrainingEpisodes. UserError as there.
     """
 
     def __init__(
         self,
-        views: Sequence[View],
+        crops: Sequence[Crop],
         index: ImageIndex,
         files: ImageMaskStore,
         augmentation: Augmentation,
         max_side: int | None = None,
     ) -> None:
-        self.views, self.index, self.files = views, index, files
+        self.crops, self.index, self.files = crops, index, files
         self.augmentation, self.max_side = augmentation, max_side
 
     def __len__(self) -> int:
-        return len(self.views)
+        return len(self.crops)
 
     def __getitem__(self, item: int) -> Item:
-        name, class_id, number = self.views[item]
+        name, class_id, number = self.crops[item]
         rng = random.Random(f"{name}/{class_id}/{number}")
         image, mask = _changed(self, name, class_id, "mask", rng, pasted=number < 0)
         return {"image": image, "mask": _tensor(mask)}
@@ -220,19 +247,22 @@ class BaseValidation(Dataset[Item]):
 
 
 def test_dataset(
-    cfg: Config, episodes: Sequence[Episode], files: ImageMaskStore, classes: Sequence[int]
+    cfg: Config,
+    episodes: Sequence[Episode],
+    files: ImageMaskStore,
+    classes: Sequence[int],
+    rule: ImageRule = ImageRule(),
 ) -> EvaluationEpisodes:
-    """The test episodes of a config."""
-    squash = cfg.protocol == "hsnet"
-    return EvaluationEpisodes(
-        episodes, files, classes, cfg.val_size, cfg.ann_type, cfg.max_side, squash, cfg.metric_size
-    )
+    """The test episodes of a config, images as the method's rule says; `protocol: hsnet` squashes them in any case."""
+    if cfg.protocol == "hsnet":
+        rule = rule._replace(fit="square", resample="antialias")
+    return EvaluationEpisodes(episodes, files, classes, cfg.val_size, cfg.ann_type, cfg.max_side, rule, cfg.metric_size)
 
 
-def train_augmentation(cfg: Config) -> Augmentation:
+def train_augmentation(cfg: Config, rule: ImageRule = ImageRule()) -> Augmentation:
     """How meta-training changes images."""
-    rotation = (cfg.rotate_min, cfg.rotate_max)
-    return Augmentation(cfg.train_h, cfg.train_w, (cfg.scale_min, cfg.scale_max), rotation, KEEP_OBJECT)
+    scales, rotation = (cfg.scale_min, cfg.scale_max), (cfg.rotate_min, cfg.rotate_max)
+    return Augmentation(cfg.train_h, cfg.train_w, scales, rotation, KEEP_OBJECT, rule.augment)
 
 
 def train_dataset(
@@ -242,42 +272,58 @@ def train_dataset(
     classes: Sequence[int],
     seed: int,
     epoch: int,
-    views: ViewStore | None = None,
+    crops: CropStore | None = None,
+    rule: ImageRule = ImageRule(),
 ) -> TrainingEpisodes:
-    """The meta-training episodes of one epoch of a config."""
+    """The meta-training episodes of one epoch of a config, images as the method's rule says."""
     shares, read = (cfg.hard_queries, cfg.absent_queries, cfg.paste_queries), (cfg.ann_type, cfg.max_side)
+    augmentation, drawn = train_augmentation(cfg, rule), (seed, epoch)
     return TrainingEpisodes(
-        index, files, classes, cfg.shot, train_augmentation(cfg), seed, epoch, *read, *shares, views
+        index, files, classes, cfg.shot, augmentation, *drawn, *read, *shares, crops, rule.keep_ignored
     )
 
 
-def base_train_dataset(cfg: Config, seed: int, epoch: int) -> BaseTraining:
-    """One epoch of the base learner's images: the whole training list, novel classes as background."""
+def base_train_dataset(cfg: Config, seed: int, epoch: int, files: ImageMaskStore | None = None) -> BaseTraining:
+    """One epoch of the base learner's images: the whole training list, novel classes as background.
+
+    `files` are those of the list, where they are at hand: else it is read.
+    """
     scales, rotation = (cfg.base_scale_min, cfg.base_scale_max), (cfg.rotate_min, cfg.rotate_max)
     augmentation = Augmentation(cfg.base_train_h, cfg.base_train_h, scales, rotation, keep_object=0)
-    classes = config_classes(cfg, "train")
-    return BaseTraining(list_files(cfg, "train"), classes, augmentation, seed, epoch, cfg.max_side)
+    benchmark = open_benchmark(cfg)
+    files = benchmark.base_files("train") if files is None else files
+    return BaseTraining(files, benchmark.wanted("train"), augmentation, seed, epoch, cfg.max_side)
 
 
 def base_val_dataset(cfg: Config) -> BaseValidation:
     """The base learner's validation images: the whole validation list, novel classes as background."""
-    return BaseValidation(list_files(cfg, "val"), config_classes(cfg, "train"), cfg.base_train_h, cfg.max_side)
+    benchmark = open_benchmark(cfg)
+    return BaseValidation(benchmark.base_files("val"), benchmark.wanted("train"), cfg.base_train_h, cfg.max_side)
 
 
 def collate(items: Sequence[Item]) -> Item:
-    """A batch: tensors are stacked where their shapes agree, else listed; numbers become (B,) int64, names a list."""
+    """A batch: tensors are stacked where their shapes agree, else listed; numbers become (B,) int64, names a list.
+
+    Tensors by name become batches by name.
+    """
     return {key: _collate([item[key] for item in items]) for key in items[0]}
 
 
 def _collate(values: list[Any]) -> Any:
+    if isinstance(values[0], Mapping):
+        return {key: _collate([value[key] for value in values]) for key in values[0]}
     if isinstance(values[0], torch.Tensor):
         return torch.stack(values) if len({value.shape for value in values}) == 1 else values
     return torch.tensor(values) if isinstance(values[0], int) else values
 
 
-def _read_object(files: ImageMaskStore, name: str, class_id: int, max_side: int | None) -> tuple[Image, Mask]:
-    """An image and the mask of one class in it: 1 where that class is, 255 kept, else 0."""
-    image, mask = files.image(name, max_side), files.read(name, class_id)
+def _read_object(
+    name: str, class_id: int, files: ImageMaskStore, max_side: int | None, recent: RecentArrays | None = None
+) -> tuple[Image, Mask]:
+    """An image and the mask of one class in it: 1 where that class is, 255 kept, else 0; the mask may be shared."""
+    recent = recent or RecentArrays(0)
+    image = recent.get(name, lambda: files.image(name, max_side))
+    mask = recent.get((name, class_id), lambda: files.read(name, class_id))
     check_sizes(files.size(name) if max_side else image.shape[:2], mask, *files[name])
     if not (mask == 1).any() and not files.may_be_empty:
         raise UserError(f"{files[name][1]}: no pixel of class {class_id}; draw the episodes from the masks as they are")
@@ -285,24 +331,29 @@ def _read_object(files: ImageMaskStore, name: str, class_id: int, max_side: int 
 
 
 def _read_support(
-    files: ImageMaskStore, name: str, class_id: int, ann_type: str, max_side: int | None
+    name: str,
+    class_id: int,
+    ann_type: str,
+    files: ImageMaskStore,
+    max_side: int | None,
+    recent: RecentArrays | None = None,
 ) -> tuple[Image, Mask]:
-    image, mask = _read_object(files, name, class_id, max_side)
+    image, mask = _read_object(name, class_id, files, max_side, recent)
     return image, fill_boxes(mask) if ann_type == "bbox" else mask
 
 
 def _changed(
-    data: TrainingEpisodes | TrainingViews, name: str, class_id: int, ann_type: str, rng: random.Random, pasted: bool
+    data: TrainingEpisodes | TrainingCrops, name: str, class_id: int, ann_type: str, rng: random.Random, pasted: bool
 ) -> tuple[torch.Tensor, Mask]:
     """An image, normalised, and the mask of the class in it, changed at random.
 
     With `pasted` an object of a wanted class that it lacks lies over it, unless it has them all.
     """
-    index, files, max_side = data.index, data.files, data.max_side
-    image, mask = data.augmentation(*_read_support(files, name, class_id, ann_type, max_side), rng)
+    index, files = data.index, (data.files, data.max_side)
+    image, mask = data.augmentation(*_read_support(name, class_id, ann_type, *files), rng)
     if pasted and (absent := absent_classes(index, name)):
         other = rng.choice(absent)
-        image, mask = paste(image, mask, *_read_object(files, rng.choice(index.by_class[other]), other, max_side), rng)
+        image, mask = paste(image, mask, *_read_object(rng.choice(index.by_class[other]), other, *files), rng)
     return normalise(image), mask
 
 

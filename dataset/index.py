@@ -1,4 +1,4 @@
-"""Which images count for which class of a fold: the benchmark of a config, asked in one line."""
+"""Which images count for which class of a fold, and how many episodes are drawn from them."""
 
 from dataclasses import replace
 
@@ -7,20 +7,10 @@ from dataset.benchmarks.table import open_benchmark
 from util.config import Config
 from util.errors import UserError
 
+__all__ = ["ImageIndex", "ImageMaskStore", "Mode", "episode_count", "load_index", "validation_count"]
 
-def config_classes(cfg: Config, mode: Mode) -> list[int]:
-    """The classes wanted in a mode, ascending: base classes for training, novel classes for validation and testing."""
-    return open_benchmark(cfg).wanted(mode)
-
-
-def class_names(cfg: Config) -> dict[int, str]:
-    """Name of every class by its number; UserError when they cannot be read or are not num_classes."""
-    return open_benchmark(cfg).names()
-
-
-def list_files(cfg: Config, mode: Mode) -> ImageMaskStore:
-    """Image and mask file of every image in a mode's list, in list order; UserError names an image that is missing."""
-    return open_benchmark(cfg).base_files(mode)
+VALIDATION_EPISODES = {"coco": 4000}  # where the config does not say how many; other sets: 1000
+VALIDATION_PASSES = 10  # over the validation images, above which more episodes only repeat the same queries
 
 
 def load_index(cfg: Config, mode: Mode) -> tuple[ImageIndex, ImageMaskStore]:
@@ -45,7 +35,11 @@ def without_rare(index: ImageIndex, least: int) -> ImageIndex:
 
 
 def episode_count(cfg: Config, index: ImageIndex) -> int:
-    """How many episodes a test of the benchmark has if nobody says another number."""
-    if cfg.test_episodes is not None:
-        return cfg.test_episodes
-    return open_benchmark(cfg).episodes(index)
+    """How many episodes a test of the benchmark has: `test_episodes`, or as many as the benchmark is known by."""
+    return cfg.test_episodes or open_benchmark(cfg).episodes(index)
+
+
+def validation_count(cfg: Config, index: ImageIndex) -> int:
+    """How many episodes a validation has: `val_episodes`, or 1000 (COCO 4000), in ten passes over the list at most."""
+    usual = VALIDATION_EPISODES.get(cfg.data_set, 1000)
+    return cfg.val_episodes or min(usual, VALIDATION_PASSES * len(index.images))

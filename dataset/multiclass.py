@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from dataset.benchmarks.base import ImageMaskStore
 from dataset.episode import draw_support, released_streams
 from dataset.reading import Mask
-from dataset.transform import Image, squash_mask
+from dataset.transform import Image, pad_to_square, padded_size, squash_mask, without_ignored
 from util.errors import UserError
 from util.image import normalise, resize_image, resize_mask
 from util.pixels import IGNORE
@@ -83,6 +83,7 @@ class MultiEpisodes(Dataset[dict[str, Any]]):
 
     "square" squashes images to S x S and the truth with them; "fit" brings the longer side to S, cuts both sides to
     multiples of 8 and puts the image top left on zeros, and the truth on a square of its own longer side (255).
+    Ignored pixels of support masks become background unless `keep_ignored`.
     """
 
     def __init__(
@@ -92,8 +93,10 @@ class MultiEpisodes(Dataset[dict[str, Any]]):
         files: ImageMaskStore,
         size: int,
         layout: Literal["square", "fit"],
+        keep_ignored: bool = True,
     ) -> None:
-        self.episodes, self.contents, self.files, self.size, self.layout = episodes, contents, files, size, layout
+        self.episodes, self.contents, self.files, self.size = episodes, contents, files, size
+        self.layout, self.keep_ignored = layout, keep_ignored
 
     def __len__(self) -> int:
         return len(self.episodes)
@@ -103,14 +106,10 @@ class MultiEpisodes(Dataset[dict[str, Any]]):
         pairs = zip(episode.classes, episode.support, strict=True)
         shots = [[self._shot(name, class_id) for name in names[::-1]] for class_id, names in pairs]
         truth = self._truth(episode)
-        if self.layout == "square":
-            truth = squash_mask(truth, self.size, self.size)
-        else:
-            square = np.full((max(truth.shape),) * 2, IGNORE, np.uint8)
-            square[: truth.shape[0], : truth.shape[1]] = truth
-            truth = square
+        is_square = self.layout == "square"
+        truth = squash_mask(truth, self.size, self.size) if is_square else pad_to_square(truth)
         return {
-            "query": self._picture(self.files.image(episode.query).astype(np.float32)),
+            "query": self._image(self.files.image(episode.query).astype(np.float32)),
             "support": torch.stack([torch.stack([image for image, _ in images]) for images in shots]),
             "support_mask": torch.stack([torch.stack([mask for _, mask in images]) for images in shots]),
             "truth": torch.from_numpy(truth),
@@ -130,22 +129,18 @@ class MultiEpisodes(Dataset[dict[str, Any]]):
 
     def _shot(self, name: str, class_id: int) -> tuple[torch.Tensor, torch.Tensor]:
         image, mask = self.files.image(name).astype(np.float32), self.files.read(name, class_id)
+        mask = mask if self.keep_ignored else without_ignored(mask)
         if self.layout == "square":
-            return self._picture(image), torch.from_numpy(squash_mask(mask, self.size, self.size))
+            return self._image(image), torch.from_numpy(squash_mask(mask, self.size, self.size))
         placed = np.zeros((self.size, self.size), np.uint8)
-        height, width = self._fitted(mask.shape)
+        height, width = padded_size(mask.shape, self.size)
         placed[:height, :width] = resize_mask(mask, height, width)
-        return self._picture(image), torch.from_numpy(placed)
+        return self._image(image), torch.from_numpy(placed)
 
-    def _picture(self, image: Image) -> torch.Tensor:
+    def _image(self, image: Image) -> torch.Tensor:
         if self.layout == "square":
             return normalise(resize_image(image, self.size, self.size))
-        height, width = self._fitted(image.shape[:2])
+        height, width = padded_size(image.shape, self.size)
         placed = torch.zeros(3, self.size, self.size)
         placed[:, :height, :width] = normalise(resize_image(image, height, width))
         return placed
-
-    def _fitted(self, size: tuple[int, ...]) -> tuple[int, int]:
-        """Sides of an image whose longer side is S, in whole multiples of 8."""
-        height, width = (max(int(side * self.size / max(size)) // 8 * 8, 8) for side in size)
-        return height, width

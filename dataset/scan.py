@@ -1,9 +1,10 @@
-"""Counts the classes of every mask of a list once, in parallel, and remembers the counts beside the data set."""
+"""Counts the classes of every mask of a list once, in parallel, and keeps the counts in the user's cache folder."""
 
 import hashlib
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -12,13 +13,12 @@ from tqdm import tqdm
 
 from dataset.reading import count_classes
 from util.errors import UserError
-from util.files import atomic_write
+from util.files import atomic_write, user_cache
 
 Stamp = tuple[int, int]  # modification time in nanoseconds, size in bytes
 Counts = dict[int, int]  # class -> number of pixels
 
 CACHE_VERSION = 1
-CACHE_FOLDER = ".hmnet_cache"
 POOL_FROM = 2000  # fewer masks than this are counted before a pool of processes has started
 
 logger = logging.getLogger(__name__)
@@ -30,17 +30,16 @@ def scan_masks(root: Path, masks: Sequence[str], list_file: Path) -> dict[str, C
     The counts know nothing of folds or thresholds, so one scan serves all. UserError names a missing or broken mask.
     """
     stamps = {name: _stamp(os.path.join(root, name), list_file) for name in masks}  # pathlib takes 10 times as long
-    counts: dict[str, Counts] = {}
-    cache_files = _cache_files(root, list_file)
-    for file in cache_files:
-        counts |= {name: count for name, (stamp, count) in _read_cache(file).items() if stamps.get(name) == stamp}
+    cache_file = _cache_file(root, list_file)
+    kept = _read_cache(cache_file)
+    counts = {name: count for name, (stamp, count) in kept.items() if stamps.get(name) == stamp}
     todo = [name for name in stamps if name not in counts]
     if todo:
         progress = tqdm(
             _count_all([root / name for name in todo]), f"scanning masks of {list_file.name}", len(todo), delay=1
         )
         counts |= dict(zip(todo, progress, strict=True))
-        _write_cache(cache_files, stamps, counts)
+        _write_cache(cache_file, stamps, counts)
     return counts
 
 
@@ -60,15 +59,14 @@ def _stamp(path: str, list_file: Path) -> Stamp:
     return status.st_mtime_ns, status.st_size
 
 
-def _cache_files(root: Path, list_file: Path) -> list[Path]:
-    """Where the counts of a list may lie: beside the data, or with the user where the data is read-only."""
-    name = f"{list_file.stem}-{_digest(list_file)}.json"
-    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    return [root / CACHE_FOLDER / name, user_cache / "hmnet" / _digest(root) / name]
+def counts_folder() -> Path:
+    """Where the counts of all lists are kept, a file for each."""
+    return user_cache() / "masks"
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:10]
+def _cache_file(root: Path, list_file: Path) -> Path:
+    places = hashlib.sha256(f"{root.resolve()} {list_file.resolve()}".encode()).hexdigest()[:16]
+    return counts_folder() / f"{list_file.stem}-{places}.json"
 
 
 def _read_cache(file: Path) -> dict[str, tuple[Stamp, Counts]]:
@@ -85,14 +83,15 @@ def _read_cache(file: Path) -> dict[str, tuple[Stamp, Counts]]:
         return {}
 
 
-def _write_cache(files: Sequence[Path], stamps: dict[str, Stamp], counts: dict[str, Counts]) -> None:
-    """Write to the first place that takes it."""
+def _write_cache(file: Path, stamps: dict[str, Stamp], counts: dict[str, Counts]) -> None:
+    """Keep the counts; where the folder cannot be written to they are only counted again next time."""
     content = json.dumps({"version": CACHE_VERSION, "masks": {name: [*stamps[name], counts[name]] for name in stamps}})
-    for file in files:
-        try:
-            atomic_write(file, content)
-            return
-        except OSError as error:
-            logger.debug("no cache in %s: %s", file.parent, error)
-    folders = " or ".join(str(file.parent) for file in files)
-    logger.warning("cannot remember the mask scan in %s; it will be repeated next time", folders)
+    is_first = not file.parent.exists()
+    try:
+        atomic_write(file, content)
+    except OSError as error:
+        reason = error.strerror or error
+        logger.warning("%s: cannot be written (%s); masks will be scanned again next time", file.parent, reason)
+    else:
+        if is_first:
+            tqdm.write(f"what the masks hold is kept in {file.parent}; `python -m tools.cache` shows it", sys.stderr)

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from torch.nn.functional import interpolate
 
-from util.image import MEAN, resize_image, resize_mask
+from util.image import MEAN, ImageRule, resize_image, resize_mask
 from util.pixels import IGNORE
 
 Image = NDArray[np.float32]  # (h, w, 3) RGB, 0 to 255
@@ -23,19 +24,26 @@ CROP_TRIES = 32  # a first crop and up to 31 more, as the released code counts
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random scale, rotation, blur, flip and crop of one image and its mask."""
+    """Random scale, rotation, blur, flip and crop of one image and its mask.
+
+    `augment`: "squash" resizes to the size instead of cropping (HDMNet); "none" does that alone, changing nothing at
+    random, with Pillow's averaging (HSNet, DCAMA).
+    """
 
     height: int  # of the crop, pixels
     width: int
     scale: tuple[float, float]  # range of the factor
     rotate: tuple[float, float]  # range of the angle, degrees
     keep_object: float  # fraction of the mask's pixels of value 1 that a crop should keep
+    augment: Literal["crop", "squash", "none"] = "crop"
 
     def __call__(self, image: Image, mask: Mask, rng: random.Random) -> tuple[Image, Mask]:
         """Image (height, width, 3) and mask (height, width); fresh borders are the mean colour and 255.
 
         A mask of another size, that of an image before it was reduced, first takes the image's.
         """
+        if self.augment == "none":
+            return squash_image(image, self.height, self.width), squash_mask(mask, self.height, self.width)
         if mask.shape != image.shape[:2]:
             mask = resize_mask(mask, *image.shape[:2])
         image, mask = scale(image, mask, rng.uniform(*self.scale))
@@ -44,7 +52,9 @@ class Augmentation:
         if rng.random() < 0.5:
             image = np.asarray(cv2.GaussianBlur(image, (5, 5), 0), np.float32)
         if rng.random() < 0.5:
-            image, mask = image[:, ::-1], mask[:, ::-1]
+            image, mask = np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(mask[:, ::-1])
+        if self.augment == "squash":
+            return resize_image(image, self.height, self.width), resize_mask(mask, self.height, self.width)
         total = int((mask == 1).sum())
         image, mask = pad(image, mask, self.height, self.width)
         top, left = self._crop_corner(mask == 1, total, rng)
@@ -61,6 +71,50 @@ class Augmentation:
             if kept >= self.keep_object * total:
                 break
         return top, left
+
+
+def fit_image(image: Image, size: int, rule: ImageRule, shape: tuple[int, ...] | None = None) -> Image:
+    """An image (size, size, 3) for evaluation as a method's rule says; padding is black.
+
+    `shape` is (h, w) of the image before it was reduced, which says how much of the square is padding.
+    """
+    resize = squash_image if rule.resample == "antialias" else resize_image
+    if rule.fit == "square":
+        return resize(image, size, size)
+    height, width = padded_size(shape or image.shape, size)
+    frame = np.zeros((size, size, 3), np.float32)
+    frame[:height, :width] = resize(image, height, width)
+    return frame
+
+
+def fit_mask(mask: Mask, size: int, rule: ImageRule) -> Mask:
+    """A mask (size, size) for evaluation as a method's rule says; padding is 255."""
+    resize = squash_mask if rule.resample == "antialias" else resize_mask
+    if rule.fit == "square":
+        return resize(mask, size, size)
+    height, width = padded_size(mask.shape, size)
+    frame = np.full((size, size), IGNORE, np.uint8)
+    frame[:height, :width] = resize(mask, height, width)
+    return frame
+
+
+def padded_size(shape: tuple[int, ...], size: int) -> tuple[int, int]:
+    """Height and width of an image in proportion: longer side `size`, both cut to multiples of 8 (as BAM's code)."""
+    ratio = size / max(shape[:2])
+    height, width = (max(int(side * ratio) // 8 * 8, 8) for side in shape[:2])
+    return height, width
+
+
+def pad_to_square(mask: Mask) -> Mask:
+    """A mask (h, w) at the top left of 255 (L, L), L the longer side: where scores of padded images are judged."""
+    frame = np.full((max(mask.shape),) * 2, IGNORE, np.uint8)
+    frame[: mask.shape[0], : mask.shape[1]] = mask
+    return frame
+
+
+def without_ignored(mask: Mask) -> Mask:
+    """A mask whose ignored pixels are background."""
+    return np.where(mask == IGNORE, 0, mask).astype(np.uint8)
 
 
 def squash_image(image: Image, height: int, width: int) -> Image:

@@ -19,6 +19,7 @@ from dataset.benchmarks.table import open_benchmark, test_config
 from dataset.dataset import collate, test_dataset
 from dataset.episode import Episode, draw_episodes, read_episodes
 from dataset.index import ImageIndex, ImageMaskStore, episode_count, load_index
+from dataset.transform import fit_image
 from engine.loader import Batch, load_steps, shard_batches
 from engine.metric import Result, count_pixels, ratio, summarize
 from engine.optim import autocast
@@ -27,7 +28,7 @@ from model.methods.method import Method, Scores
 from util.config import Config
 from util.distributed import ProcessGroup
 from util.errors import UserError
-from util.image import RGB, resize_image
+from util.image import RGB, ImageRule, resize_image
 from util.schema import run_name
 
 Names = Sequence[Sequence[str]]  # of the images of every episode, query first
@@ -52,14 +53,20 @@ class Outcome(NamedTuple):
     truth: Tensor  # (h, w) in {0, 1, 255}, at the size that is judged
     prediction: Tensor  # (h, w) in {0, 1}
     iou: float | None
+    rule: ImageRule = ImageRule()  # how images got to the network
 
     def images(self, files: ImageMaskStore) -> tuple[list[tuple[RGB, NDArray[Any]]], RGB, NDArray[Any]]:
         """Supports with their masks, query and truth, as `util.visualize.episode_panel` takes them."""
         query, *supports = map(files.image, self.names)
         truth = self.truth.cpu().numpy()
+        masks = self.support_mask.numpy()
+        if self.rule.fit == "padded":
+            supports = [fit_image(x.astype(np.float32), masks.shape[-1], self.rule).astype(np.uint8) for x in supports]
+            height, width = (max(query.shape[:2]) - side for side in query.shape[:2])
+            query = np.pad(query, ((0, height), (0, width), (0, 0)))
         if query.shape[:2] != truth.shape:  # judged at the input's size
             query = resize_image(query.astype(np.float32), *truth.shape).astype(np.uint8)
-        return list(zip(supports, self.support_mask.numpy(), strict=True)), query, truth
+        return list(zip(supports, masks, strict=True)), query, truth
 
 
 def find_weights(cfg: Config) -> Path:
@@ -144,7 +151,8 @@ def make_episodes(
 
 def mark_hard(episodes: Sequence[Episode], index: ImageIndex) -> list[Episode]:
     """The episodes, those marked `hard` whose query shows another class too: only the support tells which is meant."""
-    return [replace(e, hard=bool({*index.classes.get(e.query, ())} - {e.class_id})) for e in episodes]
+    contents = index.contents or index.classes
+    return [replace(e, hard=bool({*contents.get(e.query, ())} - {e.class_id})) for e in episodes]
 
 
 def run_episodes(
@@ -167,7 +175,8 @@ def run_episodes(
     episodes, _, classes = episode_set
     device = process_group.device
     batches = shard_batches(len(episodes), cfg.batch_size_val, process_group)
-    loader = load_steps(test_dataset(cfg, *episode_set), batches, 1, cfg.loader_worker_count, collate)
+    dataset = test_dataset(cfg, *episode_set, model.images)
+    loader = load_steps(dataset, batches, 1, cfg.loader_worker_count, collate)
     hidden = process_group.no_bar if progress else True
     counts = torch.zeros(len(episodes), 2, 2, dtype=torch.int64, device=device)  # as count_pixels
     segment = segment or FeatureCache(model, cfg.feature_cache_mb).scores
@@ -187,7 +196,7 @@ def run_episodes(
                 for fields in zip(
                     numbers, batch["names"], batch["support_mask"], truths, predictions, ious, strict=True
                 ):
-                    observe(Outcome(*fields))
+                    observe(Outcome(*fields)._replace(rule=dataset.rule))
     process_group.all_reduce(counts)  # integers: a row is zero on every rank but its own
     seconds = torch.tensor([(perf_counter() - start) / process_group.size, busy], dtype=torch.float64, device=device)
     total, compute = process_group.all_reduce(seconds).tolist()

@@ -181,5 +181,11 @@ class Learner:
 
 
 def to_device(batch: Batch, device: torch.device) -> dict[str, Any]:
-    """The batch with its tensors on the device."""
-    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+    """The batch with its tensors, and those by name in it, on the device."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: moved(child) for key, child in value.items()}
+        return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+
+    return {key: moved(value) for key, value in batch.items()}

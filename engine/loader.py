@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.queues import Queue
@@ -112,7 +112,14 @@ def one_opencv_thread() -> Iterator[None]:
 
 def item_bytes(dataset: Dataset[Batch], item: int) -> int:
     """Memory of an item's tensors."""
-    return sum(value.nbytes for value in dataset[item].values() if isinstance(value, torch.Tensor))
+    return tensor_bytes(dataset[item])
+
+
+def tensor_bytes(values: Any) -> int:
+    """Memory of all tensors in nested dictionaries."""
+    if isinstance(values, Mapping):
+        return sum(map(tensor_bytes, values.values()))
+    return values.nbytes if isinstance(values, torch.Tensor) else 0
 
 
 def check_shared_memory(batch: int, workers: int) -> None:

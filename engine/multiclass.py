@@ -27,7 +27,6 @@ from util.pixels import IGNORE
 WAYS_SEEDS = (1234, 1235, 1236, 1237, 1238)  # PANet's
 GENERALIZED_SEEDS = (510, 365, 382, 322, 988)  # BAM's
 NOVEL_THRESHOLD = 0.9  # probability from which a pixel is of the novel class, in BAM's generalized test
-CLASSES = 256
 
 Predict = Callable[[Method, Batch, Tensor], Tensor]  # batch of one and its truth (h, w) -> labels (h, w)
 
@@ -35,7 +34,7 @@ Predict = Callable[[Method, Batch, Tensor], Tensor]  # batch of one and its trut
 class ClassPixels(NamedTuple):
     """Pixels by class: what both have, what only the prediction has, what only the truth has."""
 
-    hit: Tensor  # (256,) int64
+    hit: Tensor  # (C,) int64, by class number
     false: Tensor  # counted in every episode
     false_present: Tensor  # counted only where the truth has the class
     missed: Tensor
@@ -66,8 +65,8 @@ def test_ways(model: Method, cfg: Config, process_group: ProcessGroup, ways: int
     for seed in _seeds(cfg, WAYS_SEEDS):
         count = cfg.test_episodes or 1000
         episodes = draw_ways(contents, novel, ways, cfg.shot, count, seed, label_all=data.data_set != "coco")
-        dataset = MultiEpisodes(episodes, contents, files, cfg.val_size, "square")
-        counts = _count(model, cfg, dataset, episodes, process_group, _predict_ways)
+        dataset = MultiEpisodes(episodes, contents, files, cfg.val_size, "square", model.images.keep_ignored)
+        counts = _count(model, cfg, dataset, episodes, process_group, _predict_ways, 1 + max(novel))
         present = _ious(counts, novel, counts.false_present)
         everywhere = _ious(counts, novel, counts.false)
         runs.append({"seed": seed, "class_iou": present, "miou": _mean(present), "miou_everywhere": _mean(everywhere)})
@@ -97,9 +96,9 @@ def test_generalized(model: Method, cfg: Config, process_group: ProcessGroup, fi
     for seed in _seeds(cfg, GENERALIZED_SEEDS):
         count = cfg.test_episodes or 1000
         episodes = draw_generalized(contents, base, novel, cfg.shot, count, seed, cfg.workers)
-        dataset = MultiEpisodes(episodes, contents, files, cfg.val_size, "fit")
+        dataset = MultiEpisodes(episodes, contents, files, cfg.val_size, "fit", model.images.keep_ignored)
         predict = _predict_novel_first if first == "novel" else _predict_base_first
-        counts = _count(model, cfg, dataset, episodes, process_group, predict)
+        counts = _count(model, cfg, dataset, episodes, process_group, predict, 1 + max(*base, *novel))
         ious = _ious(counts, [*base, *novel], counts.false)
         figures = {"miou_novel": novel, "miou_base": base, "miou_all": [*base, *novel]}
         means = {name: _mean({c: ious[c] for c in classes}) for name, classes in figures.items()}
@@ -125,9 +124,11 @@ def _count(
     episodes: Sequence[MultiEpisode],
     process_group: ProcessGroup,
     predict: Predict,
+    size: int,
 ) -> ClassPixels:
+    """Pixels of the episodes over all processes; class numbers are below `size`."""
     device = process_group.device
-    counts = ClassPixels(*torch.zeros(4, CLASSES, dtype=torch.int64, device=device))
+    counts = ClassPixels(*torch.zeros(4, size, dtype=torch.int64, device=device))
     batches = shard_batches(len(episodes), 1, process_group)
     loader = load_steps(dataset, batches, 1, cfg.loader_worker_count, collate)
     with evaluating(model), autocast(cfg.amp, device):

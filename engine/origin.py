@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dataset.index import class_names, config_classes
+from dataset.benchmarks.table import open_benchmark
 from util.checkpoint import read_metadata
 from util.config import Config
 from util.errors import UserError
@@ -16,8 +16,9 @@ SHOT = re.compile(r"^(?:train|best_)(\d*)(?:_epoch|shot)")
 
 def training_origin(cfg: Config) -> dict[str, Any]:
     """Data set, split, shots and the names of the classes that a training sees."""
-    names = class_names(cfg)
-    classes = [names[class_id] for class_id in config_classes(cfg, "train")]
+    benchmark = open_benchmark(cfg)
+    names = benchmark.names()
+    classes = [names[class_id] for class_id in benchmark.wanted("train")]
     return {"data_set": cfg.data_set, "split": cfg.split, "shot": cfg.trained_shot or cfg.shot, "classes": classes}
 
 

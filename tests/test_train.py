@@ -127,8 +127,8 @@ def test_deterministic_runs_are_the_same_to_the_bit(whole: Config, data: Path, t
     assert_same(*(read_checkpoint(path)["state_dict"] for path in best))
 
 
-def test_a_run_on_stored_views_resumes_to_the_bit(data: Path, tmp_path: Path) -> None:
-    keys = {"views": 2, "view_folder": tmp_path / "views", "evaluate": False, "save_freq": 1, "resume": "auto"}
+def test_a_run_on_cached_crops_resumes_to_the_bit(data: Path, tmp_path: Path) -> None:
+    keys = {"cached_crops": 2, "crop_folder": tmp_path / "crops", "evaluate": False, "save_freq": 1, "resume": "auto"}
     cfg = config(data, tmp_path / "exp", **keys)
     states = []
     for _ in range(2):
@@ -212,7 +212,7 @@ def test_the_base_learner_is_validated_as_it_is_tested(data: Path, monkeypatch: 
 
     monkeypatch.setattr(train_base, "fold_batch_norms", fold)
     process_group = ProcessGroup(torch.device("cpu"))
-    found = train_base.measure(model.train(), cfg, process_group)
+    found = train_base.measure(model.train(), cfg, process_group, dataset)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in seen[0].modules()) and model.training
     assert seen[0].head.conv.weight.is_contiguous(memory_format=torch.channels_last)
     size = 1 + cfg.base_class_count
@@ -224,7 +224,7 @@ def test_the_base_learner_is_validated_as_it_is_tested(data: Path, monkeypatch: 
         counts += train_base.count_pairs(scores.argmax(1)[0], item["label"], size)
     assert found == pytest.approx(train_base.figures(counts), abs=2e-3)
     assert found["miou"] > 0 and {*types} == {torch.float32}
-    train_base.measure(model, toy_config(data, batch_size_val=3, amp="bf16"), process_group)
+    train_base.measure(model, toy_config(data, batch_size_val=3, amp="bf16"), process_group, dataset)
     assert types[-1] == torch.bfloat16
 
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dataset.benchmarks.table import open_benchmark
 from dataset.dataset import test_dataset
-from dataset.index import class_names
 from engine.evaluation import EpisodeSet, Outcome, find_weights, make_episodes, run_episodes
 from model.inference import load_network
 from model.methods.hmnet import HMNet
@@ -139,7 +139,7 @@ def panels(arguments: argparse.Namespace) -> list[Path]:
         seen: list[Outcome] = []
         run_episodes(trained_network(cfg), cfg, episode_set, ProcessGroup(pick_device(cfg.device)), observe=seen.append)
         outcomes.append(sorted(seen, key=lambda outcome: outcome.number))
-    classes, images, rows = class_names(first), [], []
+    classes, images, rows = open_benchmark(first).names(), [], []
     for episode, *both in zip(episode_set.episodes, *outcomes, strict=True):
         shots, query, truth = both[0].images(episode_set.files)
         predictions = {n: (o.prediction.cpu().numpy(), o.iou) for n, o in zip(names, both, strict=True)}

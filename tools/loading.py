@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from dataset.benchmarks.table import open_benchmark
 from dataset.dataset import collate, train_dataset
 from dataset.demo import write_demo
-from dataset.index import config_classes, load_index
+from dataset.index import load_index
 from engine.loader import StepPlan, load_steps
 from util.config import Config, load_config
 from util.distributed import ProcessGroup
@@ -28,7 +29,7 @@ def measure_loading(cfg: Config) -> dict[str, Any]:
         sizes = {key: getattr(cfg, key) for key in ("train_h", "train_w", "shot")}
         data = load_config(DEMO).model_copy(update={"data_root": folder, "train_list": "all", **sizes})
         index, files = load_index(data, "train")
-        dataset = train_dataset(data, index, files, config_classes(data, "train"), seed=0, epoch=1)
+        dataset = train_dataset(data, index, files, open_benchmark(data).wanted("train"), seed=0, epoch=1)
         batches = StepPlan(len(dataset), cfg.batch_size, 1, ProcessGroup(torch.device("cpu"))).batches(seed=0)
         steps = load_steps(dataset, batches, 1, 1, collate)
         next(steps)  # the worker has started

@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import save
 from torch import Tensor
 
-from dataset.index import class_names, config_classes
+from dataset.benchmarks.table import open_benchmark
 from engine.metric import percent
 from model.backbone.build import build_backbone, load_pretrained
 from model.build import build_model
@@ -110,8 +110,8 @@ def model_card(cfg: Config, results: Sequence[dict[str, Any]], licence: str, nam
     """The text of README.md; `results` are what test.py has written."""
     about = Table("Network", ("", ""))
     try:
-        names = class_names(cfg)
-        novel = ", ".join(names[number] for number in config_classes(cfg, "val"))
+        names = open_benchmark(cfg).names()
+        novel = ", ".join(names[number] for number in open_benchmark(cfg).wanted("val"))
     except UserError:  # a data set of one's own that is not at hand
         novel = f"those of fold {cfg.split}"
     about.rows = [

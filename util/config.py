@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from util.errors import UserError
-from util.schema import NULLABLE_KEYS, RENAMED_KEYS, UNUSED_KEYS, Config, YamlLoader, broken_relations
+from util.schema import BAM_KEYS, NULLABLE_KEYS, RENAMED_KEYS, UNUSED_KEYS, Config, YamlLoader, broken_relations
 
 __all__ = ["Config", "load_config", "restore_config"]
 
@@ -50,7 +50,7 @@ def restore_config(content: Mapping[str, Any]) -> Config | None:
     """The config that a result or checkpoint holds; keys that are newer have their defaults. None if it is none."""
     defaults = {key: setting.value for key, setting in _defaults(content.get("data_set")).items()}
     try:
-        return Config(**(defaults | dict(content)))
+        return Config(**(defaults | {RENAMED_KEYS.get(key, key): value for key, value in content.items()}))
     except ValidationError:
         return None
 
@@ -150,14 +150,16 @@ def _flatten(tree: dict[Any, Any], source: str) -> dict[Any, Any]:
 
 def _settings(values: dict[Any, Any], source: str) -> dict[str, Setting]:
     """Known keys with their source; an empty value of a key that needs one leaves the default in place."""
-    known = [*Config.model_fields, *RENAMED_KEYS, *UNUSED_KEYS, "base"]
+    known = [*Config.model_fields, *BAM_KEYS, *RENAMED_KEYS, *UNUSED_KEYS, "base"]
     settings = {}
     for key, value in values.items():
         if key not in known or (key == "base" and source == "--opts"):
             raise UserError(
                 f"{source}: unknown key {SHORT.repr(key)} (value {SHORT.repr(value)}); nearest is {_nearest(key)!r}"
             )
-        key = RENAMED_KEYS.get(key, key)
+        if key in RENAMED_KEYS:
+            warnings.warn(f"{source}: {key} is now called {RENAMED_KEYS[key]}", stacklevel=2)
+        key = (BAM_KEYS | RENAMED_KEYS).get(key, key)
         if value == "None":  # as Python writes it, and so do files for BAM
             value = "none" if key in ("srm", "qim") else None
         if value is not None or key in NULLABLE_KEYS:

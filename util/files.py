@@ -79,6 +79,11 @@ def claimed(folder: Path, is_marker: Callable[[Path], bool]) -> Iterator[None]:
             folder.rmdir()
 
 
+def user_cache() -> Path:
+    """The folder of what this program can make again: XDG_CACHE_HOME/hmnet, or ~/.cache/hmnet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "hmnet")
+
+
 @contextmanager
 def atomic_open(path: Path) -> Iterator[BinaryIO]:
     """A temporary neighbour of `path` to write to, renamed over it when the block ends well, else removed.

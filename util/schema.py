@@ -63,7 +63,8 @@ UNUSED_KEYS = {
     "zoom_factor",
 }
 UNUSED_KEYS |= {"aux_weight1", "aux_weight2", "low_fea", "merge", "merge_tau"}
-RENAMED_KEYS = {"seed_deterministic": "deterministic"}
+BAM_KEYS = {"seed_deterministic": "deterministic"}  # BAM's name of a key -> ours
+RENAMED_KEYS = {"views": "cached_crops", "view_folder": "crop_folder"}  # name in former versions -> name
 BACKBONES = ("resnet50", "resnet101", "vgg", "tiny")
 CLASS_COUNTS = {"pascal": 20, "coco": 80}
 
@@ -133,8 +134,9 @@ class Config(BaseModel):
     hard_queries: Recipe[Share]
     absent_queries: Recipe[Share]
     paste_queries: Recipe[Share]
-    views: Recipe[Positive | None]
-    view_folder: str
+    cached_crops: Recipe[Positive | None]
+    crop_folder: str
+    crop_limit_gb: PositiveFloat
     start_epoch: NotNegative
     stop_interval: Positive
     base_lr: Recipe[PositiveFloat]
@@ -165,7 +167,7 @@ class Config(BaseModel):
     fix_random_seed_val: bool
     batch_size_val: Positive
     val_start_epoch: NotNegative
-    val_episodes: Positive
+    val_episodes: Positive | None
 
     # base learner
     base_train_h: Positive

@@ -32,9 +32,13 @@ class ImageMaskStore(dict[str, tuple[Path, Path]]):
         """Height and width in pixels of an image as it is."""
         return image_size(self[name][0])
 
+    def mask_file(self, name: str, class_id: int) -> Path:
+        """The file that holds the mask of a class in an image."""
+        return self[name][1]
+
     def read(self, name: str, class_id: int) -> Mask:
         """The mask (h, w) of one class in an image: 1 where it is, 255 not to be judged, else 0."""
-        mask = read_mask(self[name][1])
+        mask = read_mask(self.mask_file(name, class_id))
         return np.where(mask == IGNORE, mask, mask == class_id).astype(np.uint8)
 
     def checked(self, source: Path) -> "ImageMaskStore":
@@ -57,9 +61,13 @@ class GreyMaskStore(ImageMaskStore):
 
     folders: Mapping[int, str] = {}
 
+    def mask_file(self, name: str, class_id: int) -> Path:
+        """The mask in the folder of the class."""
+        return Path(str(self[name][1]).replace("*", self.folders.get(class_id, "*")))
+
     def read(self, name: str, class_id: int) -> Mask:
         """1 where the grey value is 128 or more."""
-        return read_grey_mask(Path(str(self[name][1]).replace("*", self.folders.get(class_id, "*"))))
+        return read_grey_mask(self.mask_file(name, class_id))
 
 
 @dataclass
@@ -83,6 +91,7 @@ class ImageIndex:
     classes: dict[str, list[int]]  # image -> classes in its mask, ascending, however small
     by_class: dict[int, list[str]]  # wanted class -> its images above the area threshold, in list order
     hsnet: HsnetRule = field(default_factory=HsnetRule)
+    contents: dict[str, list[int]] | None = None  # image -> all classes in its mask, where `classes` are a list's alone
 
 
 def listed_index(by_class: dict[int, list[str]], lines: Sequence[tuple[str, int]] = (), **rule: Any) -> ImageIndex:

@@ -1,6 +1,7 @@
 """Benchmarks in two list files of `image mask` pairs, whose masks are index images: which images count."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from dataset.benchmarks.base import Benchmark, ImageIndex, ImageMaskStore, Mode
@@ -37,7 +38,10 @@ class ListedMasks(Benchmark):
         if not wanted:
             raise UserError(f"split: {cfg.split} has no novel classes; set test_set, and evaluate False for training")
         if self._is_public(mode):
-            return super().load(mode)
+            index, files = super().load(mode)
+            masks = [(image, self.mask_of(image)) for image in index.images]
+            counts = _scan(root, masks, self.lists / f"{cfg.data_set}_fold{cfg.split}", names)
+            return replace(index, contents={image: sorted(counts[mask]) for image, mask in masks}), files
         if cfg.released_lists is not None:
             folder = locate(root, cfg.released_lists) / ("train" if mode == "train" else "val")
             path = folder / f"data_list_{cfg.split}.txt"

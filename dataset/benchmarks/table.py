@@ -1,5 +1,7 @@
 """The names of the benchmarks: values of `data_set` and `test_set`; any other `data_set` is one's own."""
 
+from collections import OrderedDict
+
 from dataset.benchmarks.base import Benchmark
 from dataset.benchmarks.chest_xray import ChestXray
 from dataset.benchmarks.coco import Coco
@@ -31,11 +33,22 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
     "pascal_part": PascalPart,
     "paco_part": PacoPart,
 }
+MAX_OPEN = 4  # benchmarks that a process keeps open: what is trained on, what is tested on
+
+_open: OrderedDict[str, Benchmark] = OrderedDict()  # by all keys of their configs
 
 
 def open_benchmark(cfg: Config) -> Benchmark:
-    """The benchmark that a config names as `data_set`."""
-    return BENCHMARKS.get(cfg.data_set, ListedMasks)(cfg)
+    """The benchmark that a config names as `data_set`; once opened, the same for every equal config.
+
+    A benchmark may hold an annotation file of hundreds of megabytes.
+    """
+    key = repr(cfg)
+    if key not in _open:
+        _open[key] = BENCHMARKS.get(cfg.data_set, ListedMasks)(cfg)
+        if len(_open) > MAX_OPEN:
+            _open.popitem(last=False)
+    return _open[key]
 
 
 def test_config(cfg: Config) -> Config:

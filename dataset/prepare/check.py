@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset.index import ImageMaskStore, Mode, class_names, load_index
+from dataset.benchmarks.table import open_benchmark
+from dataset.index import ImageMaskStore, Mode, load_index
 from dataset.lists import locate, read_list
 from dataset.prepare.files import LEAST, check_image, in_parallel, is_intact_png
 from dataset.prepare.known import AREA_THRESHOLD, CLASS_SIZES, FOLD_SIZES, LIST_SIZES
@@ -88,7 +89,7 @@ def _check_fold(cfg: Config, mode: Mode) -> Iterator[Finding]:
     fold = f"fold {cfg.split}, {MODE_NAMES[mode]} images"
     try:
         index, _ = load_index(cfg, mode)
-        names = class_names(cfg)
+        names = open_benchmark(cfg).names()
     except UserError as error:
         yield Finding(False, f"{fold}: {error}")
         return

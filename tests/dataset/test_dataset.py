@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -13,15 +14,21 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+import dataset.dataset as dataset_module
+from dataset.benchmarks.table import open_benchmark
 from dataset.dataset import Item, base_train_dataset, base_val_dataset, collate, test_dataset, train_dataset
 from dataset.episode import Episode, draw_absent, draw_episodes
 from dataset.index import load_index
 from dataset.reading import read_pair
+from dataset.transform import fit_image, fit_mask
+from engine.evaluation import Outcome
 from util.config import Config
 from util.errors import UserError
+from util.image import ImageRule, normalise
 
 test_dataset.__test__ = False  # type: ignore[attr-defined]  # a factory, not a test
 
+DATA = Path(__file__).resolve().parents[1] / "data"
 MakeConfig = Callable[..., Config]
 MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 STD = np.array([58.395, 57.12, 57.375], np.float32)
@@ -178,7 +185,7 @@ def test_training_tells_impossible_classes(toy_root: Path, toy_config: MakeConfi
         train_dataset(cfg, index, files, list(index.by_class), 0, 0)
 
 
-def test_base_learner_labels(toy_root: Path, toy_config: MakeConfig) -> None:
+def test_base_learner_labels(toy_root: Path, toy_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = toy_config(toy_root, split=1, base_train_h=65)  # novel: 3, 4
     values = {0: 0, 1: 1, 2: 2, 3: 0, 4: 0, 5: 3, 6: 4, 7: 5, 8: 6, 255: 255}
     validation = base_val_dataset(cfg)
@@ -191,11 +198,115 @@ def test_base_learner_labels(toy_root: Path, toy_config: MakeConfig) -> None:
         np.testing.assert_array_equal(item["label"], expected)
     training = [base_train_dataset(cfg, 1, epoch) for epoch in (0, 0, 1)]
     assert len(training[0]) == 90
+    files = open_benchmark(cfg).base_files("train")
+    monkeypatch.setattr("dataset.benchmarks.layout.read_list", None)  # not read again
+    assert same(base_train_dataset(cfg, 1, 0, files)[7], training[0][7])
     items = [dataset[7] for dataset in training]
     assert same(items[0], items[1]) and not same(items[0], items[2])
     assert items[0]["image"].shape == (3, 65, 65) and items[0]["label"].dtype == torch.int64
     seen = set().union(*(training[0][i]["label"].unique().tolist() for i in range(90)))
     assert seen == {*range(7), 255}
+
+
+@pytest.mark.parametrize("side", [41, 57])
+def test_padded_images_of_released_code(side: int) -> None:
+    data = np.load(DATA / f"padded_{side}.npz")
+    rule = ImageRule(fit="padded")
+    image = normalise(fit_image(data["image"], side, rule)).numpy()
+    np.testing.assert_allclose(image, data["out_image"], atol=2e-4 * np.abs(data["out_image"]).max())
+    np.testing.assert_array_equal(fit_mask(data["label"], side, rule), data["out_label"])
+
+
+@pytest.mark.parametrize("metric_size", ["original", "input"])
+def test_padded_items(toy_root: Path, toy_config: MakeConfig, metric_size: str) -> None:
+    cfg = toy_config(toy_root, split=1, val_size=41, metric_size=metric_size)
+    index, files = load_index(cfg, "val")
+    items = test_dataset(cfg, draw_episodes(index, 1, 9), files, [3, 4], ImageRule("padded"))
+    for item in (items[number] for number in range(9)):
+        query, support = (files[name] for name in item["names"])
+        truth = np.array(Image.open(query[1]))
+        h, w = truth.shape
+        assert tuple(item["query"].shape) == (3, 41, 41) and tuple(item["support_mask"].shape) == (1, 41, 41)
+        height, width = (int(side * (41 / max(h, w))) // 8 * 8 for side in (h, w))
+        image = cv2.resize(np.asarray(cv2.imread(str(query[0])), np.float32)[..., ::-1], (width, height))
+        expected = np.zeros((41, 41, 3), np.float32)  # black
+        expected[:height, :width] = image
+        torch.testing.assert_close(item["query"], torch.from_numpy((expected - MEAN) / STD).permute(2, 0, 1))
+        if metric_size == "original":
+            assert tuple(item["query_mask"].shape) == (max(h, w),) * 2
+            np.testing.assert_array_equal(item["query_mask"][:h, :w] == 1, truth == item["class_id"])
+            assert (item["query_mask"][h:] == 255).all() and (item["query_mask"][:, w:] == 255).all()
+        else:
+            assert tuple(item["query_mask"].shape) == (41, 41)
+        shown = np.array(Image.open(support[1])).shape
+        height, width = (int(side * (41 / max(shown))) // 8 * 8 for side in shown)
+        outside = item["support_mask"][0].numpy().copy()
+        outside[:height, :width] = 255
+        assert (outside == 255).all()
+        known = item["names"], item["support_mask"], item["query_mask"]
+        [(drawn, mask)], drawn_query, judged = Outcome(0, *known, item["query_mask"], None, items.rule).images(files)
+        assert drawn.shape[:2] == mask.shape == (41, 41) and drawn_query.shape[:2] == judged.shape
+        if metric_size == "original":
+            np.testing.assert_array_equal(drawn_query[:h, :w], files.image(item["names"][0]))
+            assert not drawn_query[h:].any() and not drawn_query[:, w:].any()
+
+
+def test_averaged_images_and_masks_without_ignored_pixels(toy_root: Path, toy_config: MakeConfig) -> None:
+    cfg = toy_config(toy_root, split=1, val_size=33)
+    for path in (toy_root / "SegmentationClassAug").glob("val*.png"):
+        labels = np.array(Image.open(path))
+        labels[:5] = 255
+        Image.fromarray(labels).save(path)
+    index, files = load_index(cfg, "val")
+    rule = ImageRule(resample="antialias", keep_ignored=False)
+    items = test_dataset(cfg, draw_episodes(index, 1, 12), files, [3, 4], rule)
+    kept = test_dataset(cfg, items.episodes, files, [3, 4], rule._replace(keep_ignored=True))
+    for number in range(12):
+        item, mask = items[number], kept[number]["support_mask"]
+        image = Image.open(files[item["names"][0]][0]).resize((33, 33), Image.Resampling.BILINEAR)
+        expected = (np.asarray(image, np.float32) - MEAN) / STD
+        torch.testing.assert_close(item["query"], torch.from_numpy(expected).permute(2, 0, 1))
+        truth = np.array(Image.open(files[item["names"][0]][1]))
+        np.testing.assert_array_equal(item["query_mask"] == 255, truth == 255)  # the truth stays as it is
+        assert (mask == 255).any() and torch.equal(item["support_mask"], torch.where(mask == 255, 0, mask))
+
+
+@pytest.mark.parametrize("ann_type", ["mask", "bbox"])
+def test_training_images_as_they_are(toy_root: Path, toy_config: MakeConfig, ann_type: str) -> None:
+    cfg = toy_config(toy_root, train_h=33, train_w=33, ann_type=ann_type)
+    index, files = load_index(cfg, "train")
+    items = train_dataset(
+        cfg, index, files, [*index.by_class], 1, 1, rule=ImageRule("square", "antialias", "none", False)
+    )
+    for number in range(0, len(items), 7):
+        item = items[number]
+        for image, name in zip((item["query"], item["support"][0]), item["names"], strict=True):
+            squashed = Image.open(files[name][0]).resize((33, 33), Image.Resampling.BILINEAR)
+            expected = torch.from_numpy((np.asarray(squashed, np.float32) - MEAN) / STD).permute(2, 0, 1)
+            torch.testing.assert_close(image, expected)
+        truth = torch.from_numpy(np.array(Image.open(files[item["names"][0]][1])))[None, None]
+        truth = torch.nn.functional.interpolate(truth, (33, 33), mode="nearest")[0, 0]
+        assert torch.equal(item["query_mask"] == 1, truth == item["class_id"])
+        assert torch.equal(item["query_mask"] == 255, truth == 255) and (item["support_mask"] <= 1).all()
+
+
+def test_images_are_decoded_once(toy_root: Path, toy_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = toy_config(toy_root, split=1, val_size=33)
+    index, files = load_index(cfg, "val")
+    episodes = draw_episodes(index, 2, 60)
+    names = {name for episode in episodes for name in (episode.query, *episode.support)}
+    decode = Mock(side_effect=files.image)
+    monkeypatch.setattr(files, "image", decode)
+    items = test_dataset(cfg, episodes, files, [3, 4])
+    first = [items[number] for number in range(60)]
+    assert sorted(call.args[0] for call in decode.call_args_list) == sorted(names)
+    monkeypatch.setattr(dataset_module, "DECODED_BYTES", 20_000)
+    few = test_dataset(cfg, episodes, files, [3, 4])
+    assert all(same(few[number], item) for number, item in enumerate(first))
+    assert (
+        decode.call_count > 2 * len(names)
+        and few.recent.nbytes == sum(x.nbytes for x in few.recent.held.values()) <= 20_000
+    )
 
 
 def test_collate() -> None:
@@ -250,14 +361,14 @@ def test_wrong_files_are_named(toy_root: Path, toy_config: MakeConfig) -> None:
     cfg = toy_config(toy_root)
     index, files = load_index(cfg, "val")
     query, support = index.by_class[2][:2]
-    items = test_dataset(cfg, [Episode(query, 2, [support])], files, [1, 2])
+    episodes = [Episode(query, 2, [support])]
     image, mask = files[support]
     good = mask.read_bytes()
     h, w = np.array(Image.open(mask)).shape
 
     def message() -> str:
         with pytest.raises(UserError) as error:
-            items[0]
+            test_dataset(cfg, episodes, files, [1, 2])[0]
         assert "\n" not in str(error.value)
         return str(error.value)
 
@@ -272,7 +383,7 @@ def test_wrong_files_are_named(toy_root: Path, toy_config: MakeConfig) -> None:
     mask.unlink()
     assert message().startswith(f"{mask}: no such mask")
     mask.write_bytes(good)
-    items[0]
+    test_dataset(cfg, episodes, files, [1, 2])[0]
     image.write_bytes(image.read_bytes()[:99])
     assert message().startswith(f"{image}: not a readable")
     image.unlink()

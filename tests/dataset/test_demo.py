@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dataset.benchmarks.table import open_benchmark
 from dataset.demo import looks, write_demo
 from dataset.episode import draw_episodes
-from dataset.index import class_names, load_index
+from dataset.index import load_index
 from util.config import Config
 
 MakeConfig = Callable[..., Config]
@@ -50,7 +51,7 @@ def test_every_fold_has_episodes_that_standing_out_does_not_solve(
     demo_root: Path, toy_config: MakeConfig, split: int
 ) -> None:
     cfg = toy_config(demo_root, num_classes=20, split=split, area_threshold=92)
-    assert len(class_names(cfg)) == 20
+    assert len(open_benchmark(cfg).names()) == 20
     train, _ = load_index(cfg, "train")
     index, files = load_index(cfg, "val")
     assert len(train.images) > 50 and min(map(len, train.by_class.values())) >= 2

@@ -2,8 +2,8 @@
 
 import os
 import re
-import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,8 +14,9 @@ from PIL import Image
 import dataset.scan
 from dataset.benchmarks.coco import COCO_CLASSES
 from dataset.benchmarks.pascal import PASCAL_CLASSES
-from dataset.index import ImageIndex, Mode, class_names, list_files, load_index
-from dataset.scan import CACHE_FOLDER, scan_masks
+from dataset.benchmarks.table import open_benchmark
+from dataset.index import ImageIndex, Mode, load_index, validation_count
+from dataset.scan import counts_folder, scan_masks
 from util.config import Config
 from util.errors import UserError
 from util.folds import fold_classes
@@ -56,16 +57,16 @@ def scanned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_class_names(toy_root: Path, toy_config: MakeConfig) -> None:
     assert (len(PASCAL_CLASSES), len(COCO_CLASSES), len(set(COCO_CLASSES))) == (20, 80, 80)
     assert (PASCAL_CLASSES[14], COCO_CLASSES[0], COCO_CLASSES[79]) == ("person", "person", "toothbrush")
-    assert class_names(toy_config(toy_root))[3] == "thing 3"
-    assert class_names(toy_config(toy_root, data_set="pascal", num_classes=20))[20] == "tvmonitor"
+    assert open_benchmark(toy_config(toy_root)).names()[3] == "thing 3"
+    assert open_benchmark(toy_config(toy_root, data_set="pascal", num_classes=20)).names()[20] == "tvmonitor"
     with pytest.raises(UserError, match=r"num_classes: 7, but .*classes\.txt has classes 1\.\.8"):
-        class_names(toy_config(toy_root, num_classes=7))
+        open_benchmark(toy_config(toy_root, num_classes=7)).names()
     (toy_root / "classes.txt").write_text("1 cat\nsecond dog\n")
     with pytest.raises(UserError, match=r"classes\.txt:2: "):
-        class_names(toy_config(toy_root, num_classes=2, folds=2))
+        open_benchmark(toy_config(toy_root, num_classes=2, folds=2)).names()
     (toy_root / "classes.txt").unlink()
     with pytest.raises(UserError, match=r"classes\.txt: no readable class file"):
-        class_names(toy_config(toy_root))
+        open_benchmark(toy_config(toy_root)).names()
 
 
 @pytest.mark.parametrize("mode", ["train", "val"])
@@ -106,17 +107,20 @@ def test_rare_classes_are_left_out(toy_root: Path, toy_config: MakeConfig) -> No
 
 def test_base_learner_sees_the_whole_list(toy_root: Path, toy_config: MakeConfig) -> None:
     lines = (toy_root / "ImageSets" / "train.txt").read_text().splitlines()
-    files = list_files(toy_config(toy_root), "train")
+    files = open_benchmark(toy_config(toy_root)).base_files("train")
     assert [f"{image.relative_to(toy_root)} {mask.relative_to(toy_root)}" for image, mask in files.values()] == lines
 
 
 def test_masks_are_read_once_for_all_folds_and_thresholds(
-    toy_root: Path, toy_config: MakeConfig, scanned: list[str]
+    toy_root: Path, toy_config: MakeConfig, scanned: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     load_index(toy_config(toy_root), "val")
-    assert len(scanned) == 60 and [path.name[:4] for path in (toy_root / CACHE_FOLDER).iterdir()] == ["val-"]
+    assert len(scanned) == 60 and [path.name[:4] for path in counts_folder().iterdir()] == ["val-"]
+    assert not list(toy_root.rglob(".*"))  # nothing is left in the data
+    assert capsys.readouterr().err.count(f"kept in {counts_folder()}") == 1
     load_index(toy_config(toy_root, split=2, area_threshold=7), "val")
-    assert len(scanned) == 60
+    load_index(toy_config(toy_root, split=2), "train")
+    assert len(scanned) == 150 and "kept in" not in capsys.readouterr().err
 
 
 def test_changed_masks_and_lists_are_noticed(toy_root: Path, toy_config: MakeConfig, scanned: list[str]) -> None:
@@ -140,25 +144,36 @@ def test_changed_masks_and_lists_are_noticed(toy_root: Path, toy_config: MakeCon
 def test_broken_cache_is_scanned_anew(toy_root: Path, toy_config: MakeConfig) -> None:
     cfg = toy_config(toy_root)
     expected = load_index(cfg, "val")
-    (cache,) = (toy_root / CACHE_FOLDER).iterdir()
+    (cache,) = counts_folder().iterdir()
     for content in ("", "{", '{"version": 0, "masks": {}}', "[]", '{"version": 1, "masks": {"a": 3}}', "\udcff"):
         cache.write_text(content, errors="surrogateescape")
         assert load_index(cfg, "val") == expected
 
 
-def test_read_only_data_is_remembered_with_the_user(
-    toy_root: Path, tmp_path: Path, toy_config: MakeConfig, scanned: list[str]
+def test_without_a_cache_folder_masks_are_scanned_every_time(
+    toy_root: Path, tmp_path: Path, toy_config: MakeConfig, scanned: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    (toy_root / CACHE_FOLDER).write_text("no folder can be made here")
-    cfg = toy_config(toy_root)
-    load_index(cfg, "val")
-    assert len(scanned) == 60 and len(list((tmp_path / "cache" / "hmnet").rglob("val-*.json"))) == 1
-    load_index(cfg, "val")
-    assert len(scanned) == 60
-    shutil.rmtree(tmp_path / "cache")
-    (tmp_path / "cache").write_text("nor here")
-    load_index(cfg, "val")
-    assert len(scanned) == 120
+    (tmp_path / "cache").write_text("no folder can be made here")
+    for times in (1, 2):
+        load_index(toy_config(toy_root), "val")
+        assert len(scanned) == 60 * times and caplog.text.count("masks will be scanned again") == times
+
+
+def test_benchmarks_are_opened_once_for_equal_configs(toy_root: Path, toy_config: MakeConfig) -> None:
+    first = open_benchmark(toy_config(toy_root))
+    assert open_benchmark(toy_config(toy_root)) is first
+    assert open_benchmark(toy_config(toy_root, split=1)) is not first
+
+
+def test_number_of_validation_episodes(toy_root: Path, toy_config: MakeConfig) -> None:
+    index, _ = load_index(toy_config(toy_root), "val")
+    count = len(index.images)
+    assert 5 < count < 50  # far less than would do for 1000 episodes
+    assert validation_count(toy_config(toy_root), index) == 10 * count
+    assert validation_count(toy_config(toy_root, val_episodes=7), index) == 7
+    many = replace(index, images=[str(number) for number in range(3000)])
+    assert validation_count(toy_config(toy_root), many) == 1000
+    assert validation_count(toy_config(toy_root, data_set="coco", num_classes=80), many) == 4000
 
 
 def test_pool_of_processes_counts_the_same(toy_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

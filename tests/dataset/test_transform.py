@@ -183,3 +183,18 @@ def test_squashing_as_pillow_and_pytorch_do(generator: np.random.Generator) -> N
     mask = generator.choice([0, 1, 255], (61, 83)).astype(np.uint8)
     rows, columns = np.arange(41) * 61 // 41, np.arange(41) * 83 // 41
     np.testing.assert_array_equal(squash_mask(mask, 41, 41), mask[rows][:, columns])
+
+
+def test_squashed_training_images_keep_all_of_the_object(generator: np.random.Generator) -> None:
+    """Half of a mask in the middle stays half of what is not filled, however it is scaled."""
+    image, mask = np.zeros((80, 60, 3), np.float32), np.zeros((80, 60), np.uint8)
+    mask[:, 15:45], image[:, 15:45] = 1, 200
+    squash = Augmentation(33, 41, (0.5, 2), (-10, 10), 0.85, "squash")
+    for seed in generator.integers(0, 10**6, 30).tolist():
+        changed, changed_mask = squash(image, mask, random.Random(seed))
+        assert changed.shape == (33, 41, 3) and changed_mask.shape == (33, 41)
+        assert 0.35 < (changed_mask == 1).sum() / (changed_mask != 255).sum() < 0.6
+        again, again_mask = squash(image, mask, random.Random(seed))
+        assert np.array_equal(changed, again) and np.array_equal(changed_mask, again_mask)
+        agree = (changed[..., 0] > 100) == (changed_mask == 1)
+        assert agree[changed_mask != 255].mean() > 0.85

@@ -13,8 +13,9 @@ from torch.amp import GradScaler
 
 import train
 import train_base
+from dataset.benchmarks.table import open_benchmark
 from dataset.dataset import base_train_dataset, collate, train_dataset
-from dataset.index import config_classes, load_index
+from dataset.index import load_index
 from engine.learner import Learner, NotFiniteError, Output, Report
 from engine.loader import StepPlan, load_steps
 from engine.optim import make_sgd
@@ -52,7 +53,7 @@ def meta_gradients(cfg: Config) -> tuple[dict[str, Tensor], Report]:
     method = build_model(cfg, pretrained=False).train()
     network = Doubled(without_dropout(method))
     index, files = load_index(cfg, "train")
-    dataset = train_dataset(cfg, index, files, config_classes(cfg, "train"), seed=5, epoch=1)
+    dataset = train_dataset(cfg, index, files, open_benchmark(cfg).wanted("train"), seed=5, epoch=1)
     return gradients(cfg, network, dataset, partial(train.forward, method), "query_mask", cfg.batch_size)
 
 

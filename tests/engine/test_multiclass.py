@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from dataset.index import Mode, config_classes, list_files
+from dataset.benchmarks.table import open_benchmark
+from dataset.index import Mode
 from dataset.multiclass import MultiEpisodes, draw_generalized, draw_ways
 from engine import multiclass
 from model.build import build_model
@@ -40,7 +41,7 @@ def network(cfg: Config) -> HMNet:
 
 
 def contents(cfg: Config, mode: Mode) -> tuple[dict, dict]:
-    files = list_files(cfg, mode)
+    files = open_benchmark(cfg).base_files(mode)
     masks = {name: np.array(Image.open(mask)) for name, (_, mask) in files.items()}
     return {name: sorted(set(np.unique(m).tolist()) - {0, 255}) for name, m in masks.items()}, masks
 
@@ -49,10 +50,10 @@ def test_ways(cfg: Config) -> None:
     model = network(cfg)
     result = multiclass.test_ways(model, cfg, WORLD, 2)
     present, masks = contents(cfg, "train")
-    files = list_files(cfg, "train")
+    files = open_benchmark(cfg).base_files("train")
     for run in result["runs"]:
         sums: dict = defaultdict(lambda: np.zeros(4))
-        episodes = draw_ways(present, config_classes(cfg, "val"), 2, 1, 6, run["seed"], label_all=True)
+        episodes = draw_ways(present, open_benchmark(cfg).wanted("val"), 2, 1, 6, run["seed"], label_all=True)
         dataset = MultiEpisodes(episodes, present, files, cfg.val_size, "square")
         for item, episode in ((dataset[i], episode) for i, episode in enumerate(episodes)):
             mask = torch.from_numpy(masks[episode.query])[None, None]
@@ -80,10 +81,10 @@ def test_generalized(cfg: Config, first: str, monkeypatch: pytest.MonkeyPatch) -
     model = network(cfg)
     result = multiclass.test_generalized(model, cfg, WORLD, first)
     present, masks = contents(cfg, "val")
-    files, base = list_files(cfg, "val"), config_classes(cfg, "train")
+    files, base = open_benchmark(cfg).base_files("val"), open_benchmark(cfg).wanted("train")
     run = result["runs"][0]
     sums: dict = defaultdict(lambda: np.zeros(2))
-    episodes = draw_generalized(present, base, config_classes(cfg, "val"), 1, 6, run["seed"], cfg.workers)
+    episodes = draw_generalized(present, base, open_benchmark(cfg).wanted("val"), 1, 6, run["seed"], cfg.workers)
     dataset = MultiEpisodes(episodes, present, files, cfg.val_size, "fit")
     for item, episode in ((dataset[i], episode) for i, episode in enumerate(episodes)):
         mask = masks[episode.query]

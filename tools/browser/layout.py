@@ -92,9 +92,7 @@ def failures_page(context: AppContext, message: gr.HTML, tab: gr.Tab) -> None:
     def on_choice(one: str | None, two: str, name: str, shots: str, way: str) -> Updates:
         found = failures.find_results(context.results)
         if not found:
-            raise UserError(
-                f"{context.results}: holds no *{failures.ENDING}, which test.py writes; test one first"
-            )
+            raise UserError(f"{context.results}: holds no *{failures.ENDING}, which test.py writes; test one first")
         one = one if one in found else next(iter(found))
         single = [key for key, files in found.items() if len(files) == 1]  # to compare with
         other = failures.read_rows(found[two]) if two in single else None

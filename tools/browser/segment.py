@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dataset.benchmarks.table import open_benchmark
 from dataset.episode import draw_seeded, wanted_classes
-from dataset.index import class_names, load_index
+from dataset.index import load_index
 from dataset.lists import class_lines
 from prediction.evidence import gather_evidence
 from prediction.manifest import Records, write_manifest
@@ -112,7 +113,7 @@ class Examples:
     """
 
     def __init__(self, cfg: Config) -> None:
-        self.cfg, self.names = cfg, class_names(cfg)
+        self.cfg, self.names = cfg, open_benchmark(cfg).names()
         self.index, self.files = load_index(cfg, "val")
 
     def show(self, session: Session, limits: Limits, folder: Path) -> list[str]:

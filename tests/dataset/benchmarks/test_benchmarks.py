@@ -2,14 +2,17 @@
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 
+from dataset.benchmarks import lvis92i
 from dataset.benchmarks.table import BENCHMARKS, open_benchmark, test_config
 from dataset.dataset import train_dataset
-from dataset.index import config_classes, list_files, load_index
+from dataset.index import load_index
+from dataset.lists import read_pickle
 from dataset.multiclass import MultiEpisodes, draw_ways
 from dataset.transform import squash_mask
 from engine.multiclass import test_ways as run_ways
@@ -87,21 +90,24 @@ def test_training_on_classes_of_their_own(tmp_path: Path) -> None:
     (root / "lists/fss/val.txt").write_text("abe's_flyingfish\n")
     cfg = toy_config(tmp_path, data_set="fss1000", data_root=root, ensemble=False)
     index, files = load_index(cfg, "train")
-    classes = config_classes(cfg, "train")
+    classes = open_benchmark(cfg).wanted("train")
     assert len(index.images) == 20 and sorted(index.by_class) == classes and not set(classes) & {1, 2, 3}
     item = train_dataset(cfg, index, files, classes, 1, 0)[3]
     assert item["class_index"] in (0, 1) and (item["query_mask"] == 1).any()
     names = open_benchmark(cfg).names()
-    assert names[classes[0]] == "ox_cart" and list(load_index(cfg, "val")[0].by_class) == config_classes(cfg, "val")
+    assert names[classes[0]] == "ox_cart" and list(load_index(cfg, "val")[0].by_class) == open_benchmark(cfg).wanted(
+        "val"
+    )
     with pytest.raises(UserError, match="fss1000 has no index masks for a base learner; set ensemble False"):
-        list_files(cfg, "train")
+        open_benchmark(cfg).base_files("train")
     assert len(truth) == 30
 
 
-@pytest.mark.parametrize("name", ["fss1000", "suim"])
+@pytest.mark.parametrize("name", ["fss1000", "suim", "lvis92i"])
 def test_ways_where_every_class_has_a_mask_of_its_own(name: str, cfg: Config, tmp_path: Path) -> None:
     truth, root = build(name, tmp_path)
-    tested = cfg.model_copy(update={"test_set": name, "test_root": str(root), "seeds": [3], "test_episodes": 4})
+    place = {"test_set": name, "test_root": str(root), "test_fold": FOLDS.get(name, 0)}
+    tested = cfg.model_copy(update={**place, "seeds": [3], "test_episodes": 4})
     index, files = load_index(test_config(tested), "test")
     episodes = draw_ways(index.classes, list(index.by_class), 2, 1, 4, 3, label_all=True)
     dataset = MultiEpisodes(episodes, index.classes, files, 33, "square")
@@ -113,6 +119,15 @@ def test_ways_where_every_class_has_a_mask_of_its_own(name: str, cfg: Config, tm
         np.testing.assert_array_equal(dataset[number]["truth"], squash_mask(expected, 33, 33))
     result = run_ways(build_model(cfg, pretrained=False), tested, ProcessGroup(torch.device("cpu")), 2)
     assert set(result["runs"][0]["class_iou"]) == set(index.by_class)
+
+
+def test_annotations_are_read_once(cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, root = build("lvis92i", tmp_path)
+    counted = Mock(side_effect=read_pickle)
+    monkeypatch.setattr(lvis92i, "read_pickle", counted)
+    place = ("test_set", "lvis92i", "test_root", root, "test_fold", 1)
+    run_test(tmp_path, *place, "protocol", "hsnet", "test_episodes", 2, "metric_size", "")
+    assert counted.call_count == 1
 
 
 def test_table_of_names() -> None:

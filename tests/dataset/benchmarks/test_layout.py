@@ -11,8 +11,9 @@ from PIL import Image
 from dataset.benchmarks.table import open_benchmark, test_config
 from dataset.dataset import test_dataset
 from dataset.episode import Episode
-from dataset.index import config_classes, load_index
+from dataset.index import load_index
 from dataset.lists import read_class_lists
+from engine.evaluation import make_episodes
 from tests.toy import ROOT, toy_config, write_toy
 from util.config import Config, load_config
 from util.errors import UserError
@@ -36,7 +37,7 @@ def test_training_lists(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     cfg = toy_config(tmp_path, train_list=kind, split=1)
     assert cfg.list_kind == ("all" if kind == "all" else "filtered")
     index, files = load_index(cfg, "train")
-    masks, base = masks_of(tmp_path / "toy", "train"), set(config_classes(cfg, "train"))
+    masks, base = masks_of(tmp_path / "toy", "train"), set(open_benchmark(cfg).wanted("train"))
     expected = []
     for name, mask in masks.items():
         present = {c for c in range(1, 9) if (mask == c).any()}
@@ -98,7 +99,7 @@ def test_counts_of_the_real_lists() -> None:
 def test_fold_without_novel_classes(tmp_path: Path) -> None:
     cfg = load_config(ROOT / "config/base/pascal.yaml", ["split", "4", "data_root", str(tmp_path)])
     assert (cfg.novel_class_count, cfg.base_class_count) == (0, 20)
-    assert (config_classes(cfg, "train"), config_classes(cfg, "val")) == (list(range(1, 21)), [])
+    assert (open_benchmark(cfg).wanted("train"), open_benchmark(cfg).wanted("val")) == (list(range(1, 21)), [])
     with pytest.raises(UserError, match="split: 4 has no novel classes; set test_set"):
         load_index(cfg, "val")
     with pytest.raises(UserError, match="split: 5"):
@@ -118,3 +119,19 @@ def test_public_lists_name_what_is_missing(tmp_path: Path, monkeypatch: pytest.M
         load_index(cfg, "test")
     with pytest.raises(UserError, match="data_set toy has no public lists"):
         load_index(toy_config(tmp_path, protocol="hsnet"), "test")
+
+
+def test_public_lists_know_all_that_a_query_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An episode is hard by what is in its query's mask, not by what a list says of it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_toy(tmp_path / "toy")
+    (tmp_path / "toy/lists/val").mkdir(parents=True)
+    masks = masks_of(tmp_path / "toy", "val")
+    shown = {Path(name).stem: {*np.unique(mask)} - {0, 255} for name, mask in masks.items()}
+    lines = [f"{name}__{class_id:02}" for name, present in shown.items() for class_id in present if class_id <= 5]
+    (tmp_path / "toy/lists/val/fold0.txt").write_text("\n".join(lines))
+    place = {"test_set": "pascal", "test_root": tmp_path / "toy", "protocol": "hsnet", "metric_size": ""}
+    drawn = make_episodes(toy_config(tmp_path, **place), 0, 40)
+    for episode in drawn.episodes:
+        assert episode.hard == (len(shown[Path(episode.query).stem]) > 1)
+    assert any({*shown[Path(e.query).stem]} - {1, 2, 3, 4, 5} for e in drawn.episodes)

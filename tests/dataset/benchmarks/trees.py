@@ -166,10 +166,10 @@ def suim(folder: Path, lists: Path, rng: np.random.Generator) -> Truth:
 
 
 def lvis92i(folder: Path, lists: Path, rng: np.random.Generator) -> Truth:
-    """25 classes, one of a single image; overlapping classes, two instances, polygons and run lengths."""
+    """25 classes beyond 255, one of a single image; overlapping classes, two instances, polygons and run lengths."""
     truth: Truth = {}
     content: dict[int, dict[str, Any]] = {}
-    for i, class_id in enumerate([*rng.permutation(900)[:24].tolist(), 1001]):
+    for i, class_id in enumerate([*(rng.permutation(700)[:24] + 300).tolist(), 1001]):
         content[class_id] = {}
         for k in range(1 if i == 3 else 3):
             name = f"val2017/{(i * 3 + k) % 40 + 1:012}.jpg"

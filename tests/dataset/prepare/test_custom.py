@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset.index import class_names, load_index
+from dataset.benchmarks.table import open_benchmark
+from dataset.index import load_index
 from dataset.prepare.custom import choose_val, prepare_custom
 from tests.dataset.prepare.test_pascal import stamps
 from tests.dataset.prepare.trees import random_label, write_jpeg, write_lines, write_palette_png
@@ -41,7 +42,7 @@ def test_the_index_reads_it(labels: Labels, tmp_path: Path, capsys: pytest.Captu
     assert (cfg.data_set, cfg.num_classes, cfg.folds) == ("own", CLASSES, 3)
     assert cfg.area_threshold == round(2048 * 9000 / 187500)
     assert cfg.max_side == 501  # VOC's images have 500, its crop 473
-    assert class_names(cfg) == {value: f"class_{value}" for value in range(1, CLASSES + 1)}
+    assert open_benchmark(cfg).names() == {value: f"class_{value}" for value in range(1, CLASSES + 1)}
     for split in range(3):
         index, files = load_index(cfg.model_copy(update={"split": split}), "val")
         assert list(index.by_class) == [2 * split + 1, 2 * split + 2]
