@@ -23,7 +23,7 @@ test-browser: $(INSTALLED)
 	$(BIN)/python -m pytest -m browser
 
 gpu: $(INSTALLED)
-	$(BIN)/python -m tools.gpu
+	$(BIN)/python -m pytest -m gpu -p tests.report --report exp/gpu/report.json -o faulthandler_timeout=120
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.devices import GPU
 from tests.server import Server, serve
 from util.config import Config, load_config
 
@@ -24,6 +25,18 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def fresh_random_numbers() -> None:
     """Inputs differ from run to run; the seed, printed when a test fails, brings them back."""
     print(f"torch.manual_seed({torch.seed()})")
+
+
+@pytest.fixture(params=["cpu", GPU])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """The CPU, and the machine's accelerator, where float32 is float32: without TF32."""
+    if request.param == "cpu":
+        return torch.device("cpu")
+    if not torch.accelerator.is_available():
+        pytest.skip("PyTorch sees no accelerator")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    return torch.device(torch.accelerator.current_accelerator(), torch.accelerator.current_device_index())
 
 
 @pytest.fixture

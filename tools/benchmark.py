@@ -1,215 +1,417 @@
-"""How fast the network is and why: `python -m tools.benchmark [--quick] [--config FILE] [--opts key value ...]`.
+"""How fast a method is and what it needs: `python -m tools.benchmark [--arch NAME] [--rows ROW ...] [--quick]`.
 
-One run measures the machine's peak in matrix products, every stage of an episode, whole episodes, the image sizes of
-the paper's Table 9, and the scan in plain PyTorch. It writes benchmark.json and benchmark.md. Weights are random: speed
-does not depend on them.
+It knows the interface of a method alone. Weights and images are random, since neither speed nor memory depends on
+them. Every row is measured in a process of its own. Writes benchmark.json and benchmark.md.
 """
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
-from math import ceil
+import os
+import platform
+import resource
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from importlib.metadata import distributions
+from math import inf, prod
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
+from scipy.stats import linregress
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.profiler import profile
+from torch.utils.benchmark import Timer
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from model.build import encoder
-from tools.loading import measure_loading
-from tools.measure import Peak, in_fresh_process, machine, product_peak
+from dataset.dataset import collate, train_dataset
+from dataset.demo import write_demo
+from dataset.index import config_classes, load_index
+from engine.learner import Learner
+from engine.loader import StepPlan, load_steps
+from engine.optim import amp_dtype, autocast
+from model.backbone.build import build_backbone
+from model.build import build_model
+from model.inference import FeatureCache, prepare_inference
+from model.methods.method import Method
+from prediction.predictor import Predictor
 from tools.paper.table import Table
-from tools.stages import (
-    GIGA,
-    SIZES,
-    episode_gflops,
-    measure_episodes,
-    measure_scan,
-    measure_stages,
-    stage_gflops,
-)
-from tools.training import measure_training, training_gflops
 from util.config import Config, load_config
+from util.distributed import ProcessGroup, pick_device
 from util.errors import UserError, run_main
 from util.files import atomic_write
 
+T = TypeVar("T")
+Row = dict[str, Any]
+Shape = tuple[int, ...]
+Stages = Iterator[tuple[str, int, Callable[[], Any]]]  # a name, how often an episode does it, and how
 CONFIG = "config/pascal/pascal_split0_resnet50_manet.yaml"
+DEMO = Path(__file__).resolve().parent.parent / "config" / "demo.yaml"
+GIGA, MEGABYTE = 1e9, 2**20
+PRODUCTS = ((1024, 1024, 1024), (2048, 2048, 2048), (4096, 256, 1024))  # M, K, N; the last is one of HMNet's trunk
+SCAN_OPERATIONS = 7  # for one state at one token: delta A, its exp, decay * h, delta u * B, sum, C * h, sum
+IMAGE_SIZE = 430  # pixels along a side of a generated image, which has as many pixels as PASCAL's 500 x 375
+OPERATORS = 12  # rows of the table of operators
+TABLE_4 = {"arch": "HMNet", "ensemble": False, "shot": 1, "feature_size": 64, "fusion": "hmnet", "val_size": 473}
+BLOCKS = (4, 6, 8, 10)
+SIZES = {473: 64, 633: 80, 793: 100, 953: 120, 1113: 140}  # pixels of the paper's Table 9: HMNet's feature size
 QUICK_SIZES = {105: 16, 169: 24, 233: 32}
-FUSIONS = ("hmnet", "cross_attention")
-STEADY = 1.1  # the largest ratio of two measured peaks of a quiet machine
+
+
+def random_episode(cfg: Config, device: torch.device, size: int, batch: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """Noise: queries `(B, 3, H, H)`, supports `(B, K, 3, H, H)` and masks `(B, K, H, H)`, half of them foreground."""
+    masks = torch.zeros(batch, cfg.shot, size, size, device=device)
+    masks[..., size // 4 : 3 * size // 4] = 1
+    images = torch.randn(batch, 1 + cfg.shot, 3, size, size, device=device)
+    return images[:, 0], images[:, 1:], masks
+
+
+def inference_method(cfg: Config) -> tuple[Method, torch.device]:
+    """The method as test.py runs it, but for its weights."""
+    device = pick_device(cfg.device)
+    return prepare_inference(build_model(cfg, pretrained=False).to(device)), device
+
+
+def stages(method: Method, query: Tensor, support: Tensor, masks: Tensor) -> Stages:
+    """The steps of a method's interface in their order, and its two frozen parts, on one episode, B = 1."""
+    shot, last = support.shape[1], method.backbone.levels[-1:]
+    images, supports = (x.contiguous(memory_format=torch.channels_last) for x in (query, support[0]))
+    maps, support_maps = (method.backbone(x, method.maps) for x in (images, supports))
+    features, support_features = method.features(maps, "query"), method.features(support_maps, "support")
+    embedded, shown = method.embed(features, "query"), method.embed(support_features, "support")
+    state = method.support_state(shown, masks)
+    yield "backbone, one image", 1 + shot, lambda: method.backbone(images, method.maps)
+    yield "features of its maps, one image", 1 + shot, lambda: method.features(maps, "query")
+    if learner := method.base_learner:
+        (f4,) = method.backbone(images, last).values()
+        yield "within them: base learner", 1 + shot, lambda: learner.features(f4)
+    yield "embed, query", 1, lambda: method.embed(features, "query")
+    yield "embed, supports", 1, lambda: method.embed(support_features, "support")
+    yield "support_state", 1, lambda: method.support_state(shown, masks)
+    yield "score", 1, lambda: method.score(embedded, state)
+
+
+@torch.inference_mode()
+def measure_stages(cfg: Config, seconds: float) -> list[Row]:
+    """Every stage of an episode."""
+    method, device = inference_method(cfg)
+    rows: list[Row] = []
+    with autocast(cfg.amp, device):
+        for name, times, call in stages(method, *random_episode(cfg, device, cfg.val_size)):
+            rows.append({"stage": name, "times": times, "s": timed(call, seconds), "GFLOP": count_flops(call) / GIGA})
+    counted = [row for row in rows if not row["stage"].startswith("within")]
+    total = {key: sum(row["times"] * row[key] for row in counted) for key in ("s", "GFLOP")}
+    return [*rows, {"stage": "sum over an episode", "times": 1, **total}]
+
+
+@torch.inference_mode()
+def measure_episode(cfg: Config, seconds: float) -> Row:
+    """A whole episode as test.py runs it: cold, with the features of its images cached, and with a known support."""
+    method, device = inference_method(cfg)
+    query, support, masks = random_episode(cfg, device, cfg.val_size)
+    names, full = [[str(number) for number in range(1 + cfg.shot)]], FeatureCache(method, inf)
+
+    def cold() -> None:
+        FeatureCache(method, inf).scores(query, support, masks, names)
+
+    def cached() -> None:
+        full.scores(query, support, masks, names)
+
+    with autocast(cfg.amp, device):
+        row: Row = {"size": cfg.val_size, "parameters M": parameter_count(method) / 1e6, "cold s": timed(cold, seconds)}
+        row |= {"peak MB": peak_memory(device) / MEGABYTE, "GFLOP": count_flops(cold) / GIGA}
+        row |= {"cached s": timed(cached, seconds), "cached GFLOP": count_flops(cached) / GIGA}
+        state, embedded = method.encode_support(support, masks), method.embed_query(query)
+        row["known support s"] = timed(lambda: method.score(embedded, state).at(masks.shape[-2:]), seconds)
+    return row
+
+
+@torch.inference_mode()
+def measure_operators(cfg: Config, seconds: float) -> list[Row]:
+    """The operators of PyTorch in which a cold episode spends most of its time."""
+    method, device = inference_method(cfg)
+    episode = random_episode(cfg, device, cfg.val_size)
+    method(*episode)
+    with autocast(cfg.amp, device), profile() as profiler:
+        method(*episode)
+    events = profiler.key_averages()
+    key = "self_cpu_time_total" if device.type == "cpu" else "self_device_time_total"
+    total = sum(getattr(event, key) for event in events)
+    slowest = sorted(events, key=lambda event: getattr(event, key), reverse=True)[:OPERATORS]
+    rows = [{"operator": event.key, "calls": event.count, "s": getattr(event, key) / 1e6} for event in slowest]
+    return [row | {"share": f"{row['s'] * 1e6 / total:.0%}"} for row in rows]
+
+
+def measure_parameters(cfg: Config, seconds: float) -> list[Row]:
+    """Millions of parameters by part, of all and of those that learn."""
+    method = build_model(cfg, pretrained=False)
+    parts = [*method.named_children(), ("all", method)]
+    return [
+        {"part": name, "parameters M": parameter_count(part) / 1e6, "learn M": parameter_count(part, True) / 1e6}
+        for name, part in parts
+    ]
+
+
+def measure_training(cfg: Config, seconds: float) -> Row:
+    """A step of training on a batch of noise, as train.py takes it."""
+    device = pick_device(cfg.device)
+    method = build_model(cfg, pretrained=False).to(device).train()
+    query, support, masks = random_episode(cfg, device, cfg.train_h, cfg.batch_size)
+    batch = {"query": query, "support": support, "support_mask": masks, "query_mask": masks[:, 0]}
+    batch |= {"class_index": masks.new_zeros(len(masks), dtype=torch.int64), "names": [["noise"]] * len(masks)}
+    learner = Learner(method, method.optimizers(cfg), ProcessGroup(device), cfg.amp, cfg.compile, partial=True)
+
+    def step() -> None:
+        learner.accumulate([batch], forward, target="query_mask")
+        learner.step()
+
+    taken = timed(step, seconds)
+    peak = peak_memory(device) / MEGABYTE
+    return {"s": taken, "episodes/s": cfg.batch_size / taken, "GFLOP": count_flops(step) / GIGA, "peak MB": peak}
+
+
+def measure_loader(cfg: Config, seconds: float) -> Row:
+    """Images that one loader worker reads and augments for training each second, of generated JPEG files."""
+    with TemporaryDirectory() as folder:
+        write_demo(folder, images_per_class=3 + cfg.shot, size=IMAGE_SIZE)
+        keys = {key: getattr(cfg, key) for key in ("arch", "train_h", "train_w", "shot")}
+        data = load_config(DEMO).model_copy(update={"data_root": folder, "train_list": "all", **keys})
+        index, files = load_index(data, "train")
+        dataset = train_dataset(data, index, files, config_classes(data, "train"), seed=0, epoch=1)
+        batches = StepPlan(len(dataset), cfg.batch_size, 1, ProcessGroup(torch.device("cpu"))).batches(seed=0)
+        steps = load_steps(dataset, batches, 1, 1, collate)
+        next(steps)  # the worker has started
+        start = perf_counter()
+        images = sum(len(batch["names"]) * (1 + cfg.shot) for (batch,) in steps)
+        return {"images/s": images / (perf_counter() - start), "size": IMAGE_SIZE}
+
+
+def measure_predict(cfg: Config, seconds: float) -> Row:
+    """Images that prediction segments each second, of generated JPEG files, with the support set once."""
+    method, device = inference_method(cfg)
+    predictor = Predictor(method, cfg.val_size, cfg.shot, device, cfg.amp)
+    with TemporaryDirectory() as folder:
+        write_demo(folder, images_per_class=1, size=IMAGE_SIZE)
+        images, masks = (sorted(Path(folder, part).iterdir()) for part in ("JPEGImages", "SegmentationClassAug"))
+        predictor.set_support(images[:1], [(masks[0], 1)])
+        return {"images/s": 1 / timed(lambda: predictor.predict(images[1]), seconds), "size": IMAGE_SIZE}
+
+
+def timed(function: Callable[[], Any], seconds: float) -> float:
+    """Median seconds of calls, at least one and as many as fit into `seconds`, after one that does not count."""
+    timer = Timer("function()", globals={"function": function}, num_threads=torch.get_num_threads())
+    return timer.blocked_autorange(min_run_time=seconds).median
+
+
+def product_peak(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
+    """The best GFLOP/s in products (M, K) x (K, N), by matrix products or 1x1 convolutions.
+
+    On a CPU two libraries compute them, MKL and oneDNN, one of them perhaps at half the other's speed.
+    """
+    best = 0.0
+    for m, k, n in PRODUCTS:
+        a, b = (torch.randn(rows, k, dtype=dtype, device=device) for rows in (m, n))
+        image = a.view(1, m, 1, k).permute(0, 3, 1, 2)  # channels last
+        for way in (lambda a=a, b=b: F.linear(a, b), lambda x=image, b=b: F.conv2d(x, b[:, :, None, None])):
+            best = max(best, 2 * m * k * n / timed(way, seconds) / GIGA)
+    return best
+
+
+def count_flops(function: Callable[[], Any]) -> int:
+    """Floating-point operations that the products, convolutions, attentions and scans of one call of `function` need.
+
+    A multiplication and an addition are two, an exponential in the scan one. Element-wise operations, norms and
+    resizes are not counted.
+    """
+    formulas = {
+        torch.ops.selective_scan.forward: scan_flops,
+        torch.ops.selective_scan.backward: lambda grad_y, grad_state, saved, *inputs, **_: 2 * scan_flops(*inputs),
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    }
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+def scan_flops(
+    u: Shape, delta: Shape, A: Shape, B: Shape, C: Shape, order: Shape, skip: Any, delta_bias: Any, delta_proj: Any,
+    *_: Any, out_shape: Any = None,
+) -> int:  # fmt: skip
+    """Operations of a scan with inputs of these shapes (`model.scan.selective_scan`)."""
+    projection = 2 * delta_proj[-1] if delta_proj is not None else 0
+    return prod(u) * A[0] * (SCAN_OPERATIONS * A[2] + projection)
+
+
+def parameter_count(module: nn.Module, learnable: bool = False) -> int:
+    """Numbers in the parameters of a module, of all or only of those that learn."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not learnable)
+
+
+def peak_memory(device: torch.device | None = None) -> int:
+    """The most bytes this process has ever had in memory, or its tensors in that of `device`.
+
+    Linux keeps it per program; `ru_maxrss`, taken elsewhere, may also remember what the process was before it was that.
+    """
+    if device and device.type != "cpu":
+        return torch.get_device_module(device).max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.is_file():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a module's function in a new process with as many threads, so that its peak memory is its own.
+
+    Raises UserError when the process dies, as it does where memory does not suffice.
+    """
+    with ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (torch.get_num_threads(),)) as pool:
+        try:
+            return pool.submit(function, *arguments).result()
+        except BrokenProcessPool:
+            raise UserError(f"{function.__name__}: its process was killed, perhaps for lack of memory") from None
+
+
+def machine() -> Row:
+    """What ran, on what; None for packages that are not installed."""
+    information = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
+    models = [line.split(":", 1)[1].strip() for line in information.splitlines() if line.startswith("model name")]
+    installed = {package.metadata["Name"]: package.version for package in distributions()}
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "python": platform.python_version(),
+        **{name: installed.get(name) for name in ("torch", "numpy", "triton", "mamba_ssm", "causal_conv1d")},
+        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load average": os.getloadavg()[0],  # before it began; above 0 others were at work too
+    }
+
+
+MEASURES: dict[str, Callable[[Config, float], Row | list[Row]]] = {
+    **{"parameters": measure_parameters, "stages": measure_stages, "episode": measure_episode},
+    **{"operators": measure_operators, "training": measure_training, "loader": measure_loader},
+    "predict": measure_predict,
+}
+PAPER = {"reference": measure_episode, "sizes": measure_episode, "blocks": measure_episode}  # of HMNet
+
+
+def variants(row: str, cfg: Config, quick: bool) -> list[Row]:
+    """The changes of the configuration with which a row of the benchmark is measured, one after the other."""
+    if row in ("episode", "training"):
+        return [{"amp": amp} for amp in amp_modes(pick_device(cfg.device))]
+    if row == "reference":
+        return [{"scan": "reference"}]
+    if row == "blocks":
+        return [{**TABLE_4, "blocks": blocks} for blocks in BLOCKS]
+    if row == "sizes":
+        networks: list[Row] = [] if cfg.arch == "HMNet" else [{"arch": cfg.arch}]
+        networks += [{"arch": "HMNet", "fusion": fusion} for fusion in ("hmnet", "cross_attention")]
+        sizes = QUICK_SIZES if quick else SIZES
+        return [{**each, "val_size": size, "feature_size": grid} for each in networks for size, grid in sizes.items()]
+    return [{}]
+
+
+def amp_modes(device: torch.device) -> tuple[str, ...]:
+    """The precisions that pay on a device."""
+    return ("off", "bf16") if device.type == "cpu" else ("off", "bf16", "fp16")
+
+
+def measure(row: str, cfg: Config, quick: bool, seconds: float) -> list[Row]:
+    """Every variant of a row of the benchmark in a process of its own; one that fails says why."""
+    found: list[Row] = []
+    valid_size = build_backbone(cfg).valid_size
+    for changes in variants(row, cfg, quick):
+        changed = {key: valid_size(value) if key == "val_size" else value for key, value in changes.items()}
+        try:
+            rows = in_fresh_process({**MEASURES, **PAPER}[row], cfg.model_copy(update=changed), seconds)
+        except UserError as error:
+            rows = {"error": str(error)}
+        found += [{**changed, **each} for each in (rows if isinstance(rows, list) else [rows])]
+    return found
+
+
+def run(cfg: Config, rows: Sequence[str], quick: bool, seconds: float) -> Row:
+    """Measure the machine's peak in products, then every row that is asked for."""
+    device = pick_device(cfg.device)
+    types = {amp: amp_dtype(amp, device) or torch.float32 for amp in amp_modes(device)}
+    peaks = {amp: product_peak(device, dtype, seconds / 10) for amp, dtype in types.items()}
+    result: Row = {"kind": "benchmark", "quick": quick, "machine": machine(), "config": cfg.model_dump()}
+    result["peak GFLOP/s"] = peaks
+    for name in rows:
+        result[name] = measure(name, cfg, quick, seconds)
+        for row in result[name]:
+            for taken, needed in (("s", "GFLOP"), ("cold s", "GFLOP"), ("cached s", "cached GFLOP")):
+                if taken in row and needed in row:
+                    peak = peaks[row.get("amp", "off")]
+                    row[f"{taken} of peak".removeprefix("s ")] = f"{row[needed] / row[taken] / peak:.0%}"
+    return result
+
+
+def report(result: Mapping[str, Any]) -> str:
+    """Everything as Markdown."""
+    about = {**result["machine"], **{f"peak GFLOP/s, amp {amp}": peak for amp, peak in result["peak GFLOP/s"].items()}}
+    text = ["# Benchmark", "", *(f"- {key}: {value}" for key, value in about.items()), ""]
+    for name, function in {**MEASURES, **PAPER}.items():
+        if rows := result.get(name):
+            columns = list(dict.fromkeys(key for row in rows for key in row))
+            cells = [[_text(row.get(column, "")) for column in columns] for row in rows]
+            text.append(Table(f"{name}: {(function.__doc__ or '').splitlines()[0]}", columns, cells).markdown())
+    if points := [row for row in result.get("sizes", []) if row.get("fusion") == "hmnet" and "cold s" in row]:
+        line = linregress([row["size"] ** 2 / 1e6 for row in points], [row["cold s"] for row in points])
+        text.append(f"HMNet's straight line over the sizes: {line.slope:.2f} s a megapixel, R^2 {line.rvalue**2:.4f}\n")
+    return "\n".join(text)
+
+
+def _text(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Measure the network's speed and memory.")
-    parser.add_argument("--quick", action="store_true", help="small images, under a minute")
+    parser = argparse.ArgumentParser(description="Measure a method's speed, memory and cost.")
     parser.add_argument("--config", default=CONFIG, help=f"YAML file of the experiment; default: {CONFIG}")
-    parser.add_argument("--out", type=Path, default=Path("exp/benchmark"), help="folder for the results")
-    parser.add_argument("--repeats", type=int, default=3, help="calls of which the fastest counts")
+    parser.add_argument("--arch", help="name of the method, instead of the config's")
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        choices=[*MEASURES, *PAPER],
+        help="what to measure; default: all, with --arch what is its own",
+    )
+    parser.add_argument("--quick", action="store_true", help="small images, under a minute")
+    parser.add_argument("--seconds", type=float, default=2, help="for each figure: the median of as many calls as fit")
+    parser.add_argument("--out", type=Path, help="folder for the results; default: exp/benchmark/ARCH/ROWS")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="key value ..., instead of the config's")
     return parser.parse_args()
-
-
-def run(cfg: Config, quick: bool, repeats: int) -> dict[str, Any]:
-    """Measure everything, in processes of their own."""
-    nearest = encoder(cfg).nearest
-    sizes = {nearest(size): grid for size, grid in (QUICK_SIZES if quick else SIZES).items()}
-    if quick:
-        size = dict.fromkeys(("val_size", "train_h", "train_w"), max(sizes))
-        cfg = cfg.model_copy(update={**size, "feature_size": max(sizes.values())})
-    result: dict[str, Any] = {"kind": "benchmark", "quick": quick, "machine": machine(), "config": cfg.model_dump()}
-    before = in_fresh_process(measure_peaks, repeats)
-    result["stages"] = in_fresh_process(measure_stages, cfg, repeats)
-    for stage, gflop in zip(result["stages"], stage_gflops(cfg).values(), strict=True):
-        stage["gflop"] = gflop
-    result["gflops"] = episode_gflops(cfg)
-    result["episodes"], result["scan"] = {}, {}
-    for backend in [cfg.scan] if quick else [cfg.scan, "reference"]:
-        changed, often = cfg.model_copy(update={"scan": backend}), repeats if backend == cfg.scan else 1
-        episode = {cfg.val_size: cfg.feature_size}
-        result["episodes"][backend] = in_fresh_process(measure_episodes, changed, episode, often)[0]
-        result["scan"][backend] = in_fresh_process(measure_scan, changed, backend, often)
-    half = cfg.model_copy(update={"amp": "bf16"})
-    result["episodes"]["bf16"] = in_fresh_process(measure_episodes, half, {cfg.val_size: cfg.feature_size}, repeats)[0]
-    result["scan"]["bf16"] = result["scan"][cfg.scan]  # which is in float32 all the same
-    result["training_gflop"] = training_gflops(cfg)
-    steps = {"float32": cfg.model_copy(update={"amp": "off"}), "bf16": half}
-    result["training"] = {name: in_fresh_process(measure_training, each, repeats) for name, each in steps.items()}
-    result["loading"] = in_fresh_process(measure_loading, cfg)
-    result["sweep"] = {f: sweep(cfg.model_copy(update={"fusion": f}), sizes, not quick) for f in FUSIONS}
-    return result | best_peaks([before, in_fresh_process(measure_peaks, repeats)])
-
-
-def measure_peaks(repeats: int) -> tuple[Peak, Peak]:
-    """The peaks of matrix products in float32 and bf16."""
-    return product_peak(repeats=repeats + 2), product_peak(repeats=repeats + 2, dtype=torch.bfloat16)
-
-
-def best_peaks(measured: Sequence[tuple[Peak, Peak]]) -> dict[str, Any]:
-    """The best of several measurements in GFLOP/s, and how far apart they are: a busy machine reaches less."""
-    singles, halves = zip(*measured, strict=True)
-    peak, half = max(singles), max(halves)
-    spread = max(max(peaks).flops / min(peaks).flops for peaks in (singles, halves))
-    return {"gemm_gflops": peak.flops / GIGA, "gemm_way": peak.way, "bf16_gflops": half.flops / GIGA, "spread": spread}
-
-
-def sweep(cfg: Config, sizes: Mapping[int, int], apart: bool) -> dict[str, Any]:
-    """One episode per size, each `apart` in its own process, and the straight line through seconds over pixels."""
-    points: list[dict[str, Any]] = []
-    for part in [{size: grid} for size, grid in sizes.items()] if apart else [sizes]:
-        try:
-            points += in_fresh_process(measure_episodes, cfg, part, 1)
-        except UserError as error:
-            points += [{"size": size, "feature_size": grid, "error": str(error)} for size, grid in part.items()]
-    return {"points": points, "line": straight_line([point for point in points if "cold" in point])}
-
-
-def straight_line(points: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
-    """Least squares of cold seconds over megapixels, with R^2; None for fewer than three points."""
-    if len(points) < 3:
-        return None
-    x = np.array([point["size"] ** 2 / 1e6 for point in points])
-    y = np.array([point["cold"] for point in points])
-    slope, intercept = np.polyfit(x, y, 1)
-    residual = ((y - slope * x - intercept) ** 2).sum() / ((y - y.mean()) ** 2).sum()
-    return {"seconds_per_megapixel": float(slope), "intercept": float(intercept), "r2": float(1 - residual)}
-
-
-def share(gflop: float, seconds: float, peak: float) -> str:
-    """How much of the peak in GFLOP/s was reached; more than all of it shows that the machine was busy meanwhile."""
-    reached = gflop / seconds / peak
-    return f"{reached:.0%}" if reached <= 1 else "busy"
-
-
-def stage_table(result: dict[str, Any]) -> Table:
-    """Every stage and their sum."""
-    cfg, peak = result["config"], result["gemm_gflops"]
-    where = f"{cfg['val_size']} px, {cfg['shot']} shot, grid {cfg['feature_size']}"
-    table = Table(f"Stages of an episode ({where})", ("stage", "times", "s", "median s", "GFLOP", "of peak"))
-    for row in result["stages"]:
-        name = f"within: {row['name']}" if row["inside"] else row["name"]
-        seconds, gflop = row["seconds"], row["gflop"]
-        figures = (f"{seconds:.4f}", f"{row['median']:.4f}", f"{gflop:.2f}", share(gflop, seconds, peak))
-        table.rows.append((name, str(row["times"]), *figures))
-    counted = [row for row in result["stages"] if not row["inside"]]
-    seconds, gflop = (sum(row["times"] * row[key] for row in counted) for key in ("seconds", "gflop"))
-    table.rows.append(("sum of times x s", "", f"{seconds:.4f}", "", f"{gflop:.2f}", share(gflop, seconds, peak)))
-    table.notes.append(f"Peak of float32 on this machine: {peak:.1f} GFLOP/s, by {result['gemm_way']}.")
-    if result["spread"] > STEADY:
-        table.notes.append(
-            "The machine was busy with something else: its peak before all measurements and that after them differ by "
-            f"a factor of {result['spread']:.2f}; `busy` is where the network did better than that peak."
-        )
-    table.notes.append("FLOPs are those of products, convolutions, attention and scans; a multiply-add is two.")
-    return table
-
-
-def episode_table(result: dict[str, Any]) -> Table:
-    """Whole episodes and one block's scan, by scan backend."""
-    needed = result["gflops"]
-    columns = ("scan", "cold s", "of peak", "cached s", "of peak", "known support s", "peak MB", "one scan s")
-    table = Table("Whole episodes", columns)
-    for backend, row in result["episodes"].items():
-        cells, peak = [backend], result["bf16_gflops" if backend == "bf16" else "gemm_gflops"]
-        for seconds, gflop in ((row["cold"], needed["gflop"]), (row["cached"], needed["cached_gflop"])):
-            cells += [f"{seconds:.3f}", share(gflop, seconds, peak)]
-        scan = result["scan"][backend]["seconds"]
-        table.rows.append((*cells, f"{row['known_support']:.3f}", f"{row['peak_memory_mb']:.0f}", f"{scan:.4f}"))
-    table.notes.append(f"bf16: the network under autocast; its peak is {result['bf16_gflops']:.1f} GFLOP/s.")
-    table.notes.append(f"Cold: {needed['gflop']:.1f} GFLOP; nothing of the images is known.")
-    table.notes.append(f"Cached: {needed['cached_gflop']:.1f} GFLOP; the features of all images are at hand.")
-    table.notes.append("Known support: also everything that depends on the support alone.")
-    table.notes.append(f"One scan: four directions over {result['config']['feature_size'] ** 2} tokens of the query.")
-    return table
-
-
-def training_table(result: dict[str, Any]) -> Table:
-    """A training step, in both types of numbers."""
-    cfg, gflop = result["config"], result["training_gflop"]
-    title = f"A training step ({cfg['train_h']} px, {cfg['shot']} shot, batch {cfg['batch_size']}, {gflop:.1f} GFLOP)"
-    parts = ("forward", "backward", "optimiser")
-    table = Table(title, ("numbers", "s", "items/s", "of peak", *(f"{part} s" for part in parts), "peak MB"))
-    for name, row in result["training"].items():
-        seconds, peak = sum(row[part] for part in parts), result["bf16_gflops" if name == "bf16" else "gemm_gflops"]
-        cells = (name, f"{seconds:.3f}", f"{cfg['batch_size'] / seconds:.2f}", share(gflop, seconds, peak))
-        table.rows.append((*cells, *(f"{row[part]:.3f}" for part in parts), f"{row['peak_memory_mb']:.0f}"))
-        images = cfg["batch_size"] * (1 + cfg["shot"]) / seconds
-        workers = ceil(images / result["loading"]["pictures_per_second"])
-        table.notes.append(f"{name}: takes {images:.1f} images/s; {workers} loader worker(s) keep up with it.")
-    loading = "A loader worker: {pictures_per_second:.1f} images/s, of generated JPEG files of {size} x {size} pixels."
-    table.notes.append(loading.format(**result["loading"]))
-    return table
-
-
-def size_table(result: dict[str, Any]) -> Table:
-    """Cold seconds and peak memory over image sizes."""
-    table = Table("Image sizes (the paper's Table 9)", ("size", "grid", *(f"{f} s (MB)" for f in result["sweep"])))
-    for row in zip(*(swept["points"] for swept in result["sweep"].values()), strict=True):
-        cells = (f"{p['cold']:.2f} ({p['peak_memory_mb']:.0f})" if "cold" in p else "failed" for p in row)
-        table.rows.append((str(row[0]["size"]), str(row[0]["feature_size"]), *cells))
-    for fusion, swept in result["sweep"].items():
-        if line := swept["line"]:
-            formula = f"{line['seconds_per_megapixel']:.2f} s per megapixel {line['intercept']:+.2f} s"
-            table.notes.append(f"{fusion}: the straight line is {formula}, R^2 {line['r2']:.4f}")
-        table.notes += [f"{fusion}, {p['size']}: {p['error']}" for p in swept["points"] if "error" in p]
-    return table
-
-
-def report(result: dict[str, Any]) -> str:
-    """The whole Markdown file."""
-    about = [f"- {key}: {value}" for key, value in result["machine"].items()]
-    tables = (stage_table(result), episode_table(result), training_table(result), size_table(result))
-    return "\n".join(["# Benchmark", "", *about, "", *(table.markdown() for table in tables)])
 
 
 def main() -> None:
     """Measure, write, print."""
     arguments = parse_arguments()
-    result = run(load_config(arguments.config, arguments.opts), arguments.quick, arguments.repeats)
-    text = report(result)
-    atomic_write(arguments.out / "benchmark.json", json.dumps(result, indent=1) + "\n")
-    atomic_write(arguments.out / "benchmark.md", text)
-    print(text)
+    arch = ["arch", arguments.arch] if arguments.arch else []
+    cfg, quick = load_config(arguments.config, [*arguments.opts, *arch]), arguments.quick
+    if quick:
+        size = build_backbone(cfg).valid_size(max(QUICK_SIZES))
+        sizes = dict.fromkeys(("val_size", "train_h", "train_w"), size)
+        cfg = cfg.model_copy(update={**sizes, "feature_size": max(QUICK_SIZES.values())})
+    rows = arguments.rows or [
+        *MEASURES,
+        *([] if arch else [name for name in PAPER if not (quick and name == "reference")]),
+    ]
+    result = run(cfg, rows, quick, 0 if quick else arguments.seconds)
+    folder = arguments.out or Path("exp/benchmark", cfg.arch, *(arguments.rows or []))
+    atomic_write(folder / "benchmark.json", json.dumps(result, indent=1) + "\n")
+    atomic_write(folder / "benchmark.md", report(result))
+    print(report(result))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Maps are channels last as in `model.parts.mamba`, of one episode, B = 1: query `q` and support `s`, `(1, f, f, C)`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +15,6 @@ from model.parts.mamba import DIRECTIONS, HybridBlock, MambaBlock, Tokens
 from model.parts.order import patch_orders, plain_orders
 from model.parts.trunk import Trunk
 from model.resize import resize, resize_last
-from tools.stages import Captured
 from util.errors import UserError
 
 
@@ -36,6 +35,25 @@ class StateCosines(NamedTuple):
     after_query: Tensor  # (P, p, p): after each query patch
     support_maxima: Tensor  # (P or 1,): the largest cosine of a foreground position
     query_maxima: Tensor  # (P,)
+
+
+class Captured(dict[str, Tensor]):
+    """Within the block, what leaves the trunk's two embeddings, channels last, under their names."""
+
+    def __init__(self, model: HMNet) -> None:
+        super().__init__()
+        self.modules = {name: getattr(model.embedding, name) for name in ("merge_query", "merge_support")}
+
+    def __enter__(self) -> "Captured":
+        def keep(name: str) -> Callable[..., None]:
+            return lambda _module, _inputs, out: self.update({name: out.permute(0, 2, 3, 1)})
+
+        self.hooks = [module.register_forward_hook(keep(name)) for name, module in self.modules.items()]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self.hooks:
+            hook.remove()
 
 
 @torch.inference_mode()

@@ -52,7 +52,7 @@ def total_loss(scores: Scores, query_mask: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def test_full_network_reproduces_the_original() -> None:
+def test_full_network_reproduces_the_original(device: torch.device) -> None:
     expected = {name: torch.from_numpy(array) for name, array in np.load(DATA / "full_r50_1s.npz").items()}
     model = released("resnet50_manet", "full_r50_1s")
     query, support = golden_rule.images(1, 129, 3), golden_rule.images(1, 129, 4)

@@ -46,6 +46,11 @@ def random_inputs(
     )
 
 
+def on_device(inputs: ScanInputs, device: torch.device) -> ScanInputs:
+    """The same inputs on a device."""
+    return inputs._replace(**{name: x.to(device) for name, x in inputs._asdict().items() if isinstance(x, Tensor)})
+
+
 def naive_scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """Outputs (B, L, D) and last states (B, K, D, N), by the definition, differentiable."""
     u, delta, A, B, C, order, skip, bias, proj, softplus, decay, recap_state, period, initial_state = inputs
@@ -99,4 +104,4 @@ def assert_close(actual: dict[str, Tensor], wanted: dict[str, Tensor], tolerance
         assert actual[name].shape == value.shape, name
         assert actual[name].dtype == torch.float32, name
         scale = value.abs().max().clamp(min=1e-3)
-        assert (actual[name] - value).abs().max() <= tolerance * scale, name
+        assert (actual[name].cpu() - value).abs().max() <= tolerance * scale, name

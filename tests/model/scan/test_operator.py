@@ -1,5 +1,6 @@
 """The operator: its registration, its choice of backend, and what it refuses."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 
 from model.scan import BackendError, Recap, operator, selective_scan
 from model.scan.inputs import ScanInputs
-from tests.model.scan.naive import assert_close, expected, random_inputs
+from model.scan.mamba_ssm import is_available
+from tests.devices import on_gpu
+from tests.model.scan.naive import assert_close, expected, on_device, random_inputs
 
 
 def scan(inputs: ScanInputs, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -20,15 +23,57 @@ def scan(inputs: ScanInputs, **options: Any) -> tuple[torch.Tensor, torch.Tensor
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("period", [0, 9])
-def test_outputs_and_gradients(backend: str, period: int) -> None:
+def test_outputs_and_gradients(backend: str, period: int, device: torch.device) -> None:
     inputs = random_inputs(2, 3, 71, 5, 8, period, initial=period > 0, rank=period // 3)
     wanted = expected(inputs)
+    inputs = on_device(inputs, device)
     leaves = {name: x.requires_grad_() for name, x in inputs.differentiable().items()}
     y, state = scan(inputs, backend=backend)
     assert_close({"y": y, "final": state}, wanted.outputs, 1e-5)
-    loss = (y * wanted.grad_y).sum() + (state * wanted.grad_final).sum()
+    loss = (y * wanted.grad_y.to(device)).sum() + (state * wanted.grad_final.to(device)).sum()
     gradients = torch.autograd.grad(loss, list(leaves.values()))
     assert_close(dict(zip(leaves, gradients, strict=True)), wanted.gradients, 1e-4)
+
+
+@on_gpu
+@pytest.mark.parametrize("backend", ["triton", "mamba_ssm", "reference"])
+@pytest.mark.parametrize("recap", [False, True])
+@pytest.mark.parametrize(
+    ("batch", "length", "channels", "states", "period"),
+    [(2, 64**2, 512, 16, 16**2), (1, 60**2, 96, 16, 15**2), (1, 400, 24, 64, 25), (3, 13**2, 5, 3, 10)],
+)
+def test_a_gpu_gives_what_the_cpu_does_at_the_networks_sizes(
+    device: torch.device, backend: str, recap: bool, batch: int, length: int, channels: int, states: int, period: int,
+    record_property: Callable[[str, float], None],
+) -> None:  # fmt: skip
+    """Against the reference in float64, twice with the same bits; the time steps are softplus(-2 +- 2), as trained."""
+    if backend == "mamba_ssm" and not is_available():
+        pytest.skip("mamba-ssm is not installed")
+    inputs = random_inputs(batch, 4, length, channels, states, period if recap else 0, initial=recap)
+    wanted = outputs_and_gradients(inputs.to(torch.float64), "reference")
+    found, again = (outputs_and_gradients(on_device(inputs, device), backend) for _ in range(2))
+    assert all(torch.equal(found[name], again[name]) for name in found)
+    errors = {name: ((found[name].cpu() - x).abs().max() / x.abs().max()).item() for name, x in wanted.items()}
+    record_property("error of outputs", max(errors[name] for name in ("y", "final")))
+    record_property("error of gradients", max(errors.values()))
+    assert max(errors["y"], errors["final"]) < 1e-5 and max(errors.values()) < 1e-4, errors
+
+
+def outputs_and_gradients(inputs: ScanInputs, backend: str) -> dict[str, torch.Tensor]:
+    """By name, the gradients for fixed weights of the outputs."""
+    leaves = {name: x.detach().requires_grad_() for name, x in inputs.differentiable().items()}
+    y, final = scan(inputs._replace(**leaves), backend=backend)
+    weights = (torch.linspace(-1, 1, x.numel(), dtype=x.dtype, device=x.device).view_as(x) for x in (y, final))
+    loss = sum((x * weight).sum() for x, weight in zip((y, final), weights, strict=True))
+    gradients = torch.autograd.grad(loss, list(leaves.values()))
+    return {"y": y.detach(), "final": final.detach(), **dict(zip(leaves, gradients, strict=True))}
+
+
+def test_outputs_and_gradients_of_two_backends() -> None:
+    """The comparison of GPUs, with what a CPU has."""
+    inputs = random_inputs(1, 4, 20, 3, 4, period=5, initial=True)
+    found, wanted = (outputs_and_gradients(inputs, backend) for backend in ("cpu", "reference"))
+    assert_close(found, wanted, 1e-4)
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
