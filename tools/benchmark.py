@@ -14,13 +14,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from importlib.metadata import distributions
 from math import inf, prod
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from scipy.stats import linregress
@@ -42,14 +43,13 @@ from model.inference import FeatureCache, prepare_inference
 from model.methods.method import Method
 from prediction.predictor import Predictor
 from tools.paper.table import Table
+from train import forward
 from util.config import Config, load_config
 from util.distributed import ProcessGroup, pick_device
 from util.errors import UserError, run_main
 from util.files import atomic_write
 
-T = TypeVar("T")
 Row = dict[str, Any]
-Shape = tuple[int, ...]
 Stages = Iterator[tuple[str, int, Callable[[], Any]]]  # a name, how often an episode does it, and how
 CONFIG = "config/pascal/pascal_split0_resnet50_manet.yaml"
 DEMO = Path(__file__).resolve().parent.parent / "config" / "demo.yaml"
@@ -97,7 +97,7 @@ def stages(method: Method, query: Tensor, support: Tensor, masks: Tensor) -> Sta
     yield "score", 1, lambda: method.score(embedded, state)
 
 
-@torch.inference_mode()
+@torch.no_grad()  # in inference mode the counter of operations loses autocast
 def measure_stages(cfg: Config, seconds: float) -> list[Row]:
     """Every stage of an episode."""
     method, device = inference_method(cfg)
@@ -115,60 +115,62 @@ def measure_episode(cfg: Config, seconds: float) -> Row:
     """A whole episode as test.py runs it: cold, with the features of its images cached, and with a known support."""
     method, device = inference_method(cfg)
     query, support, masks = random_episode(cfg, device, cfg.val_size)
-    names, full = [[str(number) for number in range(1 + cfg.shot)]], FeatureCache(method, inf)
+    names = [[str(number) for number in range(1 + cfg.shot)]]
+    full, counted = FeatureCache(method, inf), FeatureCache(method, inf)
 
-    def cold() -> None:
-        FeatureCache(method, inf).scores(query, support, masks, names)
+    def call(cache: FeatureCache) -> None:
+        cache.scores(query, support, masks, names)
 
-    def cached() -> None:
-        full.scores(query, support, masks, names)
-
+    row: Row = {"size": cfg.val_size, "parameters M": parameter_count(method) / 1e6}
     with autocast(cfg.amp, device):
-        row: Row = {"size": cfg.val_size, "parameters M": parameter_count(method) / 1e6, "cold s": timed(cold, seconds)}
-        row |= {"peak MB": peak_memory(device) / MEGABYTE, "GFLOP": count_flops(cold) / GIGA}
-        row |= {"cached s": timed(cached, seconds), "cached GFLOP": count_flops(cached) / GIGA}
+        row["cold s"] = timed(lambda: call(FeatureCache(method, inf)), seconds)
+        row["peak MB"] = peak_memory(device) / MEGABYTE
+        row["cached s"] = timed(lambda: call(full), seconds)
         state, embedded = method.encode_support(support, masks), method.embed_query(query)
         row["known support s"] = timed(lambda: method.score(embedded, state).at(masks.shape[-2:]), seconds)
+    with autocast("off", device):
+        row["GFLOP"], row["cached GFLOP"] = (count_flops(lambda: call(counted)) / GIGA for _ in range(2))
     return row
 
 
 @torch.inference_mode()
 def measure_operators(cfg: Config, seconds: float) -> list[Row]:
-    """The operators of PyTorch in which a cold episode spends most of its time."""
+    """PyTorch's operators in which a cold episode spends most of its time."""
     method, device = inference_method(cfg)
     episode = random_episode(cfg, device, cfg.val_size)
-    method(*episode)
-    with autocast(cfg.amp, device), profile() as profiler:
+    with autocast(cfg.amp, device):
         method(*episode)
-    events = profiler.key_averages()
+        with profile() as profiler:
+            method(*episode)
     key = "self_cpu_time_total" if device.type == "cpu" else "self_device_time_total"
-    total = sum(getattr(event, key) for event in events)
-    slowest = sorted(events, key=lambda event: getattr(event, key), reverse=True)[:OPERATORS]
-    rows = [{"operator": event.key, "calls": event.count, "s": getattr(event, key) / 1e6} for event in slowest]
-    return [row | {"share": f"{row['s'] * 1e6 / total:.0%}"} for row in rows]
+    spent = {event.key: getattr(event, key) / 1e6 for event in profiler.key_averages()}
+    slowest, total = sorted(spent, key=spent.__getitem__, reverse=True)[:OPERATORS], sum(spent.values())
+    return [{"operator": name, "s": spent[name], "share": f"{spent[name] / total:.0%}"} for name in slowest]
 
 
 def measure_parameters(cfg: Config, seconds: float) -> list[Row]:
     """Millions of parameters by part, of all and of those that learn."""
-    method = build_model(cfg, pretrained=False)
-    parts = [*method.named_children(), ("all", method)]
-    return [
-        {"part": name, "parameters M": parameter_count(part) / 1e6, "learn M": parameter_count(part, True) / 1e6}
-        for name, part in parts
-    ]
+    method, rows = build_model(cfg, pretrained=False), []
+    for name, part in [*method.named_children(), ("all", method)]:
+        every, learnt = (parameter_count(part, learnable) / 1e6 for learnable in (False, True))
+        rows.append({"part": name, "parameters M": every, "learn M": learnt})
+    return rows
 
 
 def measure_training(cfg: Config, seconds: float) -> Row:
     """A step of training on a batch of noise, as train.py takes it."""
     device = pick_device(cfg.device)
     method = build_model(cfg, pretrained=False).to(device).train()
+    if not method.is_trained:
+        raise UserError(f"arch: {cfg.arch} has nothing to learn, so there is no step of training to measure")
     query, support, masks = random_episode(cfg, device, cfg.train_h, cfg.batch_size)
     batch = {"query": query, "support": support, "support_mask": masks, "query_mask": masks[:, 0]}
     batch |= {"class_index": masks.new_zeros(len(masks), dtype=torch.int64), "names": [["noise"]] * len(masks)}
-    learner = Learner(method, method.optimizers(cfg), ProcessGroup(device), cfg.amp, cfg.compile, partial=True)
+    optimizers = {name: each.optimizer for name, each in method.optimizers(cfg).items()}
+    learner = Learner(method, optimizers, ProcessGroup(device), cfg.amp, cfg.compile, partial=True)
 
     def step() -> None:
-        learner.accumulate([batch], forward, target="query_mask")
+        learner.accumulate([batch], partial(forward, method), target="query_mask")
         learner.step()
 
     taken = timed(step, seconds)
@@ -239,13 +241,10 @@ def count_flops(function: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
-def scan_flops(
-    u: Shape, delta: Shape, A: Shape, B: Shape, C: Shape, order: Shape, skip: Any, delta_bias: Any, delta_proj: Any,
-    *_: Any, out_shape: Any = None,
-) -> int:  # fmt: skip
-    """Operations of a scan with inputs of these shapes (`model.scan.selective_scan`)."""
-    projection = 2 * delta_proj[-1] if delta_proj is not None else 0
-    return prod(u) * A[0] * (SCAN_OPERATIONS * A[2] + projection)
+def scan_flops(*shapes: Any, **_: Any) -> int:
+    """Operations of a scan with inputs of these shapes, in the order of `model.scan.inputs.ScanInputs`."""
+    u, A, delta_proj = shapes[0], shapes[2], shapes[8]
+    return prod(u) * A[0] * (SCAN_OPERATIONS * A[2] + (2 * delta_proj[-1] if delta_proj else 0))
 
 
 def parameter_count(module: nn.Module, learnable: bool = False) -> int:
@@ -267,7 +266,7 @@ def peak_memory(device: torch.device | None = None) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
+def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a module's function in a new process with as many threads, so that its peak memory is its own.
 
     Raises UserError when the process dies, as it does where memory does not suffice.
@@ -291,52 +290,51 @@ def machine() -> Row:
         "cpu": models[0] if models else platform.processor() or platform.machine(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load average": os.getloadavg()[0],  # before it began; above 0 others were at work too
     }
 
 
-MEASURES: dict[str, Callable[[Config, float], Row | list[Row]]] = {
+METHOD_ROWS: dict[str, Callable[[Config, float], Any]] = {  # of any method
     **{"parameters": measure_parameters, "stages": measure_stages, "episode": measure_episode},
     **{"operators": measure_operators, "training": measure_training, "loader": measure_loader},
     "predict": measure_predict,
 }
-PAPER = {"reference": measure_episode, "sizes": measure_episode, "blocks": measure_episode}  # of HMNet
+ROWS = METHOD_ROWS | dict.fromkeys(("reference", "sizes", "blocks"), measure_episode)  # and of HMNet
 
 
 def variants(row: str, cfg: Config, quick: bool) -> list[Row]:
-    """The changes of the configuration with which a row of the benchmark is measured, one after the other."""
+    """The changes of the configuration with which a row is measured, one after the other."""
     if row in ("episode", "training"):
         return [{"amp": amp} for amp in amp_modes(pick_device(cfg.device))]
     if row == "reference":
         return [{"scan": "reference"}]
     if row == "blocks":
         return [{**TABLE_4, "blocks": blocks} for blocks in BLOCKS]
-    if row == "sizes":
-        networks: list[Row] = [] if cfg.arch == "HMNet" else [{"arch": cfg.arch}]
-        networks += [{"arch": "HMNet", "fusion": fusion} for fusion in ("hmnet", "cross_attention")]
-        sizes = QUICK_SIZES if quick else SIZES
-        return [{**each, "val_size": size, "feature_size": grid} for each in networks for size, grid in sizes.items()]
-    return [{}]
+    if row != "sizes":
+        return [{}]
+    methods = [{"arch": "HMNet", "fusion": fusion} for fusion in ("hmnet", "cross_attention")]
+    methods = methods if cfg.arch == "HMNet" else [{"arch": cfg.arch}, *methods]
+    sizes = (QUICK_SIZES if quick else SIZES).items()
+    return [{**method, "val_size": size, "feature_size": grid} for method in methods for size, grid in sizes]
 
 
 def amp_modes(device: torch.device) -> tuple[str, ...]:
-    """The precisions that pay on a device."""
+    """The values of `amp` that may pay on a device."""
     return ("off", "bf16") if device.type == "cpu" else ("off", "bf16", "fp16")
 
 
 def measure(row: str, cfg: Config, quick: bool, seconds: float) -> list[Row]:
-    """Every variant of a row of the benchmark in a process of its own; one that fails says why."""
+    """Every variant of a row in a process of its own; one that fails says why."""
     found: list[Row] = []
-    valid_size = build_backbone(cfg).valid_size
     for changes in variants(row, cfg, quick):
-        changed = {key: valid_size(value) if key == "val_size" else value for key, value in changes.items()}
+        if "val_size" in changes:
+            changes["val_size"] = build_backbone(cfg).valid_size(changes["val_size"])
         try:
-            rows = in_fresh_process({**MEASURES, **PAPER}[row], cfg.model_copy(update=changed), seconds)
+            rows = in_fresh_process(ROWS[row], cfg.model_copy(update=changes), seconds)
         except UserError as error:
             rows = {"error": str(error)}
-        found += [{**changed, **each} for each in (rows if isinstance(rows, list) else [rows])]
+        found += [{**changes, **each} for each in (rows if isinstance(rows, list) else [rows])]
     return found
 
 
@@ -346,14 +344,12 @@ def run(cfg: Config, rows: Sequence[str], quick: bool, seconds: float) -> Row:
     types = {amp: amp_dtype(amp, device) or torch.float32 for amp in amp_modes(device)}
     peaks = {amp: product_peak(device, dtype, seconds / 10) for amp, dtype in types.items()}
     result: Row = {"kind": "benchmark", "quick": quick, "machine": machine(), "config": cfg.model_dump()}
-    result["peak GFLOP/s"] = peaks
-    for name in rows:
-        result[name] = measure(name, cfg, quick, seconds)
-        for row in result[name]:
-            for taken, needed in (("s", "GFLOP"), ("cold s", "GFLOP"), ("cached s", "cached GFLOP")):
-                if taken in row and needed in row:
-                    peak = peaks[row.get("amp", "off")]
-                    row[f"{taken} of peak".removeprefix("s ")] = f"{row[needed] / row[taken] / peak:.0%}"
+    result |= {"peak GFLOP/s": peaks, **{row: measure(row, cfg, quick, seconds) for row in rows}}
+    for line in (line for row in rows for line in result[row]):
+        peak = peaks[line.get("amp", "off")]
+        for taken, needed in (("s", "GFLOP"), ("cold s", "GFLOP"), ("cached s", "cached GFLOP")):
+            if taken in line and needed in line:
+                line[f"{taken.removesuffix('s')}of peak"] = f"{line[needed] / line[taken] / peak:.0%}"
     return result
 
 
@@ -361,19 +357,15 @@ def report(result: Mapping[str, Any]) -> str:
     """Everything as Markdown."""
     about = {**result["machine"], **{f"peak GFLOP/s, amp {amp}": peak for amp, peak in result["peak GFLOP/s"].items()}}
     text = ["# Benchmark", "", *(f"- {key}: {value}" for key, value in about.items()), ""]
-    for name, function in {**MEASURES, **PAPER}.items():
-        if rows := result.get(name):
-            columns = list(dict.fromkeys(key for row in rows for key in row))
-            cells = [[_text(row.get(column, "")) for column in columns] for row in rows]
-            text.append(Table(f"{name}: {(function.__doc__ or '').splitlines()[0]}", columns, cells).markdown())
+    for name in (name for name in ROWS if name in result):
+        columns = list(dict.fromkeys(key for row in result[name] for key in row))
+        cells = [[row.get(column, "") for column in columns] for row in result[name]]
+        rows = [[f"{x:.4g}" if isinstance(x, float) else str(x) for x in row] for row in cells]
+        text.append(Table(f"{name}: {(ROWS[name].__doc__ or '').splitlines()[0]}", columns, rows).markdown())
     if points := [row for row in result.get("sizes", []) if row.get("fusion") == "hmnet" and "cold s" in row]:
         line = linregress([row["size"] ** 2 / 1e6 for row in points], [row["cold s"] for row in points])
-        text.append(f"HMNet's straight line over the sizes: {line.slope:.2f} s a megapixel, R^2 {line.rvalue**2:.4f}\n")
+        text.append(f"HMNet's straight line over sizes: {line.slope:.2f} s a megapixel, R^2 {line.rvalue**2:.4f}\n")
     return "\n".join(text)
-
-
-def _text(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -381,13 +373,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure a method's speed, memory and cost.")
     parser.add_argument("--config", default=CONFIG, help=f"YAML file of the experiment; default: {CONFIG}")
     parser.add_argument("--arch", help="name of the method, instead of the config's")
-    parser.add_argument(
-        "--rows",
-        nargs="+",
-        choices=[*MEASURES, *PAPER],
-        help="what to measure; default: all, with --arch what is its own",
-    )
-    parser.add_argument("--quick", action="store_true", help="small images, under a minute")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, help="default: all, with --arch those of any method")
+    parser.add_argument("--quick", action="store_true", help="small images, about a minute")
     parser.add_argument("--seconds", type=float, default=2, help="for each figure: the median of as many calls as fit")
     parser.add_argument("--out", type=Path, help="folder for the results; default: exp/benchmark/ARCH/ROWS")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="key value ..., instead of the config's")
@@ -403,11 +390,8 @@ def main() -> None:
         size = build_backbone(cfg).valid_size(max(QUICK_SIZES))
         sizes = dict.fromkeys(("val_size", "train_h", "train_w"), size)
         cfg = cfg.model_copy(update={**sizes, "feature_size": max(QUICK_SIZES.values())})
-    rows = arguments.rows or [
-        *MEASURES,
-        *([] if arch else [name for name in PAPER if not (quick and name == "reference")]),
-    ]
-    result = run(cfg, rows, quick, 0 if quick else arguments.seconds)
+    rows = arguments.rows or (METHOD_ROWS if arch else ROWS)
+    result = run(cfg, list(rows), quick, 0 if quick else arguments.seconds)
     folder = arguments.out or Path("exp/benchmark", cfg.arch, *(arguments.rows or []))
     atomic_write(folder / "benchmark.json", json.dumps(result, indent=1) + "\n")
     atomic_write(folder / "benchmark.md", report(result))
