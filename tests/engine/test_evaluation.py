@@ -1,3 +1,4 @@
+import copy
 import pickle
 import random
 from dataclasses import replace
@@ -58,9 +59,10 @@ def jaccard(pairs: list[tuple[Tensor, Tensor]]) -> list[float]:
 
 
 @pytest.mark.parametrize("shot", [1, 3])
-def test_figures_are_those_of_a_plain_loop(folder: Path, shot: int) -> None:
+def test_figures_are_those_of_a_plain_loop(folder: Path, shot: int, device: torch.device) -> None:
     cfg = toy_config(folder, shot=shot, test_episodes=9)
     model = random_network(cfg).eval()
+    on_device = copy.deepcopy(model).to(device)
     episodes, files, classes = make_episodes(cfg, seed=5, count=9)
     dataset = episodes_dataset(cfg, episodes, files, classes)
     pairs = []
@@ -74,14 +76,15 @@ def test_figures_are_those_of_a_plain_loop(folder: Path, shot: int) -> None:
     by_class = {c: [pair for e, pair in zip(episodes, pairs, strict=True) if e.class_id == c] for c in classes}
     assert set(classes) == {1, 2} and all(by_class.values())
 
-    result = run_episodes(model, cfg, make_episodes(cfg, seed=5, count=9), ALONE, segment=plain(model), progress=False)
+    drawn, process_group = make_episodes(cfg, seed=5, count=9), ProcessGroup(device)
+    result = run_episodes(on_device, cfg, drawn, process_group, segment=plain(on_device), progress=False)
     background, foreground = jaccard(pairs)
     assert result.fb_iou == pytest.approx((background + foreground) / 2, abs=1e-6)
     assert result.class_iou == pytest.approx({c: jaccard(by_class[c])[1] for c in classes}, abs=1e-6)
     assert result.episode_iou == pytest.approx([jaccard([pair])[1] for pair in pairs], abs=1e-6)
     assert 0 < result.seconds_per_episode * 9 <= result.seconds
 
-    kept = evaluate(model, cfg, seed=5, count=9)  # features of images kept, other batches
+    kept = run_episodes(on_device, cfg, drawn, process_group, progress=False)  # features of images kept
     assert kept.episode_iou == pytest.approx(result.episode_iou, abs=0.02)
 
 

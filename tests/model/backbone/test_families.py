@@ -13,7 +13,7 @@ from torch import nn
 
 from model.build import build_model
 from model.loss import episode_loss
-from tools.measure import in_fresh_process, parameter_count, peak_memory
+from tools.benchmark import in_fresh_process, parameter_count, peak_memory
 from util.config import load_config
 
 ROOT = Path(__file__).parents[3]

@@ -54,18 +54,18 @@ def total_loss(scores: Scores, query_mask: Tensor) -> Tensor:
 @torch.inference_mode()
 def test_full_network_reproduces_the_original(device: torch.device) -> None:
     expected = {name: torch.from_numpy(array) for name, array in np.load(DATA / "full_r50_1s.npz").items()}
-    model = released("resnet50_manet", "full_r50_1s")
-    query, support = golden_rule.images(1, 129, 3), golden_rule.images(1, 129, 4)
-    mask = golden_rule.masks(1, 129)[None]
+    model = released("resnet50_manet", "full_r50_1s").to(device)
+    images = golden_rule.images(1, 129, 3), golden_rule.images(1, 129, 4), golden_rule.masks(1, 129)[None]
+    query, support, mask = (x.to(device) for x in images)
     state = model.encode_support(support[None], mask)
     captured: dict[str, Tensor] = {}
     model.trunk.register_forward_hook(lambda _module, _inputs, output: captured.update(trunk=output))
     meta = model.score(model.embed(model.features(query, "query"), "query"), state).meta
     scores = model(query, support[None], mask)
-    assert (scores.final - expected["out"]).abs().max() < 2e-4
+    assert (scores.final.cpu() - expected["out"]).abs().max() < 2e-4
     torch.testing.assert_close(scores.meta, resize(meta, 129))
-    assert (meta - expected["meta"]).abs().max() < 2e-4
-    trunk_out = captured["trunk"].permute(0, 3, 1, 2)[:, ::16]
+    assert (meta.cpu() - expected["meta"]).abs().max() < 2e-4
+    trunk_out = captured["trunk"].cpu().permute(0, 3, 1, 2)[:, ::16]
     assert (trunk_out - expected["trunk_out"]).abs().max() < 2e-4
 
 
