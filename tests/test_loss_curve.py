@@ -25,7 +25,7 @@ from tests.toy import ROOT, toy_config
 from util.distributed import ProcessGroup, connect
 
 RECORDED = ROOT / "tests" / "data" / "loss_curve.json"
-STEPS, BATCHES = 10, 2
+STEPS, BATCHES = 6, 2
 Note = Callable[[str, float], None]
 
 
@@ -81,6 +81,7 @@ def test_float32(device: torch.device, record_property: Note) -> None:
     assert_recorded(found + resumed.losses(range(STEPS // 2, STEPS)), 2e-3, record_property)
 
 
+@on_gpu
 def test_bf16(device: torch.device, record_property: Note) -> None:
     assert_recorded(Training(ProcessGroup(device), "bf16").losses(range(STEPS)), 0.05, record_property)
 
