@@ -53,13 +53,14 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def find_json(exp: Path, kind: str) -> dict[str, Any] | None:
-    """The newest benchmark.json or profile.json below a folder that measured in full."""
-    for path in sorted(exp.rglob(f"{kind}.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+def find_benchmark(exp: Path) -> dict[str, Any]:
+    """The rows of the benchmark.json below a folder that measured in full, of each the newest."""
+    rows: dict[str, Any] = {}
+    for path in sorted(exp.rglob("benchmark.json"), key=lambda path: path.stat().st_mtime):
         content = read_json(path)
-        if content.get("kind") == kind and not content.get("quick", False):
-            return content
-    return None
+        if content.get("kind") == "benchmark" and not content.get("quick", False):
+            rows |= content
+    return rows
 
 
 def cell_text(cell: Cell) -> str:
@@ -137,9 +138,8 @@ def main() -> None:
         atomic_write(arguments.out / "benchmarks.tex", table.latex())
         print(table.markdown())
         return
-    benchmark, profile = (find_json(arguments.exp, kind) for kind in ("benchmark", "profile"))
     runs, exp = read_runs(arguments.exp), arguments.exp
-    sources = Sources(runs, benchmark, profile, arguments.config, arguments.splits, arguments.seeds, exp)
+    sources = Sources(runs, find_benchmark(arguments.exp), arguments.config, arguments.splits, arguments.seeds, exp)
     sheets = {number: TABLES[number](sources) for number in arguments.tables or TABLES}
     if arguments.commands:
         missing = dict.fromkeys(command for sheet in sheets.values() for command in sheet.missing)

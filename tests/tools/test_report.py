@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from tests.toy import ROOT, entry_point, generator, toy_config, write_toy, write_weights
-from tools import benchmark, profile, report
+from tools import benchmark, report
 from tools.paper.published import PAPER, published
 from tools.paper.runs import RunSpec, read_runs
 from tools.paper.tables import TABLES, Cell, Sheet, Sources, fold_cells
@@ -182,8 +182,8 @@ def test_the_commands_make_what_is_missing(
     place: Path, monkeypatch: pytest.MonkeyPatch, number: int, config: str | None
 ) -> None:
     """Read back as the entry points would, with results where they would write them, the commands fill the table."""
-    sources = (None, None, config) if config else ()
-    commands = [command for command in fill(number, place, *sources).missing if "tools.profile" not in command]
+    sources = (None, config) if config else ()
+    commands = [command for command in fill(number, place, *sources).missing if "tools.benchmark" not in command]
     assert len(commands) == len(set(commands))
     trained: dict[Path, Config] = {}
     written: dict[Path, Config] = {}
@@ -205,7 +205,7 @@ def test_the_commands_make_what_is_missing(
             assert trained.setdefault(weights, cfg) == cfg  # no two networks in one place
     assert written
     sheet = fill(number, place, *sources)
-    assert [command for command in sheet.missing if "tools.profile" not in command] == []
+    assert [command for command in sheet.missing if "tools.benchmark" not in command] == []
     assert [note for note in sheet.notes if "instead of" in note] == []
     own = [row for row in sheet.rows if number in (3, 4, 5, 8) or re.search(r"HMNet($|,)(?!.*std)", row.name)]
     own = [row for row in own if "HDMNet" not in row.name and "printed" not in row.name]
@@ -234,32 +234,32 @@ def test_only_what_is_missing_is_trained(place: Path) -> None:
 
 
 def test_measurements_fill_tables_4_and_9(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert fill(9, place).missing == ["python -m tools.benchmark"]
-    assert fill(4, place).missing[-1] == f"python -m tools.profile --config {PASCAL.format(0)}"
-    for module, command in ((benchmark, fill(9, place).missing[0]), (profile, fill(4, place).missing[-1])):
-        monkeypatch.setattr(sys, "argv", shlex.split(command)[2:])
-        assert load_config(module.parse_arguments().config).shot == 1
-    swept = {"hmnet": {"points": [{"size": 473, "feature_size": 64, "cold": 0.5}, {"size": 633, "error": "killed"}]}}
-    for kind, content in (
-        ("benchmark", {"sweep": swept}),
-        ("profile", {"blocks": {"4": {"parameters": 33.5e6, "gflop": 400.0, "fps": 2.0}}}),
+    for table, row in ((9, "sizes"), (4, "blocks")):
+        monkeypatch.setattr(sys, "argv", shlex.split(fill(table, place).missing[-1])[2:])
+        arguments = benchmark.parse_arguments()
+        assert arguments.rows == [row] and load_config(arguments.config).shot == 1
+    large = {"val_size": 633, "feature_size": 80, "fusion": "hmnet", "error": "killed"}
+    small = {"val_size": 473, "feature_size": 64, "fusion": "hmnet", "size": 473, "cold s": 0.5}
+    for name, content in (
+        ("sizes", [small, large]),
+        ("blocks", [{"blocks": 4, "parameters M": 33.5, "GFLOP": 400.0, "cold s": 0.5}]),
     ):
-        (place / "exp" / kind).mkdir(parents=True)
-        (place / "exp" / kind / f"{kind}.json").write_text(json.dumps({"kind": kind, **content}))
-    measured = [report.find_json(place / "exp", kind) for kind in ("benchmark", "profile")]
-    sizes = cells(fill(9, place, *measured), "HMNet")
+        (place / "exp" / name).mkdir(parents=True)
+        (place / "exp" / name / "benchmark.json").write_text(json.dumps({"kind": "benchmark", name: content}))
+    measured = report.find_benchmark(place / "exp")
+    sizes = cells(fill(9, place, measured), "HMNet")
     assert sizes["473"] == Cell(own=2000.0, paper=402.4)
-    notes = fill(9, place, *measured).notes
-    assert "Own feature sizes: 64 at 473; the paper's: 60, 80, 100, 120, 140." in notes
+    notes = fill(9, place, measured).notes
+    assert "Own feature sizes: 64 at 473, 80 at 633; the paper's: 60, 80, 100, 120, 140." in notes
     assert sizes["633"] == Cell(paper=576.9)
-    blocks = cells(fill(4, place, *measured), "4")
+    blocks = cells(fill(4, place, measured), "4")
     assert [blocks[key].own for key in ("parameters M", "GFLOP", "frames/s")] == [33.5, 400.0, 2.0]
     quick = place / "exp/quick/benchmark.json"
     quick.parent.mkdir()
-    quick.write_text(json.dumps({"kind": "benchmark", "quick": True, "sweep": {}}))
+    quick.write_text(json.dumps({"kind": "benchmark", "quick": True, "sizes": []}))
     later = time.time() + 1e6
     os.utime(quick, (later, later))
-    assert report.find_json(place / "exp", "benchmark") == measured[0]
+    assert report.find_benchmark(place / "exp") == measured
 
 
 def test_intervals_of_what_has_been_run(place: Path) -> None:

@@ -20,8 +20,7 @@ TABLE_8 = {  # rows of paper.yaml to this project's fusion
     "cross attention (SCCAN)": "self_calibrated",
     "HMNet": "hmnet",
 }
-BENCHMARK = "python -m tools.benchmark"
-PROFILE = "python -m tools.profile --config " + PASCAL.format(split=0, net="resnet50", shots="")
+BENCHMARK = "python -m tools.benchmark --rows {}"
 WITHOUT_BAM = {"ensemble": False, "dilate_first": False}  # the variant of these rows was built on SCCAN's backbone
 EPISODES_9 = 4000
 GRIDS_9 = (60, 80, 100, 120, 140)  # feature sizes that the paper names; its code has 64 at 473 px
@@ -74,7 +73,6 @@ class Sources(NamedTuple):
 
     runs: Sequence[Measured]
     benchmark: Mapping[str, Any] | None = None
-    profile: Mapping[str, Any] | None = None
     config: str | None = None  # for Tables 3 to 8 on other data than the paper's
     splits: Sequence[int] = ()  # the folds to report on; none: all
     training_seeds: Sequence[int] = ()  # that every run should have been trained with; none: any one
@@ -214,16 +212,16 @@ def table_3(sources: Sources) -> Sheet:
 def table_4(sources: Sources) -> Sheet:
     """Number of blocks."""
     sheet = Sheet("Table 4: number of blocks, without the ensemble", ("mIoU", "parameters M", "GFLOP", "frames/s"))
-    profiles = (sources.profile or {}).get("blocks", {})
+    measured = {row.get("blocks"): row for row in (sources.benchmark or {}).get("blocks", ())}
     for blocks, paper in published("table4_blocks").items():
         network = {**WITHOUT_BAM, **({} if blocks == 8 else {"blocks": blocks})}
         found = sources.folds_of(sheet, str(blocks), lambda i, n=network: sources.want(i, PASCAL, network=n))  # type: ignore[misc]
-        row = profiles.get(str(blocks), {})
-        counts = row.get("parameters", 0) / 1e6 or None, row.get("gflop"), row.get("fps")
+        row = measured.get(blocks, {})
+        counts = row.get("parameters M"), row.get("GFLOP"), 1 / row["cold s"] if "cold s" in row else None
         sheet.add(str(blocks), [fold_cells(found)[-2], *(Cell(count) for count in counts)], paper)
-    if not profiles:
-        sheet.lack([PROFILE])
-    sheet.notes += ["What the paper's counts leave out: profile.md.", OTHER_MACHINE]
+    if not measured:
+        sheet.lack([BENCHMARK.format("blocks")])
+    sheet.notes += ["What the paper's counts leave out: docs/paper.md, Speed.", OTHER_MACHINE]
     return sheet
 
 
@@ -304,18 +302,17 @@ def table_9(sources: Sources) -> Sheet:
     rows = published("table9_image_size")
     sizes = list(rows["HMNet"])
     sheet = Sheet(f"Table 9: seconds for {EPISODES_9} episodes by image size", [f"{size}" for size in sizes])
-    swept = (sources.benchmark or {}).get("sweep", {})
+    measured = (sources.benchmark or {}).get("sizes", [])
     for name, fusion in (("HDMNet", None), ("HMNet", "hmnet"), ("cross attention", "cross_attention")):
-        points = {point["size"]: point for point in swept.get(fusion, {"points": []})["points"]}
-        cold = [points.get(size, {}).get("cold") for size in sizes]
+        points = {row["size"]: row for row in measured if row.get("fusion") == fusion and "size" in row}
+        cold = [points.get(size, {}).get("cold s") for size in sizes]
         own = [Cell(None if seconds is None else EPISODES_9 * seconds) for seconds in cold]
         sheet.add(name, own, [rows.get(name, {}).get(size) for size in sizes])
-    measured = [point for half in swept.values() for point in half["points"] if "feature_size" in point]
     if measured:
-        sides = ", ".join(dict.fromkeys(f"{point['feature_size']} at {point['size']}" for point in measured))
+        sides = ", ".join(dict.fromkeys(f"{row['feature_size']} at {row['val_size']}" for row in measured))
         sheet.notes.append(f"Own feature sizes: {sides}; the paper's: {', '.join(map(str, GRIDS_9))}.")
-    if not swept:
-        sheet.lack([BENCHMARK])
+    if not measured:
+        sheet.lack([BENCHMARK.format("sizes")])
     sheet.notes += ["Own: cold episodes of the benchmark, not cached, times 4000.", OTHER_MACHINE]
     return sheet
 
