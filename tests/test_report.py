@@ -24,7 +24,8 @@ def test_the_table_and_its_file(tmp_path: Path) -> None:
     reporter = SimpleNamespace(
         getreports=lambda state: outcomes.get(state, []), section=lines.append, write_line=lines.append
     )
-    report.pytest_terminal_summary(reporter, SimpleNamespace(getoption=lambda name: tmp_path / "gpu" / "report.json"))
+    config: Any = SimpleNamespace(getoption=lambda name: tmp_path / "gpu" / "report.json")
+    report.pytest_terminal_summary(reporter, config)
     content = json.loads((tmp_path / "gpu" / "report.json").read_text())
     assert content["machine"]["torch"] and "mamba_ssm" in content["machine"]
     assert [test["state"] for test in content["tests"]] == ["passed", "failed", "skipped"]

@@ -48,7 +48,7 @@ def random_inputs(
 
 def on_device(inputs: ScanInputs, device: torch.device) -> ScanInputs:
     """The same inputs on a device."""
-    return inputs._replace(**{name: x.to(device) for name, x in inputs._asdict().items() if isinstance(x, Tensor)})
+    return ScanInputs(*(x.to(device) if isinstance(x, Tensor) else x for x in inputs))  # type: ignore[arg-type]
 
 
 def naive_scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:

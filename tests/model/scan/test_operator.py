@@ -40,13 +40,13 @@ def test_outputs_and_gradients(backend: str, period: int, device: torch.device) 
 @pytest.mark.parametrize("recap", [False, True])
 @pytest.mark.parametrize(
     ("batch", "length", "channels", "states", "period"),
-    [(2, 64**2, 512, 16, 16**2), (1, 60**2, 96, 16, 15**2), (1, 400, 24, 64, 25), (3, 13**2, 5, 3, 10)],
+    [(1, 64**2, 512, 16, 16**2), (1, 60**2, 96, 16, 15**2), (1, 400, 24, 64, 25), (3, 13**2, 5, 3, 10)],
 )
 def test_a_gpu_gives_what_the_cpu_does_at_the_networks_sizes(
     device: torch.device, backend: str, recap: bool, batch: int, length: int, channels: int, states: int, period: int,
     record_property: Callable[[str, float], None],
 ) -> None:  # fmt: skip
-    """Against the reference in float64, twice with the same bits; the time steps are softplus(-2 +- 2), as trained."""
+    """Against the reference in float64, twice with the same bits; the time steps are those of a trained network."""
     if backend == "mamba_ssm" and not is_available():
         pytest.skip("mamba-ssm is not installed")
     inputs = random_inputs(batch, 4, length, channels, states, period if recap else 0, initial=recap)
@@ -61,11 +61,11 @@ def test_a_gpu_gives_what_the_cpu_does_at_the_networks_sizes(
 
 def outputs_and_gradients(inputs: ScanInputs, backend: str) -> dict[str, torch.Tensor]:
     """By name, the gradients for fixed weights of the outputs."""
-    leaves = {name: x.detach().requires_grad_() for name, x in inputs.differentiable().items()}
+    leaves: dict[str, Any] = {name: x.detach().requires_grad_() for name, x in inputs.differentiable().items()}
     y, final = scan(inputs._replace(**leaves), backend=backend)
     weights = (torch.linspace(-1, 1, x.numel(), dtype=x.dtype, device=x.device).view_as(x) for x in (y, final))
-    loss = sum((x * weight).sum() for x, weight in zip((y, final), weights, strict=True))
-    gradients = torch.autograd.grad(loss, list(leaves.values()))
+    loss = torch.stack([(x * weight).sum() for x, weight in zip((y, final), weights, strict=True)])
+    gradients = torch.autograd.grad(loss.sum(), list(leaves.values()))
     return {"y": y.detach(), "final": final.detach(), **dict(zip(leaves, gradients, strict=True))}
 
 
