@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import resource
 import shlex
 import sys
@@ -26,9 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.profiler import profile
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from tqdm import tqdm
 
 from dataset.dataset import collate, train_dataset
 from dataset.demo import write_demo
@@ -134,12 +136,13 @@ def measure_episode(cfg: Config, seconds: float) -> Row:
 def measure_operators(cfg: Config, seconds: float) -> list[Row]:
     """PyTorch's operators in which a cold episode spends most of its time."""
     method, device = inference_method(cfg)
-    episode = random_episode(cfg, device, cfg.val_size)
+    on_cpu, episode = device.type == "cpu", random_episode(cfg, device, cfg.val_size)
+    activity = ProfilerActivity.CPU if on_cpu else ProfilerActivity.CUDA
+    key = "self_cpu_time_total" if on_cpu else "self_device_time_total"
     with autocast(cfg.amp, device):
         method(*episode)
-        with profile() as profiler:
+        with profile(activities=[activity]) as profiler:
             method(*episode)
-    key = "self_cpu_time_total" if device.type == "cpu" else "self_device_time_total"
     spent = {event.key: getattr(event, key) / 1e6 for event in profiler.key_averages()}
     slowest, total = sorted(spent, key=spent.__getitem__, reverse=True)[:12], sum(spent.values())
     return [{"operator": name, "s": spent[name], "share": f"{spent[name] / total:.0%}"} for name in slowest]
@@ -256,10 +259,8 @@ def peak_memory(device: torch.device | None = None) -> int:
     """
     if device and device.type != "cpu":
         return torch.get_device_module(device).max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.is_file():
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(lines["VmHWM"].split()[0]) * 1024
+    if (status := Path("/proc/self/status")).is_file():
+        return int(re.findall(r"VmHWM:\s+(\d+)", status.read_text())[0]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -278,13 +279,13 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
 def machine() -> Row:
     """What ran, on what; None for packages that are not installed."""
     information = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
-    models = [line.split(":", 1)[1].strip() for line in information.splitlines() if line.startswith("model name")]
+    model = re.search(r"model name\s*: (.*)", information)
     installed = {package.metadata["Name"]: package.version for package in distributions()}
     return {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "python": platform.python_version(),
         **{name: installed.get(name) for name in ("torch", "numpy", "triton", "mamba_ssm", "causal_conv1d")},
-        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "cpu": model[1] if model else platform.processor() or platform.machine(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
@@ -342,7 +343,7 @@ def run(cfg: Config, rows: Sequence[str], quick: bool, seconds: float) -> Row:
     types = {amp: amp_dtype(amp, device) or torch.float32 for amp in amp_modes(device)}
     peaks = {amp: product_peak(device, dtype, seconds / 10) for amp, dtype in types.items()}
     result: Row = {"kind": "benchmark", "quick": quick, "machine": machine(), "config": cfg.model_dump()}
-    result |= {"peak GFLOP/s": peaks, **{row: measure(row, cfg, quick, seconds) for row in rows}}
+    result |= {"peak GFLOP/s": peaks, **{row: measure(row, cfg, quick, seconds) for row in tqdm(rows, disable=None)}}
     for line in (line for row in rows for line in result[row]):
         peak = peaks[line.get("amp", "off")]
         for taken, needed in (("s", "GFLOP"), ("cold s", "GFLOP"), ("cached s", "cached GFLOP")):
@@ -385,9 +386,9 @@ def main() -> None:
     if quick:
         size = build_backbone(cfg).valid_size(max(QUICK_SIZES))
         sizes = dict.fromkeys(("val_size", "train_h", "train_w"), size)
-        cfg = cfg.model_copy(update={**sizes, "feature_size": max(QUICK_SIZES.values())})
-    rows = arguments.rows or (METHOD_ROWS if arch else ROWS)
-    result = run(cfg, list(rows), quick, 0 if quick else arguments.seconds)
+        cfg = cfg.model_copy(update={**sizes, "feature_size": max(QUICK_SIZES.values()), "batch_size": 2})
+    rows = list(arguments.rows or (METHOD_ROWS if arch else ROWS))
+    result = run(cfg, rows, quick, 0 if quick else arguments.seconds)
     folder = arguments.out or Path("exp/benchmark", cfg.arch, *(arguments.rows or []))
     atomic_write(folder / "benchmark.json", json.dumps(result, indent=1) + "\n")
     atomic_write(folder / "benchmark.md", report(result))
