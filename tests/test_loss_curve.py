@@ -16,6 +16,7 @@ from torch import nn
 
 import train
 from engine.learner import Learner
+from engine.optim import method_optimizers
 from model.build import build_model
 from model.released import load_weights, released_state_dict
 from tests.data import golden_rule
@@ -40,7 +41,7 @@ class Training:
             if isinstance(module, nn.Dropout | nn.Dropout2d):
                 module.p = 0.0
         self.method, self.process_group = method.to(process_group.device).train(), process_group
-        self.schedules = method.optimizers(cfg)
+        self.schedules = method_optimizers(method, cfg)
         optimizers = {name: each.optimizer for name, each in self.schedules.items()}
         self.learner = Learner(self.method, optimizers, process_group, amp, compiled, partial=True)
 

@@ -32,15 +32,17 @@ from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from tqdm import tqdm
 
+from dataset.benchmarks.table import open_benchmark
 from dataset.dataset import collate, train_dataset
 from dataset.demo import write_demo
-from dataset.index import config_classes, load_index
+from dataset.index import load_index
 from engine.learner import Learner
 from engine.loader import StepPlan, load_steps
-from engine.optim import amp_dtype, autocast
+from engine.optim import amp_dtype, autocast, method_optimizers
 from model.backbone.build import build_backbone
 from model.build import build_model
 from model.inference import FeatureCache, prepare_inference
+from model.methods import find_method
 from model.methods.method import Method
 from prediction.predictor import Predictor
 from tools.paper.table import Table
@@ -51,9 +53,8 @@ from util.errors import UserError, run_main
 from util.files import atomic_write
 
 Row = dict[str, Any]
-Stages = Iterator[tuple[str, int, Callable[[], Any]]]  # a name, how often an episode does it, and how
+Stages = Iterator[tuple[str, int, Callable[[], Any]]]  # a name, times in an episode, what to call
 CONFIG = "config/pascal/pascal_split0_resnet50_manet.yaml"
-GIGA, MEGABYTE = 1e9, 2**20
 PRODUCTS = ((1024, 1024, 1024), (2048, 2048, 2048), (4096, 256, 1024))  # M, K, N; the last is one of HMNet's trunk
 SCAN_OPERATIONS = 7  # for one state at one token: delta A, its exp, decay * h, delta u * B, sum, C * h, sum
 IMAGE_SIZE = 430  # pixels along a side of a generated image, which has as many pixels as PASCAL's 500 x 375
@@ -103,7 +104,7 @@ def measure_stages(cfg: Config, seconds: float) -> list[Row]:
     rows: list[Row] = []
     with autocast(cfg.amp, device):
         for name, times, call in stages(method, *random_episode(cfg, device, cfg.val_size)):
-            rows.append({"stage": name, "times": times, "s": timed(call, seconds), "GFLOP": count_flops(call) / GIGA})
+            rows.append({"stage": name, "times": times, "s": timed(call, seconds), "GFLOP": count_flops(call) / 1e9})
     counted = [row for row in rows if not row["stage"].startswith("within")]
     total = {key: sum(row["times"] * row[key] for row in counted) for key in ("s", "GFLOP")}
     return [*rows, {"stage": "sum over an episode", "times": 1, **total}]
@@ -123,12 +124,12 @@ def measure_episode(cfg: Config, seconds: float) -> Row:
     row: Row = {"size": cfg.val_size, "parameters M": parameter_count(method) / 1e6}
     with autocast(cfg.amp, device):
         row["cold s"] = timed(lambda: call(FeatureCache(method, inf)), seconds)
-        row["peak MB"] = peak_memory(device) / MEGABYTE
+        row["peak MB"] = peak_memory(device) / 2**20
         row["cached s"] = timed(lambda: call(full), seconds)
         state, embedded = method.encode_support(support, masks), method.embed_query(query)
         row["known support s"] = timed(lambda: method.score(embedded, state).at(masks.shape[-2:]), seconds)
     with autocast("off", device):
-        row["GFLOP"], row["cached GFLOP"] = (count_flops(lambda: call(counted)) / GIGA for _ in range(2))
+        row["GFLOP"], row["cached GFLOP"] = (count_flops(lambda: call(counted)) / 1e9 for _ in range(2))
     return row
 
 
@@ -136,12 +137,11 @@ def measure_episode(cfg: Config, seconds: float) -> Row:
 def measure_operators(cfg: Config, seconds: float) -> list[Row]:
     """PyTorch's operators in which a cold episode spends most of its time."""
     method, device = inference_method(cfg)
-    on_cpu, episode = device.type == "cpu", random_episode(cfg, device, cfg.val_size)
-    activity = ProfilerActivity.CPU if on_cpu else ProfilerActivity.CUDA
-    key = "self_cpu_time_total" if on_cpu else "self_device_time_total"
+    episode = random_episode(cfg, device, cfg.val_size)
+    kind, key = ("CPU", "self_cpu_time_total") if device.type == "cpu" else ("CUDA", "self_device_time_total")
     with autocast(cfg.amp, device):
         method(*episode)
-        with profile(activities=[activity]) as profiler:
+        with profile(activities=[getattr(ProfilerActivity, kind)]) as profiler:
             method(*episode)
     spent = {event.key: getattr(event, key) / 1e6 for event in profiler.key_averages()}
     slowest, total = sorted(spent, key=spent.__getitem__, reverse=True)[:12], sum(spent.values())
@@ -166,7 +166,7 @@ def measure_training(cfg: Config, seconds: float) -> Row:
     query, support, masks = random_episode(cfg, device, cfg.train_h, cfg.batch_size)
     batch: Row = {"query": query, "support": support, "support_mask": masks, "query_mask": masks[:, 0]}
     batch |= {"class_index": masks.new_zeros(len(masks), dtype=torch.int64), "names": [["noise"]] * len(masks)}
-    optimizers = {name: each.optimizer for name, each in method.optimizers(cfg).items()}
+    optimizers = {name: each.optimizer for name, each in method_optimizers(method, cfg).items()}
     learner = Learner(method, optimizers, ProcessGroup(device), cfg.amp, cfg.compile, partial=True)
 
     def step() -> None:
@@ -174,18 +174,19 @@ def measure_training(cfg: Config, seconds: float) -> Row:
         learner.step()
 
     taken = timed(step, seconds)
-    peak = peak_memory(device) / MEGABYTE
-    return {"s": taken, "episodes/s": cfg.batch_size / taken, "GFLOP": count_flops(step) / GIGA, "peak MB": peak}
+    peak = peak_memory(device) / 2**20
+    return {"s": taken, "episodes/s": cfg.batch_size / taken, "GFLOP": count_flops(step) / 1e9, "peak MB": peak}
 
 
 def measure_loader(cfg: Config, seconds: float) -> Row:
     """Images that one loader worker reads and augments for training each second, of generated JPEG files."""
     with TemporaryDirectory() as folder:
         write_demo(folder, images_per_class=3 + cfg.shot, size=IMAGE_SIZE)
-        keys = {key: getattr(cfg, key) for key in ("arch", "train_h", "train_w", "shot")}
-        data = load_config("config/demo.yaml").model_copy(update={"data_root": folder, "train_list": "all", **keys})
+        changes = {"data_root": folder, "train_list": "all", "train_h": cfg.train_h, "train_w": cfg.train_w}
+        data = load_config("config/demo.yaml").model_copy(update={**changes, "shot": cfg.shot})
         index, files = load_index(data, "train")
-        dataset = train_dataset(data, index, files, config_classes(data, "train"), seed=0, epoch=1)
+        classes, rule = open_benchmark(data).wanted("train"), find_method(cfg.arch).images
+        dataset = train_dataset(data, index, files, classes, seed=0, epoch=1, rule=rule)
         batches = StepPlan(len(dataset), cfg.batch_size, 1, ProcessGroup(torch.device("cpu"))).batches(seed=0)
         steps = load_steps(dataset, batches, 1, 1, collate)
         next(steps)  # the worker has started
@@ -221,7 +222,7 @@ def product_peak(device: torch.device, dtype: torch.dtype, seconds: float) -> fl
         a, b = (torch.randn(rows, k, dtype=dtype, device=device) for rows in (m, n))
         image = a.view(1, m, 1, k).permute(0, 3, 1, 2)  # channels last
         for way in (lambda a=a, b=b: F.linear(a, b), lambda x=image, b=b: F.conv2d(x, b[:, :, None, None])):
-            best = max(best, 2 * m * k * n / timed(way, seconds) / GIGA)
+            best = max(best, 2 * m * k * n / timed(way, seconds) / 1e9)
     return best
 
 
@@ -387,8 +388,7 @@ def main() -> None:
         size = build_backbone(cfg).valid_size(max(QUICK_SIZES))
         sizes = dict.fromkeys(("val_size", "train_h", "train_w"), size)
         cfg = cfg.model_copy(update={**sizes, "feature_size": max(QUICK_SIZES.values()), "batch_size": 2})
-    rows = list(arguments.rows or (METHOD_ROWS if arch else ROWS))
-    result = run(cfg, rows, quick, 0 if quick else arguments.seconds)
+    result = run(cfg, [*(arguments.rows or (METHOD_ROWS if arch else ROWS))], quick, 0 if quick else arguments.seconds)
     folder = arguments.out or Path("exp/benchmark", cfg.arch, *(arguments.rows or []))
     atomic_write(folder / "benchmark.json", json.dumps(result, indent=1) + "\n")
     atomic_write(folder / "benchmark.md", report(result))
