@@ -113,7 +113,7 @@ def announce(run: Run, model: Method, index: ImageIndex, novel: ImageIndex | Non
     run.log.info(f"{cfg.arch} on {run.process_group.device}: {learnt:.2f} M parameters learn, {frozen:.2f} M do not")
     counts = ", ".join(f"{names[class_id]} {len(of_class)}" for class_id, of_class in index.by_class.items())
     run.log.info(f"{cfg.data_set} split {cfg.split}: {len(index.images)} training images ({counts})")
-    validation = (
+    often = (
         f", validated on {validation_count(cfg, novel)} episodes from epoch {cfg.val_start_epoch} on" if novel else ""
     )
     run.log.info(f"an epoch has {run.plan.steps} steps of {run.plan.items_per_step} episodes{often}")
