@@ -27,6 +27,17 @@ FROZEN: NameTable = (
     (r"(base_learner|head)\.bn", r"cls.1"),
 )
 BASE_LEARNER: NameTable = (*FROZEN, (r"(base_learner|head)\.classifier", r"cls.4"))  # BAM's
+DECODER: NameTable = (  # BAM's and its successors'
+    (r"decoder\.aspp\.branches\.(\d)", r"ASPP_meta.layer6_\1.0"),
+    (r"decoder\.merge\.0", r"res1_meta.0"),
+    (r"decoder\.refine\.(\d)", r"res2_meta.\1"),
+    (r"decoder\.classifier\.(\d)", r"cls_meta.\1"),
+)
+ENSEMBLE: NameTable = (  # BAM's and its successors'
+    (r"ensemble\.shot_weights\.transform", r"kshot_rw"),
+    (r"ensemble\.gram_merge", r"gram_merge"),
+    (r"ensemble\.base_merge", r"cls_merge"),
+)
 FORMER: NameTable = ((r"ensemble", r"merging"),)  # own names in snapshots of version 0.1
 RESNET: NameTable = (  # torchvision's, and those of the deep stem
     (r"layer0\.(\d)", lambda m: f"{('conv', 'bn')[int(m[1]) % 3]}{int(m[1]) // 3 + 1}"),

@@ -20,8 +20,9 @@ from model.parts.ensemble import Ensemble, base_map, gram, scene_difference
 from model.parts.fusion import FUSIONS
 from model.parts.mamba import HybridBlock, SelfBlock, SupportMemory
 from model.parts.prior import foreground, level_prior, masked_average, prototypes, select_prior
+from model.parts.reduction import reduction
 from model.parts.trunk import Block, Trunk
-from model.released import FROZEN, NameTable
+from model.released import DECODER, ENSEMBLE, FROZEN, NameTable
 from model.resize import resize
 from util.config import Config
 from util.errors import UserError
@@ -37,7 +38,7 @@ class Embedding(nn.Module):
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         self.channels, self.width = channels, width
-        self.query, self.support = _reduction(channels, width), _reduction(channels, width)
+        self.query, self.support = reduction(channels, width), reduction(channels, width)
         self.merge_query = nn.Conv2d(2 * width + 2, width, 1, bias=False)
         self.merge_support = nn.Conv2d(2 * width + 1, width, 1, bias=False)
 
@@ -72,13 +73,8 @@ class HMNet(Method):
         (rf"{BLOCK}\.{BRANCH}\.(\w+_proj)", rf"{MAMBA}.self_attention.\4_\2\3"),
         (rf"{BLOCK}\.out_norm", rf"{MAMBA}.self_attention.out_norm"),
         (rf"{BLOCK}\.(ln_\d)", rf"{MAMBA}.\2"),
-        (r"decoder\.aspp\.branches\.(\d)", r"ASPP_meta.layer6_\1.0"),
-        (r"decoder\.merge\.0", r"res1_meta.0"),
-        (r"decoder\.refine\.(\d)", r"res2_meta.\1"),
-        (r"decoder\.classifier\.(\d)", r"cls_meta.\1"),
-        (r"ensemble\.shot_weights\.transform", r"kshot_rw"),
-        (r"ensemble\.gram_merge", r"gram_merge"),
-        (r"ensemble\.base_merge", r"cls_merge"),
+        *DECODER,
+        *ENSEMBLE,
     )
     flattened_names: ClassVar[tuple[str, ...]] = ("scan.A_log", "scan.skip")  # (4, D, ...) here, (4 * D, ...) there
     item_means = ITEM_MEANS
@@ -270,7 +266,3 @@ def three_levels(backbone: Backbone) -> tuple[str, ...]:
     if len(backbone.levels) != 3:
         raise UserError(f"backbone_layers: this method takes three maps, not {len(backbone.levels)}")
     return backbone.levels
-
-
-def _reduction(channels: int, width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.ReLU(), nn.Dropout2d(0.5))

@@ -100,7 +100,12 @@ class Method(nn.Module, ABC):
         """What can be kept of images `(B, 3, H, W)` without their masks; the backbone's `maps` may stand for them."""
         if not isinstance(images, Tensor):
             return self.derive(images, role)
-        return self.derive(self.backbone(images.contiguous(memory_format=torch.channels_last), self.maps), role)
+        names = self.maps_in(role)
+        return self.derive(self.backbone(images.contiguous(memory_format=torch.channels_last), names), role)
+
+    def maps_in(self, role: Role) -> tuple[str, ...]:
+        """The names of the maps that an image is needed for in one role; by default all."""
+        return self.maps
 
     def derive(self, maps: Mapping[str, Tensor], role: Role) -> Features:
         """Frozen features of the backbone's maps; by default these themselves."""

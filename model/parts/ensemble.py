@@ -67,12 +67,18 @@ class Ensemble(nn.Module):
         self.gram_merge = _pair_merge()
         self.base_merge = _pair_merge()
 
+    def weights(self, difference: Tensor) -> Tensor:
+        """Weights over the shots `(B, K)`, which sum to 1, from their scene differences `(B, K)`."""
+        if self.shot_weights is None:
+            return torch.full_like(difference, 1 / difference.shape[1])
+        return self.shot_weights(difference)
+
     def forward(self, meta_logits: Tensor, base: Tensor, difference: Tensor) -> Tensor:
         """Meta logits `(B, 2, f, f)`, base map `(B, 1, f, f)`, scene differences `(B, K)` to scores `(B, 2, f, f)`."""
         if self.shot_weights is None:
             difference = difference.mean(1)
         else:
-            difference = (self.shot_weights(difference) * difference).sum(1)
+            difference = (self.weights(difference) * difference).sum(1)
         difference = difference.view(-1, 1, 1, 1).expand_as(base)
         background, foreground = meta_logits.softmax(1).split(1, dim=1)
         background = self.gram_merge(torch.cat([background, difference], dim=1))

@@ -54,6 +54,29 @@ def _resize_transposed(mask: Tensor, size: torch.Size) -> Tensor:
     return rows.T @ mask @ columns
 
 
+@torch.no_grad()
+def max_cosine_prior(query: Tensor, support: Tensor, mask: Tensor, normalise: bool = True) -> Tensor:
+    """The largest cosine of every query position with any support position, per shot (PFENet, section 3.2).
+
+    `query (B, C, h, w)`; `support (B, K, C, h', w')`, which counts as multiplied by `mask (B, K, 1, h', w')`, so that
+    a position without any mask has the cosine 0. Returns `(B, K, h, w)`; with `normalise` the smallest and largest
+    value of each map become 0 and 1, and a shot without any mask gives 0 everywhere.
+    """
+    queries = F.normalize(query.flatten(2), dim=1, eps=1e-7).transpose(1, 2)  # (B, h * w, C)
+    best = []
+    for sample, shots, masks in zip(queries, support.flatten(3), mask.flatten(2), strict=True):
+        for shot, weight in zip(shots, masks, strict=True):  # (C, n) and (n,)
+            seen = weight > 0  # products with the other positions are all 0
+            columns = [F.normalize(shot[:, seen] * weight[seen], dim=0, eps=1e-7)]
+            columns += [] if seen.all() else [shot.new_zeros(len(shot), 1)]
+            best.append((sample @ torch.cat(columns, dim=1)).amax(1))
+    prior = torch.stack(best).view(*support.shape[:2], *query.shape[-2:])
+    if not normalise:
+        return prior
+    low, high = prior.amin((-2, -1), keepdim=True), prior.amax((-2, -1), keepdim=True)
+    return (prior - low) / (high - low + 1e-7)
+
+
 def level_prior(query: Tensor, support_prototypes: Tensor, size: int) -> LevelPrior:
     """Priors of `query (B, C, h, w)` against `support_prototypes (B, K, 2, C)`, resized to `size`."""
     unit = F.normalize(support_prototypes, dim=-1, eps=1e-7)

@@ -52,3 +52,13 @@ def test_an_untrained_ensemble_returns_the_meta_probabilities() -> None:
 def test_shots_that_the_weights_were_not_made_for_are_refused() -> None:
     with pytest.raises(ValueError, match="5 shots"):
         Ensemble(5)(torch.randn(1, 2, 4, 4), torch.rand(1, 1, 4, 4), torch.rand(1, 3))
+
+
+def test_ensemble_shows_its_weights_over_the_shots() -> None:
+    difference = torch.rand(2, 3)
+    torch.testing.assert_close(Ensemble(1).weights(difference), torch.full((2, 3), 1 / 3))
+    ensemble, meta, base = Ensemble(3, unsort=True), torch.randn(2, 2, 4, 4), torch.rand(2, 1, 4, 4)
+    one = Ensemble(1)
+    one.load_state_dict(ensemble.state_dict(), strict=False)
+    weighted = (ensemble.weights(difference) * difference).sum(1, keepdim=True)
+    torch.testing.assert_close(ensemble(meta, base, difference), one(meta, base, weighted))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.parts.prior import LevelPrior, level_prior, masked_average, prototypes, select_prior
+from model.parts.prior import LevelPrior, level_prior, masked_average, max_cosine_prior, prototypes, select_prior
 from model.resize import resize
 
 FIXTURE = np.load(Path(__file__).parents[2] / "data" / "blocks.npz")
@@ -52,3 +52,20 @@ def test_each_map_is_chosen_per_sample_and_shot_by_its_own_maximum() -> None:
         discriminative = [(fifth if numbers[1, b, k] < numbers[3, b, k] else fourth)[2][b, k] for k in range(3)]
         torch.testing.assert_close(chosen[b, 0], sum(foreground) / 3)
         torch.testing.assert_close(chosen[b, 1], sum(discriminative) / 3)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_the_largest_cosine_counts_positions_without_mask_as_zero(normalise: bool) -> None:
+    query, support = torch.randn(2, 5, 3, 4, dtype=torch.float64), torch.randn(2, 3, 5, 4, 2, dtype=torch.float64)
+    mask = torch.rand(2, 3, 1, 4, 2, dtype=torch.float64) * (torch.rand(2, 3, 1, 4, 2) < 0.4)
+    mask[1, 2], mask[0, 0] = 0, 1
+    masked = (support * mask).flatten(3)
+    q = query.flatten(2)
+    lengths = q.norm(dim=1)[:, None, :, None] * masked.norm(dim=2)[:, :, None]
+    expected = (torch.einsum("bcq,bkcs->bkqs", q, masked) / (lengths + 1e-7)).amax(-1)
+    if normalise:
+        low, high = expected.amin(-1, keepdim=True), expected.amax(-1, keepdim=True)
+        expected = (expected - low) / (high - low + 1e-7)
+    prior = max_cosine_prior(query, support, mask, normalise)
+    torch.testing.assert_close(prior, expected.unflatten(-1, (3, 4)), atol=1e-5, rtol=1e-5)
+    assert not prior[1, 2].any()
