@@ -122,6 +122,9 @@ class Config(BaseModel):
     kshot_unsort: Network[bool]
     kshot_trans_dim: Network[NotNegative]
     trained_shot: Network[Positive | None]
+    ppm_scales: Network[Annotated[list[PositiveFloat], Field(min_length=1)]]
+    aux_weight: Recipe[NotNegativeFloat]
+    batch_statistics: Recipe[bool]
     scan: Literal["auto", "reference", "cpu", "triton", "mamba_ssm"]
     initmodel: str
     exp: str

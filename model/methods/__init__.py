@@ -2,16 +2,22 @@
 
 import difflib
 
+from model.methods.bam import BAM
 from model.methods.concat import Concat
 from model.methods.hmnet import HMNet
 from model.methods.method import Method
+from model.methods.pfenet import PFENet
 from model.methods.prior import Prior
 from model.methods.prototype import Prototype
+from model.methods.sccan import SCCAN
 from util.errors import UserError
 
 METHODS: dict[str, type[Method]] = {
     "HMNet": HMNet,
     "HMNetAMP": HMNet,  # the released name for training with `amp: auto`
+    "BAM": BAM,
+    "PFENet": PFENet,
+    "SCCAN": SCCAN,
     "concat": Concat,
     "prior": Prior,
     "prototype": Prototype,

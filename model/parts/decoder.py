@@ -32,13 +32,22 @@ class Decoder(nn.Module):
         super().__init__()
         self.width, self.aspp = width, ASPP(width)
         self.merge = nn.Sequential(nn.Conv2d(5 * width, width, 1, bias=False), nn.ReLU())
-        self.refine = nn.Sequential(_conv3x3(width), nn.ReLU(), _conv3x3(width), nn.ReLU())
-        self.classifier = nn.Sequential(_conv3x3(width), nn.ReLU(), nn.Dropout2d(0.1), nn.Conv2d(width, 2, 1))
+        self.refine, self.classifier = refinement(width), classifier(width)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.merge(self.aspp(F.relu(x)))
         x = x + self.refine(x)
         return self.classifier(x)
+
+
+def refinement(width: int) -> nn.Sequential:
+    """Two 3x3 convolutions with ReLU, whose result is added to their input; `(B, C, h, w)` to the same."""
+    return nn.Sequential(_conv3x3(width), nn.ReLU(), _conv3x3(width), nn.ReLU())
+
+
+def classifier(width: int) -> nn.Sequential:
+    """`(B, C, h, w)` to logits `(B, 2, h, w)`, background first."""
+    return nn.Sequential(_conv3x3(width), nn.ReLU(), nn.Dropout2d(0.1), nn.Conv2d(width, 2, 1))
 
 
 def _conv3x3(width: int) -> nn.Conv2d:

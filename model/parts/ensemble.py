@@ -75,10 +75,8 @@ class Ensemble(nn.Module):
 
     def forward(self, meta_logits: Tensor, base: Tensor, difference: Tensor) -> Tensor:
         """Meta logits `(B, 2, f, f)`, base map `(B, 1, f, f)`, scene differences `(B, K)` to scores `(B, 2, f, f)`."""
-        if self.shot_weights is None:
-            difference = difference.mean(1)
-        else:
-            difference = (self.weights(difference) * difference).sum(1)
+        weights = self.weights(difference)
+        difference = (weights * difference).sum(1) if self.shot_weights else difference.mean(1)
         difference = difference.view(-1, 1, 1, 1).expand_as(base)
         background, foreground = meta_logits.softmax(1).split(1, dim=1)
         background = self.gram_merge(torch.cat([background, difference], dim=1))

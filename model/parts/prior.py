@@ -1,12 +1,16 @@
 """Prior masks without parameters (PFENet, TPAMI 2020; as HMNet uses them: paper, section 4.1)."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.backbone import Backbone
+from model.backbone.base import StagedBackbone
 from model.resize import resize
+from util.errors import UserError
 
 
 class LevelPrior(NamedTuple):
@@ -19,8 +23,8 @@ class LevelPrior(NamedTuple):
     discriminative_max: Tensor  # (B, K)
 
 
-def foreground(masks: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    """How much of each cell is foreground, value 1, `(B, K, 1, size, size)`, of masks `(B, K, H, W)`."""
+def foreground(masks: Tensor, size: int | Sequence[int], dtype: torch.dtype) -> Tensor:
+    """How much of each cell is foreground, value 1, `(B, K, 1, h, w)` of the given size, of masks `(B, K, H, W)`."""
     return resize((masks == 1).to(dtype), size).unsqueeze(2)
 
 
@@ -71,10 +75,32 @@ def max_cosine_prior(query: Tensor, support: Tensor, mask: Tensor, normalise: bo
             columns += [] if seen.all() else [shot.new_zeros(len(shot), 1)]
             best.append((sample @ torch.cat(columns, dim=1)).amax(1))
     prior = torch.stack(best).view(*support.shape[:2], *query.shape[-2:])
-    if not normalise:
-        return prior
-    low, high = prior.amin((-2, -1), keepdim=True), prior.amax((-2, -1), keepdim=True)
-    return (prior - low) / (high - low + 1e-7)
+    return min_max(prior) if normalise else prior
+
+
+def min_max(maps: Tensor) -> Tensor:
+    """Maps `(..., h, w)` with the smallest and largest value of each at 0 and 1; 0 where all values are one."""
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    return (maps - low) / (high - low + 1e-7)
+
+
+@torch.no_grad()
+def masked_stage4(backbone: StagedBackbone, f3: Tensor, masks: Tensor) -> dict[str, Tensor]:
+    """Stage 4 of supports as it sees their objects alone (PFENet, BAM).
+
+    `f3 (B, K, C3, h, w)`, `masks (B, K, H, W)`; returns `f4 (B, K, C4, h4, w4)` of f3 under the masks, and its own
+    `mask (B, K, 1, h4, w4)`. Shot by shot, since batch norms in training mode see each shot as a batch.
+    """
+    masked = f3 * foreground(masks, f3.shape[-2:], f3.dtype)
+    f4 = torch.stack([backbone.layer4(shot) for shot in masked.unbind(1)], dim=1)
+    return {"f4": f4, "mask": foreground(masks, f4.shape[-2:], f4.dtype)}
+
+
+def with_stage4(backbone: Backbone, arch: str) -> StagedBackbone:
+    """The backbone, if its stage 4 can be run alone; else UserError."""
+    if not isinstance(backbone, StagedBackbone):
+        raise UserError(f"backbone: {arch} runs stage 4 on masked features; choose resnet50, resnet101 or vgg")
+    return backbone
 
 
 def level_prior(query: Tensor, support_prototypes: Tensor, size: int) -> LevelPrior:
