@@ -158,8 +158,9 @@ def _load(
     flattened = _published(model)[1]
     names = {name_at(table, key): key for table in (FORMER, source) for key in own} | {key: key for key in own}
     found = {names[key]: value for key, value in state.items() if key in names}
-    missing = [name_at(source, key) for key in own.keys() - found.keys() if not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in state if key not in names and not key.startswith("encoder.")]
+    needless = "num_batches_tracked"  # which not every source keeps
+    missing = [name_at(source, key) for key in own.keys() - found.keys() if not key.endswith(needless)]
+    unexpected = [k for k in state if k not in names and not k.startswith("encoder.") and not k.endswith(needless)]
     misshapen = []
     for key, value in found.items():
         if flattened and key.endswith(flattened) and value.numel() == own[key].numel():

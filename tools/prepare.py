@@ -210,7 +210,7 @@ def check_weights(arguments: argparse.Namespace) -> int:
     """Print a table of weight files: present, absent, or why they do not fit."""
     from tools.weights import list_weights  # needs PyTorch and the network, which preparing data does not
 
-    papers = sorted([*CONFIGS.glob("pascal/*.yaml"), *CONFIGS.glob("coco/*.yaml")])
+    papers = sorted([*CONFIGS.glob("pascal/*_manet*.yaml"), *CONFIGS.glob("coco/*_manet*.yaml")])
     files = [arguments.config] if arguments.config else papers
     rows = list_weights([load_config(file, arguments.opts) for file in files])
     width = max(len(str(row.path)) for row in rows)

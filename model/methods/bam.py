@@ -27,9 +27,9 @@ from util.image import ImageRule
 class BAM(Method):
     """Segments what is like the support's object and no base class.
 
-    Args: backbone whose stage 4 can be run alone; base learner; ensemble; width C. The published recipe, kept as it is: padded
-    images, f3 before f2, a support's stage 4 that sees its object only, final probabilities that go through the
-    cross-entropy's softmax, and a base classifier whose dropout works in training.
+    Args: backbone whose stage 4 can be run alone; base learner; ensemble; width C. The published recipe, kept as it is:
+    padded images, f3 before f2, a support's stage 4 that sees its object only, final probabilities that go through
+    the cross-entropy's softmax, and a base classifier whose dropout works in training.
 
     Features: `f2`, `f3`, `gram`, and of queries `f4` and `f5`, the base learner's. Embedded: `reduced` instead of f2,
     and of queries without f3. State, all by shot: `prototype` (B, K, C), `f4` (B, K, C4, h, w), `mask`

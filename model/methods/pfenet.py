@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from typing_extensions import Self
 
 from model.backbone import Backbone
+from model.backbone.base import StagedBackbone
 from model.loss import cross_entropy
 from model.methods.method import Explanation, Features, Method, Role, Scores, State, support_batch
 from model.parts.base_learner import BaseLearner
@@ -24,20 +25,18 @@ from model.tensors import tree_map
 from util.config import Config
 from util.image import ImageRule
 
-WIDTH = 256
-
 
 class Scale(nn.Module):
     """Query, prototype and prior at one scale, enriched by the scale before, unless it is the first."""
 
-    def __init__(self, first: bool) -> None:
+    def __init__(self, width: int, first: bool) -> None:
         super().__init__()
-        self.merge = nn.Conv2d(2 * WIDTH + 1, WIDTH, 1, bias=False)
-        self.enrich = None if first else nn.Conv2d(2 * WIDTH, WIDTH, 1, bias=False)
-        self.refine, self.classifier = refinement(WIDTH), classifier(WIDTH)
+        self.merge = nn.Conv2d(2 * width + 1, width, 1, bias=False)
+        self.enrich = None if first else nn.Conv2d(2 * width, width, 1, bias=False)
+        self.refine, self.classifier = refinement(width), classifier(width)
 
     def forward(self, q: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
-        """`q (B, 2 C + 1, b, b)` and the map before `(B, C, f, f)` to a map `(B, C, b, b)` and logits `(B, 2, b, b)`."""
+        """`q (B, 2 C + 1, b, b)`, the map before `(B, C, f, f)` to a map `(B, C, b, b)` and logits `(B, 2, b, b)`."""
         x = F.relu(self.merge(q))
         if self.enrich is not None and before is not None:
             x = x + F.relu(self.enrich(concat_maps(x, before)))
@@ -48,13 +47,13 @@ class Scale(nn.Module):
 class PFENet(Method):
     """Segments what the support's prototype and prior mask have in common with the query at several scales.
 
-    Args: backbone whose stage 4 can be run alone; scales, sides of maps, or up to 1 their share of f3's side; weight of
-    the scales' own losses; whether the backbone's batch norms normalise by the batch in training. The published recipe,
-    kept as it is: padded images, f3 before f2, a support's stage 4 that sees its object only, scales finer than f3,
-    and the batch norms, which never learn but whose running statistics follow the training images.
+        Args: backbone whose stage 4 can be run alone; scales, sides of maps, or up to 1 their share of f3's side; weight of
+    the scales' own losses; whether the backbone's batch norms normalise by the batch in training; width C. The published
+        recipe, kept as it is: padded images, f3 before f2, a support's stage 4 that sees its object only, scales finer than f3,
+        and the batch norms, which never learn but whose running statistics follow the training images.
 
-    Features: `f2` and `f3`, and of queries `f4`. Embedded: `reduced` instead of f2, and of queries without f3. State:
-    `prototype` (B, C); by shot `f4` (B, K, C4, h, w) and `mask` (B, K, 1, h, w).
+        Features: `f2` and `f3`, and of queries `f4`. Embedded: `reduced` instead of f2, and of queries without f3. State:
+        `prototype` (B, C); by shot `f4` (B, K, C4, h, w) and `mask` (B, K, 1, h, w).
     """
 
     images = ImageRule(fit="padded")
@@ -71,22 +70,28 @@ class PFENet(Method):
         (r"classifier", r"cls"),
     )
     features_by_role = True
+    backbone: StagedBackbone
 
     def __init__(
-        self, backbone: Backbone, scales: Sequence[float], inner_weight: float = 1.0, batch_statistics: bool = True
+        self,
+        backbone: Backbone,
+        scales: Sequence[float],
+        inner_weight: float = 1.0,
+        batch_statistics: bool = True,
+        width: int = 256,
     ) -> None:
         super().__init__(with_stage4(backbone, "PFENet"), backbone.levels)
         self.sides, self.inner_weight, self.batch_statistics = tuple(scales), inner_weight, batch_statistics
         channels = sum(backbone.channels(self.maps[:2]))
-        self.reduce_query, self.reduce_support = reduction(channels, WIDTH), reduction(channels, WIDTH)
-        self.scales = nn.ModuleList(Scale(first=index == 0) for index in range(len(scales)))
-        self.merge = nn.Conv2d(len(scales) * WIDTH, WIDTH, 1, bias=False)
-        self.refine, self.classifier = refinement(WIDTH), classifier(WIDTH)
+        self.reduce_query, self.reduce_support = reduction(channels, width), reduction(channels, width)
+        self.scales = nn.ModuleList(Scale(width, first=index == 0) for index in range(len(scales)))
+        self.merge = nn.Conv2d(len(scales) * width, width, 1, bias=False)
+        self.refine, self.classifier = refinement(width), classifier(width)
 
     @classmethod
     def build(cls, cfg: Config, backbone: Backbone, base_learner: BaseLearner | None) -> "PFENet":
         """As in Method."""
-        return cls(backbone, cfg.ppm_scales, cfg.aux_weight, cfg.batch_statistics)
+        return cls(backbone, cfg.ppm_scales, cfg.aux_weight, cfg.batch_statistics, cfg.width)
 
     @classmethod
     def has_base_learner(cls, cfg: Config) -> bool:

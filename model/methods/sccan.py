@@ -19,7 +19,7 @@ from model.optim import ScheduledOptimizer, make_sgd
 from model.parts.base_learner import BaseLearner
 from model.parts.decoder import Decoder
 from model.parts.prior import foreground, masked_average, min_max
-from model.parts.reduction import concat_maps, reduction
+from model.parts.reduction import reduction
 from model.released import DECODER, RESNET, NameTable, name_at
 from model.resize import resize
 from util.config import Config
@@ -27,6 +27,7 @@ from util.errors import UserError
 from util.image import ImageRule
 
 WINDOW = 8  # cells a side
+HEAD = 32  # channels of each
 BLOCK = r"blocks\.(\d+)"
 RELEASED_BLOCK = r"transformer.layers.0.blocks.\1"
 
@@ -42,9 +43,8 @@ class Memory(NamedTuple):
 class WindowAttention(nn.Module):
     """Attention of a window's cells to themselves and, by cosines, to those of another window."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.heads = heads
         self.q, self.kv, self.proj = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
 
     def forward(self, own: Tensor, other: Tensor | None = None) -> Tensor:
@@ -58,9 +58,9 @@ class WindowAttention(nn.Module):
         return self.proj((scores.softmax(-1) @ v).transpose(2, 3).flatten(3))
 
     def _heads(self, x: Tensor) -> tuple[Tensor, ...]:
-        """`(B, W, n, parts * C)` as parts of `(B, W, heads, n, C / heads)`."""
+        """`(B, W, n, parts * C)` as parts of `(B, W, heads, n, 32)`."""
         parts = x.chunk(x.shape[-1] // self.proj.in_features, dim=-1)
-        return tuple(part.unflatten(-1, (self.heads, -1)).transpose(2, 3) for part in parts)
+        return tuple(part.unflatten(-1, (-1, HEAD)).transpose(2, 3) for part in parts)
 
 
 class Block(nn.Module):
@@ -69,11 +69,11 @@ class Block(nn.Module):
     The map is padded by zeros for that, which take part as cells of value 0, instead of being rolled.
     """
 
-    def __init__(self, width: int, heads: int, shifted: bool) -> None:
+    def __init__(self, width: int, shifted: bool) -> None:
         super().__init__()
         self.pad = WINDOW // 2 if shifted else 0
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)  # of both query and support
-        self.query_attention, self.support_attention = WindowAttention(width, heads), WindowAttention(width, heads)
+        self.query_attention, self.support_attention = WindowAttention(width), WindowAttention(width)
         self.query_mlp, self.support_mlp = (
             nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)) for _ in range(2)
         )
@@ -154,19 +154,23 @@ class SCCAN(Method):
         self, backbone: Backbone, maps: tuple[str, ...], feature_size: int = 64, blocks: int = 8, width: int = 256
     ) -> None:
         super().__init__(backbone, maps)
-        if feature_size % WINDOW:
-            raise UserError(f"feature_size: {feature_size} should be a multiple of {WINDOW}, the window of SCCAN")
+        for norm in backbone.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.num_batches_tracked = None  # published checkpoints are without it
         self.feature_size = feature_size
         channels = sum(backbone.channels(maps[:2]))
         self.reduce_query, self.reduce_support = reduction(channels, width), reduction(channels, width)
         self.merge_query = nn.Conv2d(2 * width + 1, width, 1, bias=False)
         self.merge_support = nn.Conv2d(2 * width + 1, width, 1, bias=False)
-        self.blocks = nn.ModuleList(Block(width, width // 32, shifted=index % 2 == 1) for index in range(blocks))
+        self.blocks = nn.ModuleList(Block(width, shifted=index % 2 == 1) for index in range(blocks))
         self.norm, self.decoder = nn.LayerNorm(width), Decoder(width)
 
     @classmethod
     def build(cls, cfg: Config, backbone: Backbone, base_learner: BaseLearner | None) -> "SCCAN":
         """As in Method."""
+        for key, unit in (("feature_size", WINDOW), ("width", HEAD)):
+            if getattr(cfg, key) % unit:
+                raise UserError(f"{key}: {getattr(cfg, key)} should be a multiple of {unit} for SCCAN")
         return cls(backbone, three_levels(backbone), cfg.feature_size, cfg.blocks, cfg.width)
 
     @classmethod
@@ -198,6 +202,7 @@ class SCCAN(Method):
         s = self.merge_support(torch.cat([s, prototype.expand_as(s), m], dim=1)).permute(0, 2, 3, 1)
         memories = []
         for number, block in enumerate(self.blocks, 1):
+            assert isinstance(block, Block)
             memories.append(block.remember(s, m.permute(0, 2, 3, 1)))
             s = block.encode_support(s, memories[-1]) if number < len(self.blocks) else s
         f4 = F.normalize(resize(support["f4"], self.feature_size).flatten(2), dim=1, eps=1e-7)
