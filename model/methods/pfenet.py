@@ -47,13 +47,13 @@ class Scale(nn.Module):
 class PFENet(Method):
     """Segments what the support's prototype and prior mask have in common with the query at several scales.
 
-        Args: backbone whose stage 4 can be run alone; scales, sides of maps, or up to 1 their share of f3's side; weight of
-    the scales' own losses; whether the backbone's batch norms normalise by the batch in training; width C. The published
-        recipe, kept as it is: padded images, f3 before f2, a support's stage 4 that sees its object only, scales finer than f3,
-        and the batch norms, which never learn but whose running statistics follow the training images.
+    Args: backbone whose stage 4 can be run alone; scales, which are sides of maps, or up to 1 their share of f3's side;
+    weight of the scales' own losses; whether the backbone's batch norms normalise by the batch in training; width C.
+    The published recipe, kept as it is: padded images, f3 before f2, a support's stage 4 that sees its object only,
+    scales finer than f3, and batch norms that never learn but whose running statistics follow the training images.
 
-        Features: `f2` and `f3`, and of queries `f4`. Embedded: `reduced` instead of f2, and of queries without f3. State:
-        `prototype` (B, C); by shot `f4` (B, K, C4, h, w) and `mask` (B, K, 1, h, w).
+    Features: `f2` and `f3`, and of queries `f4`. Embedded: `reduced` instead of f2, and of queries without f3.
+    State: `prototype` (B, C); by shot `f4` (B, K, C4, h, w) and `mask` (B, K, 1, h, w).
     """
 
     images = ImageRule(fit="padded")

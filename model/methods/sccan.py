@@ -160,8 +160,7 @@ class SCCAN(Method):
         self.feature_size = feature_size
         channels = sum(backbone.channels(maps[:2]))
         self.reduce_query, self.reduce_support = reduction(channels, width), reduction(channels, width)
-        self.merge_query = nn.Conv2d(2 * width + 1, width, 1, bias=False)
-        self.merge_support = nn.Conv2d(2 * width + 1, width, 1, bias=False)
+        self.merge_query, self.merge_support = (nn.Conv2d(2 * width + 1, width, 1, bias=False) for _ in range(2))
         self.blocks = nn.ModuleList(Block(width, shifted=index % 2 == 1) for index in range(blocks))
         self.norm, self.decoder = nn.LayerNorm(width), Decoder(width)
 
@@ -224,9 +223,8 @@ class SCCAN(Method):
         """How much mask every position attends to in the supports, averaged over the shots, `(B, 1, f, f)`."""
         unit = F.normalize(query["f4"].flatten(2), dim=1, eps=1e-7).transpose(1, 2)  # (B, h * w, C4)
         shots = zip(state["f4"].unbind(1), state["mask"].unbind(1), strict=True)
-        seen = torch.cat([(unit @ known).softmax(-1) @ mask for known, mask in shots], dim=2)  # (B, h * w, K)
-        prior = min_max(seen.transpose(1, 2).unflatten(2, query["f4"].shape[-2:]))
-        return resize(prior, self.feature_size).mean(1, keepdim=True)
+        seen = torch.cat([(unit @ known).softmax(-1) @ mask for known, mask in shots], dim=2).mT  # (B, K, h * w)
+        return resize(min_max(seen.unflatten(2, query["f4"].shape[-2:])), self.feature_size).mean(1, keepdim=True)
 
     def losses(self, scores: Scores, truth: Tensor, base_truth: Tensor | None = None) -> dict[str, Tensor]:
         """As in Method."""
@@ -234,8 +232,8 @@ class SCCAN(Method):
 
     def parameter_groups(self) -> list[list[nn.Parameter]]:
         """What trains outside the blocks, one group a module, in the published order."""
-        embedding = [self.reduce_query, self.reduce_support, self.merge_query, self.merge_support]
-        return [list(module.parameters()) for module in (*embedding, *self.decoder.children())]
+        modules = [self.reduce_query, self.reduce_support, self.merge_query, self.merge_support]
+        return [list(module.parameters()) for module in (*modules, *self.decoder.children())]
 
     def optimizers(self, cfg: Config) -> dict[str, ScheduledOptimizer]:
         """AdamW with a constant rate for the blocks, SGD for the rest."""
