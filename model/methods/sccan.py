@@ -27,7 +27,7 @@ from util.errors import UserError
 from util.image import ImageRule
 
 WINDOW = 8  # cells a side
-HEAD = 32  # channels of each
+HEAD = 32  # channels of a head
 BLOCK = r"blocks\.(\d+)"
 RELEASED_BLOCK = r"transformer.layers.0.blocks.\1"
 
@@ -59,8 +59,8 @@ class WindowAttention(nn.Module):
 
     def _heads(self, x: Tensor) -> tuple[Tensor, ...]:
         """`(B, W, n, parts * C)` as parts of `(B, W, heads, n, 32)`."""
-        parts = x.chunk(x.shape[-1] // self.proj.in_features, dim=-1)
-        return tuple(part.unflatten(-1, (-1, HEAD)).transpose(2, 3) for part in parts)
+        width = self.proj.in_features
+        return tuple(part.unflatten(-1, (-1, min(HEAD, width))).transpose(2, 3) for part in x.split(width, dim=-1))
 
 
 class Block(nn.Module):
@@ -167,7 +167,7 @@ class SCCAN(Method):
     @classmethod
     def build(cls, cfg: Config, backbone: Backbone, base_learner: BaseLearner | None) -> "SCCAN":
         """As in Method."""
-        for key, unit in (("feature_size", WINDOW), ("width", HEAD)):
+        for key, unit in (("feature_size", WINDOW), ("width", min(HEAD, cfg.width))):
             if getattr(cfg, key) % unit:
                 raise UserError(f"{key}: {getattr(cfg, key)} should be a multiple of {unit} for SCCAN")
         return cls(backbone, three_levels(backbone), cfg.feature_size, cfg.blocks, cfg.width)
@@ -246,5 +246,5 @@ class SCCAN(Method):
 
     def explain(self, query: Features, state: State) -> Explanation:
         """Scores with the prior and the probability."""
-        explanation = super().explain(query, state)
-        return explanation._replace(maps={"prior: like the object": self.prior(query, state)[:, 0], **explanation.maps})
+        scores, maps = super().explain(query, state)
+        return Explanation(scores, {"prior: like the object": self.prior(query, state)[:, 0], **maps})
