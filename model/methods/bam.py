@@ -9,8 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from model.backbone import Backbone
-from model.backbone.base import StagedBackbone
+from model.backbone.base import Backbone, StagedBackbone
 from model.loss import cross_entropy
 from model.methods.method import Explanation, Features, Method, Role, Scores, State
 from model.parts.base_learner import BaseLearner

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from model.backbone import Backbone
-from model.backbone.base import StagedBackbone
+from model.backbone.base import Backbone, StagedBackbone
 from model.loss import cross_entropy
 from model.methods.method import Explanation, Features, Method, Role, Scores, State, support_batch
 from model.parts.base_learner import BaseLearner

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW
 
-from model.backbone import Backbone
+from model.backbone.base import Backbone, StagedBackbone
 from model.loss import dice_loss
 from model.methods.hmnet import three_levels
 from model.methods.method import Explanation, Features, Method, Role, Scores, State
@@ -154,7 +154,7 @@ class SCCAN(Method):
         self, backbone: Backbone, maps: tuple[str, ...], feature_size: int = 64, blocks: int = 8, width: int = 256
     ) -> None:
         super().__init__(backbone, maps)
-        for norm in backbone.modules():
+        for norm in backbone.modules() if isinstance(backbone, StagedBackbone) else ():
             if isinstance(norm, nn.BatchNorm2d):
                 norm.num_batches_tracked = None  # published checkpoints are without it
         self.feature_size = feature_size

@@ -13,6 +13,7 @@ from util.config import load_config
 from util.errors import UserError
 
 SIZE = 129
+FIRST = ("layer3.0", "layer4.0")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_the_trunk_learns_with_a_constant_rate_and_its_own_decay() -> None:
     assert [group["lr"] for group in rest.optimizer.param_groups] == [pytest.approx(0.05 * 0.9**0.9)] * 8
     assert [(group["lr"], group["weight_decay"]) for group in trunk.optimizer.param_groups] == [(6e-5, 0.01)]
     assert cfg.dilate_first and not type(model).configured(cfg).dilate_first
-    assert model.backbone.layer3[0].conv2.dilation == (1, 1)
+    assert [stage.conv2.dilation for name, stage in model.backbone.named_modules() if name in FIRST] == [(1, 1), (2, 2)]
 
 
 @pytest.mark.parametrize("shifted", [False, True])
