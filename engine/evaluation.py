@@ -1,8 +1,7 @@
-"""Evaluation, the same code for test.py and for validation while training: episodes in, figures out."""
+"""Evaluation, the same code for test.py and for validation while training: episodes in, metrics out."""
 
-import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +18,12 @@ from dataset.benchmarks.table import open_benchmark, test_config
 from dataset.dataset import collate, test_dataset
 from dataset.episode import Episode, draw_episodes, read_episodes
 from dataset.index import ImageIndex, ImageMaskStore, episode_count, load_index
+from dataset.prepare.known import AREA_THRESHOLD, FOLD_SIZES
 from dataset.transform import fit_image
 from engine.loader import Batch, load_steps, shard_batches
-from engine.metric import Result, count_pixels, ratio, summarize
+from engine.metric import count_pixels, ratio, summarize
 from engine.optim import autocast
+from engine.results import Metrics, TestProtocol
 from model.inference import FeatureCache
 from model.methods.method import Method, Scores
 from util.config import Config
@@ -100,21 +101,29 @@ def expected_weights(cfg: Config) -> Path:
     return outside if outside.is_file() and not inside.is_file() else inside
 
 
-def describe_test(cfg: Config) -> dict[str, Any]:
-    """What figures of a test depend on, for people and reports: where, how drawn, at which size, how trained."""
+def describe_test(cfg: Config, index: ImageIndex | None = None) -> TestProtocol:
+    """What metrics of a test depend on, for people and reports: where, how drawn, at which size, how trained.
+
+    With the index of its images, a note says so where they are only a part of a set whose size is known.
+    """
     data = test_config(cfg)
     benchmark = open_benchmark(data)
-    return {
-        "set": data.data_set,
-        "fold": data.split,
-        "protocol": cfg.protocol,
-        "variant": benchmark.variant,
-        "size": cfg.val_size,
-        "metric_size": cfg.metric_size,
-        "trained_on": f"{cfg.data_set} split {cfg.split}",
-        "train_list": cfg.list_kind,
-        "notes": benchmark.notes(),
-    }
+    notes, sizes = benchmark.notes(), FOLD_SIZES.get(data.data_set, {}).get("val", ())
+    comparable = data.test_classes == "novel" and data.area_threshold <= AREA_THRESHOLD and data.use_split_coco
+    whole = sizes[data.split] if data.split < len(sizes) and comparable else None
+    if index and whole and len(index.images) < whole:
+        notes = [*notes, f"only a part of the set: {len(index.images)} of {whole} images of fold {data.split}"]
+    return TestProtocol(
+        set=data.data_set,
+        fold=data.split,
+        protocol=cfg.protocol,
+        variant=benchmark.variant,
+        size=cfg.val_size,
+        metric_size=cfg.metric_size,
+        trained_on=f"{cfg.data_set} split {cfg.split}",
+        train_list=cfg.list_kind,
+        notes=notes,
+    )
 
 
 def make_episodes(
@@ -164,11 +173,11 @@ def run_episodes(
     segment: Segment | None = None,
     observe: Callable[[Outcome], None] | None = None,
     progress: bool = True,
-) -> Result:
-    """Figures of the episodes at the size of their truths.
+) -> Metrics:
+    """Metrics of the episodes at the size of their truths.
 
     `segment` replaces the forward pass, which by default keeps the features of images within `feature_cache_mb`.
-    Episodes are split over the processes of the world: `observe` sees this one's, the figures are the same in all and
+    Episodes are split over the processes of the world: `observe` sees this one's, the metrics are the same in all and
     for any number of them. Leaves the model in the mode it was in, and every random state as it was. Raises UserError
     for a file that is missing, unreadable or does not fit.
     """
@@ -200,26 +209,8 @@ def run_episodes(
     process_group.all_reduce(counts)  # integers: a row is zero on every rank but its own
     seconds = torch.tensor([(perf_counter() - start) / process_group.size, busy], dtype=torch.float64, device=device)
     total, compute = process_group.all_reduce(seconds).tolist()
-    hard = [episode.hard for episode in episodes]
-    return summarize(counts.cpu(), [e.class_id for e in episodes], classes, total, compute, hard)
-
-
-def episode_lines(seed: int, episodes: Sequence[Episode], result: Result, names: Mapping[int, str]) -> str:
-    """JSON Lines of one evaluation's episodes, `query`, `class_id` and `support` as `write_episodes` has them.
-
-    Besides `seed`, `number` in the list, `class` (name), `hard` (whether the query shows another class too), `iou` of
-    the object (null where there is nothing to judge), and the pixels from which it and all other figures are computed:
-    `intersection` and `union`, each [background, foreground].
-    """
-    lines = []
-    figures = zip(episodes, result.episode_iou, result.episode_pixels, strict=True)
-    for number, (episode, iou, pixels) in enumerate(figures):
-        intersection, union = zip(*pixels, strict=True)
-        where = {"seed": seed, "number": number, "class": names[episode.class_id], **episode.fields()}
-        lines.append(
-            json.dumps({**where, "hard": episode.hard, "iou": iou, "intersection": intersection, "union": union}) + "\n"
-        )
-    return "".join(lines)
+    owners, hard, queries = zip(*((e.class_id, e.hard, e.query) for e in episodes), strict=True)
+    return summarize(counts.cpu(), owners, classes, total, compute, hard, queries)
 
 
 def predict(segment: Segment, batch: Batch, truths: Sequence[Tensor]) -> list[Tensor]:

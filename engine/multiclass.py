@@ -41,7 +41,7 @@ class ClassPixels(NamedTuple):
 
 
 def test_ways(model: Method, cfg: Config, process_group: ProcessGroup, ways: int) -> dict[str, Any]:
-    """PANet's N-way K-shot test on *training* images of the contiguous fold; figures over its five runs.
+    """PANet's N-way K-shot test on *training* images of the contiguous fold; metrics over its five runs.
 
     Sets with a mask of its own for every class are tested on their test images. A class's wrong pixels count only where
     the truth has it, as there; `miou_everywhere` counts them all. UserError for a network that was trained on novel
@@ -69,7 +69,8 @@ def test_ways(model: Method, cfg: Config, process_group: ProcessGroup, ways: int
         counts = _count(model, cfg, dataset, episodes, process_group, _predict_ways, 1 + max(novel))
         present = _ious(counts, novel, counts.false_present)
         everywhere = _ious(counts, novel, counts.false)
-        runs.append({"seed": seed, "class_iou": present, "miou": _mean(present), "miou_everywhere": _mean(everywhere)})
+        means = {"miou": _mean(present), "miou_everywhere": _mean(everywhere)}
+        runs.append({"seed": seed, "class_iou": present, "query_images": len({e.query for e in episodes}), **means})
     return {
         "kind": "ways",
         "ways": ways,
@@ -80,7 +81,7 @@ def test_ways(model: Method, cfg: Config, process_group: ProcessGroup, ways: int
 
 
 def test_generalized(model: Method, cfg: Config, process_group: ProcessGroup, first: str) -> dict[str, Any]:
-    """BAM's generalized test: base classes by the base learner, one novel class at a time; figures over its five runs.
+    """BAM's generalized test: base classes by the base learner, one novel class at a time; metrics over its five runs.
 
     `first`: where both claim a pixel, "novel" or "base" has it. UserError for a network without a base learner.
     """
@@ -100,15 +101,15 @@ def test_generalized(model: Method, cfg: Config, process_group: ProcessGroup, fi
         predict = _predict_novel_first if first == "novel" else _predict_base_first
         counts = _count(model, cfg, dataset, episodes, process_group, predict, 1 + max(*base, *novel))
         ious = _ious(counts, [*base, *novel], counts.false)
-        figures = {"miou_novel": novel, "miou_base": base, "miou_all": [*base, *novel]}
-        means = {name: _mean({c: ious[c] for c in classes}) for name, classes in figures.items()}
-        runs.append({"seed": seed, "class_iou": ious, **means})
+        metrics = {"miou_novel": novel, "miou_base": base, "miou_all": [*base, *novel]}
+        means = {name: _mean({c: ious[c] for c in classes}) for name, classes in metrics.items()}
+        runs.append({"seed": seed, "class_iou": ious, "query_images": len({e.query for e in episodes}), **means})
     return {
         "kind": "generalized",
         "first": first,
         "metric_size": "original",
         "runs": runs,
-        **_over_runs(runs, *figures),
+        **_over_runs(runs, *metrics),
     }
 
 
@@ -185,10 +186,10 @@ def _mean(ious: dict[int, float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def _over_runs(runs: Sequence[dict[str, Any]], *figures: str) -> dict[str, Any]:
+def _over_runs(runs: Sequence[dict[str, Any]], *metrics: str) -> dict[str, Any]:
     means = {}
-    for figure in figures:
-        values = [run[figure] for run in runs if run[figure] is not None]
+    for metric in metrics:
+        values = [run[metric] for run in runs if run[metric] is not None]
         spread = stdev(values) if len(values) > 1 else None
-        means[figure] = {"mean": fmean(values) if values else None, "std": spread}
+        means[metric] = {"mean": fmean(values) if values else None, "std": spread}
     return {"aggregate": means}

@@ -1,10 +1,12 @@
 """Images of some episodes, drawn while they are evaluated."""
 
+import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from engine.evaluation import EpisodeSet, Outcome
 from util.image import RGB
-from util.visualize import episode_panel
+from util.visualize import episode_panel, save_image
 
 
 def panel_drawer(
@@ -28,3 +30,15 @@ def panel_drawer(
         )
 
     return draw
+
+
+def panel_saver(folder: Path) -> Callable[[str, RGB], None]:
+    """Writes what `panel_drawer` draws to a folder."""
+    return lambda title, image: save_image(folder / f"{title.replace('/', '_')}.png", image)
+
+
+def clear_panels(folder: Path) -> None:
+    """Remove the panels of an earlier test, and nothing else."""
+    for path in folder.glob("*.png"):
+        if re.match(r"\d{5}_", path.name):
+            path.unlink()

@@ -1,6 +1,5 @@
 """A run: where it stands, what it writes, and how it goes on after an interruption; both training stages use it."""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from engine.learner import Learner, NotFiniteError, Report
 from engine.loader import Batch, StepPlan, load_steps
 from engine.origin import training_origin
+from engine.results import TrainingResult, write_result
 from engine.snapshot import (
     SAVED_EXIT,
     StopWaiting,
@@ -361,12 +361,17 @@ class Run:
     def _write_result(self, finished: bool = False) -> None:
         if self.process_group.is_main:
             progress = self.progress
-            result = {
-                **{"kind": "training", "finished": finished, "epochs": progress.epoch - 1},
-                **{"miou": progress.best, "epoch": progress.best_epoch, "weights": str(self.paths.best)},
-                "validations": progress.history,
-            }
-            atomic_write(self.paths.file("result.json"), json.dumps(result, indent=1) + "\n")
+            result = TrainingResult(
+                path=self.paths.file("result.json"),
+                kind="training",
+                finished=finished,
+                epochs=progress.epoch - 1,
+                miou=progress.best,
+                epoch=progress.best_epoch,
+                weights=str(self.paths.best),
+                validations=progress.history,
+            )
+            write_result(result)
 
     def _finish(self) -> None:
         """The run has come to its end: save it for `resume`, and write result.json."""

@@ -6,7 +6,6 @@ Who segments whatever stands out answers all three alike; what a network loses s
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +13,10 @@ from torch import Tensor
 
 from dataset.episode import Episode
 from dataset.index import ImageIndex
-from engine.comparison import Difference, EpisodePixels, difference
+from engine.comparison import EpisodePixels, difference
 from engine.evaluation import EpisodeSet, Names, Segment, run_episodes
-from engine.metric import Result
+from engine.metric import aligned
+from engine.results import Metrics, SupportDrop
 from model.methods.method import Method, Scores
 from util.config import Config
 from util.distributed import ProcessGroup
@@ -33,8 +33,8 @@ def check_support(
     process_group: ProcessGroup,
     segment: Segment,
     seed: int,
-) -> dict[str, Result]:
-    """Figures of the same queries with wrong supports, by the keys of CHANGES; UserError where only one class is novel.
+) -> dict[str, Metrics]:
+    """Metrics of the same queries with wrong supports, by the keys of CHANGES; UserError where only one class is novel.
 
     The truth stays: an answer that is right although the support was not has not come from the support.
     """
@@ -60,30 +60,28 @@ def with_other_class(episode: Episode, index: ImageIndex, seed: int, number: int
     return replace(episode, support=rng.sample(images[other], shot), support_class=other)
 
 
-def miou_drop(own: Sequence[Result], changed: Sequence[Result]) -> dict[str, Any]:
-    """What mIoU loses by a change of the supports, with 95 % intervals over episodes, of all and of hard episodes.
+def miou_drop(own: Sequence[Metrics], changed: Sequence[Metrics]) -> SupportDrop:
+    """What mIoU loses by a change of the supports, with 95 % intervals, of all and of hard episodes.
 
-    One result per seed in each.
+    One evaluation per seed in each.
     """
     pairs = [(as_episode_pixels(before), as_episode_pixels(after)) for before, after in zip(own, changed, strict=True)]
-    hard = difference([(before.hard_only(), after.hard_only()) for before, after in pairs])
-    lost = {"fall": difference(pairs), "hard_fall": hard}
-    return {
-        **{name: None if found is None else found._asdict() for name, found in lost.items()},
-        "results": [result.to_dict() for result in changed],
-    }
+    hard = [(before.hard_only(), after.hard_only()) for before, after in pairs]
+    return SupportDrop(miou_drop=difference([pairs]), hard_miou_drop=difference([hard]), results=list(changed))
 
 
-def as_episode_pixels(result: Result) -> EpisodePixels:
-    """One test as a method's answers."""
-    pixels = np.array(result.episode_pixels)[None, :, 1]  # (1, E, 2)
-    return EpisodePixels(np.array(result.episode_class), np.array(result.episode_hard), pixels)
+def as_episode_pixels(metrics: Metrics) -> EpisodePixels:
+    """One evaluation as a comparison takes it."""
+    pixels = np.array(metrics.episode_pixels)[None, :, 1]  # (1, E, 2)
+    columns = metrics.episode_class, metrics.episode_hard, metrics.episode_query
+    classes, hard, images = map(np.array, columns)
+    return EpisodePixels(classes, hard, pixels, images)
 
 
-def format_miou_drop(check: Mapping[str, Mapping[str, Any]]) -> str:
-    """What was lost, a line per change, in points."""
-    lines = [f"{'mIoU lost by':<28}{'all episodes':>24}{'hard episodes':>24}"]
+def format_miou_drop(check: Mapping[str, SupportDrop]) -> str:
+    """How mIoU changes, in points, a line per change of the supports; a loss is negative, as `tools.compare` has it."""
+    rows = [["change of mIoU by", "all episodes", "hard episodes"]]
     for key, text in CHANGES.items():
-        cells = (Difference(**fall).text() if (fall := check[key][name]) else "-" for name in ("fall", "hard_fall"))
-        lines.append(f"  {text:<26}" + "".join(f"{cell:>24}" for cell in cells))
-    return "\n".join(lines)
+        drops = check[key].miou_drop, check[key].hard_miou_drop
+        rows.append([f"  {text}", *(drop.negative().text() if drop else "-" for drop in drops)])
+    return aligned(rows)

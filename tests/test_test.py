@@ -1,6 +1,8 @@
+import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests import toy
@@ -43,13 +46,16 @@ def test_seeds_table_json_log_and_panels(
     cfg: Config, entry_point: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(entry_point, "--visualize", 2, "--opts", "seeds", "[0, 1, 2]")
-    path = cfg.experiment_dir / "result_test_1shot.json"
+    path = cfg.experiment_dir / "result_test_1shot_seeds0-1-2.json"
     content = json.loads(path.read_text())
     assert [result["seed"] for result in content["results"]] == [0, 1, 2]
     miou = [result["miou"] for result in content["results"]]
     assert content["aggregate"]["miou"] == pytest.approx({"mean": np.mean(miou), "std": np.std(miou, ddof=1)})
     assert content["config"]["data_set"] == "toy" and content["config"]["seeds"] == [0, 1, 2]
-    assert content["weights"].endswith("best_1shot.pth") and content["method"] == "hmnet"
+    assert content["weights"].endswith("best_1shot.pth") and content["method"] == "HMNet"
+    assert content["weights_digest"] == hashlib.sha256(Path(content["weights"]).read_bytes()).hexdigest()
+    queries = [json.loads(line)["query"] for line in path.with_suffix(".episodes.jsonl").read_text().splitlines()[:7]]
+    assert content["results"][0]["query_images"] == len(set(queries)) and content["versions"]["torch"]
     assert content["classes"]["2"] == "thing2" and "episode_pixels" not in content["results"][0]
     printed, logged = capsys.readouterr().out, path.with_suffix(".log").read_text()
     for text in (printed, logged):
@@ -62,7 +68,7 @@ def test_seeds_table_json_log_and_panels(
 def test_lines_of_episodes_hold_every_figure_and_are_episodes(cfg: Config, entry_point: ModuleType) -> None:
     """All figures of the result from the pixels of the lines, and the same episodes tested again from them."""
     run(entry_point, "--episodes-out", "drawn.jsonl", "--opts", "seeds", "[4, 5]")
-    path = cfg.experiment_dir / "result_test_1shot.json"
+    path = cfg.experiment_dir / "result_test_1shot_seeds4-5.json"
     rows = [json.loads(line) for line in path.with_suffix(".episodes.jsonl").read_text().splitlines()]
     drawn = [json.loads(line) for line in Path("drawn.jsonl").read_text().splitlines()]
     results = json.loads(path.read_text())["results"]
@@ -79,7 +85,7 @@ def test_lines_of_episodes_hold_every_figure_and_are_episodes(cfg: Config, entry
                 assert iou == pytest.approx(inside[chosen, 1].sum() / union[chosen, 1].sum())
     path.with_suffix(".episodes.jsonl").rename("all.jsonl")
     run(entry_point, "--opts", "episodes_file", "all.jsonl")
-    (again,) = json.loads(path.read_text())["results"]
+    (again,) = json.loads((cfg.experiment_dir / "result_test_1shot_episodes_fileall.jsonl.json").read_text())["results"]
     assert again["episode_iou"] == pytest.approx([row["iou"] for row in rows], abs=1e-6)
 
 
@@ -100,14 +106,13 @@ def test_support_check_is_printed_and_stored(
     cfg: Config, entry_point: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(entry_point, "--support-check", "--method", "prototype", "--opts", "seeds", "[0, 1]")
-    content = json.loads(
-        (cfg.model_copy(update={"arch": "prototype"}).experiment_dir / "result_test_1shot_prototype.json").read_text()
-    )
+    folder = cfg.model_copy(update={"arch": "prototype"}).experiment_dir
+    content = json.loads((folder / "result_test_1shot_prototype_seeds0-1.json").read_text())
     assert content["method"] == "prototype" and content["weights"] is None
     own = np.mean([result["miou"] for result in content["results"]])
     for changed in content["support_check"].values():
         left = np.mean([result["miou"] for result in changed["results"]])
-        assert changed["fall"]["mean"] == pytest.approx(own - left, abs=1e-9)
+        assert changed["miou_drop"]["mean"] == pytest.approx(own - left, abs=1e-9)
     assert list(content["support_check"]) == ["other_class", "empty_mask"]
     printed = capsys.readouterr().out
     assert "emptied support mask" in printed and "mIoU, hard episodes" in printed
@@ -118,12 +123,37 @@ def test_box_supports_and_written_episodes(cfg: Config, entry_point: ModuleType,
     masks = json.loads((cfg.experiment_dir / "result_test_1shot.json").read_text())
     keys = ("--opts", "episodes_file", "episodes.jsonl", "ann_type")
     run(entry_point, *keys, "mask", "seeds", "[7, 8]")
-    again = json.loads((cfg.experiment_dir / "result_test_1shot.json").read_text())
+    again = json.loads((cfg.experiment_dir / "result_test_1shot_seeds7-8_episodes_fileepisodes.jsonl.json").read_text())
     assert again["results"][0]["episode_iou"] == masks["results"][0]["episode_iou"]
     assert len(again["results"]) == 1  # the same episodes for every seed
     run(entry_point, *keys, "bbox")
-    boxes = json.loads((cfg.experiment_dir / "result_test_1shot_bbox.json").read_text())
+    boxes = json.loads((cfg.experiment_dir / "result_test_1shot_bbox_episodes_fileepisodes.jsonl.json").read_text())
     assert boxes["results"][0]["episode_iou"] != masks["results"][0]["episode_iou"]
+
+
+def test_tests_of_other_seeds_sizes_and_weights_have_files_of_their_own(cfg: Config, entry_point: ModuleType) -> None:
+    """And panels of the test before do not stay among those of the last."""
+    folder, best = cfg.experiment_dir, cfg.experiment_dir / "snapshot" / "best_1shot.pth"
+    shutil.copy(best, best.with_name("train_epoch_3_0.5.pth"))
+    Path("elsewhere").mkdir()
+    torch.save({**torch.load(best, weights_only=True), "more": 1}, "elsewhere/best_1shot.pth")
+    run(entry_point, "--visualize", 6)
+    drawn = sorted(path.name for path in (folder / "panels_test_1shot").iterdir())
+    (folder / "panels_test_1shot/00002_mine.png.txt").touch()
+    run(entry_point, "--visualize", 2, "--opts", "seeds", 5)
+    run(entry_point, "--opts", "val_size", 41)
+    run(entry_point, "--opts", "test_episodes", 3)
+    run(entry_point, "--opts", "protocol", "seeded", "shot", 2, "trained_shot", 1)
+    run(entry_point, "--opts", "weight", "train_epoch_3_0.5.pth")
+    run(entry_point, "--opts", "weight", "elsewhere/best_1shot.pth")
+    digest = hashlib.sha256(Path("elsewhere/best_1shot.pth").read_bytes()).hexdigest()
+    endings = ["", "_seeds5", "_val_size41", "_test_episodes3", "_train_epoch_3_0.5", f"_best_1shot-{digest[:8]}"]
+    found = {path.stem: json.loads(path.read_text()) for path in folder.glob("result_test*.json")}
+    names = {f"result_test_1shot{ending}" for ending in endings}
+    assert found.keys() == names | {"result_test_2shot_seeded_trained_shot1"}
+    assert found[f"result_test_1shot{endings[-1]}"]["weights_digest"] == digest
+    panels = sorted(path.name for path in (folder / "panels_test_1shot").iterdir())
+    assert len(drawn) == 6 and len(panels) == 3 and "00002_mine.png.txt" in panels
 
 
 def test_where_weights_are_looked_for(cfg: Config, entry_point: ModuleType, tmp_path: Path) -> None:

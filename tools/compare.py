@@ -1,7 +1,7 @@
 """Methods on the same episodes: `python -m tools.compare A B [C ...] [--names NAME ...]`.
 
 Each is a result of `test.py` or a folder with the results of several folds and trainings. Prints how far the first is
-ahead of each other one, with 95 % intervals, on all and on hard episodes, and who wins how often in every class.
+ahead of each other one, with 95 % intervals, on all and on hard episodes, and which is better how often in every class.
 """
 
 import argparse
@@ -10,6 +10,7 @@ from pathlib import Path
 from tools.paper.history import short_names
 from tools.paper.paired import comparison_table, pair_folds, read_tests, wins_table
 from util.errors import UserError, run_main
+from util.failures import explain_errors
 from util.files import atomic_write
 
 
@@ -27,13 +28,14 @@ def main() -> None:
         raise UserError(f"--names {' '.join(names)}: should be a name of its own for each of two or more results")
     methods = {name: read_tests(path) for name, path in zip(names, arguments.results, strict=True)}
     lead, *others = names
-    classes = next(iter(methods[lead].values()))[0].names
+    classes = next(iter(methods[lead].values()))[0].result.classes
     tables = [comparison_table(f"{lead} against others", methods)]
     tables += [wins_table((lead, n), pair_folds(methods[lead], methods[n]), classes) for n in others]
     text = "\n".join(table.markdown() for table in tables)
-    if arguments.out:
-        atomic_write(arguments.out, text)
     print(text)
+    if arguments.out:
+        with explain_errors("give another --out"):
+            atomic_write(arguments.out, text)
 
 
 if __name__ == "__main__":

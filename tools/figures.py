@@ -5,8 +5,6 @@ its Figure 5 and `interception` its Figure 7.
 """
 
 import argparse
-import csv
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -21,18 +19,22 @@ from tqdm import tqdm
 
 from dataset.benchmarks.table import open_benchmark
 from dataset.dataset import test_dataset
-from engine.evaluation import EpisodeSet, Outcome, find_weights, make_episodes, run_episodes
-from model.inference import load_network
+from engine.evaluation import EpisodeSet, Outcome, expected_weights, find_weights, make_episodes, run_episodes
+from model.build import build_model, load_frozen_parts
+from model.inference import prepare_inference
 from model.methods.hmnet import HMNet
+from model.methods.method import Method
+from model.released import load_weights
 from tools.paper.analysis import enhancement, state_cosines, visits
-from tools.paper.history import as_rows, read_bars, read_course, short_names
+from tools.paper.history import Bar, read_bars, read_course, short_names
 from tools.paper.plots import draw_bars, draw_curves, draw_enhancement, draw_states, save
 from tools.paper.published import published
 from tools.paper.runs import COMPONENTS
-from tools.paper.table import Table
+from tools.paper.table import Table, csv_text
 from util.config import Config, load_config
 from util.distributed import ProcessGroup, pick_device
 from util.errors import UserError, run_main
+from util.failures import explain_errors
 from util.files import atomic_write
 from util.image import RGB, resize_image
 from util.schema import keys_of
@@ -40,7 +42,7 @@ from util.visualize import GAP, PAPER, encode_image, episode_panel, overlay
 
 SAME_DATA = ("data_set", "data_root", "val_list", "split", "folds", "use_split_coco", "shot", "protocol", "ann_type")
 Enhancement = Mapping[int, Mapping[str, tuple[float, float]]]  # of an episode, as tools.paper.analysis has it
-DISTINCTIVE = (*keys_of("network"), "manual_seed", "weight")  # in names, if different
+DISTINCTIVE = ("arch", *keys_of("network"), "manual_seed", "weight")  # in names, if different
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -109,12 +111,14 @@ def describe(first: Config, second: Config) -> list[str]:
     return names if keys else [str(find_weights(cfg)) for cfg in (first, second)]
 
 
-def trained_network(cfg: Config) -> HMNet:
-    """The trained network of a config, ready for inference."""
-    model = load_network(cfg, find_weights(cfg), pick_device(cfg.device))
-    if not isinstance(model, HMNet):
-        raise UserError(f"arch: {cfg.arch} has no Mamba blocks to look into; take HMNet")
-    return model
+def ready_method(cfg: Config) -> Method:
+    """The method of a config, trained if it has anything to learn, ready for inference."""
+    method = build_model(cfg, pretrained=False)
+    if method.is_trained:
+        load_weights(method, find_weights(cfg))
+    else:
+        load_frozen_parts(method, cfg)
+    return prepare_inference(method.to(pick_device(cfg.device)))
 
 
 def spread(cfg: Config, count: int, numbers: Sequence[int] | None = None) -> EpisodeSet:
@@ -137,7 +141,7 @@ def panels(arguments: argparse.Namespace) -> list[Path]:
     outcomes: list[list[Outcome]] = []
     for cfg in (first, second):
         seen: list[Outcome] = []
-        run_episodes(trained_network(cfg), cfg, episode_set, ProcessGroup(pick_device(cfg.device)), observe=seen.append)
+        run_episodes(ready_method(cfg), cfg, episode_set, ProcessGroup(pick_device(cfg.device)), observe=seen.append)
         outcomes.append(sorted(seen, key=lambda outcome: outcome.number))
     classes, images, rows = open_benchmark(first).names(), [], []
     for episode, *both in zip(episode_set.episodes, *outcomes, strict=True):
@@ -157,13 +161,10 @@ def panels(arguments: argparse.Namespace) -> list[Path]:
 
 def stack(images: Sequence[RGB]) -> RGB:
     """Images one below the other, flush left."""
-    width = max(picture.shape[1] for picture in images)
-    sheet = np.full((sum(p.shape[0] for p in images) + GAP * (len(images) - 1), width, 3), PAPER, np.uint8)
-    top = 0
-    for picture in images:
-        sheet[top : top + picture.shape[0], : picture.shape[1]] = picture
-        top += picture.shape[0] + GAP
-    return sheet
+    width = max(image.shape[1] for image in images)
+    spaces = [((0, GAP), (0, width - image.shape[1]), (0, 0)) for image in images]
+    padded = [np.pad(image, space, constant_values=PAPER[0]) for image, space in zip(images, spaces, strict=True)]
+    return np.concatenate(padded)[:-GAP]
 
 
 def states(arguments: argparse.Namespace) -> list[Path]:
@@ -185,8 +186,8 @@ def states(arguments: argparse.Namespace) -> list[Path]:
         "series": series,
         "published": published("figure5_hidden_state"),
     }
-    picture = support_image(configs[0], episode_set)
-    return save(arguments.out / "figure5", lambda: draw_states(numbers, maps, picture), numbers)
+    support = support_image(configs[0], episode_set)
+    return save(arguments.out / "figure5", lambda: draw_states(numbers, maps, support), numbers)
 
 
 def interception(arguments: argparse.Namespace) -> list[Path]:
@@ -250,32 +251,32 @@ def curves(arguments: argparse.Namespace) -> list[Path]:
 
 def bars(arguments: argparse.Namespace) -> list[Path]:
     """IoU by class of any number of tests, also as CSV."""
-    tests = [read_bars(path) for path in arguments.runs]
-    names = name_runs(arguments.names, short_names(arguments.runs))
-    rows = as_rows(tests, names)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    atomic_write(arguments.out / "bars.csv", text.getvalue())
-    named = dict(zip(names, tests, strict=True))
-    return [
-        *save(arguments.out / "bars", lambda: draw_bars(named), {"kind": "bars", "bars": rows}),
-        arguments.out / "bars.csv",
-    ]
+    tests, path = [read_bars(path) for path in arguments.runs], arguments.out / "bars"
+    named = dict(zip(name_runs(arguments.names, short_names(arguments.runs)), tests, strict=True))
+    columns = ("run", "class", *Bar._fields)
+    rows = [(name, key, *bar) for name, test in named.items() for key, bar in test.items()]
+    atomic_write(path.with_suffix(".csv"), csv_text(columns, rows))
+    numbers = {"kind": "bars", "bars": [dict(zip(columns, row, strict=True)) for row in rows]}
+    return [*save(path, lambda: draw_bars(named), numbers), path.with_suffix(".csv")]
 
 
 def items(cfg: Config, episode_set: EpisodeSet) -> Iterator[tuple[HMNet, dict[str, Any]]]:
-    """The trained network with each of the episodes."""
-    model, dataset = trained_network(cfg), test_dataset(cfg, *episode_set)
+    """The trained network with each of the episodes; UserError for a method that is not HMNet."""
+    model, dataset = ready_method(cfg), test_dataset(cfg, *episode_set)
+    if not isinstance(model, HMNet):
+        raise UserError(f"arch: {cfg.arch} has no Mamba blocks to look into; take HMNet")
     for number in tqdm(range(len(dataset)), "episodes", leave=False, disable=None):
         yield model, dataset[number]
 
 
 def about(kind: str, configs: Sequence[Config], episode_set: EpisodeSet) -> dict[str, Any]:
     """Where a figure's numbers come from."""
-    weights = [str(find_weights(cfg)) for cfg in configs]
-    return {"kind": kind, "weights": weights, "episodes": len(episode_set.episodes)}
+    weights = [expected_weights(cfg) for cfg in configs]  # no file for a method without training
+    return {
+        "kind": kind,
+        "weights": [str(path) if path.is_file() else None for path in weights],
+        "episodes": len(episode_set.episodes),
+    }
 
 
 def moments(values: Sequence[Tensor]) -> list[dict[str, float | None]]:
@@ -298,8 +299,9 @@ FIGURES = {"panels": panels, "states": states, "interception": interception, "cu
 def main(words: Sequence[str] | None = None) -> None:
     """Draw one figure and say where it is."""
     arguments = parse_arguments(words)
-    for path in FIGURES[arguments.command](arguments):
-        print(path)
+    with explain_errors("give another --out"):
+        for path in FIGURES[arguments.command](arguments):
+            print(path)
 
 
 if __name__ == "__main__":

@@ -5,26 +5,29 @@ with the commands that would run it; `sh tools/reproduce.sh TABLE` does.
 """
 
 import argparse
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.results import read_json
 from tools.paper.benchmarks import benchmark_table
-from tools.paper.paired import Tests, comparable, comparison_table, episodes_file, tests_in
+from tools.paper.paired import Tests, comparable, comparison_table, tests_of
 from tools.paper.published import SOURCE
-from tools.paper.runs import read_json, read_runs
-from tools.paper.table import Table
-from tools.paper.tables import TABLES, Cell, Sheet, Sources
+from tools.paper.runs import Averages, read_runs
+from tools.paper.table import Table, csv_text
+from tools.paper.tables import TABLES, Cell, Sheet, Sources, fill
 from util.config import load_config
 from util.errors import UserError, run_main
+from util.failures import explain_errors
 from util.files import atomic_write
 
 BENCHMARKS = "benchmarks"
 INTERVALS = "mean IoU of the episodes and its 95 % interval"
-INTERVAL_LEGEND = "Bootstrap over the episodes of a test; limits averaged over training seeds where there are several."
-LEGEND = "Cells: this project's figure (± standard deviation over training seeds) / published / difference."
+INTERVAL_LEGEND = (
+    "Bootstrap over the distinct query images of a test, whose number stands behind the interval (over episodes where "
+    "none does: a result of a former version); limits averaged over training seeds where there are several."
+)
+LEGEND = "Cells: this project's metric (± standard deviation over training seeds) / published / difference."
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -48,7 +51,7 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.exp is None:
         arguments.exp = Path(load_config(arguments.config).exp if arguments.config else "exp")
-    if unknown := set(arguments.tables) - {BENCHMARKS} - TABLES.keys():
+    if unknown := set(arguments.tables) - {BENCHMARKS, *TABLES}:
         raise UserError(f"there is no Table {min(unknown)}: the paper's tables are 1 to 9")
     return arguments
 
@@ -72,23 +75,30 @@ def cell_text(cell: Cell) -> str:
     return f"{own} / {cell.paper:.1f}" + ("" if cell.difference is None else f" / {cell.difference:+.1f}")
 
 
-def as_table(sheet: Sheet) -> Table:
-    """The sheet as text, with its notes."""
+def interval_text(averages: Averages | None) -> str:
+    """The mean over episodes, its interval, and how many query images that rests on."""
+    if averages is None:
+        return "-"
+    limits = " [{:.1f}, {:.1f}]".format(*averages.interval) if averages.interval else ""
+    images = "/".join(str(count) for count in dict.fromkeys(averages.query_images) if count)
+    return f"{averages.episode_iou:.1f}{limits}" + (f", {images} images" if images else "")
+
+
+def tables_of(sheet: Sheet) -> list[Table]:
+    """The table, how sure its metrics are, and how sure its differences are, as far as there are runs."""
     rows: list[Sequence[str]] = [(row.name, *map(cell_text, row.cells)) for row in sheet.rows]
-    return Table(sheet.title, ("", *sheet.columns), rows, [LEGEND, f"Published: {SOURCE}", *sheet.notes])
+    notes = [LEGEND, f"Published: {SOURCE}", *sheet.notes]
+    whole = Table(sheet.title, ("", *sheet.columns), rows, notes)
+    return [table for table in (whole, interval_table(sheet), paired_table(sheet)) if table]
 
 
 def interval_table(sheet: Sheet) -> Table | None:
-    """How sure the figures of the rows with runs are, as far as it depends on the episodes; None without runs."""
+    """How sure the metrics of the rows with runs are, as far as it depends on the query images; None without runs."""
     shown = {name: folds for name, folds in sheet.runs.items() if any(folds.values())}
     if not shown:
         return None
-    rows: list[Sequence[str]] = []
-    for name, folds in shown.items():
-        found = folds.values()
-        texts = (f"{x.episode_iou:.1f} [{x.interval[0]:.1f}, {x.interval[1]:.1f}]" if x else "-" for x in found)
-        rows.append((name, *texts))
     columns = [f"fold {split}" for split in next(iter(shown.values()))]
+    rows: list[Sequence[str]] = [(name, *map(interval_text, folds.values())) for name, folds in shown.items()]
     return Table(f"{sheet.title.split(':')[0]}: {INTERVALS}", ("", *columns), rows, [INTERVAL_LEGEND])
 
 
@@ -96,60 +106,54 @@ def paired_table(sheet: Sheet) -> Table | None:
     """How far the last row with runs is ahead of those above on the same episodes; None without two such rows."""
     methods: dict[str, Tests] = {}
     for name, folds in reversed(sheet.runs.items()):
-        paths = [path for found in folds.values() if found for path in found.paths if episodes_file(path).is_file()]
-        tests = tests_in(paths)
+        results = [result for found in folds.values() if found for result in found.results]
+        tests = tests_of(result for result in results if result.episodes_path.is_file())
         if tests and all(comparable(first, tests) for first in [*methods.values()][:1]):
             methods[name] = tests
     title = f"{sheet.title.split(':')[0]}: differences on the same episodes"
     return comparison_table(title, methods) if len(methods) > 1 else None
 
 
-def tables_of(sheet: Sheet) -> list[Table]:
-    """The table, how sure its figures are, and how sure its differences are, as far as there are runs."""
-    return [table for table in (as_table(sheet), interval_table(sheet), paired_table(sheet)) if table]
-
-
-def as_csv(sheets: Mapping[int, Sheet]) -> str:
+def as_csv(number: int, sheet: Sheet) -> str:
     """A line per cell."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("table", "row", "column", "own", "standard_deviation", "published", "difference"))
-    for number, sheet in sheets.items():
-        for row in sheet.rows:
-            for column, cell in zip(sheet.columns, row.cells, strict=True):
-                writer.writerow((number, row.name, column, cell.own, cell.spread, cell.paper, cell.difference))
-    return text.getvalue()
+    columns = ("table", "row", "column", "own", "standard_deviation", "published", "difference")
+    pairs = [(row.name, pair) for row in sheet.rows for pair in zip(sheet.columns, row.cells, strict=True)]
+    return csv_text(columns, [(number, name, column, *cell, cell.difference) for name, (column, cell) in pairs])
 
 
-def as_markdown(sheet: Sheet) -> str:
-    """The table, its intervals and the commands for what it lacks."""
-    text = "\n".join(table.markdown() for table in tables_of(sheet))
-    if sheet.missing:
-        text += "\nMissing; these commands would make it:\n\n```sh\n" + "\n".join(sheet.missing) + "\n```\n"
+def write(folder: Path, name: str, tables: Sequence[Table], more: str = "") -> str:
+    """Write tables as Markdown and LaTeX; returns the Markdown."""
+    text = "\n".join(table.markdown() for table in tables) + more
+    atomic_write(folder / f"{name}.md", text)
+    atomic_write(folder / f"{name}.tex", "\n".join(table.latex() for table in tables))
     return text
 
 
 def main() -> None:
     """Read, fill, write, print."""
-    arguments = parse_arguments()
+    with explain_errors("give another --out"):
+        report(parse_arguments())
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Print the tables, or the commands for what they lack, and write the tables."""
     if BENCHMARKS in arguments.tables:
         table = benchmark_table(arguments.exp)
-        atomic_write(arguments.out / "benchmarks.md", table.markdown())
-        atomic_write(arguments.out / "benchmarks.tex", table.latex())
         print(table.markdown())
+        write(arguments.out, BENCHMARKS, [table])
         return
     runs, exp = read_runs(arguments.exp), arguments.exp
-    sources = Sources(runs, find_benchmark(arguments.exp), arguments.config, arguments.splits, arguments.seeds, exp)
-    sheets = {number: TABLES[number](sources) for number in arguments.tables or TABLES}
+    sources = Sources(runs, find_benchmark(exp), arguments.config, arguments.splits, arguments.seeds, exp)
+    sheets = {number: fill(number, sources) for number in arguments.tables or TABLES}
     if arguments.commands:
         missing = dict.fromkeys(command for sheet in sheets.values() for command in sheet.missing)
         print("".join(f"{command}\n" for command in missing), end="")
         return
     for number, sheet in sheets.items():
-        atomic_write(arguments.out / f"table{number}.md", as_markdown(sheet))
-        atomic_write(arguments.out / f"table{number}.tex", "\n".join(table.latex() for table in tables_of(sheet)))
-        atomic_write(arguments.out / f"table{number}.csv", as_csv({number: sheet}))
-    print("\n".join(map(as_markdown, sheets.values())))
+        lines = ["\nMissing; these commands would make it:\n", "```sh", *sheet.missing, "```\n"]
+        text = write(arguments.out, f"table{number}", tables_of(sheet), "\n".join(lines) if sheet.missing else "")
+        atomic_write(arguments.out / f"table{number}.csv", as_csv(number, sheet))
+        print(text)
 
 
 if __name__ == "__main__":

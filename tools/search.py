@@ -7,11 +7,29 @@ that no training saw. Prints them side by side, the first ahead of the others; w
 import argparse
 from pathlib import Path
 
+from engine.identity import method_name, result_name
+from engine.results import OneClassResult, read_result, stale
 from tools.demo import step
 from tools.paper.paired import Tests, comparison_table, read_tests
-from util.config import load_config
+from tools.paper.runs import differences
+from util.config import Config, load_config
 from util.errors import UserError, run_main
 from util.files import atomic_write
+
+# Keys that change no result: where runs write and look, how often they save, what they run on
+NO_MATTER: tuple[str, ...] = (
+    "exp",
+    "initmodel",
+    "resume",
+    "weight",
+    "view_folder",
+    "print_freq",
+    "save_freq",
+    "save_minutes",
+    "keep",
+)
+NO_MATTER += ("device", "loader_workers", "feature_cache_mb", "checkpoint_blocks", "compile", "data_root", "test_root")
+KEYS = tuple(key for key in Config.model_fields if key not in NO_MATTER)
 
 
 def changes(text: str) -> list[str]:
@@ -22,6 +40,19 @@ def changes(text: str) -> list[str]:
     return words
 
 
+def is_done(cfg: Config, path: Path) -> bool:
+    """Whether the result of a candidate is there, of the weights that lie there now.
+
+    UserError where its folder holds a training or a test with other settings than the config has now.
+    """
+    saved, result = cfg.experiment_dir / "config.yaml", read_result(path, OneClassResult) if path.is_file() else None
+    made = {path: result.cfg} if result else {}
+    for file, other in (made | ({saved: load_config(saved)} if saved.is_file() else {})).items():
+        if changed := differences(other, cfg, KEYS):
+            raise UserError(f"{file}: made with {', '.join(changed)}; remove {cfg.exp}, or name the change by --try")
+    return result is not None and stale(result) is None
+
+
 def main() -> None:
     """Train and test each candidate, then print the table."""
     parser = argparse.ArgumentParser(prog="python -m tools.search", description="Compare recipes on base classes.")
@@ -30,13 +61,13 @@ def main() -> None:
     arguments = parser.parse_args()
     common = ["test_classes", "base", "ensemble", "False"]
     candidates = {"as it is": [], **{text: changes(text) for text in arguments.candidates}}
-    folder = Path(load_config(arguments.config, common).exp, "search")
+    folder = Path(load_config(arguments.config).exp, "search")
     tests: dict[str, Tests] = {}
     for number, (name, words) in enumerate(candidates.items()):
         opts = ["--opts", *common, *words, "exp", str(folder / "".join(c if c.isalnum() else "_" for c in name))]
         cfg = load_config(arguments.config, opts[1:])
-        result = cfg.experiment_dir / f"result_test_{cfg.shot}shot_base.json"
-        if not result.is_file():
+        result = cfg.experiment_dir / f"result_{result_name(cfg, method_name(cfg), arguments.config)}.json"
+        if not is_done(cfg, result):
             title = f"{number + 1} of {len(candidates)}: {name}"
             step(title, "train.py", *opts, "resume", "auto", config=arguments.config)
             step(f"{title}, test", "test.py", "--support-check", *opts, config=arguments.config)

@@ -1,30 +1,33 @@
 """A trained network to share: `python -m tools.share WEIGHTS --out DIR [--push USER/NAME]`.
 
-Writes model.safetensors, config.yaml and README.md, a model card with the figures of the tests that have been made.
+Writes model.safetensors, config.yaml and README.md, a model card with the metrics of these weights' tests.
 `Predictor.from_pretrained` takes the folder or the repository.
 """
 
 import argparse
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from safetensors.torch import save
 from torch import Tensor
 
 from dataset.benchmarks.table import open_benchmark
+from engine.identity import method_name
 from engine.metric import percent
-from model.backbone.build import build_backbone, load_pretrained
+from engine.results import OneClassResult, read_any, read_result, stale
+from model.backbone.build import build_backbone, imagenet_file, load_pretrained
 from model.build import build_model
-from model.released import load_weights, released_state_dict
+from model.released import DIGEST, load_weights, released_state_dict
 from prediction.predictor import find_config
 from prediction.shared import CARD, CONFIG, LEFT_OUT, WEIGHTS, backbone_tensors, digest
 from tools.paper.published import SOURCE
-from tools.paper.runs import read_json
 from tools.paper.table import Table
+from util.checkpoint import read_metadata
 from util.config import Config, load_config
 from util.errors import UserError, first_line, run_main
+from util.failures import explain_errors
 from util.files import atomic_write
 from util.schema import YamlDumper, keys_of
 
@@ -32,17 +35,14 @@ from util.schema import YamlDumper, keys_of
 DATA = ("data_set", "num_classes", "folds", "split", "use_split_coco")
 KEYS = (*DATA, "shot", "arch", "layers", "vgg", "backbone", "train_w", *keys_of("network", "recipe"))
 CARD_TEXT = """---
-license: {licence}
-pipeline_tag: image-segmentation
-tags: [few-shot-segmentation, hmnet]
----
+{front}---
 
-# HMNet, {data_set}, fold {split}, {shot} shot
+# {method}, {data_set}, fold {split}, {shot} shot
 
 A network of *{paper}*: it segments in an image what a few others show, also classes that it never saw.
 
 {about}
-{figures}
+{metrics}
 ## Use
 
 ```python
@@ -72,21 +72,32 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 def share(arguments: argparse.Namespace) -> None:
     """Write the folder; UserError, with nothing written, where weights and config do not fit or it is not ours."""
     out: Path = arguments.out
-    if out.exists() and (others := {path.name for path in out.iterdir()} - {WEIGHTS, CONFIG, CARD}):
-        raise UserError(f"--out {out}: holds other files, such as {min(others)}; give a folder of its own")
+    check_folder(out)
     cfg = load_config(arguments.config or find_config(arguments.weights), arguments.opts)
     model = build_model(cfg, pretrained=False)
     load_weights(model, arguments.weights)
     tensors = {name: tensor.contiguous() for name, tensor in released_state_dict(model).items()}
     about = {key: str(getattr(cfg, key)) for key in ("data_set", "split", "shot", "backbone_name")}
+    without = ""
     if arguments.without_backbone:
-        about[LEFT_OUT] = leave_out_backbone(cfg, tensors)
-    results = own_results(arguments.weights) if arguments.results is None else arguments.results
-    card = model_card(cfg, [read_json(path) for path in results], arguments.licence, arguments.push or str(out))
+        about[LEFT_OUT], without = leave_out_backbone(cfg, tensors), f"torchvision's, `{imagenet_file(cfg)}`"
+    elif any(name.endswith(DIGEST) for name in tensors):
+        without = "timm's, which is fetched when the network is built"
+    results = own_results(arguments, method_name(cfg))
+    card = model_card(cfg, results, arguments.licence, arguments.push or str(out), without)
     settings = {key: getattr(cfg, key) for key in KEYS}
     atomic_write(out / WEIGHTS, save(tensors, metadata={"format": "pt", **about}))
     atomic_write(out / CONFIG, yaml.dump(settings, Dumper=YamlDumper, sort_keys=False))
     atomic_write(out / CARD, card)
+
+
+def check_folder(out: Path) -> None:
+    """UserError unless a folder is new, empty or one that this command has written."""
+    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if others := there - {WEIGHTS, CONFIG, CARD}:
+        raise UserError(f"--out {out}: holds other files, such as {min(others)}; give a folder of its own")
+    if there and "data_set" not in (read_metadata(out / WEIGHTS) if WEIGHTS in there else {}):
+        raise UserError(f"--out {out}: holds {min(there)}, which this command did not write; give a folder of its own")
 
 
 def leave_out_backbone(cfg: Config, tensors: dict[str, Tensor]) -> str:
@@ -100,14 +111,33 @@ def leave_out_backbone(cfg: Config, tensors: dict[str, Tensor]) -> str:
     raise UserError(f"--without-backbone: these weights' is not torchvision's {cfg.backbone_name}; share it whole")
 
 
-def own_results(weights: Path) -> list[Path]:
-    """The results of tests of these very weights that lie in their experiment's folder."""
-    found = sorted(weights.resolve().parent.parent.glob("result_test*.json"))
-    return [path for path in found if Path(read_json(path).get("weights") or "").resolve() == weights.resolve()]
+def own_results(arguments: argparse.Namespace, method: str) -> list[OneClassResult]:
+    """The results of tests of these very weights by this method: those named, or that lie in their experiment's folder.
+
+    There, a warning names those of weights that lay at the same path before. UserError for a named result of others.
+    """
+    weights: Path = arguments.weights
+    if arguments.results is None:
+        found = map(read_any, sorted(weights.resolve().parent.parent.glob("result_test*.json")))
+        tests = [result for result in found if isinstance(result, OneClassResult)]
+        results = [result for result in tests if result.method == method and result.weights]
+    else:
+        results = [read_result(path, OneClassResult) for path in arguments.results]
+    taken = []
+    for result in results:
+        same_path = Path(result.weights or "").resolve() == weights.resolve()
+        reason = stale(result, weights) if result.method == method else f"{result.path}: a test of {result.method}"
+        if reason is None and (same_path or result.weights_digest):
+            taken.append(result)
+        elif arguments.results is not None:
+            raise UserError(f"--results: {reason or f'{result.path}: does not say of which weights it is; test again'}")
+        elif same_path and reason:
+            warnings.warn(reason, stacklevel=2)
+    return taken
 
 
-def model_card(cfg: Config, results: Sequence[dict[str, Any]], licence: str, name: str) -> str:
-    """The text of README.md; `results` are what test.py has written."""
+def model_card(cfg: Config, results: Sequence[OneClassResult], licence: str, name: str, without: str) -> str:
+    """The text of README.md; `without` names a backbone that is not among the weights."""
     about = Table("Network", ("", ""))
     try:
         names = open_benchmark(cfg).names()
@@ -116,32 +146,46 @@ def model_card(cfg: Config, results: Sequence[dict[str, Any]], licence: str, nam
         novel = f"those of fold {cfg.split}"
     about.rows = [
         ("data set", f"{cfg.data_set}, {cfg.num_classes} classes in {cfg.folds} folds"),
-        ("novel classes, on which it is tested", novel),
-        ("backbone", cfg.backbone_name),
+        ("novel classes, which it has not seen", novel),
+        ("backbone", f"{cfg.backbone_name}, not in this folder: {without}" if without else cfg.backbone_name),
         ("shots that it is trained for", str(cfg.trained_shot or cfg.shot)),
         ("ensemble with a base learner", "yes" if cfg.ensemble else "no"),
         ("side of the images that it sees", f"{cfg.val_size} pixels"),
     ]
-    tests = Table("Figures on novel classes", ("test", "seeds", "episodes", "mIoU", "FB-IoU"))
-    for content in results:
-        tests.rows.append(_figures(content))
-    text = {"licence": licence, "data_set": cfg.data_set, "split": cfg.split, "shot": cfg.shot, "name": name}
-    figures = f"{tests.markdown()}\n" if results else ""
-    return CARD_TEXT.format(**text, paper=SOURCE, about=about.markdown(), figures=figures)
+    columns = ("test", "classes", "seeds", "episodes", "query images", "mIoU", "FB-IoU")
+    tests = Table("Metrics on novel classes", columns)
+    for result in results:
+        tests.rows.append(_metrics(result))
+        tests.notes += _reservations(result)
+    front = {"license": licence, "pipeline_tag": "image-segmentation", "tags": ["few-shot-segmentation", "hmnet"]}
+    text = {"data_set": cfg.data_set, "split": cfg.split, "shot": cfg.shot, "name": name, "method": method_name(cfg)}
+    head = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
+    metrics = f"{tests.markdown()}\n" if results else ""
+    return CARD_TEXT.format(**text, front=head, paper=SOURCE, about=about.markdown(), metrics=metrics)
 
 
-def _figures(content: dict[str, Any]) -> Sequence[str]:
-    try:
-        tested, figures = content["config"], content["aggregate"]
-        cells = []
-        for key in ("miou", "fb_iou"):
-            mean, std = figures[key]["mean"], figures[key]["std"]
-            cells.append(percent(mean) + ("" if std is None else f" ± {percent(std)}"))
-        seeds = ", ".join(str(row["seed"]) for row in content["results"])
-        episodes = str(len(content["results"][0]["episode_iou"]))
-        return (f"{tested['data_set']}, {tested['shot']} shot, {tested['ann_type']}", seeds, episodes, *cells)
-    except (KeyError, IndexError, TypeError) as error:
-        raise UserError(f"--results: not the result of a test: {error} is missing; give what test.py wrote") from None
+def _metrics(result: OneClassResult) -> Sequence[str]:
+    """A row of the card."""
+    cells = []
+    for key in ("miou", "fb_iou"):
+        mean, std = result.aggregate[key].mean, result.aggregate[key].std
+        cells.append(percent(mean) + ("" if std is None else f" ± {percent(std)}"))
+    cfg, first = result.cfg, result.results[0]
+    images = "/".join(str(row.query_images or "-") for row in result.results)
+    drawn = sum(iou is not None for iou in first.class_iou.values())
+    classes = f"{drawn} of {len(first.class_iou) + len(result.left_out)}"
+    seeds = ", ".join(str(row.seed) for row in result.results)
+    data = cfg.test_set or cfg.data_set
+    return (f"{data}, {cfg.shot} shot, {cfg.ann_type}", classes, seeds, str(len(first.episode_iou)), images, *cells)
+
+
+def _reservations(result: OneClassResult) -> list[str]:
+    """What a reader of a test's metrics should know: classes that they leave out, and the notes of the test."""
+    first, notes = result.results[0], list(result.test.notes if result.test else ())
+    missed = [result.classes.get(c, str(c)) for c, iou in first.class_iou.items() if iou is None]
+    for names, reason in ((result.left_out, "left out, with too few images"), (missed, "never drawn")):
+        notes += [f"classes {reason}: {', '.join(names)}"] if names else []
+    return [f"{result.path.stem.removeprefix('result_')}: {note}" for note in notes]
 
 
 def push(folder: Path, name: str) -> str:
@@ -160,7 +204,8 @@ def push(folder: Path, name: str) -> str:
 def main(words: Sequence[str] | None = None) -> None:
     """Write, push, say where it is."""
     arguments = parse_arguments(words)
-    share(arguments)
+    with explain_errors("give another --out"):
+        share(arguments)
     print(arguments.out)
     if arguments.push:
         print(push(arguments.out, arguments.push))

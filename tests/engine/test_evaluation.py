@@ -1,7 +1,6 @@
 import copy
 import pickle
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch.nn.functional import interpolate
 from dataset.dataset import test_dataset as episodes_dataset
 from dataset.episode import write_episodes
 from engine.evaluation import Outcome, Segment, make_episodes, run_episodes
-from engine.metric import Result
+from engine.results import Metrics
 from model.build import build_model
 from model.loss import episode_loss
 from model.methods.hmnet import HMNet
@@ -36,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 ALONE = ProcessGroup(torch.device("cpu"))
 
 
-def evaluate(model: HMNet, cfg: Config, seed: int, count: int) -> Result:
+def evaluate(model: HMNet, cfg: Config, seed: int, count: int) -> Metrics:
     return run_episodes(model, cfg, make_episodes(cfg, seed, count), ALONE, progress=False)
 
 
@@ -44,8 +43,8 @@ def plain(model: HMNet) -> Segment:
     return lambda query, support, mask, names: model(query, support, mask)
 
 
-def without_times(result: Result) -> Result:
-    return replace(result, seconds=0, seconds_per_episode=0)
+def without_times(result: Metrics) -> Metrics:
+    return result.model_copy(update={"seconds": 0, "seconds_per_episode": 0})
 
 
 def jaccard(pairs: list[tuple[Tensor, Tensor]]) -> list[float]:
@@ -145,7 +144,7 @@ def test_a_class_with_too_few_images_is_named(folder: Path) -> None:
         evaluate(random_network(cfg), cfg, seed=3, count=6)
 
 
-def evaluate_saved(cfg: Config) -> Result:
+def evaluate_saved(cfg: Config) -> Metrics:
     """The figures of saved weights, with the features of images kept, in this process of several."""
     with connect(cfg.device) as process_group:
         model = build_model(cfg, pretrained=False)

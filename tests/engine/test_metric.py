@@ -8,6 +8,7 @@ from torch import Tensor
 from torchmetrics import JaccardIndex
 
 from engine.metric import aggregate, bootstrap_interval, count_pixels, format_table, summarize
+from tests.toy import generator
 
 CLASSES = [3, 7, 11, 15]
 
@@ -47,7 +48,7 @@ def test_counts_are_integers_and_leave_ignored_pixels_out() -> None:
     assert counts.tolist() == [[1, 3], [1, 3]]
 
 
-def test_figures_agree_with_torchmetrics() -> None:
+def test_metrics_agree_with_torchmetrics() -> None:
     episodes = random_episodes(24, CLASSES)
     result = summarize(table(episodes), [c for c, _, _ in episodes], CLASSES)
     background, foreground = oracle(episodes)
@@ -69,7 +70,7 @@ def test_classes_without_episodes_are_null_and_do_not_count() -> None:
     first, second = result.class_iou[3], result.class_iou[11]
     assert first is not None and second is not None
     assert result.miou == pytest.approx((first + second) / 2)
-    assert json.loads(json.dumps(result.to_dict()))["class_iou"]["7"] is None
+    assert json.loads(result.model_dump_json())["class_iou"]["7"] is None
 
 
 def test_a_drawn_class_that_is_missed_counts_as_zero() -> None:
@@ -96,7 +97,43 @@ def test_interval_agrees_with_scipy_and_is_repeatable() -> None:
     means = [np.random.choice(values, len(values)).mean() for _ in range(9999)]
     assert (low, high) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.006)
     assert bootstrap_interval(values.tolist()) == (low, high)
-    assert bootstrap_interval([0.5]) == bootstrap_interval([0.5] * 3) == (0.5, 0.5)
+    assert bootstrap_interval(values.tolist(), [str(number) for number in range(300)]) == (low, high)
+    assert bootstrap_interval([0.5] * 3) == (0.5, 0.5) and bootstrap_interval([0.5]) is None
+
+
+def test_interval_draws_query_images_again() -> None:
+    """Against images drawn one by one, each with all its episodes: 5 images tell as little as 5."""
+    rng = generator()
+    levels, owner = rng.random(5), rng.integers(5, size=400)
+    owner[:5] = range(5)
+    values = np.clip(levels[owner] + rng.normal(0, 0.02, 400), 0, 1)
+    images = [f"image{number}" for number in owner]
+    means = []
+    for _ in range(4000):
+        drawn = np.concatenate([values[owner == image] for image in rng.integers(5, size=5)])
+        means.append(drawn.mean())
+    low, high = bootstrap_interval(values.tolist(), images)
+    width = float(np.subtract(*np.quantile(means, [0.975, 0.025])))
+    assert (low, high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.1 * width)
+    episodes = bootstrap_interval(values.tolist())
+    assert high - low > 3 * (episodes[1] - episodes[0])
+    order = rng.permutation(400)
+    again = bootstrap_interval(values[order].tolist(), [images[number] for number in order])
+    assert again == pytest.approx((low, high), abs=0.1 * width)
+    assert bootstrap_interval(values.tolist(), ["one"] * 400) is None
+
+
+def test_a_table_says_how_many_images_there_are() -> None:
+    episodes = random_episodes(12, CLASSES)
+    queries = [f"{number % 5}.jpg" for number in range(12)]
+    result = summarize(table(episodes), [c for c, _, _ in episodes], CLASSES, queries=queries)
+    text = format_table({"one": result}, dict.fromkeys(CLASSES, "thing"))
+    assert any(line.split() == ["distinct", "query", "images", "5"] for line in text.splitlines())
+    known = [iou for iou in result.episode_iou if iou is not None]
+    assert result.query_images == 5 and result.interval == bootstrap_interval(known, queries)
+    of_class = {c: [count_pixels(p, t) for owner, p, t in episodes if owner == c] for c in CLASSES}
+    sums = {c: torch.stack(counts).sum(0) for c, counts in of_class.items()}
+    assert result.class_pixels == {c: pixels.tolist() for c, pixels in sums.items()}
 
 
 def test_aggregate_over_seeds() -> None:
@@ -106,9 +143,9 @@ def test_aggregate_over_seeds() -> None:
         results.append(summarize(table(episodes), [c for c, _, _ in episodes], CLASSES, 8.0, 4.0))
     figures = aggregate(results)
     miou = [result.miou for result in results]
-    assert figures["miou"] == pytest.approx({"mean": np.mean(miou), "std": np.std(miou, ddof=1)})
-    assert figures["seconds_per_episode"]["mean"] == 0.5
-    assert aggregate(results[:1])["miou"] == {"mean": results[0].miou, "std": None}
+    assert (figures["miou"].mean, figures["miou"].std) == pytest.approx((np.mean(miou), np.std(miou, ddof=1)))
+    assert figures["seconds_per_episode"].mean == 0.5
+    assert (aggregate(results[:1])["miou"].mean, aggregate(results[:1])["miou"].std) == (results[0].miou, None)
 
 
 def test_hard_episodes_are_summed_by_themselves() -> None:

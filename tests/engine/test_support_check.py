@@ -8,7 +8,7 @@ from torch import Tensor
 from dataset.dataset import test_dataset as episodes_dataset
 from dataset.index import load_index
 from engine.evaluation import Names, Segment, make_episodes, run_episodes
-from engine.metric import Result
+from engine.results import Metrics, SupportDrop
 from engine.support_check import CHANGES, check_support, format_miou_drop, miou_drop, with_other_class
 from model.methods.method import Scores
 from tests.toy import random_network, toy_config, write_toy
@@ -62,17 +62,18 @@ def test_who_only_looks_at_the_query_loses_nothing_and_who_copies_the_support_ma
         scores = torch.stack([0.5 - object_, object_], dim=1)
         return Scores(scores, scores)
 
-    def fall(segment: Segment) -> tuple[dict, Result]:
+    def drop_of(segment: Segment) -> tuple[dict[str, SupportDrop], Metrics]:
         own = run_episodes(model, cfg, episodes, process_group, segment=segment, progress=False)
         found = check_support(model, cfg, episodes, index, process_group, segment, seed=3)
         return {key: miou_drop([own], [found[key]]) for key in CHANGES}, own
 
-    check, _ = fall(blind)
-    assert all(set(check[key]["fall"].values()) == set(check[key]["hard_fall"].values()) == {0.0} for key in CHANGES)
-    check, own = fall(copying)
+    check, _ = drop_of(blind)
+    for drop in check.values():
+        assert {*drop.miou_drop.model_dump().values(), *drop.hard_miou_drop.model_dump().values()} == {0.0}
+    check, own = drop_of(copying)
     empty = check["empty_mask"]
-    assert empty["results"][0]["miou"] == 0 and empty["fall"]["mean"] == pytest.approx(own.miou)
-    assert 0 < empty["fall"]["low"] <= empty["fall"]["mean"] <= empty["fall"]["high"]
-    assert empty["hard_fall"]["mean"] == pytest.approx(own.hard_miou)
+    assert empty.results[0].miou == 0 and empty.miou_drop.mean == pytest.approx(own.miou)
+    assert 0 < empty.miou_drop.low <= empty.miou_drop.mean <= empty.miou_drop.high
+    assert empty.hard_miou_drop.mean == pytest.approx(own.hard_miou)
     lines = format_miou_drop(check).splitlines()
-    assert f"{100 * own.miou:+.1f} [" in lines[2] and f"{100 * own.hard_miou:+.1f} [" in lines[2]
+    assert f"{-100 * own.miou:+.1f} [" in lines[2] and f"{-100 * own.hard_miou:+.1f} [" in lines[2]

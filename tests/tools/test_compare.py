@@ -1,4 +1,3 @@
-import json
 import sys
 from pathlib import Path
 
@@ -6,32 +5,26 @@ import numpy as np
 import pytest
 
 from engine.comparison import difference, moved, wins
+from engine.results import EPISODES, OneClassResult, read_result
 from tests.toy import generator, toy_config
+from tests.written import episode_row, seed_metrics, write_test
 from tools import compare, report
-from tools.paper.paired import pair_folds, read_tests
-from tools.paper.runs import Figures
+from tools.paper.paired import by_fold, pair_folds, read_tests
+from tools.paper.runs import Measured, average
 from tools.paper.tables import Sheet
 from util.errors import UserError
 
-CLASSES = {"1": "cat", "2": "dog"}
 
-
-def write_test(path: Path, right: list[int], split: int = 0, **keys: object) -> np.ndarray:
+def write(path: Path, right: list[int], split: int = 0, **keys: object) -> np.ndarray:
     """A result of `test.py` with one episode of 100 pixels for each number of right ones, every other one hard."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cfg = toy_config(path.parent, split=split, **keys).model_dump()
-    lines = []
-    for number, count in enumerate(right):
-        of = {"seed": 5, "number": number, "query": f"{number}.jpg", "class_id": 1 + number % 2, "support": ["s.jpg"]}
-        pixels = {"iou": count / 100, "intersection": [0, count], "union": [0, 100]}
-        lines.append(json.dumps({**of, "hard": number % 4 < 2, **pixels}))
-    path.with_suffix(".episodes.jsonl").write_text("\n".join(lines))
+    rows = [episode_row(number, count) for number, count in enumerate(right)]
+    miou = float(np.mean([np.mean(right[start::2]) for start in (0, 1)])) / 100
     check = {
-        "other_class": {"fall": {"mean": 0.25}, "hard_fall": {"mean": 0.5}},
-        "empty_mask": {"fall": None, "hard_fall": {"mean": -0.125}},
+        "other_class": {"fall": {"mean": 0.25, "low": 0, "high": 1}, "hard_fall": {"mean": 0.5, "low": 0, "high": 1}},
+        "empty_mask": {"fall": None, "hard_fall": {"mean": -0.125, "low": -1, "high": 1}},
     }
-    content = {"kind": "test", "method": "hmnet", "config": cfg, "classes": CLASSES, "support_check": check}
-    path.write_text(json.dumps(content))
+    write_test(toy_config(path.parent, split=split, **keys), seed_metrics(5, miou), path=path, support_check=check)
+    path.with_suffix(EPISODES).write_text("".join(row.model_dump_json(by_alias=True) + "\n" for row in rows))
     return np.array(right)
 
 
@@ -44,7 +37,7 @@ def test_table_of_two_folds_and_trainings(
         for split in (0, 1):
             for seed in (0, 1):
                 path = tmp_path / name / f"seed{seed}" / str(split) / "result_test_1shot.json"
-                counts[name, split, seed] = write_test(path, (rng.integers(20, 60, 12) + lead).tolist(), split)
+                counts[name, split, seed] = write(path, (rng.integers(20, 60, 12) + lead).tolist(), split)
     out = tmp_path / "table.md"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["compare", "ours", "theirs", "--out", str(out)])
@@ -66,7 +59,7 @@ def test_table_of_two_folds_and_trainings(
     assert float(rows["ours"][3]) == pytest.approx(hardest, abs=0.051)
     pairs = pair_folds(read_tests(Path("ours")), read_tests(Path("the*/*/*/result_test_1shot.json")))
     assert rows["cat"] == [str(n) for n in wins(list(pairs.values())[-1])[1]]
-    found = difference(list(pairs.values()))
+    found = difference(by_fold(pairs))
     assert found is not None and found.text() == rows["theirs"][2]
     assert f"- Of all episodes, {moved(list(pairs.values())):.1%} have IoUs more than 0.02 apart." in text
 
@@ -76,33 +69,51 @@ def test_report_compares_rows_that_were_tested_alike(tmp_path: Path) -> None:
     runs = {}
     for name, episodes in (("alone", 12), ("other episodes", 11), ("concat", 12), ("whole", 12)):
         path = tmp_path / name / "result_test_1shot.json"
-        write_test(path, rng.integers(20, 60, episodes).tolist())
-        runs[name] = {0: Figures(0.5, None, 0.5, 1.0, 0.5, (0.4, 0.6), 1, (path,), ())}
+        write(path, rng.integers(20, 60, episodes).tolist())
+        result = read_result(path, OneClassResult)
+        runs[name] = {0: average([Measured(result, result.results[0])])}
     (tmp_path / "alone" / "result_test_1shot.episodes.jsonl").unlink()
     table = report.paired_table(Sheet("Table 3: components", ["fold 0"], runs=runs))
     assert table is not None and [row[0] for row in table.rows] == ["whole", "concat"]
-    found = difference(list(pair_folds(read_tests(tmp_path / "whole"), read_tests(tmp_path / "concat")).values()))
+    found = difference(by_fold(pair_folds(read_tests(tmp_path / "whole"), read_tests(tmp_path / "concat"))))
     assert found is not None and table.rows[1][3] == found.text()
     assert report.paired_table(Sheet("Table 3: components", ["fold 0"], runs={"whole": runs["whole"]})) is None
 
 
-def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     one, other = tmp_path / "a" / "result_test_1shot.json", tmp_path / "b" / "result_test_1shot.json"
-    write_test(one, [50, 50, 60])
+    write(one, [50, 50, 60])
     with pytest.raises(UserError, match=r"nothing: no result of a test"):
         read_tests(tmp_path / "nothing")
-    write_test(other, [50, 50])
+    write(other, [50, 50])
     with pytest.raises(UserError, match=r"b/result_test_1shot.json: other episodes than"):
         pair_folds(read_tests(one), read_tests(other))
-    write_test(other, [50, 50, 60], split=2)
+    write(other, [50, 50, 60], split=2)
     with pytest.raises(UserError, match="no fold, shot and seed in common"):
         pair_folds(read_tests(one), read_tests(other))
-    write_test(other, [50, 50, 60], fusion="concat")
+    write(other, [50, 50, 60], fusion="concat")
     with pytest.raises(UserError, match=r"b/result_test_1shot.json: not the method of .*a/result"):
         read_tests(tmp_path)
-    other.with_suffix(".episodes.jsonl").unlink()
+    write(other, [50, 50, 60])
+    lines = other.with_suffix(EPISODES).read_text()
+    one.with_suffix(EPISODES).write_text(lines.replace('"query":"2.jpg"', '"query":"9.jpg"'))
+    with pytest.raises(UserError, match=r"b/result_test_1shot.json: other episodes than"):
+        pair_folds(read_tests(one), read_tests(other))
+    write(one, [50, 90, 60])
+    one.with_suffix(EPISODES).write_text(lines)
+    with pytest.raises(UserError, match=r"seed 5 has mIoU 52.50, not 72.50; test again"):
+        read_tests(one)
+    other.with_suffix(EPISODES).unlink()
     with pytest.raises(UserError, match=r"result_test_1shot\.episodes\.jsonl: no readable episodes.*test again"):
         read_tests(other)
+    write(other, [50, 50, 60])
+    write(one, [50, 90, 60])
+    monkeypatch.setattr(sys, "argv", ["compare", str(one), str(other), "--out", str(one / "table.md")])
+    with pytest.raises(UserError, match=r"(Not a directory|File exists); fix that, then give another --out"):
+        compare.main()
+    assert " 72.5 |" in capsys.readouterr().out  # what has been computed is not lost
     monkeypatch.setattr(sys, "argv", ["compare", str(one)])
     with pytest.raises(UserError, match="two or more results"):
         compare.main()

@@ -17,7 +17,7 @@ from dataset.index import ImageMaskStore
 from engine.evaluation import make_episodes
 from model.build import build_model
 from model.released import load_weights
-from tests.tools.paper.test_history import result, write_test, write_training
+from tests.tools.paper.test_history import result, write, write_training
 from tests.toy import toy_config, write_toy, write_weights
 from tools.figures import describe, main, support_image
 from tools.paper.analysis import enhancement, state_cosines, visits
@@ -76,6 +76,12 @@ def test_panels_of_two_networks(cfg: Config, words: list[str], tmp_path: Path) -
     found, judged = scores[0].argmax(0) == 1, truth != 255
     iou = (found & (truth == 1)).sum() / ((found & judged) | (truth == 1)).sum()
     assert content["rows"][0]["iou"]["fusion hmnet"] == pytest.approx(float(iou), abs=0.02)
+
+
+def test_panels_of_a_network_and_a_method_without_training(cfg: Config, words: list[str], tmp_path: Path) -> None:
+    main(["panels", *words, "--count", "2", "--against-opts", "arch", "prototype"])
+    content = read(tmp_path, "figure4")
+    assert list(content["rows"][0]["iou"]) == ["arch hmnet", "arch prototype"] and content["weights"][1] is None
 
 
 def test_figures_show_the_parts_of_images_that_count(cfg: Config) -> None:
@@ -153,7 +159,7 @@ def test_epochs_are_whole_numbers() -> None:
 
 def test_bars(tmp_path: Path) -> None:
     seeds = [result(0, [0.2, None]), result(1, [0.4, None])]
-    runs = [write_test(tmp_path / "a/r.json", *seeds), write_test(tmp_path / "b/r.json", result(1, [0.5, 0.7, 0.9]))]
+    runs = [write(tmp_path / "a/r.json", *seeds), write(tmp_path / "b/r.json", result(1, [0.5, 0.7, 0.9]))]
     main(["bars", *map(str, runs), "--out", str(tmp_path), "--names", "HMNet", "prior"])
     rows = read(tmp_path, "bars")["bars"]
     assert {(row["run"], row["class"]): row["iou"] for row in rows if row["class"] in "def"} == {

@@ -1,6 +1,7 @@
 """From result files to tables, and from tables to the commands that fill them."""
 
 import csv
+import hashlib
 import json
 import os
 import re
@@ -8,21 +9,21 @@ import shlex
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
+from engine.results import OneClassResult, read_result
 from tests.toy import ROOT, entry_point, generator, toy_config, write_toy, write_weights
+from tests.written import seed_metrics, write_test
 from tools import benchmark, report
-from tools.paper.published import PAPER, published
+from tools.paper.published import published
 from tools.paper.runs import RunSpec, read_runs
 from tools.paper.tables import TABLES, Cell, Sheet, Sources, fold_cells
+from tools.paper.tables import fill as fill_table
 from util.arguments import evaluation_arguments, experiment_config, training_arguments
 from util.config import Config, load_config
 from util.errors import UserError
@@ -38,27 +39,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def row(seed: int = 321, miou: float = 0.5, fb_iou: float = 0.75, seconds: float = 60.0) -> dict[str, Any]:
-    about_episodes = {"mean_episode_iou": miou - 0.1, "interval": [miou - 0.2, miou]}
-    return {"seed": seed, "miou": miou, "fb_iou": fb_iou, "seconds": seconds, **about_episodes}
-
-
-def write_run(cfg: Config, *rows: dict[str, Any], path: Path | None = None, **content: Any) -> Path:
-    """A result file as test.py writes it, as far as the report reads it."""
-    path = path or cfg.experiment_dir / f"result_test_{cfg.shot}shot{'_bbox' if cfg.ann_type == 'bbox' else ''}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    full = {"kind": "test", "method": "hmnet", "config": cfg.model_dump(), "results": [*(rows or [row()])], **content}
-    path.write_text(json.dumps(full))
-    return path
-
-
 def cells(sheet: Sheet, name: str) -> dict[str, Cell]:
     (found,) = [row.cells for row in sheet.rows if row.name == name]
     return dict(zip(sheet.columns, found, strict=True))
 
 
 def fill(number: int, place: Path, *more: Any) -> Sheet:
-    return TABLES[number](Sources(read_runs(place / "exp"), *more))
+    return fill_table(number, Sources(read_runs(place / "exp"), *more))
 
 
 def parse(command: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Config, Path | None]:
@@ -84,25 +71,18 @@ def test_without_runs_a_table_is_the_paper(place: Path) -> None:
     assert len(sheet.rows) == 2 * (5 + 6)
 
 
-def numbers(tree: Any) -> Iterator[float]:
-    """All figures in a part of paper.yaml."""
-    for value in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else []:
-        yield from [value] if isinstance(value, float) else numbers(value)
-
-
 @pytest.mark.parametrize(("number", "rows"), list(enumerate((22, 18, 8, 4, 2, 14, 10, 5, 3), 1)))
 def test_every_table_holds_all_published_numbers(place: Path, number: int, rows: int) -> None:
-    paper = yaml.safe_load(PAPER.read_text())
-    (key,) = [key for key in paper if key.startswith(f"table{number}_")]
-    sheet = fill(number, place)
-    assert len(sheet.rows) == rows
+    sheet, paper = fill(number, place), published("tables")[number]["rows"]
+    assert [row.name for row in sheet.rows] == [row["name"] for row in paper] and len(paper) == rows
     assert all(len(row.cells) == len(sheet.columns) for row in sheet.rows)
-    shown = Counter(cell.paper for row in sheet.rows for cell in row.cells if cell.paper is not None)
-    assert shown == Counter(numbers(paper[key]))
+    for row, published_row in zip(sheet.rows, paper, strict=True):
+        shown = [cell.paper for cell in row.cells]
+        assert [*shown, None][: len(published_row["paper"])] == published_row["paper"]
 
 
 def test_a_filled_cell_and_its_difference(place: Path) -> None:
-    write_run(load_config(PASCAL.format(2)), row(miou=0.712, fb_iou=0.8))
+    write_test(load_config(PASCAL.format(2)), seed_metrics(miou=0.712, fb_iou=0.8))
     cell = cells(fill(1, place), "resnet50, 1 shot, HMNet")["fold 2"]
     assert cell.own == pytest.approx(71.2)
     assert cell.difference == pytest.approx(1.2)
@@ -110,7 +90,7 @@ def test_a_filled_cell_and_its_difference(place: Path) -> None:
     assert report.cell_text(cell) == "71.2 / 70.0 / +1.2"
     assert cells(fill(1, place), "resnet50, 1 shot, HMNet")["mean"].own is None  # three folds are missing
     for split in (0, 1, 3):
-        write_run(load_config(PASCAL.format(split)), row(miou=0.6, fb_iou=0.7))
+        write_test(load_config(PASCAL.format(split)), seed_metrics(miou=0.6, fb_iou=0.7))
     filled = cells(fill(1, place), "resnet50, 1 shot, HMNet")
     assert filled["mean"].own == pytest.approx((71.2 + 3 * 60) / 4)
     assert filled["FB-IoU"].own == pytest.approx((80 + 3 * 70) / 4)
@@ -118,8 +98,10 @@ def test_a_filled_cell_and_its_difference(place: Path) -> None:
 
 def test_spread_is_over_training_seeds(place: Path) -> None:
     for seed, miou in ((1, 0.6), (2, 0.7)):
-        write_run(load_config(PASCAL.format(0), ["manual_seed", str(seed), "exp", f"exp/{seed}"]), row(miou=miou))
-    newer = write_run(load_config(PASCAL.format(0), ["manual_seed", "2", "exp", "exp/3"]), row(miou=0.8))
+        write_test(
+            load_config(PASCAL.format(0), ["manual_seed", str(seed), "exp", f"exp/{seed}"]), seed_metrics(miou=miou)
+        )
+    newer = write_test(load_config(PASCAL.format(0), ["manual_seed", "2", "exp", "exp/3"]), seed_metrics(miou=0.8))
     later = time.time() + 1e6
     os.utime(newer, (later, later))  # replaces the older run with that seed
     cell = cells(fill(1, place), "resnet50, 1 shot, HMNet")["fold 0"]
@@ -127,33 +109,38 @@ def test_spread_is_over_training_seeds(place: Path) -> None:
     assert cell.spread == pytest.approx(14.142136)  # of 60 and 80
     assert report.cell_text(cell) == "70.0 ± 14.1 / 72.2 / -2.2"
     chosen = Sources(read_runs(place / "exp"), splits=[0], training_seeds=[1, 5])
-    sheet = TABLES[1](chosen)
+    sheet = fill_table(1, chosen)
     assert cells(sheet, "resnet50, 1 shot, HMNet")["fold 0"].own == pytest.approx(60)
     assert any("manual_seed 5 exp exp/manual_seed-5" in command for command in sheet.missing)
     assert not any("manual_seed 1 " in command and " 0 resnet50 manet " in command for command in sheet.missing)
 
 
-def test_what_belongs_to_no_table_is_passed_over(place: Path) -> None:
+def test_what_belongs_to_no_table_is_passed_over_and_what_cannot_be_read_is_named(place: Path) -> None:
     cfg = load_config(PASCAL.format(0))
-    write_run(cfg, method="prior", path=place / "exp/a/result_prior.json")
-    write_run(cfg, kind="training", path=place / "exp/a/result.json")
-    write_run(cfg, config={"old": 1}, path=place / "exp/a/result_old.json")
-    (place / "exp/a/result_list.json").write_text("[1]")
-    assert read_runs(place / "exp") == []
-    (place / "exp/a/result_half.json").write_text('{"kind": ')
-    with pytest.raises(
-        UserError, match=r"result_half.json: not a readable JSON file \(.*\); remove it or make it again"
+    write_test(cfg, method="prior", path=place / "exp/a/result_prior.json")
+    (place / "exp/a/result.json").write_text('{"kind": "training"}')
+    assert [run.result.method for run in read_runs(place / "exp")] == ["prior"]
+    assert cells(fill(1, place), "resnet50, 1 shot, HMNet")["fold 0"].own is None
+    path = write_test(cfg, config={**cfg.model_dump(), "old": 1}, path=place / "exp/a/result_old.json")
+    with pytest.raises(UserError, match=r"result_old.json: config: unknown key 'old'; remove the file or test again"):
+        fill(1, place)
+    path.unlink()
+    for text, message in (
+        ("[1]", "not a result but a list"),
+        ('{"kind": ', r"not a readable JSON file \(.*\); remove"),
     ):
-        read_runs(place / "exp")
+        (place / "exp/a/result_other.json").write_text(text)
+        with pytest.raises(UserError, match=f"result_other.json: {message}"):
+            read_runs(place / "exp")
 
 
 def test_other_settings_are_told(place: Path) -> None:
-    write_run(load_config(PASCAL.format(0), ["test_episodes", "100", "val_size", "241"]), row(miou=0.6))
+    write_test(load_config(PASCAL.format(0), ["test_episodes", "100", "val_size", "241"]), seed_metrics(miou=0.6))
     sheet = fill(5, place)
     assert cells(sheet, "mask")["fold 0"].own == pytest.approx(60)
     note = "mask, fold 0: val_size 241 instead of 473, test_episodes 100 instead of 1000"
     assert note in sheet.notes
-    write_run(load_config(PASCAL.format(0), ["exp", "exp/full"]), row(miou=0.7))  # one as wanted is preferred
+    write_test(load_config(PASCAL.format(0), ["exp", "exp/full"]), seed_metrics(miou=0.7))  # one as wanted is preferred
     sheet = fill(5, place)
     assert cells(sheet, "mask")["fold 0"].own == pytest.approx(70)
     assert note not in sheet.notes
@@ -168,7 +155,7 @@ def test_rows_are_told_apart(place: Path) -> None:
     }
     for number, changes in enumerate(components.values(), 1):
         cfg = load_config(PASCAL.format(0), ["ensemble", "false", "exp", f"exp/{number}", *changes])
-        write_run(cfg, row(miou=number / 10))
+        write_test(cfg, seed_metrics(miou=number / 10))
     sheet = fill(3, place)
     found = {row.name: row.cells[0].own for row in sheet.rows if row.cells[0].own is not None}
     assert found == {name: pytest.approx(10.0 * number) for number, name in enumerate(components, 1)}
@@ -195,10 +182,10 @@ def test_the_commands_make_what_is_missing(
             }
             made = trained[cfg.experiment_dir / f"best_{cfg.shot}shot.pth"]
             assert {key: getattr(made, key) for key in network} == network
-            path = path or write_run(cfg)
+            path = path or write_test(cfg)
             assert path not in written
             written[path] = cfg
-            write_run(cfg, *(row(seed, seconds=5) for seed in cfg.seeds), path=path)
+            write_test(cfg, *(seed_metrics(seed, seconds=5) for seed in cfg.seeds), path=path)
         elif name == "train.py":
             assert cfg.resume == "auto"
             weights = cfg.experiment_dir / f"best_{cfg.shot}shot.pth"
@@ -264,11 +251,11 @@ def test_measurements_fill_tables_4_and_9(place: Path, monkeypatch: pytest.Monke
 
 def test_intervals_of_what_has_been_run(place: Path) -> None:
     assert report.interval_table(fill(1, place)) is None
-    write_run(load_config(PASCAL.format(1)), row(miou=0.6))
-    write_run(load_config(PASCAL.format(1), ["manual_seed", "2", "exp", "exp/2"]), row(miou=0.7))
+    write_test(load_config(PASCAL.format(1)), seed_metrics(miou=0.6))
+    write_test(load_config(PASCAL.format(1), ["manual_seed", "2", "exp", "exp/2"]), seed_metrics(miou=0.7))
     table = report.interval_table(fill(1, place))
     assert table.columns == ("", "fold 0", "fold 1", "fold 2", "fold 3")
-    assert table.rows == [("resnet50, 1 shot, HMNet", "-", "55.0 [45.0, 65.0]", "-", "-")]
+    assert table.rows == [("resnet50, 1 shot, HMNet", "-", "55.0 [45.0, 65.0], 5 images", "-", "-")]
     assert report.interval_table(fill(4, place)) is None  # without the ensemble: another network
 
 
@@ -278,7 +265,9 @@ def test_statistics_over_seeds(place: Path) -> None:
     for split in range(4):
         cfg = load_config(f"config/coco/coco_split{split}_resnet50_manet.yaml", ["seeds", "[0, 1, 2, 3, 321]"])
         assert cells(fill(6, place), "HMNet, mean")["mean"].own is None
-        write_run(cfg, *(row(seed, float(value)) for seed, value in zip(cfg.seeds, mious[:, split], strict=True)))
+        write_test(
+            cfg, *(seed_metrics(seed, float(value)) for seed, value in zip(cfg.seeds, mious[:, split], strict=True))
+        )
     sheet = fill(6, place)
     for name, function, paper in (("mean", np.mean, 52.3), ("std", partial(np.std, ddof=1), 0.3)):
         filled = cells(sheet, f"HMNet, {name}")
@@ -288,8 +277,28 @@ def test_statistics_over_seeds(place: Path) -> None:
     assert cells(sheet, "HDMNet, seed 2")["fold 0"] == Cell(paper=44.9)
 
 
+def test_a_test_of_other_weights_than_lie_there_now_is_named_and_not_used(place: Path) -> None:
+    cfg = load_config(PASCAL.format(2))
+    weights = cfg.experiment_dir / "snapshot/best_1shot.pth"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"first")
+    about: dict[str, Any] = {"weights": str(weights), "weights_digest": hashlib.sha256(b"first").hexdigest()}
+    path = write_test(cfg, seed_metrics(miou=0.712), **about)
+    assert cells(fill(1, place), "resnet50, 1 shot, HMNet")["fold 2"].own == pytest.approx(71.2)
+    weights.write_bytes(b"again")
+    with pytest.warns(UserWarning, match=r"result_test_1shot.json: is of other weights than .*pth; .*test again"):
+        assert cells(fill(1, place), "resnet50, 1 shot, HMNet")["fold 2"].own is None
+    write_test(cfg, seed_metrics(miou=0.712), weights=str(weights))  # as former versions left it
+    old = path.stat().st_mtime - 10
+    os.utime(weights, (old, old))
+    assert cells(fill(1, place), "resnet50, 1 shot, HMNet")["fold 2"].own == pytest.approx(71.2)
+    os.utime(weights, (old + 20, old + 20))
+    with pytest.warns(UserWarning, match=r"result_test_1shot.json: is older than .*best_1shot.pth"):
+        assert cells(fill(1, place), "resnet50, 1 shot, HMNet")["fold 2"].own is None
+
+
 def test_base_learners_beside_the_published(place: Path) -> None:
-    write_run(load_config(PASCAL.format(0)))  # a test in the same exp is none of a base learner
+    write_test(load_config(PASCAL.format(0)))  # a test in the same exp is none of a base learner
     course = place / "exp/coco/PSPNet/split1/vgg/result.json"
     course.parent.mkdir(parents=True)
     course.write_text('{"kind": "training", "finished": true, "miou": 0.4404}')
@@ -309,7 +318,7 @@ def test_later_methods_stand_below_the_tables(place: Path) -> None:
 
 
 def test_no_mean_over_some_folds() -> None:
-    assert fold_cells([None, None]) == [Cell()] * 4
+    assert fold_cells([None, None]) == [Cell()] * 5
 
 
 def run_report(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
@@ -320,12 +329,12 @@ def run_report(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
 def test_files_in_three_formats(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_run(load_config(PASCAL.format(2)), row(miou=0.712))
+    write_test(load_config(PASCAL.format(2)), seed_metrics(miou=0.712))
     run_report(monkeypatch, "--out", "tables")
     printed = capsys.readouterr().out
     assert [int(number) for number in re.findall(r"^## Table (\d): (?!mean)", printed, re.M)] == list(range(1, 10))
     assert "| 71.2 / 70.0 / +1.2 |" in printed
-    assert published("table5_weak_labels")["bbox"][0] == 71.6 and "- / 71.6" in printed
+    assert "- / 71.6" in printed
     for number in TABLES:
         tex = (place / f"tables/table{number}.tex").read_text()
         body = tex[tex.index(r"\toprule") : tex.index(r"\bottomrule")].splitlines()
@@ -374,15 +383,15 @@ def test_the_report_reads_what_a_test_writes(
     write_weights(cfg)
     entry_point("test").main(evaluation_arguments(["--config", str(tmp_path / "toy.yaml")]))
     capsys.readouterr()
-    figures = json.loads((cfg.experiment_dir / "result_test_1shot.json").read_text())["results"][0]
+    metrics = read_result(cfg.experiment_dir / "result_test_1shot.json", OneClassResult).results[0]
     words = ["--config", str(tmp_path / "toy.yaml"), "--exp", cfg.exp, "--out", str(tmp_path / "tables")]
     run_report(monkeypatch, "3", *words, "--splits", "0")
     lines = capsys.readouterr().out.splitlines()
-    assert f"- This project's figures are of toy, tiny, {tmp_path / 'toy.yaml'}: not of the same data." in lines
+    assert f"- This project's metrics are of toy, tiny, {tmp_path / 'toy.yaml'}: not of the same data." in lines
     line, interval = [line for line in lines if "ensemble yes" in line]
-    mean, limits = 100 * figures["mean_episode_iou"], [100 * limit for limit in figures["interval"]]
-    assert f"| {mean:.1f} [{limits[0]:.1f}, {limits[1]:.1f}] |" in interval
-    own = f"{100 * figures['miou']:.1f}"
+    mean, limits = 100 * metrics.mean_episode_iou, [100 * limit for limit in metrics.interval]
+    assert f"| {mean:.1f} [{limits[0]:.1f}, {limits[1]:.1f}], {metrics.query_images} images |" in interval
+    own = f"{100 * metrics.miou:.1f}"
     assert [cell.strip().split(" / ")[0] for cell in line.split("|")[2:4]] == [own, own]
     run_report(monkeypatch, "5", *words, "--splits", "0", "--commands")
     (command,) = capsys.readouterr().out.splitlines()  # the weights are there, and the test with masks is done

@@ -1,9 +1,10 @@
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.tools.test_compare import write_test
+from tests.tools.test_compare import write
 from tests.toy import ROOT, toy_config
 from tools import search
 from util.arguments import experiment_config, training_arguments
@@ -28,7 +29,7 @@ def test_candidates_are_trained_once_and_compared_on_base_classes(
             assert experiment_config(given).resume == "auto"
         else:
             assert arguments[0] == "--support-check" and cfg.resume is None
-            write_test(cfg.experiment_dir / "result_test_1shot_base.json", [10 * cfg.blocks] * 8, blocks=cfg.blocks)
+            write(cfg.experiment_dir / "result_test_1shot_base.json", [10 * cfg.blocks] * 8, **cfg.model_dump())
 
     monkeypatch.setattr(search, "step", entry_point)
     monkeypatch.setattr(sys, "argv", ["search", "--config", str(config), "--try", "blocks=4,trunk_lr=1e-3", "blocks=6"])
@@ -40,6 +41,19 @@ def test_candidates_are_trained_once_and_compared_on_base_classes(
     search.main()
     assert len(called) == 6  # nothing is left to do
     assert (tmp_path / "exp" / "search" / "search.md").read_text() in capsys.readouterr().out
+    config.write_text(toy_config(tmp_path, trunk_lr=0.5).to_yaml())
+    with pytest.raises(UserError, match=r"_base.json: made with trunk_lr .* instead of 0.5; remove .*as_it_is"):
+        search.main()
+    config.write_text(toy_config(tmp_path, print_freq=77).to_yaml())
+    search.main()
+    assert len(called) == 6
+    weights = tmp_path / "best.pth"
+    weights.write_bytes(b"now")
+    (path,) = tmp_path.glob("exp/search/as_it_is/**/result_test_1shot_base.json")
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "weights": str(weights), "weights_digest": "of others"}))
+    search.main()
+    assert called[6:] == [("train.py", 2, "base", False), ("test.py", 2, "base", False)]  # its weights were made again
 
 
 @pytest.mark.parametrize("text", ["blocks", "blocks=", "=4", "blocks=4,"])

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +19,13 @@ import yaml
 from safetensors import safe_open
 from torchvision.models import vgg16_bn
 
+from engine.evaluation import describe_test
+from engine.results import Moment
 from model.build import build_model
 from model.released import load_weights
 from prediction.predictor import Predictor
 from tests.toy import CLASSES, ROOT, draw_image, generator, toy_config, write_experiment, write_toy
+from tests.written import seed_metrics, write_test
 from tools.share import main
 from util.config import Config
 from util.errors import UserError
@@ -75,22 +79,53 @@ def test_without_what_training_needs(cfg: Config, tmp_path: Path) -> None:
         assert torch.equal(value, second.state_dict()[key]), key
 
 
-def test_the_card_holds_the_figures_of_these_weights(cfg: Config, tmp_path: Path) -> None:
-    moment = {"miou": {"mean": 0.6123, "std": 0.01}, "fb_iou": {"mean": 0.7891, "std": None}}
-    rows = [{"seed": seed, "episode_iou": [0.5] * 7} for seed in (3, 4)]
-    content = {"kind": "test", "config": cfg.model_dump(), "aggregate": moment, "results": rows}
-    for name, tested in (("result_test_1shot.json", weights(cfg)), ("result_test_1shot_other.json", "other.pth")):
-        (cfg.experiment_dir / name).write_text(json.dumps({**content, "weights": str(tested)}))
-    main([str(weights(cfg)), "--out", str(tmp_path / "mine"), "--licence", "cc-by-4.0"])
+def leave_test(cfg: Config, name: str, **about: Any) -> Path:
+    """A test of 7 episodes with two seeds, of novel classes 3 and 4, of which 4 was never drawn."""
+    moments = {"miou": Moment(mean=0.6123, std=0.01), "fb_iou": Moment(mean=0.7891)}
+    rows = [seed_metrics(seed, class_iou={3: 0.5, 4: None}) for seed in (3, 4)]
+    path = cfg.experiment_dir / f"result_test_{name}.json"
+    names = {3: "thing3", 4: "thing4"}
+    return write_test(cfg, *rows, path=path, aggregate=moments, classes=names, left_out=["thing9"], **about)
+
+
+def test_the_card_holds_the_metrics_of_these_weights(cfg: Config, tmp_path: Path) -> None:
+    place, digest = str(weights(cfg)), hashlib.sha256(weights(cfg).read_bytes()).hexdigest()
+    about = describe_test(cfg).model_copy(update={"notes": ["only a part of the set: 12 of 364 images of fold 1"]})
+    leave_test(cfg, "1shot", weights=place, weights_digest=digest, test=about)
+    leave_test(cfg, "1shot_copy", weights="moved.pth", weights_digest=digest)
+    leave_test(cfg, "1shot_other", weights="other.pth")
+    leave_test(cfg, "1shot_prior", weights=place, weights_digest=digest, method="prior")
+    stale = leave_test(cfg, "1shot_before", weights=place, weights_digest="0" * 64)
+    words = [str(weights(cfg)), "--out", str(tmp_path / "mine"), "--licence", "Apache License: 2.0"]
+    with pytest.warns(UserWarning, match=r"result_test_1shot_before.json: is of other weights than .*; .*test again"):
+        main(words)
+    with pytest.raises(UserError, match=r"--results: .*_before.json: is of other weights than"):
+        main([*words[:2], str(tmp_path / "again"), "--results", str(stale)])
     for path in cfg.experiment_dir.glob("result_test*"):
         path.unlink()
+    assert not (tmp_path / "again").exists()
     card = (tmp_path / "mine/README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
-    assert front["license"] == "cc-by-4.0" and front["pipeline_tag"] == "image-segmentation"
+    assert front["license"] == "Apache License: 2.0" and front["pipeline_tag"] == "image-segmentation"
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in card.splitlines() if line.startswith("|")]
-    assert ["toy, 1 shot, mask", "3, 4", "7", "61.23 ± 1.00", "78.91"] in lines
-    assert sum("1 shot, mask" in line[0] for line in lines) == 1
-    assert ["novel classes, on which it is tested", "thing3, thing4"] in lines
+    row = ["toy, 1 shot, mask", "1 of 3", "3, 4", "7", "5/5", "61.23 ± 1.00", "78.91"]
+    assert [line for line in lines if "1 shot, mask" in line[0]] == [row, row]
+    assert ["novel classes, which it has not seen", "thing3, thing4"] in lines
+    for note in ("only a part of the set", "left out, with too few images: thing9", "never drawn: thing4"):
+        assert sum(line.startswith("- test_1shot") and note in line for line in card.splitlines()) > 0, note
+
+
+def test_a_folder_of_ones_own_is_left_alone(cfg: Config, tmp_path: Path) -> None:
+    words = [str(weights(cfg)), "--out", str(tmp_path / "mine")]
+    main(words)
+    main([*words, "--licence", "mit"])  # what this command has written it may write again
+    assert "license: mit" in (tmp_path / "mine/README.md").read_text()
+    (tmp_path / "mine/model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"mine: holds README.md, which this command did not write; give a folder"):
+        main(words)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file.*: (Not a directory|File exists); fix that, then give another --out"):
+        main([*words[:2], str(tmp_path / "file/sub")])
 
 
 @pytest.mark.parametrize(
@@ -99,7 +134,7 @@ def test_the_card_holds_the_figures_of_these_weights(cfg: Config, tmp_path: Path
         (["absent.pth", "--out", "o"], "absent.pth: no such file"),
         (["{weights}", "--out", "{full}"], "full: holds other files, such as image.jpg; give a folder of its own"),
         (["{weights}", "--out", "o", "--opts", "width", "24"], "do not fit this configuration: misshapen"),
-        (["{weights}", "--out", "o", "--results", "{list}"], "--results: not the result of a test"),
+        (["{weights}", "--out", "o", "--results", "{list}"], "list.json: not a result but a list"),
     ],
 )
 def test_mistakes_are_one_line_and_write_nothing(
@@ -139,6 +174,7 @@ def test_without_a_backbone_that_torchvision_provides(tmp_path: Path) -> None:
     main([*words, "--without-backbone", "--opts", "exp", "elsewhere"])
     with safe_open(tmp_path / "mine/model.safetensors", "pt") as shared:
         assert not any(key.startswith(("layer", "backbone")) for key in shared.keys())  # noqa: SIM118
+    assert "| vgg, not in this folder: torchvision's, `" in (tmp_path / "mine/README.md").read_text()
     again = Predictor.from_checkpoint(cfg, tmp_path / "mine/model.safetensors", "cpu")
     image = draw_image(generator(), 50, 60, [1, 2])
     first = probability(Predictor.from_checkpoint(cfg, tmp_path / "w.pth", "cpu"), *image)

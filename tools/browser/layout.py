@@ -95,8 +95,8 @@ def failures_page(context: AppContext, message: gr.HTML, tab: gr.Tab) -> None:
             raise UserError(f"{context.results}: holds no *{failures.ENDING}, which test.py writes; test one first")
         one = one if one in found else next(iter(found))
         single = [key for key, files in found.items() if len(files) == 1]  # to compare with
-        other = failures.read_rows(found[two]) if two in single else None
-        both = failures.pair_rows(failures.read_rows(found[one]), other)
+        other = failures.read_files(found[two]) if two in single else None
+        both = failures.pair_rows(failures.read_files(found[one]), other)
         names, numbers = failures.choices(both)
         chosen = failures.sort_pairs(
             both, name if name in names else None, int(shots) if shots in numbers else None, way == "highest first"

@@ -1,28 +1,27 @@
-"""One table over all benchmarks that a folder of results holds, with published figures of the same protocol."""
+"""One table over all benchmarks that a folder of results holds, with published metrics of the same protocol."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 
+from engine.results import AnyTest, OneClassResult, SeveralClassesResult, results_below, without_stale
 from tools.paper.published import published
-from tools.paper.runs import read_json
 from tools.paper.table import Table
-from util.config import restore_config
 
 REFERENCES = Path(__file__).with_name("benchmarks.yaml")
 COLUMNS = (
-    *("benchmark", "shots", "protocol", "training list", "size", "scored at", "network", "folds", "mIoU"),
-    *("published, same protocol", "published, other protocol: not comparable"),
+    *("benchmark", "shots", "protocol", "query images", "training list", "size", "scored at", "network", "folds"),
+    *("mIoU", "published, same protocol", "published, other protocol: not comparable"),
 )
-BASELINE_TABLES = {"pascal": "table1_pascal", "coco": "table2_coco"}
+PAPER_TABLES = {1: ("pascal", 473), 2: ("coco", 633)}  # data set and HMNet's input size of two tables of paper.yaml
 
 
 class Reference(NamedTuple):
-    """A published figure."""
+    """A published mIoU."""
 
     set: str
     shot: int
@@ -34,7 +33,7 @@ class Reference(NamedTuple):
     size: int | None = None
 
     def text(self, folds: Iterable[int]) -> str:
-        """The figure over the same folds as far as the source has them, and how it was made."""
+        """The mIoU over the same folds as far as the source has them, and how it was made."""
         known = [self.folds[fold] for fold in folds if fold < len(self.folds)]
         some = "" if len(known) in (0, len(self.folds)) else "same folds"
         value = fmean(known) if some else self.mean or fmean(self.folds)
@@ -55,91 +54,86 @@ class Row(NamedTuple):
     network: str
 
 
-class RowFigures(NamedTuple):
-    """A row's figures."""
+class Fold(NamedTuple):
+    """The newest test of a row's fold."""
 
-    folds: dict[int, float]  # per cent; the newest test of each fold
-    episodes: dict[int, int]
-    notes: dict[str, None]
+    miou: float  # per cent
+    episodes: int
+    images: int | None  # distinct query images
+    notes: Sequence[str]
 
 
 def references() -> list[Reference]:
-    """All published figures: those of benchmarks.yaml, and of paper.yaml by the released protocol or an unknown one."""
+    """All published metrics: those of benchmarks.yaml, and of paper.yaml by the released protocol or an unknown one."""
     found = [Reference(**entry) for entry in yaml.safe_load(REFERENCES.read_text(encoding="utf-8"))]
-    for name, table in BASELINE_TABLES.items():
-        for method, by_shot in published(table)["resnet50"].items():
-            size = {"pascal": 473, "coco": 633}[name] if method == "HMNet" else None
-            found += [Reference(name, k, "released", method, row[4], row[:4], size=size) for k, row in by_shot.items()]
+    for number, (name, own_size) in PAPER_TABLES.items():
+        for row in published("tables")[number]["rows"]:
+            net, shot, method = row["name"].split(", ")
+            if net == "resnet50":
+                paper, size = row["paper"], own_size if method == "HMNet" else None
+                found.append(Reference(name, int(shot.split()[0]), "released", method, paper[4], paper[:4], size=size))
     for name, methods in published("later").items():
         for method, by_shot in methods.items():
             found += [Reference(name, k, "protocol not stated", method, value) for k, value in by_shot.items()]
     return found
 
 
-def read_results(folder: Path) -> dict[Row, RowFigures]:
-    """The figures of every test below a folder that says what it was made with; older files have no such entry."""
-    rows: dict[Row, RowFigures] = defaultdict(lambda: RowFigures({}, {}, {}))
-    for path in sorted(folder.rglob("result*.json"), key=lambda path: path.stat().st_mtime):
-        content = read_json(path)
-        if content.get("kind") not in ("test", "ways", "generalized") or "test" not in content:
+def read_results(folder: Path) -> dict[Row, dict[int, Fold]]:
+    """The folds of every test below a folder that says what it was made with; older files have no such entry."""
+    rows: dict[Row, dict[int, Fold]] = defaultdict(dict)
+    for result in sorted(without_stale(results_below(folder, AnyTest)), key=lambda result: result.time):
+        if (about := result.test) is None:
             continue
-        cfg = restore_config(content["config"])
-        if cfg is None:
-            continue
-        about = content["test"]
-        for protocol, miou, episodes in _figures(content):
-            network = f"{content['method']} {cfg.backbone_name}, {about['trained_on'].split()[0]}"
-            sizes = about["size"], about["metric_size"]
-            row = Row(about["set"], about["variant"], cfg.shot, protocol, about["train_list"], *sizes, network)
-            rows[row].folds[about["fold"]] = 100 * miou
-            rows[row].episodes[about["fold"]] = episodes
-            rows[row].notes.update(dict.fromkeys(about["notes"]))
+        network = f"{result.method} {result.cfg.backbone_name}, {about.trained_on.split()[0]}"
+        how = about.train_list, about.size, about.metric_size, network
+        for protocol, miou, episodes, images in _metrics(result):
+            row = Row(about.set, about.variant, result.cfg.shot, protocol, *how)
+            rows[row][about.fold] = Fold(100 * miou, episodes, images, about.notes)
     return rows
 
 
-def _figures(content: dict[str, Any]) -> Iterator[tuple[str, float, int]]:
-    """Protocol, mIoU as a fraction and number of episodes of a result; several of a generalized one."""
-    means = {name: value["mean"] for name, value in content["aggregate"].items()}
-    count = content["config"]["test_episodes"] or 1000
-    if content["kind"] == "test":
-        yield content["test"]["protocol"], means["miou"], len(content["results"][0]["episode_iou"])
-    elif content["kind"] == "ways":
-        yield f"ways {content['ways']}", means["miou"], count
-    else:
-        first = "" if content["first"] == "novel" else ", base first"
-        for figure, label in (("miou_novel", "mIoU-N"), ("miou_base", "mIoU-B"), ("miou_all", "mIoU-A")):
-            if means[figure] is not None:
-                yield f"generalized{first} {label}", means[figure], count
+def _metrics(result: AnyTest) -> Iterator[tuple[str, float, int, int | None]]:
+    """Protocol, mIoU as a fraction, number of episodes and of query images; several of a generalized test."""
+    count = result.cfg.test_episodes or 1000
+    if isinstance(result, OneClassResult):
+        names: dict[str, str] = {result.cfg.protocol: "miou"}
+        images, count = result.results[0].query_images, len(result.results[0].episode_iou)
+    elif isinstance(result, SeveralClassesResult):
+        images, order = result.runs[0].query_images, "" if result.first == "novel" else ", base first"
+        labels = {"mIoU-N": "miou_novel", "mIoU-B": "miou_base", "mIoU-A": "miou_all"}
+        several = {f"generalized{order} {label}": name for label, name in labels.items()}
+        names = {f"ways {result.ways}": "miou"} if result.kind == "ways" else several
+    for protocol, name in names.items():
+        if (miou := result.aggregate[name].mean) is not None:
+            yield protocol, miou, count, images
 
 
 def benchmark_table(folder: Path) -> Table:
-    """A row per benchmark, shots and way of testing; published figures stand in two columns by their protocol."""
-    table = Table("Benchmarks", COLUMNS)
-    known, notes = references(), dict[str, None]()
+    """A row per benchmark, shots and way of testing; published metrics stand in two columns by their protocol."""
+    table, known, notes = Table("Benchmarks", COLUMNS), references(), dict[str, None]()
     for row, found in sorted(read_results(folder).items()):
         fitting = [r for r in known if (r.set, r.shot) == (row.set, row.shot)]
         same = [r for r in fitting if _is_same(r, row)]
         others = [r for r in fitting if r not in same]
-        episodes = "/".join(map(str, dict.fromkeys(found.episodes.values())))
-        folds = ", ".join(f"{fold}: {value:.1f}" for fold, value in sorted(found.folds.items()))
-        name = f"{row.set} {row.variant}".strip()
-        table.rows.append(
-            (
-                *(name, str(row.shot), f"{row.protocol}, {episodes} episodes", row.train_list, str(row.size)),
-                *(row.metric_size, row.network, folds, f"{fmean(found.folds.values()):.1f}"),
-                *("; ".join(r.text(found.folds) for r in refs) or "-" for refs in (same, others)),
-            )
-        )
-        notes |= dict.fromkeys(f"{name}: {note}" for note in found.notes)
-    table.notes += ["mIoU in per cent, mean of the folds that were tested; of each fold the newest test."]
-    table.notes += [
-        "Equal protocols may still differ in input size and backbone; sizes are given where they are known."
+        texts = ("; ".join(r.text(found) for r in refs) or "-" for refs in (same, others))
+        tests = dict(sorted(found.items()))
+        episodes = "/".join(map(str, dict.fromkeys(test.episodes for test in found.values())))
+        images = "/".join(str(test.images) for test in tests.values() if test.images) or "-"
+        folds = ", ".join(f"{fold}: {test.miou:.1f}" for fold, test in tests.items())
+        name, mean = f"{row.set} {row.variant}".strip(), fmean(test.miou for test in tests.values())
+        protocol = f"{row.protocol}, {episodes} episodes"
+        about = (str(row.shot), protocol, images, row.train_list, str(row.size), row.metric_size, row.network)
+        table.rows.append((name, *about, folds, f"{mean:.1f}", *texts))
+        notes |= dict.fromkeys(f"{name}: {note}" for test in found.values() for note in test.notes)
+    table.notes = [
+        "mIoU in per cent, mean of the folds that were tested; of each fold the newest test.",
+        "Equal protocols may still differ in input size and backbone; sizes are given where they are known.",
+        *notes,
     ]
-    table.notes += list(notes)
     return table
 
 
 def _is_same(reference: Reference, row: Row) -> bool:
-    """Whether a figure was made as the row's: protocol and variant; BAM's generalized figure is of novel classes."""
+    """Whether a metric was made as the row's: protocol and variant; BAM's generalized one is of novel classes."""
     protocol = "generalized mIoU-N" if reference.protocol == "generalized" else reference.protocol
     return (protocol, reference.variant or row.variant) == (row.protocol, row.variant)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from tools.paper.history import Bars, Course
+from tools.paper.history import Bar, Course
 from util.files import atomic_write
 from util.image import RGB
 from util.visualize import PALETTE
@@ -55,10 +55,10 @@ def save(path: Path, draw: Callable[[], Figure], numbers: Mapping[str, Any]) -> 
     return written
 
 
-def draw_states(numbers: Mapping[str, Any], maps: Mapping[str, Any], picture: RGB) -> Figure:
+def draw_states(numbers: Mapping[str, Any], maps: Mapping[str, Any], support: RGB) -> Figure:
     """Figure 5. `numbers["series"]`: by name, after_support and after_query with mean and std, per cent.
 
-    `maps`: by name, the maps (P, p, p) after support and after query of the episode whose support `image` shows.
+    `maps`: by name, the maps (P, p, p) after support and after query of the episode whose image is `support`.
     """
     figure = Figure(figsize=(PAGE, 4.4), layout="constrained")
     top, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.25, 1)).flat
@@ -69,7 +69,7 @@ def draw_states(numbers: Mapping[str, Any], maps: Mapping[str, Any], picture: RG
     values = np.concatenate([np.ravel(part) for pair in maps.values() for part in pair])
     limits = {"vmin": float(values.min()), "vmax": float(values.max()), "cmap": "viridis"}
     for row, (name, (after_support, after_query)) in zip(axes, maps.items(), strict=True):
-        row[0].imshow(picture)
+        row[0].imshow(support)
         row[0].set_ylabel(name)
         for place, patch in enumerate(shown):
             if patch < len(after_support):
@@ -128,41 +128,39 @@ def draw_enhancement(numbers: Mapping[str, Any]) -> Figure:
 
 
 def draw_curves(courses: Mapping[str, Course]) -> Figure:
-    """Loss and share of hits in training and mIoU in validation, over epochs."""
+    """Loss and accuracy in training and mIoU in validation, over epochs."""
     figure = Figure(figsize=(PAGE, 2.3), layout="constrained")
-    loss, hits, miou = figure.subplots(1, 3)
+    loss, accuracy, miou = figure.subplots(1, 3)
     for number, (name, course) in enumerate(courses.items()):
         style = {"color": color(number), "marker": MARKERS[number % len(MARKERS)], "label": name}
         loss.plot(*_sorted(course.loss), **style)
-        hits.plot(*_sorted(course.hits, 100), **style)
+        accuracy.plot(*_sorted(course.train_accuracy, 100), **style)
         miou.plot(*_sorted({row["epoch"]: row["miou"] for row in course.validations}, 100), **style)
-    measures = sorted({course.hits_of for course in courses.values() if course.hits_of})
+    measures = sorted({course.measure for course in courses.values() if course.measure})
     loss.set(xlabel="epoch", ylabel="training loss")
-    hits.set(xlabel="epoch", ylabel=f"training {' / '.join(measures)}, %")
+    accuracy.set(xlabel="epoch", ylabel=f"training {' / '.join(measures)}, %")
     miou.set(xlabel="epoch", ylabel="validation mIoU, %")
-    for axis in (loss, hits, miou):
+    for axis in (loss, accuracy, miou):
         axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     figure.legend(*loss.get_legend_handles_labels(), loc="outside upper center", ncols=min(len(courses), 4))
     return figure
 
 
-def draw_bars(tests: Mapping[str, Bars]) -> Figure:
+def draw_bars(tests: Mapping[str, Mapping[str, Bar]]) -> Figure:
     """IoU of every class and of the whole, the tests side by side."""
-    keys = list(dict.fromkeys(key for test in tests.values() for key in test.values))
+    keys = list(dict.fromkeys(key for test in tests.values() for key in test))
     width = 0.8 / len(tests)
     figure = Figure(figsize=(max(COLUMN, min(2 * PAGE, 0.5 + len(keys) * (0.25 + 0.18 * len(tests)))), 2.4))
     figure.set_layout_engine("constrained")
     axis = figure.subplots()
     for number, (name, test) in enumerate(tests.items()):
-        known = [key for key in keys if test.values.get(key) is not None]
-        x = [keys.index(key) + (number - (len(tests) - 1) / 2) * width for key in known]
-        values = np.array([test.values[key] for key in known], dtype=float)
-        axis.bar(x, values, 0.92 * width, color=color(number), label=name)
-        limited = [i for i, key in enumerate(known) if key in test.low]
-        error = [(values[i] - test.low[known[i]], test.high[known[i]] - values[i]) for i in limited]
-        if error:
-            places = [x[i] for i in limited]
-            axis.errorbar(places, values[limited], np.array(error).T, fmt="none", color="black", capsize=2, linewidth=1)
+        x = np.arange(len(keys)) + (number - (len(tests) - 1) / 2) * width
+        bars = [test.get(key, Bar(None)) for key in keys]
+        iou, low, high = (np.array([getattr(bar, part) for bar in bars], float) for part in Bar._fields)  # None: nan
+        axis.bar(x, iou, 0.92 * width, color=color(number), label=name)
+        if np.isfinite(low).any():
+            error = np.stack([iou - low, high - iou])
+            axis.errorbar(x, iou, error, fmt="none", color="black", capsize=2, linewidth=1)
     axis.set_xticks(range(len(keys)), keys, rotation=30, ha="right", rotation_mode="anchor")
     axis.grid(False, axis="x")
     axis.set(ylabel="IoU, %", ylim=(0, None))

@@ -11,8 +11,9 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from engine.evaluation import expected_weights
-from util.config import Config, load_config, restore_config
-from util.errors import UserError
+from engine.identity import method_name
+from engine.results import OneClassResult, SeedMetrics, TrainingResult, read_result, results_below, without_stale
+from util.config import Config, load_config
 from util.schema import keys_of, run_tag
 
 EXPERIMENT = re.compile(r"config/(pascal|coco)/\1_split(\d)_([a-z0-9]+)_(\w+)\.yaml")
@@ -24,35 +25,29 @@ IDENTITY = (
 )
 PLACED = ("split", "shot")  # already in the names of folders and files
 # What a table would rather have as the paper has it; a run that differs is shown and the difference named.
-TOPICS = keys_of("network", "recipe", "protocol")
-SETTINGS = tuple(key for key in TOPICS if key not in (*COMPONENTS, *IDENTITY, "fusion"))
+SETTINGS = tuple(
+    key for key in keys_of("network", "recipe", "protocol") if key not in (*COMPONENTS, *IDENTITY, "fusion")
+)
 
 
 class Measured(NamedTuple):
-    """The figures of one test with one seed."""
+    """A test with one seed."""
 
-    path: Path
-    time: float  # when the file was written
-    cfg: Config
-    seed: int
-    miou: float  # in per cent
-    fb_iou: float  # in per cent
-    seconds: float
-    episode_iou: float  # mean over episodes, in per cent
-    interval: tuple[float, float]  # 95 % bootstrap interval of that mean
+    result: OneClassResult
+    metrics: SeedMetrics
 
 
-class Figures(NamedTuple):
-    """Means over training seeds of tests that are alike."""
+class Averages(NamedTuple):
+    """Means over training seeds of tests that are alike, IoUs in per cent."""
 
     miou: float
     miou_spread: float | None  # standard deviation over the runs
     fb_iou: float
     seconds: float
-    episode_iou: float
-    interval: tuple[float, float]  # limits, each averaged over the runs
-    runs: int
-    paths: tuple[Path, ...]  # their result files
+    episode_iou: float  # mean over episodes
+    interval: tuple[float, float] | None  # 95 % bootstrap interval of that mean: limits, each averaged over the runs
+    query_images: tuple[int | None, ...]  # how many distinct ones each run has
+    results: tuple[OneClassResult, ...]
     differences: tuple[str, ...]  # from the settings that were wanted
 
 
@@ -64,7 +59,7 @@ class RunSpec:
     network: Mapping[str, Any] = field(default_factory=dict)
     testing: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None  # of the episodes; None: the first of the config
-    identity: tuple[str, ...] = ()  # settings in which a run must not differ
+    identity: Sequence[str] = ()  # settings in which a run must not differ
     training_seed: int | None = None  # None: any
     result: str | None = None  # the result's file name, where others share the folder
 
@@ -85,38 +80,21 @@ class RunSpec:
         """The whole configuration of the test."""
         return _read(self.config).model_copy(update={**self.network, **self.testing, "exp": self.folder})
 
-    @property
-    def first_seed(self) -> int:
-        """The seed of the episodes."""
-        return self.cfg.seeds[0] if self.seed is None else self.seed
-
-    def find(self, measured: Iterable[Measured]) -> Figures | None:
-        """The figures of the runs nearest to what is wanted, the newest of each training seed."""
-        cfg = self.cfg
-        if self.training_seed is not None:
-            measured = [run for run in measured if run.cfg.manual_seed == self.training_seed]
-        fitting = [run for run in measured if identity(run.cfg, self.identity) == identity(cfg, self.identity)]
-        seeded = [run for run in fitting if run.seed == self.first_seed]
-        if self.seed is not None or seeded:
-            fitting = seeded
+    def find(self, measured: Iterable[Measured]) -> Averages | None:
+        """The averages of the runs nearest to what is wanted, the newest of each training seed."""
+        cfg, seeds = self.cfg, [self.training_seed]
+        own = [run for run in measured if self.training_seed is None or run.result.cfg.manual_seed in seeds]
+        wanted = identity(cfg, method_name(cfg), self.identity)
+        fitting = [run for run in own if identity(run.result.cfg, run.result.method, self.identity) == wanted]
+        first = cfg.seeds[0] if self.seed is None else self.seed
+        seeded = [run for run in fitting if run.metrics.seed == first]
+        fitting = seeded if self.seed is not None or seeded else fitting
         if not fitting:
             return None
-        compared = [(differences(run.cfg, cfg), run) for run in sorted(fitting, key=lambda run: run.time)]
+        compared = [(differences(run.result.cfg, cfg), run) for run in sorted(fitting, key=lambda run: run.result.time)]
         nearest = min(reversed(compared), key=lambda pair: len(pair[0]))[0]
-        newest = list({run.cfg.manual_seed: run for difference, run in compared if difference == nearest}.values())
-        mious = [run.miou for run in newest]
-        spread = stdev(mious) if len(mious) > 1 else None
-        low, high = (fmean(limits) for limits in zip(*(run.interval for run in newest), strict=True))
-        return Figures(
-            miou=fmean(mious),
-            miou_spread=spread,
-            fb_iou=fmean(run.fb_iou for run in newest),
-            seconds=fmean(run.seconds for run in newest),
-            episode_iou=fmean(run.episode_iou for run in newest),
-            interval=(low, high),
-            runs=len(newest),
-            paths=tuple(run.path for run in newest),
-            differences=nearest,
+        return average(
+            {run.result.cfg.manual_seed: run for found, run in compared if found == nearest}.values(), nearest
         )
 
     def commands(self) -> list[str]:
@@ -152,47 +130,44 @@ def _read(config: str) -> Config:
     return load_config(config)
 
 
+def average(runs: Iterable[Measured], found_differences: tuple[str, ...] = ()) -> Averages:
+    """Means over runs."""
+    results, metrics = zip(*runs, strict=True)
+    mious, limits = [100 * one.miou for one in metrics], [one.interval for one in metrics if one.interval]
+    return Averages(
+        miou=fmean(mious),
+        miou_spread=stdev(mious) if len(mious) > 1 else None,
+        fb_iou=fmean(100 * one.fb_iou for one in metrics),
+        seconds=fmean(one.seconds for one in metrics),
+        episode_iou=fmean(100 * one.mean_episode_iou for one in metrics),
+        interval=(fmean(100 * low for low, _ in limits), fmean(100 * high for _, high in limits)) if limits else None,
+        query_images=tuple(one.query_images for one in metrics),
+        results=results,
+        differences=found_differences,
+    )
+
+
 def is_trained(cfg: Config) -> bool:
     """Whether there are weights to test, released ones or those of a training that has finished."""
     course = cfg.experiment_dir / f"result{run_tag(cfg.shot)}.json"
-    finished = not course.is_file() or read_json(course).get("finished", True)
+    finished = not course.is_file() or read_result(course, TrainingResult).finished
     return finished and expected_weights(cfg).is_file()
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """What a JSON file holds, nothing if it is not a mapping; UserError if it is not JSON or cannot be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable JSON file ({error}); remove it or make it again") from None
-    return content if isinstance(content, dict) else {}
-
-
 def read_runs(exp: Path) -> list[Measured]:
-    """Every test of a network in the result files below a folder; files of other kinds and versions are passed over."""
-    runs = []
-    for path in sorted(exp.rglob("result*.json")):
-        content = read_json(path)
-        if content.get("kind") != "test" or content.get("method") != "hmnet":
-            continue
-        cfg = restore_config(content["config"])
-        if cfg is None:
-            continue
-        time = path.stat().st_mtime
-        for row in content["results"]:
-            figures = 100 * row["miou"], 100 * row["fb_iou"], row["seconds"], 100 * row["mean_episode_iou"]
-            low, high = (100 * limit for limit in row["interval"])
-            runs.append(Measured(path, time, cfg, row["seed"], *figures, (low, high)))
-    return runs
+    """Every test below a folder with each of its seeds; a warning names one whose weights are others by now."""
+    results = without_stale(results_below(exp, OneClassResult))
+    return [Measured(result, metrics) for result in results for metrics in result.results]
 
 
-def identity(cfg: Config, more: Sequence[str] = ()) -> tuple[Any, ...]:
+def identity(cfg: Config, method: str, more: Sequence[str] = ()) -> tuple[Any, ...]:
     """What makes two tests the same row and column of a table."""
-    components = tuple(getattr(cfg, key) for key in COMPONENTS) if cfg.fusion_name == "hmnet" else ()
-    return (cfg.fusion_name, components, *(getattr(cfg, key) for key in (*IDENTITY, *more)))
+    method, fusion = ("HMNet", "concat") if method == "concat" else (method, cfg.fusion_name)  # the same network
+    components = tuple(getattr(cfg, key) for key in COMPONENTS) if fusion == "hmnet" else ()
+    return (method, fusion, components, *(getattr(cfg, key) for key in (*IDENTITY, *more)))
 
 
-def differences(cfg: Config, wanted: Config) -> tuple[str, ...]:
+def differences(cfg: Config, wanted: Config, keys: Sequence[str] = SETTINGS) -> tuple[str, ...]:
     """The settings in which a run differs from what is wanted."""
-    pairs = [(key, getattr(cfg, key), getattr(wanted, key)) for key in SETTINGS]
+    pairs = [(key, getattr(cfg, key), getattr(wanted, key)) for key in keys]
     return tuple(f"{key} {value} instead of {other}" for key, value, other in pairs if value != other)

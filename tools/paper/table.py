@@ -1,10 +1,12 @@
-"""Tables as Markdown and LaTeX."""
+"""Tables as Markdown, LaTeX and CSV."""
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-LATEX_SIGNS = {"\\": r"\textbackslash{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"}, "~": r"\textasciitilde{}"}
-LATEX_SIGNS |= {"^": r"\textasciicircum{}", "±": r"$\pm$"}
+import tabulate
 
 
 @dataclass
@@ -18,28 +20,30 @@ class Table:
 
     def markdown(self) -> str:
         """GitHub's Markdown, readable as it is: columns are padded."""
-        cells = [[cell.replace("|", "\\|") for cell in row] for row in (self.columns, *self.rows)]
-        widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-        lines = ["| " + " | ".join(_pad(row, widths)) + " |" for row in cells]
-        rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-        lines.insert(1, "| " + " | ".join(rule) + " |")
+        columns, *rows = [[cell.replace("|", "\\|") for cell in row] for row in (self.columns, *self.rows)]
         notes = [f"- {note}" for note in self.notes]
-        return "\n".join([f"## {self.title}", "", *lines, *([""] if notes else []), *notes]) + "\n"
+        lines = [f"## {self.title}", "", _body(columns, rows, "pipe"), *([""] if notes else []), *notes]
+        return "\n".join(lines) + "\n"
 
     def latex(self) -> str:
         """A `table` for the package booktabs."""
-        lines = [" & ".join(map(latex_text, row)) + r" \\" for row in (self.columns, *self.rows)]
         notes = [rf"\par\footnotesize {latex_text(note)}" for note in self.notes]
-        columns = "l" + "r" * (len(self.columns) - 1)
-        top, bottom = [r"\begin{table}", r"\centering", rf"\caption{{{latex_text(self.title)}}}"], [r"\end{table}"]
-        body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
-        return "\n".join([*top, *body, r"\end{tabular}", *notes, *bottom]) + "\n"
+        top = [r"\begin{table}", r"\centering", rf"\caption{{{latex_text(self.title)}}}"]
+        return "\n".join([*top, _body(self.columns, self.rows, "latex_booktabs"), *notes, r"\end{table}"]) + "\n"
+
+
+def _body(columns: Sequence[str], rows: Sequence[Sequence[str]], style: str) -> str:
+    alignment = ("left", *["right"] * (len(columns) - 1)) if rows else None
+    return tabulate.tabulate(rows, columns, tablefmt=style, disable_numparse=True, colalign=alignment)
 
 
 def latex_text(text: str) -> str:
     """Text with the signs that mean something to LaTeX taken for themselves."""
-    return "".join(LATEX_SIGNS.get(sign, sign) for sign in text)
+    return "".join(tabulate.LATEX_ESCAPE_RULES.get(sign, sign) for sign in text)
 
 
-def _pad(row: Sequence[str], widths: Sequence[int]) -> list[str]:
-    return [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as comma-separated values; None is an empty cell."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    return text.getvalue()

@@ -1,4 +1,4 @@
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from engine.evaluation import episode_lines, make_episodes, run_episodes
+from engine.evaluation import make_episodes, run_episodes
+from engine.results import EPISODES, EpisodeRow, episode_rows, of_seed
 from model.build import build_model
 from model.released import load_weights
+from tests.written import write_test
 from tools.browser import failures
 from util.config import Config
 from util.distributed import ProcessGroup
@@ -20,20 +22,20 @@ def write_result(path: Path, cfg: Config, weights: Path) -> list[float | None]:
     model = build_model(cfg, pretrained=False)
     load_weights(model, weights)
     episodes = make_episodes(cfg, 3, 7)
-    result = run_episodes(model, cfg, episodes, ProcessGroup(torch.device("cpu")), progress=False)
+    metrics = run_episodes(model, cfg, episodes, ProcessGroup(torch.device("cpu")), progress=False)
     names = {number: f"thing{number}" for number in range(1, 9)}
-    path.with_suffix(".episodes.jsonl").write_text(episode_lines(3, episodes.episodes, result, names))
-    path.write_text(json.dumps({"config": cfg.model_dump(), "weights": str(weights), "method": "hmnet"}))
-    return result.episode_iou
+    write_test(cfg, of_seed(3, metrics), path=path, weights=str(weights))
+    write_rows(path.with_suffix(EPISODES), episode_rows(3, episodes.episodes, metrics, names))
+    return metrics.episode_iou
 
 
-def row(number: int, iou: float | None, class_name: str = "cat", shot: int = 1) -> dict[str, Any]:
-    where = {"seed": 0, "number": number, "class": class_name, "query": f"q{number}", "class_id": 1}
-    return {**where, "support": ["s"] * shot, "iou": iou}
+def row(number: int, iou: float | None, class_name: str = "cat", shot: int = 1, **more: Any) -> EpisodeRow:
+    about = {"class": class_name, "query": f"q{number}", "class_id": 1, "support": ["s"] * shot}
+    return EpisodeRow(**{"seed": 0, "number": number, "iou": iou, **about, **more})
 
 
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> list[Path]:
-    path.write_text("".join(json.dumps(line) + "\n" for line in rows))
+def write_rows(path: Path, rows: Sequence[EpisodeRow]) -> list[Path]:
+    path.write_text("".join(line.model_dump_json(by_alias=True) + "\n" for line in rows))
     return [path]
 
 
@@ -48,8 +50,8 @@ def test_results_that_there_are(tmp_path: Path) -> None:
 
 def test_sorted_by_iou_filtered_by_class_and_shot(tmp_path: Path) -> None:
     lines = [row(0, 0.5), row(1, None), row(2, 0.1, "dog"), row(3, 0.9, shot=5), row(4, 0.3)]
-    pairs = failures.pair_rows(failures.read_rows(write_rows(tmp_path / "x.episodes.jsonl", lines)), None)
-    numbers = lambda *chosen: [first["number"] for first, _ in failures.sort_pairs(pairs, *chosen)]  # noqa: E731
+    pairs = failures.pair_rows(failures.read_files(write_rows(tmp_path / "x.episodes.jsonl", lines)), None)
+    numbers = lambda *chosen: [first.row.number for first, _ in failures.sort_pairs(pairs, *chosen)]  # noqa: E731
     assert numbers(None, None) == [2, 4, 0, 3, 1]
     assert numbers(None, None, True) == [3, 0, 4, 2, 1]
     assert numbers("cat", None) == [4, 0, 3, 1] and numbers("cat", 5) == [3]
@@ -59,31 +61,34 @@ def test_sorted_by_iou_filtered_by_class_and_shot(tmp_path: Path) -> None:
 
 
 def test_two_results_are_paired_by_episode_and_sorted_by_difference(tmp_path: Path) -> None:
-    first = failures.read_rows(write_rows(tmp_path / "x.episodes.jsonl", [row(0, 0.5), row(1, 0.4), row(2, 0.9)]))
-    other = [{**row(1, 0.9), "number": 8}, {**row(2, 0.2), "number": 9}, row(5, 0.5)]
-    second = failures.read_rows(write_rows(tmp_path / "y.episodes.jsonl", other))
+    first = failures.read_files(write_rows(tmp_path / "x.episodes.jsonl", [row(0, 0.5), row(1, 0.4), row(2, 0.9)]))
+    other = [row(8, 0.9, query="q1"), row(9, 0.2, query="q2"), row(5, 0.5)]
+    second = failures.read_files(write_rows(tmp_path / "y.episodes.jsonl", other))
     pairs = failures.sort_pairs(failures.pair_rows(first, second), None, None)
     assert [cells[:3] for cells in failures.table(pairs)] == [["-0.500", "0.400", "0.900"], ["0.700", "0.900", "0.200"]]
     with pytest.raises(UserError, match="no episode in common"):
-        failures.pair_rows(first, [line for line in second if line["query"] == "q5"])
+        failures.pair_rows(first, [line for line in second if line.row.query == "q5"])
     (tmp_path / "z.episodes.jsonl").write_text('{"seed": 1}\n')
     with pytest.raises(UserError, match=r"z\.episodes\.jsonl:1: not an episode"):
-        failures.read_rows([tmp_path / "z.episodes.jsonl"])
+        failures.read_files([tmp_path / "z.episodes.jsonl"])
 
 
 def test_episodes_are_drawn_again_with_the_same_figures(experiment: tuple[Config, Path], tmp_path: Path) -> None:
     cfg, weights = experiment
     ious = write_result(tmp_path / "result.json", cfg, weights)
-    rows = failures.read_rows([tmp_path / "result.episodes.jsonl"])
+    rows = failures.read_files([tmp_path / "result.episodes.jsonl"])
     tests: dict[Path, failures.LoadedTest] = {}
     for number in (0, 4):
         panel, remark = failures.draw_pair(tests, (rows[number], None))
         assert panel.ndim == 3 and panel.shape[1] > 3 * panel.shape[0] / 2 and remark == ""
-        outcome = tests[tmp_path / "result.episodes.jsonl"].run(rows[number])
+        outcome = tests[tmp_path / "result.episodes.jsonl"].run(rows[number].row)
         assert outcome.iou == pytest.approx(ious[number], abs=failures.CHANGED)
-    wider = failures.draw_pair(tests, (rows[0], {**rows[0], "iou": rows[0]["iou"] + 0.5}))
+    changed, none = (
+        rows[0]._replace(row=rows[0].row.model_copy(update={"iou": iou})) for iou in ((ious[0] or 0) + 0.5, None)
+    )
+    wider = failures.draw_pair(tests, (rows[0], changed))
     assert "weights or data have changed since" in wider[1] and np.isfinite(wider[0]).all()
-    assert "no IoU when it was tested" in failures.draw_pair(tests, ({**rows[0], "iou": None}, None))[1]
+    assert "no IoU when it was tested" in failures.draw_pair(tests, (none, None))[1]
     (tmp_path / "result.json").unlink()
-    with pytest.raises(UserError, match=r"result\.json: no readable result"):
+    with pytest.raises(UserError, match=r"result\.json: no such file"):
         failures.draw_pair({}, (rows[0], None))

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from engine.results import Moment
 from tests.toy import ROOT
+from tests.written import write_test
 from tools import report
 from tools.paper.benchmarks import COLUMNS, benchmark_table, references
 from util.config import load_config
@@ -20,15 +22,18 @@ def write(folder: Path, name: str, split: int, miou: float, kind: str = "test", 
     about = {"set": cfg.test_set or cfg.data_set, "fold": split, "protocol": cfg.protocol, "variant": cfg.variant or ""}
     about |= {"size": cfg.val_size, "metric_size": cfg.metric_size, "train_list": cfg.list_kind, "notes": ["a note"]}
     about["trained_on"] = f"{cfg.data_set} split {split}"
-    content: dict[str, Any] = {"kind": kind, "method": "hmnet", "config": cfg.model_dump(), "test": about}
+    path = folder / f"result_{name}.json"
     if kind == "test":
-        content |= {"aggregate": {"miou": {"mean": miou}}, "results": [{"episode_iou": [0.5] * 7}]}
-    elif kind == "ways":
+        write_test(cfg, path=path, test=about, aggregate={"miou": Moment(mean=miou)})
+        return
+    content: dict[str, Any] = {"kind": kind, "method": "hmnet", "config": cfg.model_dump(), "test": about}
+    content |= {"metric_size": "input", "runs": [{"seed": 1, "class_iou": {}, "query_images": 5}]}
+    if kind == "ways":
         content |= {"ways": 1, "aggregate": {"miou": {"mean": miou}}}
     else:
         means = {"miou_novel": miou, "miou_base": 0.6, "miou_all": None}
         content |= {"first": "novel", "aggregate": {name: {"mean": value} for name, value in means.items()}}
-    (folder / f"result_{name}.json").write_text(json.dumps(content))
+    path.write_text(json.dumps(content))
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -50,6 +55,7 @@ def test_folds_become_a_row_and_ways_of_testing_do_not_mix(tmp_path: Path) -> No
     }
     assert found["hsnet, 7 episodes", "filtered", "473"]["folds"] == "0: 60.0, 1: 70.0"
     assert found["hsnet, 7 episodes", "filtered", "473"]["scored at"] == "input"
+    assert {row["query images"] for row in found.values()} == {"5/5"}
 
 
 def test_published_figures_stand_by_their_protocol(tmp_path: Path) -> None:
@@ -84,7 +90,7 @@ def test_published_figures_stand_by_their_protocol(tmp_path: Path) -> None:
 
 def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     write(tmp_path, "pascal", 0, 0.5)
-    (tmp_path / "result_old.json").write_text('{"kind": "test", "method": "hmnet"}')
+    write_test(load_config(ROOT / "config/base/pascal.yaml"), path=tmp_path / "result_old.json")  # says less
     monkeypatch.setattr(sys, "argv", ["report", "benchmarks", "--exp", str(tmp_path), "--out", str(tmp_path / "out")])
     report.main()
     printed = capsys.readouterr().out
