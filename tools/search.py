@@ -17,18 +17,10 @@ from util.errors import UserError, run_main
 from util.files import atomic_write
 
 # Keys that change no result: where runs write and look, how often they save, what they run on
-NO_MATTER: tuple[str, ...] = (
-    "exp",
-    "initmodel",
-    "resume",
-    "weight",
-    "view_folder",
-    "print_freq",
-    "save_freq",
-    "save_minutes",
-    "keep",
-)
-NO_MATTER += ("device", "loader_workers", "feature_cache_mb", "checkpoint_blocks", "compile", "data_root", "test_root")
+NO_MATTER = {
+    *("exp", "initmodel", "resume", "weight", "crop_folder", "print_freq", "save_freq", "save_minutes", "keep"),
+    *("device", "loader_workers", "feature_cache_mb", "checkpoint_blocks", "compile"),
+}
 KEYS = tuple(key for key in Config.model_fields if key not in NO_MATTER)
 
 
