@@ -16,7 +16,7 @@ from util.errors import UserError, run_main
 
 CONFIG = "config/demo.yaml"
 PANELS = 12
-METHODS = {"prototype": "nearest prototype", "prior": "training-free prior", "hmnet": "HMNet"}
+METHODS = {"prototype": "nearest prototype", "prior": "training-free prior", "HMNet": "HMNet"}
 
 
 def main() -> None:
@@ -31,9 +31,9 @@ def main() -> None:
         step("Stage 2: meta-training", "train.py", "--opts", "resume", "auto")
     results = {}
     for method in METHODS:
-        options = ["--visualize", str(PANELS)] if method == "hmnet" else []
+        options = ["--visualize", str(PANELS)] if method == cfg.arch else []
         path = cfg.experiment_dir / f"demo_{method}.json"
-        step(f"Test on novel classes: {method}", "test.py", "--method", method, "--result", str(path), *options)
+        step(f"Test on novel classes: {method}", "test.py", "--arch", method, "--result", str(path), *options)
         results[method] = json.loads(path.read_text())["aggregate"]
     print(comparison(results))
     print(f"\nsupport | query | truth | prediction: {cfg.experiment_dir / 'panels_test_1shot'}")

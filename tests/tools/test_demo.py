@@ -9,7 +9,7 @@ from util.errors import UserError
 def test_comparison() -> None:
     figures = {"miou": {"mean": 0.123}, "fb_iou": {"mean": 0.5}}
     better = {"miou": {"mean": 0.4217}, "fb_iou": {"mean": 0.667}}
-    lines = demo.comparison({"prototype": figures, "prior": figures, "hmnet": better}).splitlines()
+    lines = demo.comparison({"prototype": figures, "prior": figures, "HMNet": better}).splitlines()
     assert lines[-1].split() == ["HMNet", "42.2", "66.7"]
     assert any(line.split()[-2:] == ["12.3", "50.0"] for line in lines)
 
