@@ -160,7 +160,8 @@ def _load(
     found = {names[key]: value for key, value in state.items() if key in names}
     needless = "num_batches_tracked"  # which not every source keeps
     missing = [name_at(source, key) for key in own.keys() - found.keys() if not key.endswith(needless)]
-    unexpected = [k for k in state if k not in names and not k.startswith("encoder.") and not k.endswith(needless)]
+    unused = ("encoder.", *getattr(model, "unused_names", ()))
+    unexpected = [k for k in state if k not in names and not k.startswith(unused) and not k.endswith(needless)]
     misshapen = []
     for key, value in found.items():
         if flattened and key.endswith(flattened) and value.numel() == own[key].numel():

@@ -65,7 +65,7 @@ UNUSED_KEYS = {
 UNUSED_KEYS |= {"aux_weight1", "aux_weight2", "low_fea", "merge", "merge_tau"}
 BAM_KEYS = {"seed_deterministic": "deterministic"}  # BAM's name of a key -> ours
 RENAMED_KEYS = {"views": "cached_crops", "view_folder": "crop_folder"}  # name in former versions -> name
-BACKBONES = ("resnet50", "resnet101", "vgg", "tiny")
+BACKBONES = ("resnet50", "resnet101", "vgg", "vgg16", "tiny")
 CLASS_COUNTS = {"pascal": 20, "coco": 80}
 
 
@@ -319,7 +319,8 @@ def broken_relations(cfg: Config) -> Iterator[tuple[str, str]]:
         yield "num_classes", f"should be {CLASS_COUNTS[cfg.data_set]} for data_set {cfg.data_set}"
     if not 2 <= cfg.folds <= cfg.num_classes:
         yield "folds", f"should be from 2 to num_classes ({cfg.num_classes})"
-    for key in () if cfg.backbone_name.startswith("timm/") else ("train_h", "val_size", "base_train_h"):
+    dilated = not cfg.backbone_name.startswith(("timm/", "vgg16")) and cfg.output_stride == 8
+    for key in ("train_h", "val_size", "base_train_h") if dilated else ():
         if (size := getattr(cfg, key)) % 8 != 1 or size < 9:
             below = max(size - (size - 1) % 8, 9)
             yield key, f"should be a multiple of 8 plus 1, such as {below} or {below + 8}"

@@ -4,7 +4,7 @@ from typing import Literal
 
 from model.backbone.base import Backbone, MapInfo
 from model.backbone.resnet import RESNET_BLOCKS, resnet
-from model.backbone.vgg import vgg16
+from model.backbone.vgg import PlainVGG, vgg16_bn
 
 __all__ = ["Backbone", "MapInfo", "create_backbone"]
 
@@ -15,12 +15,12 @@ def create_backbone(
     dilate_first: bool = True,
     output_stride: Literal[8, 32] = 8,
 ) -> Backbone:
-    """A backbone with random weights: `resnet50`, `resnet101`, `vgg`, or `tiny` (a ResNet for small experiments).
+    """A backbone with random weights: `resnet50`, `resnet101`, `vgg`, `vgg16` or `tiny` (a small ResNet).
 
     `stem`, `dilate_first` and `output_stride` apply to ResNets, see `resnet`. Raises ValueError for another name.
     """
-    if name == "vgg":
-        return vgg16()
+    if name in ("vgg", "vgg16"):
+        return vgg16_bn() if name == "vgg" else PlainVGG()
     if name not in RESNET_BLOCKS:
-        raise ValueError(f"backbone '{name}' is unknown: choose one of vgg, {', '.join(RESNET_BLOCKS)}")
+        raise ValueError(f"backbone '{name}' is unknown: choose one of vgg, vgg16, {', '.join(RESNET_BLOCKS)}")
     return resnet(name, stem, dilate_first, output_stride)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from model.backbone import Backbone, create_backbone
-from model.backbone.base import StagedBackbone
 from model.released import load_backbone
 from util.config import Config
 from util.errors import UserError
@@ -14,6 +13,7 @@ IMAGENET_FILES = {
     ("resnet50", "torchvision"): "resnet50.pth",
     ("resnet101", "torchvision"): "resnet101.pth",
 }
+VGG_FILES = {"vgg": "vgg16_bn.pth", "vgg16": "vgg16.pth"}
 
 
 def build_backbone(cfg: Config, freeze: bool | None = None) -> Backbone:
@@ -30,7 +30,7 @@ def load_pretrained(backbone: Backbone, cfg: Config) -> None:
     """ImageNet weights from `initmodel/`, or timm's own; UserError where they are missing or do not fit."""
     if cfg.backbone_name == "tiny":
         raise UserError("backbone: 'tiny' has no ImageNet weights: set 'ensemble: true' and train a base learner first")
-    if isinstance(backbone, StagedBackbone):
+    if not cfg.backbone_name.startswith("timm/"):
         hint = f"download ImageNet weights of {cfg.backbone_name} and put them there (see initmodel/README.md)"
         load_backbone(backbone, expect_weights(imagenet_file(cfg), "ImageNet backbone", hint))
     else:
@@ -43,7 +43,7 @@ def imagenet_file(cfg: Config) -> Path:
     if name.startswith("timm/"):
         files = [Path(cfg.initmodel, f"{name}{suffix}") for suffix in (".safetensors", ".pth")]
         return next((file for file in files if file.is_file()), files[0])
-    return Path(cfg.initmodel, "vgg16_bn.pth" if name == "vgg" else IMAGENET_FILES[name, cfg.stem])
+    return Path(cfg.initmodel, VGG_FILES.get(name) or IMAGENET_FILES[name, cfg.stem])
 
 
 def check_sizes(cfg: Config, backbone: Backbone, *keys: str) -> None:

@@ -5,6 +5,7 @@ import difflib
 from model.methods.bam import BAM
 from model.methods.concat import Concat
 from model.methods.hmnet import HMNet
+from model.methods.hsnet import HSNet
 from model.methods.method import Method
 from model.methods.pfenet import PFENet
 from model.methods.prior import Prior
@@ -18,6 +19,7 @@ METHODS: dict[str, type[Method]] = {
     "BAM": BAM,
     "PFENet": PFENet,
     "SCCAN": SCCAN,
+    "HSNet": HSNet,
     "concat": Concat,
     "prior": Prior,
     "prototype": Prototype,

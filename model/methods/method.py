@@ -65,6 +65,7 @@ class Method(nn.Module, ABC):
     images: ClassVar[ImageRule] = ImageRule()
     released_names: ClassVar[NameTable] = FROZEN  # of its tensors in published checkpoints
     flattened_names: ClassVar[tuple[str, ...]] = ()  # endings of tensors whose first two dimensions are one there
+    unused_names: ClassVar[tuple[str, ...]] = ()  # beginnings of names there of tensors that it has no use for
     features_by_role: ClassVar[bool] = False  # whether a support's frozen features are others than a query's
     item_means: ClassVar[Collection[str]] = ()  # losses that are means over the batch's items, not over its pixels
 
