@@ -127,6 +127,7 @@ class Config(BaseModel):
     batch_statistics: Recipe[bool]
     scan: Literal["auto", "reference", "cpu", "triton", "mamba_ssm"]
     initmodel: str
+    imagenet_weights: str | None
     exp: str
 
     # training

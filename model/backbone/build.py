@@ -40,6 +40,8 @@ def load_pretrained(backbone: Backbone, cfg: Config) -> None:
 def imagenet_file(cfg: Config) -> Path:
     """Where the backbone's pretrained weights are looked for; those of timm's models may end in .pth too."""
     name = cfg.backbone_name
+    if cfg.imagenet_weights:
+        return Path(cfg.initmodel, cfg.imagenet_weights)
     if name.startswith("timm/"):
         files = [Path(cfg.initmodel, f"{name}{suffix}") for suffix in (".safetensors", ".pth")]
         return next((file for file in files if file.is_file()), files[0])

@@ -4,6 +4,7 @@ import difflib
 
 from model.methods.bam import BAM
 from model.methods.concat import Concat
+from model.methods.dcama import DCAMA
 from model.methods.hmnet import HMNet
 from model.methods.hsnet import HSNet
 from model.methods.method import Method
@@ -20,6 +21,7 @@ METHODS: dict[str, type[Method]] = {
     "PFENet": PFENet,
     "SCCAN": SCCAN,
     "HSNet": HSNet,
+    "DCAMA": DCAMA,
     "concat": Concat,
     "prior": Prior,
     "prototype": Prototype,
