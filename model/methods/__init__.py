@@ -5,6 +5,7 @@ import difflib
 from model.methods.bam import BAM
 from model.methods.concat import Concat
 from model.methods.dcama import DCAMA
+from model.methods.hdmnet import HDMNet
 from model.methods.hmnet import HMNet
 from model.methods.hsnet import HSNet
 from model.methods.method import Method
@@ -20,6 +21,7 @@ METHODS: dict[str, type[Method]] = {
     "BAM": BAM,
     "PFENet": PFENet,
     "SCCAN": SCCAN,
+    "HDMNet": HDMNet,
     "HSNet": HSNet,
     "DCAMA": DCAMA,
     "concat": Concat,

@@ -1,0 +1,240 @@
+"""HDMNet: a pyramid in which query and support attend to themselves, and from coarse to fine the query to the support.
+
+Source: "Hierarchical Dense Correlation Distillation for Few-Shot Segmentation", CVPR 2023 (arXiv 2303.14652).
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import AdamW
+from typing_extensions import Self
+
+from model.backbone import Backbone
+from model.loss import cross_entropy
+from model.methods.hmnet import three_levels
+from model.methods.method import Explanation, Features, Method, Role, Scores, State
+from model.optim import ScheduledOptimizer
+from model.parts.base_learner import BaseLearner
+from model.parts.ensemble import Ensemble, base_map, gram, scene_difference
+from model.parts.prior import foreground, masked_average, max_cosine_prior
+from model.parts.pyramid import Matching, Pyramid, conv_bn
+from model.parts.reduction import concat_maps, reduction
+from model.released import ENSEMBLE, FROZEN, NameTable
+from model.resize import resize
+from util.config import Config
+from util.errors import UserError
+from util.image import ImageRule
+
+REDUCED = 256  # channels of reduced query and support
+WIDTH = 64  # of the pyramid
+PRIOR_GAIN = 10
+PRIORS = ("f5", "f4")  # features that priors are made of
+MIX = "transformer.mix_transformer"
+LAYER_NAMES = (  # of an encoder layer's parts
+    (r"attention\.query", r"attn.attn.linear_q"),
+    (r"attention\.key", r"attn.attn.linear_k"),
+    (r"attention\.value", r"attn.attn.linear_v"),
+    (r"attention\.out", r"attn.attn.linear_o"),
+    (r"attention\.reduce", r"attn.sr"),
+    (r"attention\.norm", r"attn.norm"),
+    (r"mlp", r"ffn.layers"),
+    (r"norm1", r"norm1"),
+    (r"norm2", r"norm2"),
+)
+
+
+class HDMNet(Method):
+    """Segments by correlations of query and support at three scales, each taught by the coarser one.
+
+    Args: backbone and the names of f2, f3 and f4; base learner; ensemble.
+
+    Features: of a query `mid`, f3 and f2 (B, C3 + C2, f, f), `f4`, `f5` (B, 512, f, f) and `gram` (B, C2, C2); of a
+    support the `images` alone, as the backbone sees them under their masks (quirk). Embedded: `reduced` (B, 256, f, f)
+    instead of `mid`. State: `prototype` (B, 256, 1, 1); `memories` by stage; f5 and f4 as `levels` (B, K, C, f, f) and
+    their `mask` (B, K, 1, f, f); `gram` (B, K, C2, C2).
+    """
+
+    images: ClassVar[ImageRule] = ImageRule(augment="squash")
+    features_by_role: ClassVar[bool] = True
+    item_means: ClassVar[Collection[str]] = ("distillation",)
+    released_names: ClassVar[NameTable] = (
+        *FROZEN,
+        (r"base_learner\.classifier", r"base_learnear.2"),
+        (r"reduce_query", r"down_query"),
+        (r"reduce_support", r"down_supp"),
+        (r"merge_query", r"query_merge"),
+        (r"merge_support", r"supp_merge"),
+        *((rf"pyramid\.stages\.(\d)\.([12])\.{a}", rf"{MIX}.down_sample_layers.\1.\2.{b}") for a, b in LAYER_NAMES),
+        *((rf"matches\.(\d)\.layer\.{a}", rf"{MIX}.match_layers.\1.0.{b}") for a, b in LAYER_NAMES),
+        (r"pyramid\.stages", rf"{MIX}.down_sample_layers"),
+        (r"matches\.(\d)\.merge\.0", rf"{MIX}.match_layers.\1.1.conv"),
+        (r"matches\.(\d)\.merge\.1", rf"{MIX}.match_layers.\1.1.bn"),
+        (r"matches\.(\d)\.parse", rf"{MIX}.parse_layers.\1"),
+        (r"classifier", rf"{MIX}.cls"),
+        *ENSEMBLE,
+    )
+    base_learner: BaseLearner
+
+    def __init__(
+        self, backbone: Backbone, maps: tuple[str, ...], base_learner: BaseLearner, ensemble: Ensemble
+    ) -> None:
+        super().__init__(backbone, maps, base_learner, ensemble.shot)
+        channels = sum(backbone.channels(maps[:2]))
+        self.reduce_query, self.reduce_support = reduction(channels, REDUCED), reduction(channels, REDUCED)
+        self.merge_query = nn.Sequential(nn.Conv2d(2 * REDUCED + len(PRIORS), WIDTH, 1, bias=False), nn.ReLU())
+        self.merge_support = nn.Sequential(nn.Conv2d(2 * REDUCED, WIDTH, 1, bias=False), nn.ReLU())
+        self.pyramid = Pyramid(WIDTH)
+        self.matches = nn.ModuleList(Matching(WIDTH, len(PRIORS)) for _ in self.pyramid.stages)
+        self.classifier = conv_bn(WIDTH, 2)
+        self.ensemble = ensemble
+        if ensemble.shot_weights is not None:  # the released optimiser leaves them out (quirk)
+            ensemble.shot_weights.requires_grad_(False)
+
+    @classmethod
+    def build(cls, cfg: Config, backbone: Backbone, base_learner: BaseLearner | None) -> "HDMNet":
+        """As in Method."""
+        assert base_learner is not None, "has_base_learner says so"
+        ensemble = Ensemble(cfg.trained_shot or cfg.shot, cfg.kshot_trans_dim, cfg.kshot_unsort)
+        return cls(backbone, three_levels(backbone), base_learner, ensemble)
+
+    @classmethod
+    def has_base_learner(cls, cfg: Config) -> bool:
+        """Always: its features make a prior."""
+        return True
+
+    def train(self, mode: bool = True) -> Self:
+        """As in Method; also its own batch norms never collect statistics, and only scale and shift (quirk)."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    @torch.no_grad()
+    def features(self, images: Tensor | Mapping[str, Tensor], role: Role) -> Features:
+        """As in Method; of a support nothing can be computed without its mask. UserError for a support's maps."""
+        if role == "query":
+            return super().features(images, role)
+        if not isinstance(images, Tensor):
+            raise UserError("views: HDMNet masks the images of supports, of which only maps are stored; leave views empty")
+        return {"images": images}
+
+    def derive(self, maps: Mapping[str, Tensor], role: Role) -> Features:
+        """As in Method; the same for both roles."""
+        f2, f3, f4 = (maps[name] for name in self.maps)
+        mid = concat_maps(f3, f2)
+        return {"mid": mid, "f4": f4, "f5": self.base_learner.features(f4), "gram": gram(mid[:, f3.shape[1] :])}
+
+    def embed(self, features: Features, role: Role) -> Features:
+        """As in Method; a support waits for its mask."""
+        if role == "support":
+            return features
+        return {"reduced": self.reduce_query(features["mid"]), **{key: features[key] for key in (*PRIORS, "gram")}}
+
+    def support_state(self, support: Features, masks: Tensor) -> State:
+        """As in Method; the backbone sees the object alone, on the mean colour."""
+        shots = masks.shape[:2]
+        visible = (masks == 1).flatten(0, 1).unsqueeze(1)
+        found = super().features(support["images"] * visible, "query")  # of masked images, as of any
+        reduced = self.reduce_support(found["mid"])  # (B * K, 256, f, f)
+        size = reduced.shape[-2:]
+        prototypes = masked_average(reduced, foreground(masks, size, reduced.dtype).flatten(0, 1))[..., None, None]
+        tokens = self.merge_support(torch.cat([reduced, prototypes.expand_as(reduced)], dim=1))
+        # The weights over shots take exactly as many as they were built for: repeated, or the first.
+        fitting = shots[1] if self.ensemble.shot == 1 else self.ensemble.shot
+        return {
+            "prototype": prototypes.unflatten(0, shots).mean(1),
+            "memories": [match.remember(x, masks) for match, x in zip(self.matches, self.pyramid(tokens), strict=True)],
+            "levels": {name: found[name].unflatten(0, shots) for name in PRIORS},
+            "mask": F.interpolate((masks == 1).to(reduced.dtype), found["f4"].shape[-2:]).unsqueeze(2),
+            "gram": found["gram"].unflatten(0, shots)[:, [number % shots[1] for number in range(fitting)]],
+        }
+
+    def score(self, query: Features, state: State, episode_class: Tensor | None = None) -> Scores:
+        """As in Method, `(B, 2, f, f)`; `auxiliary` holds the correlations `(B, h, w)`, from coarse to fine."""
+        q, priors = query["reduced"], self.priors(query, state)
+        tokens = self.merge_query(torch.cat([q, state["prototype"].expand_as(q), PRIOR_GAIN * priors], dim=1))
+        meta, correlations = self.decode(self.pyramid(tokens), state, priors)
+        with torch.no_grad():
+            base = self.base_learner.classify(query["f5"])
+            known = base_map(resize(base, meta.shape[-2:]), episode_class)
+            difference = scene_difference(query["gram"], state["gram"])
+        return Scores(meta, self.ensemble(meta, known, difference), base, correlations)
+
+    def priors(self, query: Features, state: State) -> Tensor:
+        """The largest cosines with the object, of f5 and of f4, means over the shots: `(B, 2, f, f)`, not normalised."""
+        levels, mask = state["levels"], state["mask"]
+        size = query["reduced"].shape[-2:]
+        cosines = [max_cosine_prior(query[name], levels[name], mask, normalise=False).mean(1) for name in PRIORS]
+        return resize(torch.stack(cosines, dim=1), size)
+
+    def decode(self, stages: list[Tensor], state: State, priors: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The query's maps `(B, h, w, C)` to meta logits `(B, 2, f, f)` and correlations, from coarse to fine."""
+        z, correlations = None, []
+        for match, q, memory in [*zip(self.matches, stages, state["memories"], strict=True)][::-1]:
+            y, correlation = match(q, memory, priors)
+            if z is None:
+                z = F.relu(match.parse(y))
+            else:  # corners are not aligned here (quirk)
+                z = F.interpolate(z, size=y.shape[-2:], mode="bilinear", align_corners=False)
+                z = z + F.relu(match.parse(y + z))
+            correlations.append(correlation)
+        return self.classifier(z), tuple(correlations)
+
+    def losses(self, scores: Scores, truth: Tensor, base_truth: Tensor | None = None) -> dict[str, Tensor]:
+        """As in Method; the base learner's, where its truth is known, is constant: nothing under it learns."""
+        losses = {
+            "final": cross_entropy(scores.final, truth),
+            "meta": cross_entropy(scores.meta, truth),
+            "distillation": distillation(scores.auxiliary, truth) / len(scores.auxiliary),
+        }
+        if base_truth is not None and scores.base is not None:
+            losses["base"] = cross_entropy(resize(scores.base, base_truth.shape[-2:]), base_truth)
+        return losses
+
+    def parameter_groups(self) -> list[list[nn.Parameter]]:
+        """The pyramid's and the decoder's, then one group a module, in the published order."""
+        transformer = nn.ModuleList([self.pyramid, self.matches, self.classifier])
+        reductions = [self.reduce_support, self.reduce_query, self.merge_support, self.merge_query]
+        modules = [transformer, *reductions, self.ensemble.gram_merge, self.ensemble.base_merge]
+        return [list(module.parameters()) for module in modules]
+
+    def optimizers(self, cfg: Config) -> dict[str, ScheduledOptimizer]:
+        """AdamW with a polynomial rate; with `index_split` 0 all but the transformer learn ten times as fast."""
+        groups = [{"params": group} for group in self.parameter_groups()]
+        adamw = AdamW(groups, cfg.base_lr, weight_decay=cfg.weight_decay)
+        return {"all": ScheduledOptimizer(adamw, cfg.base_lr, cfg.power, cfg.index_split)}
+
+    def explain(self, query: Features, state: State) -> Explanation:
+        """Scores with the priors, the finest correlations, and the meta and base learners' probabilities."""
+        scores = self.score(query, state)
+        assert scores.base is not None
+        f5, f4 = self.priors(query, state).unbind(1)
+        maps = {
+            "prior: largest cosine of stage 4": f4,
+            "prior: largest cosine of the base learner's feature": f5,
+            "correlations at the finest scale": scores.auxiliary[-1],
+            "probability before the ensemble (meta)": scores.meta.softmax(1)[:, 1],
+            "probability of any base class": base_map(scores.base)[:, 0],
+            "probability after the ensemble": scores.final.softmax(1)[:, 1],
+        }
+        return Explanation(scores, maps)
+
+
+def distillation(correlations: Sequence[Tensor], truth: Tensor) -> Tensor:
+    """Each scale's correlations are taught by the coarser one's, the coarsest by the truth (paper, section 3.4).
+
+    The sum over the scales of KL(teacher, student) over positions, a mean over the batch. `correlations (B, h, w)` from
+    coarse to fine; `truth (B, H, W)`, of which 255 counts as background.
+    """
+    total = correlations[0].new_zeros(())
+    teacher = torch.where(truth == 1, 1.0, -1e9).to(total.dtype)
+    for student in correlations:
+        teacher = F.interpolate(teacher.unsqueeze(1), size=student.shape[-2:], mode="bilinear", align_corners=False)
+        t, s = (x.flatten(1).softmax(1) for x in (teacher, student))
+        total = total + (t * ((t + 1e-12).log() - (s + 1e-12).log())).sum(1).mean()
+        teacher = student.detach()
+    return total
