@@ -37,7 +37,7 @@ def add_backbone(cfg: Config, model: Method, weights: str | Path) -> str | Path 
     expected = read_metadata(weights).get(LEFT_OUT)
     if expected is None:
         return weights
-    load_pretrained(model.backbone, cfg)
+    load_pretrained(model.backbone, type(model).configured(cfg))
     own = backbone_tensors(released_state_dict(model))
     if digest(own) != expected:
         raise UserError(f"{weights}: was trained on another backbone than {imagenet_file(cfg)}; fetch torchvision's")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from engine.evaluation import expected_weights, trained_weights
 from model.backbone.build import build_backbone, imagenet_file, load_pretrained
 from model.build import build_base_learner, build_model
+from model.methods import find_method
 from model.released import load_weights
 from util.config import Config
 from util.errors import UserError
@@ -37,10 +38,12 @@ def list_weights(configs: Sequence[Config]) -> list[Weights]:
 
 def _places(cfg: Config) -> Iterator[tuple[str, Path, Callable[[], Any], Callable[[Any, Path], None]]]:
     """The files of a config: what each is, where it belongs, what builds its network, what loads it."""
+    method = find_method(cfg.arch)
+    cfg = method.configured(cfg)
     name, (imagenet, base_learner, network) = cfg.backbone_name, KINDS
     if name != "tiny":  # which has no ImageNet weights
         yield imagenet, imagenet_file(cfg), lambda: build_backbone(cfg), lambda model, _: load_pretrained(model, cfg)
-    if cfg.ensemble:
+    if method.has_base_learner(cfg):
         yield base_learner, cfg.base_learner_path, lambda: build_base_learner(cfg, pretrained=False), load_weights
     for path in dict.fromkeys([*trained_weights(cfg), expected_weights(cfg)]):
         yield network, path, lambda: build_model(cfg, pretrained=False), load_weights

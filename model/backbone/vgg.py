@@ -23,16 +23,16 @@ def vgg16_bn() -> StagedBackbone:
 
 
 class PlainVGG(Backbone):
-    """VGG-16 without batch norm; its maps are torchvision's layers, `features.0` to `features.30`, before any ReLU."""
+    """VGG-16 without batch norm; its maps are the outputs of torchvision's layers, `features.0` to `features.30`."""
 
     levels = ("features.16", "features.23", "features.30")
     size_multiple, size_offset = 1, 0
 
     def __init__(self) -> None:
         super().__init__()
-        from torchvision import models
+        from torchvision.models import vgg
 
-        self.features = models.vgg16(weights=None).features
+        self.features = vgg.make_layers(vgg.cfgs["D"])
         channels, stride, maps = 3, 1, []
         for number, layer in enumerate(self.features):
             if isinstance(layer, nn.Conv2d):

@@ -230,9 +230,9 @@ def distillation(correlations: Sequence[Tensor], truth: Tensor) -> Tensor:
     The sum over the scales of KL(teacher, student) over positions, a mean over the batch. `correlations (B, h, w)` from
     coarse to fine; `truth (B, H, W)`, of which 255 counts as background.
     """
-    total = correlations[0].new_zeros(())
-    teacher = torch.where(truth == 1, 1.0, -1e9).to(total.dtype)
-    for student in correlations:
+    total = truth.new_zeros((), dtype=torch.float32)
+    teacher = torch.where(truth == 1, 1.0, -1e9)
+    for student in (x.float() for x in correlations):  # as half precision has neither 1e-12 nor 1e9
         teacher = F.interpolate(teacher.unsqueeze(1), size=student.shape[-2:], mode="bilinear", align_corners=False)
         t, s = (x.flatten(1).softmax(1) for x in (teacher, student))
         total = total + (t * ((t + 1e-12).log() - (s + 1e-12).log())).sum(1).mean()
