@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from model.backbone.base import Backbone, MapInfo, StagedBackbone
 
 STAGE_ENDS = (6, 13, 23, 33, 42)  # last index of each stage in torchvision's `features`; the final max-pool goes
+PLAIN_WIDTHS, PLAIN_CONVS = (64, 128, 256, 512, 512), (2, 2, 3, 3, 3)  # channels and convolutions of each stage
 
 
 def vgg16_bn() -> StagedBackbone:
@@ -30,19 +31,15 @@ class PlainVGG(Backbone):
 
     def __init__(self) -> None:
         super().__init__()
-        from torchvision.models import vgg
-
-        self.features = vgg.make_layers(vgg.cfgs["D"])
-        channels, stride, maps = 3, 1, []
-        for number, layer in enumerate(self.features):
-            if isinstance(layer, nn.Conv2d):
-                channels = layer.out_channels
-            elif isinstance(layer, nn.MaxPool2d):
-                stride *= 2
-            else:
-                layer.inplace = False  # so that a map before it stays as it is
-            maps.append(MapInfo(f"features.{number}", channels, stride))
-        self.maps = tuple(maps)
+        self.features, inputs = nn.Sequential(), 3
+        self.maps = ()
+        for stage, (width, convs) in enumerate(zip(PLAIN_WIDTHS, PLAIN_CONVS, strict=True)):
+            for _ in range(convs):
+                self.features.extend([nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU()])
+                inputs = width
+            self.features.append(nn.MaxPool2d(2))
+            names = [f"features.{number}" for number in range(len(self.maps), len(self.features))]
+            self.maps += tuple(MapInfo(name, width, 2 ** (stage + (name == names[-1]))) for name in names)
 
     def forward(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """As in Backbone; layers behind the last named map are not computed."""

@@ -5,7 +5,6 @@ Source: "Dense Cross-Query-and-Support Attention Weighted Mask Aggregation for F
 """
 
 import math
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -81,6 +80,7 @@ class DCAMA(Method):
         super().__init__(backbone, (*skips[:1], *(name for stage in STAGES for name in stages[stage])))
         self.stages, self.skips = stages, skips
         self.projections = nn.ModuleDict({stage: Projection(*backbone.channels(stages[stage][:1])) for stage in STAGES})
+        self.dropout = nn.Dropout(DROPOUT)  # of the attention
         self.encoder4, self.encoder3, self.encoder2 = (_encoder(len(stages[stage]), stage) for stage in ("4", "3", "2"))
         self.encoder4to3, self.encoder3to2 = _mixer(), _mixer()
         skipped = 2 * sum(backbone.channels(skips))  # of query and support
@@ -112,7 +112,9 @@ class DCAMA(Method):
     def embed(self, features: Features, role: Role) -> Features:
         """Tokens projected for one of the two roles, and the skips as they are."""
         tokens = {
-            name: self.projections[stage](features[name], role) for stage, names in self.stages.items() for name in names
+            name: self.projections[stage](features[name], role)
+            for stage, names in self.stages.items()
+            for name in names
         }
         return {"tokens": tokens, **{name: features[name] for name in self.skips}}
 
@@ -145,10 +147,11 @@ class DCAMA(Method):
     def aggregate(self, query: Features, state: State) -> dict[str, Tensor]:
         """The masks averaged by attention, by stage one channel a block, `(B, blocks, h, w)`."""
         height, width = query[self.skips[1]].shape[-2:]
-        rate = DROPOUT * self.projections[STAGES[0]].dropout.training
+        rate = self.dropout.p * self.dropout.training
         return {
             stage: torch.stack(
-                [average_mask(query["tokens"][n], state["tokens"][n], state["masks"][stage], rate) for n in names], dim=1
+                [average_mask(query["tokens"][n], state["tokens"][n], state["masks"][stage], rate) for n in names],
+                dim=1,
             ).unflatten(-1, (height >> number, width >> number))
             for number, (stage, names) in enumerate(self.stages.items())
         }

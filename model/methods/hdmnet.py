@@ -4,7 +4,7 @@ Source: "Hierarchical Dense Correlation Distillation for Few-Shot Segmentation",
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -119,7 +119,9 @@ class HDMNet(Method):
         if role == "query":
             return super().features(images, role)
         if not isinstance(images, Tensor):
-            raise UserError("views: HDMNet masks the images of supports, of which only maps are stored; leave views empty")
+            raise UserError(
+                "views: HDMNet masks the images of supports, of which only maps are stored; leave views empty"
+            )
         return {"images": images}
 
     def derive(self, maps: Mapping[str, Tensor], role: Role) -> Features:
@@ -147,7 +149,7 @@ class HDMNet(Method):
         fitting = shots[1] if self.ensemble.shot == 1 else self.ensemble.shot
         return {
             "prototype": prototypes.unflatten(0, shots).mean(1),
-            "memories": [match.remember(x, masks) for match, x in zip(self.matches, self.pyramid(tokens), strict=True)],
+            "memories": [match.remember(x, masks) for match, x in zip(self.scales, self.pyramid(tokens), strict=True)],
             "levels": {name: found[name].unflatten(0, shots) for name in PRIORS},
             "mask": F.interpolate((masks == 1).to(reduced.dtype), found["f4"].shape[-2:]).unsqueeze(2),
             "gram": found["gram"].unflatten(0, shots)[:, [number % shots[1] for number in range(fitting)]],
@@ -164,8 +166,13 @@ class HDMNet(Method):
             difference = scene_difference(query["gram"], state["gram"])
         return Scores(meta, self.ensemble(meta, known, difference), base, correlations)
 
+    @property
+    def scales(self) -> list[Matching]:
+        """The matching of every stage, from fine to coarse."""
+        return [cast(Matching, match) for match in self.matches]
+
     def priors(self, query: Features, state: State) -> Tensor:
-        """The largest cosines with the object, of f5 and of f4, means over the shots: `(B, 2, f, f)`, not normalised."""
+        """The largest cosines with the object, of f5 and f4, means over the shots, not normalised: `(B, 2, f, f)`."""
         levels, mask = state["levels"], state["mask"]
         size = query["reduced"].shape[-2:]
         cosines = [max_cosine_prior(query[name], levels[name], mask, normalise=False).mean(1) for name in PRIORS]
@@ -174,7 +181,7 @@ class HDMNet(Method):
     def decode(self, stages: list[Tensor], state: State, priors: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The query's maps `(B, h, w, C)` to meta logits `(B, 2, f, f)` and correlations, from coarse to fine."""
         z, correlations = None, []
-        for match, q, memory in [*zip(self.matches, stages, state["memories"], strict=True)][::-1]:
+        for match, q, memory in [*zip(self.scales, stages, state["memories"], strict=True)][::-1]:
             y, correlation = match(q, memory, priors)
             if z is None:
                 z = F.relu(match.parse(y))

@@ -1,6 +1,7 @@
 """What methods share that match the maps of every block of a plain backbone (HSNet, DCAMA)."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ def conv_blocks(convs: Sequence[nn.Module], widths: Sequence[int] = WIDTHS) -> n
 def conv3x3_relu(*channels: int, last_relu: bool = True) -> nn.Sequential:
     """3x3 convolutions from one number of channels to the next, with ReLUs between and behind them."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(channels, channels[1:], strict=False):
+    for inputs, outputs in pairwise(channels):
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
     return nn.Sequential(*(layers if last_relu else layers[:-1]))
 

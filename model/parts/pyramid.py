@@ -20,7 +20,7 @@ TEMPERATURE = 0.1  # of the cosines of query and support
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention without biases, whose keys and values may be of a map that is smaller by `reduction`."""
+    """Multi-head self-attention without biases; keys and values may be of a map that is smaller by `reduction`."""
 
     def __init__(self, width: int, heads: int, reduction: int = 1) -> None:
         super().__init__()
@@ -119,9 +119,10 @@ class Matching(nn.Module):
     def __init__(self, width: int, priors: int) -> None:
         super().__init__()
         self.layer = EncoderLayer(width, MATCHING_HEADS)
-        self.merge = nn.Sequential(nn.Conv2d(width + priors, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
+        conv = nn.Conv2d(width + priors, width, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out")
+        self.merge = nn.Sequential(conv, nn.BatchNorm2d(width))
         self.parse = nn.Sequential(*conv_bn(width, width), nn.BatchNorm2d(width))
-        nn.init.kaiming_normal_(self.merge[0].weight, mode="fan_out")
 
     def remember(self, support: Tensor, masks: Tensor) -> MatchMemory:
         """Keys and values of a stage's maps `(B * K, h, w, C)` under the masks `(B, K, H, W)`, resized by nearest."""

@@ -1,8 +1,9 @@
 """VGG-16's stages against torchvision's layers."""
 
+import pytest
 import torch
 from torch import nn
-from torchvision.models import vgg16_bn
+from torchvision.models import vgg16, vgg16_bn
 
 from model.backbone import create_backbone
 from model.released import load_backbone
@@ -26,3 +27,22 @@ def test_stages_are_torchvisions_layers_with_pools_that_keep_the_edge() -> None:
         torch.testing.assert_close(actual, theirs.features[:end](images))
         assert actual.shape[1:] == (info.channels, *[-(-65 // info.stride)] * 2)
     assert ours.levels == ("layer2", "layer3", "layer4") and ours.channels(ours.levels) == (256, 512, 512)
+
+
+@torch.inference_mode()
+def test_plain_vgg_shows_torchvisions_layers() -> None:
+    theirs = vgg16(weights=None).eval()
+    ours = create_backbone("vgg16").eval()
+    load_backbone(ours, theirs.state_dict())
+    images = torch.randn(1, 3, 67, 67)
+    shown = ours(images, [info.name for info in ours.maps[::-1]])
+    assert list(shown) == [f"features.{number}" for number in range(30, -1, -1)]
+    x = images
+    for info, layer in zip(ours.maps, theirs.features, strict=True):
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = False
+        x = layer(x)
+        torch.testing.assert_close(shown[info.name], x)
+        assert x.shape[1:] == (info.channels, 67 // info.stride, 67 // info.stride)
+    with pytest.raises(KeyError):
+        ours(images, ["features.31"])

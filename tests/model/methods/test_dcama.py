@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from model.backbone.build import imagenet_file
 from model.build import build_model
@@ -32,7 +33,7 @@ def test_it_reproduces_the_original(model: DCAMA) -> None:
     state = model.support_state(supports, mask)
     for stage, name in (("2", "coarse8"), ("3", "coarse16"), ("4", "coarse32")):
         recorded.assert_close(model.aggregate(queries, state)[stage].flatten(2), expected[name])
-    captured = {}
+    captured: dict[str, Tensor] = {}
     model.encoder3to2.register_forward_hook(lambda _module, _inputs, out: captured.update(mixed=out))
     recorded.assert_close(model.score(queries, state).final[..., ::4, ::4], expected["logits"])
     recorded.assert_close(captured["mixed"][:, ::16], expected["mixed"])
@@ -48,18 +49,6 @@ def test_training_reproduces_the_original(model: DCAMA) -> None:
     losses["cross_entropy"].backward()
     recorded.assert_gradients(model, expected, "model.")
     assert not any(p.requires_grad for p in model.backbone.parameters())
-
-
-@torch.inference_mode()
-def test_more_shots_are_more_tokens_and_the_largest_skips(model: DCAMA) -> None:
-    """The same support again changes nothing, in any order; this holds for every sample of a batch (unlike there)."""
-    model.eval()
-    query, support, mask = torch.randn(2, 3, 64, 64), torch.randn(2, 2, 3, 64, 64), torch.randint(0, 2, (2, 2, 64, 64))
-    two = model(query, support, mask).final
-    torch.testing.assert_close(model(query, support.flip(1), mask.flip(1)).final, two, atol=1e-5, rtol=1e-4)
-    doubled = model(query, support.repeat(1, 2, 1, 1, 1), mask.repeat(1, 2, 1, 1)).final
-    torch.testing.assert_close(doubled, two, atol=1e-5, rtol=1e-4)
-    assert (model(query, support[:, :1], mask[:, :1]).final - two).abs().max() > 1e-3
 
 
 @torch.inference_mode()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.methods.hdmnet import HDMNet, distillation
@@ -29,7 +29,7 @@ def test_it_reproduces_the_original(model: HDMNet) -> None:
     queries, state = model.embed_query(query), model.encode_support(support, mask)
     recorded.assert_close(10 * model.priors(queries, state), expected["similarity_x10"])
     recorded.assert_close(scene_difference(queries["gram"], state["gram"])[..., None], expected["difference"])
-    captured = {}
+    captured: dict[str, Tensor] = {}
     model.matches[0].register_forward_hook(lambda _module, _inputs, out: captured.update(fine=out[0]))
     scores = model.score(queries, state)
     recorded.assert_close(captured["fine"][:, ::8], expected["matched_fine"])
@@ -69,11 +69,9 @@ def test_batch_norms_never_collect_statistics(model: HDMNet) -> None:
 
 
 def test_weights_over_shots_stay_as_they_are() -> None:
-    five = recorded.published("hdmnet_resnet50_5s", "resnet50_hdmnet_5s", SIZE)
+    five = recorded.published("hdmnet_resnet50_5s", "resnet50_hdmnet_5s", SIZE, drawn=False)
     assert not any(p.requires_grad for p in five.ensemble.shot_weights.parameters())
-    query, support, mask = torch.randn(1, 3, 65, 65), torch.randn(1, 3, 3, 65, 65), torch.randint(0, 2, (1, 3, 65, 65))
-    with torch.inference_mode():
-        assert five(query, support, mask).final.isfinite().all()
+    assert five.shot == 5 and not five.ensemble.shot_weights.unsort
 
 
 def test_it_cannot_learn_from_maps_of_supports(model: HDMNet) -> None:
@@ -88,7 +86,7 @@ def test_support_tokens_spread_over_the_query() -> None:
     match, q, s = Matching(16, 2).eval(), torch.randn(2, 4, 4, 16), torch.randn(6, 4, 4, 16)
     masks = torch.randint(0, 2, (2, 3, 8, 8))
     masks[1, 2] = 0
-    captured = {}
+    captured: dict[str, Tensor] = {}
     match.layer.attention.out.register_forward_hook(lambda _module, inputs, _out: captured.update(mixed=inputs[0]))
     _, correlation = match(q, match.remember(s, masks), torch.randn(2, 2, 4, 4))
     attention, norm = match.layer.attention, match.layer.norm1
