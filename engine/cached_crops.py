@@ -31,8 +31,8 @@ def stored_crops(cfg: Config, method: Method, index: ImageIndex, files: ImageMas
     assert cfg.cached_crops
     if cfg.ann_type != "mask":
         raise UserError(f"cached_crops: should be empty for training with ann_type {cfg.ann_type}: crops hold masks")
-    if not method.maps:
-        raise UserError(f"cached_crops: should be empty for {cfg.arch}, which takes no maps of a backbone")
+    if not (method.maps_in("query") and method.maps_in("support")):
+        raise UserError(f"cached_crops: should be empty for {cfg.arch}, which takes no maps of a support's whole image")
     store = CropStore(Path(cfg.crop_folder) / crop_digest(cfg, method), cfg.cached_crops, tuple(index.by_class))
     missing = _missing(cfg, store, index, files)
     batches = [list(range(start, min(start + BATCH, len(missing)))) for start in range(0, len(missing), BATCH)]
@@ -78,7 +78,8 @@ def check_room(cfg: Config, count: int, each: int) -> None:
 def crop_digest(cfg: Config, method: Method) -> str:
     """What maps depend on, besides image and mask: backbone, its weights and maps, and how images are changed."""
     augmentation = train_augmentation(cfg, method.images)
-    settings = (cfg.backbone_name, cfg.backbone_layers, cfg.dilate_first, cfg.max_side, augmentation, method.maps)
+    network = (cfg.backbone_name, cfg.backbone_layers, cfg.output_stride, cfg.dilate_first)
+    settings = (*network, cfg.max_side, augmentation, method.maps)
     digest = hashlib.sha256(json.dumps(settings, default=str).encode())
     for key, value in sorted(method.backbone.state_dict().items()):
         digest.update(key.encode() + value.cpu().contiguous().numpy().tobytes())

@@ -25,7 +25,6 @@ from model.parts.reduction import concat_maps, reduction
 from model.released import ENSEMBLE, FROZEN, NameTable
 from model.resize import resize
 from util.config import Config
-from util.errors import UserError
 from util.image import ImageRule
 
 REDUCED = 256  # channels of reduced query and support
@@ -115,14 +114,15 @@ class HDMNet(Method):
 
     @torch.no_grad()
     def features(self, images: Tensor | Mapping[str, Tensor], role: Role) -> Features:
-        """As in Method; of a support nothing can be computed without its mask. UserError for a support's maps."""
+        """As in Method; of a support nothing can be computed without its mask."""
         if role == "query":
             return super().features(images, role)
-        if not isinstance(images, Tensor):
-            raise UserError(
-                "views: HDMNet masks the images of supports, of which only maps are stored; leave views empty"
-            )
+        assert isinstance(images, Tensor), "a support's maps are those of its masked image"
         return {"images": images}
+
+    def maps_in(self, role: Role) -> tuple[str, ...]:
+        """None of a support's whole image."""
+        return self.maps if role == "query" else ()
 
     def derive(self, maps: Mapping[str, Tensor], role: Role) -> Features:
         """As in Method; the same for both roles."""

@@ -50,6 +50,9 @@ class Segmenter(nn.Module):
         self.maps: tuple[str, ...] = ("fine", "coarse")
         self.images, self.backbone = rule, Maps()
 
+    def maps_in(self, role: str) -> tuple[str, ...]:
+        return self.maps
+
 
 @pytest.fixture
 def cfg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
@@ -145,10 +148,11 @@ def test_crops_that_cannot_be_kept_are_refused_before_any_is_written(
     ):
         with pytest.raises(UserError, match=message):
             store_all(cfg.model_copy(update=change), Segmenter())
-    method = Segmenter()
-    method.maps = ()
-    with pytest.raises(UserError, match=r"^cached_crops: should be empty for HMNet, which takes no maps"):
-        store_all(cfg, method)
+    for maps in ({"query": (), "support": ()}, {"query": ("fine",), "support": ()}):
+        method = Segmenter()
+        monkeypatch.setattr(method, "maps_in", maps.__getitem__)
+        with pytest.raises(UserError, match=r"^cached_crops: should be empty for HMNet, which takes no maps"):
+            store_all(cfg, method)
     disk = SimpleNamespace(free=100)
     monkeypatch.setattr("engine.cached_crops.shutil.disk_usage", lambda _: disk)
     with pytest.raises(UserError, match="the disk has 1e-07 GB left"):

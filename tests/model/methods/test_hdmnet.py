@@ -8,9 +8,9 @@ from torch.nn import functional as F
 from model.methods.hdmnet import HDMNet, distillation
 from model.parts.ensemble import scene_difference
 from model.parts.pyramid import Matching
+from model.tensors import tensors
 from tests.data import golden_rule
 from tests.model.methods import recorded
-from util.errors import UserError
 
 SIZE = 129
 
@@ -74,10 +74,14 @@ def test_weights_over_shots_stay_as_they_are() -> None:
     assert five.shot == 5 and not five.ensemble.shot_weights.unsort
 
 
-def test_it_cannot_learn_from_maps_of_supports(model: HDMNet) -> None:
-    maps = {name: torch.zeros(1, 8, 9, 9) for name in model.maps}
-    with pytest.raises(UserError, match=r"^views: HDMNet masks the images of supports"):
-        model.features(maps, "support")
+@torch.inference_mode()
+def test_the_backbone_sees_the_object_of_a_support_alone(model: HDMNet) -> None:
+    """So no map of a whole support is of use, and what is around its object changes nothing."""
+    assert model.maps_in("support") == () and model.maps_in("query") == model.maps
+    support, mask = torch.randn(1, 1, 3, 33, 33), torch.randint(0, 2, (1, 1, 33, 33))
+    other = torch.where(mask.unsqueeze(2) == 1, support, torch.randn(1, 1, 3, 33, 33))
+    states = [[*tensors(model.eval().encode_support(images, mask))] for images in (support, other)]
+    assert all(map(torch.equal, *states))
 
 
 @torch.inference_mode()
