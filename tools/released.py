@@ -12,7 +12,12 @@ from util.errors import UserError
 
 SHARED = "https://entuedu-my.sharepoint.com/:u:/g/personal/qianxion001_e_ntu_edu_sg"
 DATA, FOLD = r"(?:pascal|coco)", r"split[0-3]/(?:resnet50|resnet101|vgg)"
-TORCHVISION = {"resnet50.pth": "ResNet50", "resnet101.pth": "ResNet101", "vgg16_bn.pth": "VGG16_BN", "vgg16.pth": "VGG16"}
+TORCHVISION = {
+    "resnet50.pth": "ResNet50",
+    "resnet101.pth": "ResNet101",
+    "vgg16_bn.pth": "VGG16_BN",
+    "vgg16.pth": "VGG16",
+}
 
 
 class Release(NamedTuple):
