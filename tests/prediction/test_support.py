@@ -99,7 +99,7 @@ def test_labelme(tmp_path: Path) -> None:
     expected[3:13, 7:11] = True
     assert np.array_equal(cat.masks[0], expected)
     write(tmp_path / "b.png", index(1))
-    with pytest.raises(UserError, match=r"b\.png is a mask, a\.json of LabelMe; remove one kind"):
+    with pytest.raises(UserError, match=r"b\.png is a mask, a\.json an annotation; remove one kind"):
         read_support(tmp_path)
 
 
@@ -149,7 +149,7 @@ def test_what_does_not_fit_together(tmp_path: Path, capsys: pytest.CaptureFixtur
         read_support(folder)
     for name in ("alone.jpg", "single.png", "twice.jpg", "twice.bmp", "twice.png"):
         write(folder / name, picture())
-    with pytest.raises(UserError, match="3 support images"):
+    with pytest.raises(UserError, match="3 images failed"):
         read_support(folder)
     printed = capsys.readouterr().err
     assert "alone.jpg: has no mask; put alone.png beside it" in printed
@@ -163,7 +163,7 @@ def test_what_does_not_fit_together(tmp_path: Path, capsys: pytest.CaptureFixtur
         write(folder / f"{name}.png", mask)
     write(folder / "torn.jpg", picture())
     (folder / "torn.png").write_bytes((folder / "small.png").read_bytes()[:45])
-    with pytest.raises(UserError, match="4 support images"):
+    with pytest.raises(UserError, match="4 images failed"):
         read_support(folder)
     printed = capsys.readouterr().err
     assert "empty.jpg: its annotation marks no object" in printed
