@@ -57,7 +57,7 @@ def find_queries(patterns: Sequence[str], leave_out: Sequence[Path] = ()) -> Que
     """All images below folders, and all files that patterns such as `photos/*.jpg` match.
 
     What is hidden, in one of the folders `leave_out` or in the results of another run does not count, unless the
-    pattern itself begins there. Says what else of a folder is left out. Raises UserError for a pattern without any image.
+    pattern itself begins there. Says what else of a folder is left out. UserError for a pattern without any image.
     """
     roots: list[str] = []
     files: list[str] = []

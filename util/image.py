@@ -21,7 +21,7 @@ from torch.utils.data import get_worker_info
 from util.errors import UserError
 
 RGB = NDArray[np.uint8]  # an image (h, w, 3)
-ImageSource: TypeAlias = "str | Path | BinaryIO | Image.Image | NDArray[Any] | Tensor"
+ImageSource: TypeAlias = str | Path | BinaryIO | Image.Image | NDArray[Any] | Tensor
 
 MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255  # of ImageNet
 STD = np.array([0.229, 0.224, 0.225], np.float32) * 255
@@ -129,6 +129,8 @@ def read_image(source: ImageSource, max_side: int | None = None) -> RGB:
         return _from_array(as_array(source))
     if isinstance(source, Image.Image):
         return _from_pillow(source)
+    if source is None:
+        raise UserError("None instead of an image; give a file, a PIL image, an array or a tensor")
     with open_image(source) as image:
         if max_side is None:
             return _from_pillow(image)

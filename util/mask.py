@@ -126,6 +126,8 @@ def _of_values(values: NDArray[Any], kind: MaskKind | None, lossy: bool = False)
     """Grey values of any type; floating point ones are probabilities where they are no whole numbers."""
     if values.ndim != 2 or not values.size:
         raise UserError(f"a mask of shape {values.shape}: should be (h, w) with values from 0")
+    if values.dtype.kind not in "fiub":
+        raise UserError(f"a mask of {values.dtype}: should be integers or floating point")
     if kind == "alpha":
         raise UserError("it has no alpha channel; give --mask index or binary")
     if values.dtype == np.bool_:
