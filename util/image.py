@@ -183,6 +183,8 @@ def deep_values(image: Image.Image) -> NDArray[Any] | None:
         bits, types = image.tag_v2.get(BITS, (1,)), image.tag_v2.get(TYPES, (1,))
         deep = image.tag_v2.get(ZERO) in (0, 1, 2) and (max(bits) > 8 or max(types) > 1)
     if not deep:
+        if isinstance(image, TiffImageFile) and orientation(image) in SIDEWAYS:
+            image.filename = ""  # else Pillow maps an uncompressed file into memory, and as if it were not turned
         return None
     position = image.fp.tell()
     image.fp.seek(0)

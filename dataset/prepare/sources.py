@@ -58,14 +58,15 @@ def read_source(source: Path, images: Path | None, workers: int, kind: MaskKind 
         return _read_splits(coco_files, images) if len(coco_files) > 1 else _read_coco(coco_files[0], images)
     if any("shapes" in keys[file] for file in files):
         return read_labelme(source if source.is_dir() else source.parent, files, images, workers)
+    lacking = next((mask for _, mask in LAYOUTS if (source / mask).is_dir()), None)
+    if lacking and not files_of(source):
+        raise UserError(f"{source} has {lacking}/, but no folder of images; give the folder with --images DIR")
     if source.is_dir() and (found := _read_pairs(source, kind)):
         return found
     layouts = " or ".join("/ with ".join(layout) + "/" for layout in LAYOUTS)
-    lacking = next((mask for _, mask in LAYOUTS if (source / mask).is_dir()), None)
-    images_too = f"; it has {lacking}/: give the folder of its images with --images DIR" if lacking else ""
     raise UserError(
         f"{source} holds no annotations: neither {layouts}, nor a COCO or LabelMe JSON file, "
-        f"nor images with masks beside them{images_too}"
+        "nor images with masks beside them"
     )
 
 
