@@ -323,7 +323,7 @@ def as_boxes(source: Any, size: tuple[int, ...]) -> list[Any] | None:
         return None
     if len(source) == 4 and all(isinstance(side, int | float | np.number) for side in source):
         return [source]
-    are_boxes = isinstance(source, list) or all(isinstance(box, Sequence | np.ndarray) for box in source)
+    are_boxes = isinstance(source, list) or all(np.ndim(box) == 1 for box in source)
     return list(source) if are_boxes else None
 
 
@@ -336,6 +336,7 @@ def mask_from_boxes(boxes: Sequence[Any], size: tuple[int, ...], where: str) -> 
         except (TypeError, ValueError, OverflowError):
             left, top, right, bottom = (0, 0, 0, 0)
         if not (0 <= left < right <= size[1] and 0 <= top < bottom <= size[0]):
+            box = " ".join(str(box).split())[:80]
             raise UserError(f"{where}: {box} is no box (left, top, right, bottom) within {size[1]}x{size[0]}")
         mask[top:bottom, left:right] = 1
     if not len(boxes):
