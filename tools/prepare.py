@@ -112,12 +112,7 @@ def main(words: Sequence[str] | None = None) -> int:
     commands = {"pascal": build, "coco": build, "custom": build_custom, "check": run_check, "lists": bring_lists}
     commands |= dict.fromkeys(RECIPES, build_benchmark)
     commands |= {"weights": fetch_weights, "check-weights": check_weights}
-    try:
-        return commands[arguments.command](arguments)
-    except OSError as error:  # a full disk, a folder that may not be written
-        if error.errno is None:
-            raise
-        raise UserError(f"{error.filename or arguments.command}: {error.strerror}; fix that and run again") from error
+    return commands[arguments.command](arguments)
 
 
 def build(arguments: argparse.Namespace) -> int:
