@@ -27,18 +27,7 @@ from util.errors import UserError, printable
 from util.files import atomic_write, own_name, remove_temporary
 from util.image import RGB, is_image, read_image
 from util.schema import keys_of
-from util.visualize import (
-    PAPER,
-    Color,
-    Tile,
-    class_color,
-    draw_tile,
-    fit,
-    fit_mask,
-    overlay,
-    save_image,
-    save_index,
-)
+from util.visualize import PAPER, Color, Tile, class_color, draw_tile, fit, fit_mask, overlay, save_image, save_index
 
 SETTINGS = "run.json"
 OVERLAY_SIDES = 320, 2000  # pixels of an overlay's longer side: smaller images are enlarged, larger ones reduced

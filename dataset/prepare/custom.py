@@ -253,10 +253,7 @@ def _config_text(name: str, out: Path, classes: int, folds: int, threshold: int)
 
 
 def _summary(
-    classes: Sequence[str],
-    folds: int,
-    parts: Mapping[str, AbstractSet[str]],
-    counting: Mapping[str, AbstractSet[int]],
+    classes: Sequence[str], folds: int, parts: Mapping[str, AbstractSet[str]], counting: Mapping[str, AbstractSet[int]]
 ) -> str:
     """A table of folds, classes and the images that count for each; classes with too few for an episode are marked."""
     images: Counter[tuple[str, int]] = Counter()
