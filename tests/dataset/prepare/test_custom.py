@@ -220,7 +220,7 @@ def test_what_predict_takes(tmp_path: Path, rng: np.random.Generator, in_folders
     out = make(tmp_path)
     for path in (out / "SegmentationClassAug").rglob("*.png"):
         np.testing.assert_array_equal(np.asarray(Image.open(path)), drawn[path.stem])
-    assert class_names(load_config(out / "config.yaml")) == {1: "cat", 2: "dog"}
+    assert open_benchmark(load_config(out / "config.yaml")).names() == {1: "cat", 2: "dog"}
 
 
 def test_layouts_of_one_object_are_taken_by_predict(tmp_path: Path, rng: np.random.Generator) -> None:
