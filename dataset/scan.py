@@ -15,7 +15,7 @@ from dataset.reading import count_classes
 from util.errors import UserError
 from util.files import atomic_write, user_cache
 
-Stamp = tuple[int, int]  # modification time in nanoseconds, size in bytes
+Stamp = tuple[int, int]  # time of the last change in nanoseconds, size in bytes
 Counts = dict[int, int]  # class -> number of pixels
 
 CACHE_VERSION = 1
@@ -56,7 +56,7 @@ def _stamp(path: str, list_file: Path) -> Stamp:
         status = os.stat(path)
     except OSError:
         raise UserError(f"{path}: no such mask, named in {list_file}; check the list and data_root") from None
-    return status.st_mtime_ns, status.st_size
+    return max(status.st_mtime_ns, status.st_ctime_ns), status.st_size  # a copy may keep the first
 
 
 def counts_folder() -> Path:

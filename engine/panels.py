@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from engine.evaluation import EpisodeSet, Outcome
+from util.files import own_name
 from util.image import RGB
 from util.visualize import episode_panel, save_image
 
@@ -34,7 +35,7 @@ def panel_drawer(
 
 def panel_saver(folder: Path) -> Callable[[str, RGB], None]:
     """Writes what `panel_drawer` draws to a folder."""
-    return lambda title, image: save_image(folder / f"{title.replace('/', '_')}.png", image)
+    return lambda title, image: save_image(folder / f"{own_name(title.replace('/', '_'))}.png", image)
 
 
 def clear_panels(folder: Path) -> None:

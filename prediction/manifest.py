@@ -2,7 +2,7 @@
 
 A line is one class found in one image: `file`, `class`, `value` in the mask, `area` in pixels, `score`, `box`
 (left, top, right, bottom in pixels, the last two exclusive), `seconds`, `found` (how many classes, so many lines there
-are of the file), `mask` and `overlay` (files), `stamp` (of the image: time of its last change, size). Where nothing
+are of the file), `mask` and `overlay` (files), `digest` (SHA-256 of the image's file). Where nothing
 is found there is one line without a class.
 """
 
@@ -33,7 +33,7 @@ class Line(BaseModel):
     score: float = 0
     mask: str = ""
     overlay: str = ""
-    stamp: tuple[int, int] | None = None
+    digest: str | None = None
 
 
 class Part:

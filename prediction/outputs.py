@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -17,29 +18,16 @@ from numpy.typing import NDArray
 
 from dataset.lists import class_lines
 from dataset.prepare.files import is_intact_png
-from dataset.prepare.image import is_image
-from dataset.scan import Stamp
 from model.backbone.build import imagenet_file
 from prediction.manifest import NAME, Part, Record, Records, read_manifest, write_manifest
 from prediction.predictor import Found, Prediction, Predictor
 from prediction.support import SupportClass
 from util.config import Config
-from util.errors import UserError
+from util.errors import UserError, printable
 from util.files import atomic_write, own_name, remove_temporary
-from util.image import RGB, read_image
+from util.image import RGB, is_image, read_image
 from util.schema import keys_of
-from util.visualize import (
-    PAPER,
-    Color,
-    Tile,
-    class_color,
-    draw_tile,
-    fit,
-    fit_mask,
-    overlay,
-    save_image,
-    save_index,
-)
+from util.visualize import PAPER, Color, Tile, class_color, draw_tile, fit, fit_mask, overlay, save_image, save_index
 
 SETTINGS = "run.json"
 OVERLAY_SIDES = 320, 2000  # pixels of an overlay's longer side: smaller images are enlarged, larger ones reduced
@@ -57,20 +45,21 @@ class Queries(NamedTuple):
 def find_queries(patterns: Sequence[str], leave_out: Sequence[Path] = ()) -> Queries:
     """All images below folders, and all files that patterns such as `photos/*.jpg` match.
 
-    What is hidden or in one of the folders `leave_out` does not count, unless the pattern itself begins there. Raises
-    UserError for a pattern without any image.
+    What is hidden, in one of the folders `leave_out` or in the results of another run does not count, unless the
+    pattern itself begins there. Says what else of a folder is left out. UserError for a pattern without any image.
     """
     roots: list[str] = []
     files: list[str] = []
-    unwanted = [path.resolve() for path in leave_out]
+    unwanted = {path.resolve() for path in leave_out}
+    holds_results = cache(lambda folder: folder in unwanted or is_ours(folder / SETTINGS))
     for pattern in patterns:
-        if Path(pattern).is_dir():
-            root, found = Path(pattern), [path for path in Path(pattern).rglob("*") if is_image(path)]
-        else:
-            root = _fixed_part(pattern)
-            names = [pattern] if os.path.isfile(pattern) else glob.glob(pattern, recursive=True)
-            found = [Path(name) for name in names]
-        found = [path for path in found if path.is_file() and not _is_left_out(path, root, unwanted)]
+        root, matched = _matches(pattern)
+        shown = [path for path in matched if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+        above = {root.resolve(), *root.resolve().parents}
+        wanted = [path for path in shown if not any(map(holds_results, set(path.resolve().parents) - above))]
+        found = [path for path in wanted if is_image(path)] if os.path.isdir(pattern) else wanted
+        if others := sorted({*shown} - {*found} - {path for path in wanted if is_ours(path)}):
+            print(f"{pattern}: {len(others)} files are no images, or results; the first is {printable(str(others[0]))}")
         if not found:
             raise UserError(f"{pattern}: no images; give a folder, or a pattern in quotes such as 'photos/*.jpg'")
         roots.append(os.path.abspath(root))
@@ -79,17 +68,17 @@ def find_queries(patterns: Sequence[str], leave_out: Sequence[Path] = ()) -> Que
     return Queries(common, sorted({os.path.relpath(file, common) for file in files}))
 
 
-def _fixed_part(pattern: str) -> Path:
-    """The folder in front of the first part that has a wildcard, or of the file's name."""
-    parts = Path(pattern).parts
-    wild = next((number for number, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-    return Path(*parts[: min(wild, len(parts) - 1)])
-
-
-def _is_left_out(path: Path, root: Path, unwanted: Sequence[Path]) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    inside = set(path.resolve().parents) - {root.resolve(), *root.resolve().parents}
-    return hidden or not inside.isdisjoint(unwanted)
+def _matches(pattern: str) -> tuple[Path, list[Path]]:
+    """The folder that a pattern begins with, and the files it means; the part of it that exists has no wildcards."""
+    if os.path.isdir(pattern):
+        return Path(pattern), [path for path in Path(pattern).rglob("*") if path.is_file()]
+    if os.path.isfile(pattern):
+        return Path(pattern).parent, [Path(pattern)]
+    root, parts = Path(), list(Path(pattern).parts)
+    while len(parts) > 1 and (root / parts[0]).is_dir():
+        root /= parts.pop(0)
+    rest = os.path.join(*parts) + "/" * pattern.endswith("/")
+    return root, [root / name for name in glob.glob(rest, root_dir=root, recursive=True) if (root / name).is_file()]
 
 
 def output_names(files: Iterable[str]) -> dict[str, str]:
@@ -107,15 +96,6 @@ def output_names(files: Iterable[str]) -> dict[str, str]:
     return {file: f"{name}_{digests[file]}" if file in digests else name for file, name in names.items()}
 
 
-def stamp_of(path: Path) -> Stamp | None:
-    """Time of a file's last change in nanoseconds and its size in bytes; None where it is gone."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size
-
-
 class Outputs:
     """The folder that predictions are written to."""
 
@@ -130,12 +110,12 @@ class Outputs:
         """The image of a file with what was found drawn on it, below the folder."""
         return f"overlays/{self.names[file]}.jpg"
 
-    def is_done(self, file: str, records: Records, stamp: Stamp | None) -> bool:
-        """Whether a file with that stamp is in the manifest and its outputs are there and whole."""
+    def is_done(self, file: str, records: Records, digest: str | None) -> bool:
+        """Whether a file of that content is in the manifest and its outputs are there and whole."""
         known = records.get(file, [{}])[0]
         if (known.get("mask"), known.get("overlay")) != (self.mask(file), self.overlay(file)):
             return False
-        if "stamp" in known and known["stamp"] != list(stamp or ()):
+        if digest is None or known.get("digest") != digest:
             return False
         return is_intact_png(self.folder / self.mask(file)) and _is_whole_jpeg(self.folder / self.overlay(file))
 
@@ -146,7 +126,7 @@ class Outputs:
         prediction: Prediction,
         values: Mapping[str, int],
         seconds: float,
-        stamp: Stamp | None = None,
+        digest: str | None = None,
     ) -> list[Record]:
         """Write mask and overlay of an image and return its records; `values` are those of the classes in the mask."""
         table = np.array([0, *(values[name] for name in prediction.names)], np.uint8)
@@ -157,7 +137,7 @@ class Outputs:
         shared = {
             **{"seconds": round(seconds, 4), "found": len(found)},
             **{"mask": self.mask(file), "overlay": self.overlay(file)},
-            **({"stamp": stamp} if stamp else {}),
+            **({"digest": digest} if digest else {}),
         }
         nothing = {"file": file, "class": None, "value": None, "area": 0, "score": 0.0, "box": None, **shared}
         return [{**_record(file, item, values), **shared} for item in found] or [nothing]
@@ -204,11 +184,18 @@ def fingerprint(cfg: Config, weights: Path | None, support: Sequence[SupportClas
     return {**contents, **{key: getattr(cfg, key) for key in keys_of("network")}}
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str | None:
+    """SHA-256 of what a file holds; None where it cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except OSError:
+        return None
+
+
+def _digest(path: Path) -> str:
+    if (digest := digest_of(path)) is None:
+        raise UserError(f"{path}: cannot be read; check the path and its rights")
+    return digest
 
 
 @dataclass(frozen=True)
@@ -253,20 +240,16 @@ def make_plan(
             f"{folder}: holds what other weights, settings, supports or query folders gave; "
             "give another --out, or --overwrite"
         )
-    stamps = {file: stamp_of(queries.root / file) for file in queries.files}
     known = read_manifest(folder) if same else {}
-    moved = set(stamps.values())
-    renamed = {
-        file
-        for file in known.keys() - stamps.keys()
-        if tuple(known[file][0].get("stamp") or ()) in moved and stamp_of(queries.root / file) is None
-    }
+    gone = {file for file in known.keys() - set(queries.files) if not (queries.root / file).exists()}
+    digests = {file: digest_of(queries.root / file) for file in queries.files if gone or file in known}
+    renamed = {file for file in gone if known[file][0].get("digest", "") in digests.values()}
     records = {file: group for file, group in known.items() if file not in renamed and all(map(_is_whole, group))}
     if overwrite:
-        records = {file: records[file] for file in records.keys() - stamps.keys()}
+        records = {file: records[file] for file in records.keys() - set(queries.files)}
     outputs = Outputs(folder, output_names({*queries.files, *records}))
     stale = {file: known[file][0] for file in renamed | (known.keys() & outputs.names.keys())}
-    left = [file for file in queries.files if not outputs.is_done(file, records, stamps[file])]
+    left = [file for file in queries.files if not outputs.is_done(file, records, digests.get(file))]
     return PredictionPlan(support, queries, outputs, left, settings, records, stale)
 
 
@@ -315,9 +298,9 @@ def segment_files(
     """
     for start in range(0, len(files), batch):
         before = perf_counter()
-        images, stamps, complaints = {}, {}, []
+        images, digests, complaints = {}, {}, []
         for file in files[start : start + batch]:
-            stamps[file] = stamp_of(plan.queries.root / file)
+            digests[file] = digest_of(plan.queries.root / file)
             try:
                 images[file] = read_image(plan.queries.root / file)
             except UserError as error:
@@ -325,5 +308,5 @@ def segment_files(
         predictions = predictor.predict_batch(list(images.values())) if images else []
         seconds = (perf_counter() - before) / max(1, len(images))
         for (file, image), prediction in zip(images.items(), predictions, strict=True):
-            part.append(plan.outputs.write(file, image, prediction, plan.values, seconds, stamps[file]))
+            part.append(plan.outputs.write(file, image, prediction, plan.values, seconds, digests[file]))
         yield len(images) + len(complaints), complaints

@@ -8,7 +8,7 @@ prediction.mask, prediction.probability, prediction.score
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from dataset.transform import fit_image, fit_mask
@@ -39,8 +40,8 @@ from util.pixels import IGNORE
 from util.schema import run_tag
 
 Box: TypeAlias = Sequence[float]  # left, top, right, bottom in pixels, the last two exclusive
-# A binary mask; an index mask and the class in it that is meant; or a list of boxes.
-MaskSource: TypeAlias = "ImageSource | tuple[ImageSource, int] | list[Box]"
+# A binary mask; an index mask and the class in it that is meant; or boxes: one, a list, or an array (n, 4).
+MaskSource: TypeAlias = ImageSource | tuple[ImageSource, int] | Box | Sequence[Box]
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "config" / "predict.yaml"
 MAX_CACHED_SUPPORTS = 64  # classes of support that are remembered
@@ -146,31 +147,36 @@ class Predictor:
 
     def set_support(
         self,
-        images: Sequence[ImageSource] | Mapping[str, tuple[Sequence[ImageSource], Sequence[MaskSource]]],
-        masks: Sequence[MaskSource] | None = None,
+        images: ImageSource | Iterable[ImageSource] | Mapping[str, Any],
+        masks: MaskSource | Iterable[MaskSource] | None = None,
     ) -> None:
         """Show what to look for: images and the mask of each, or several classes as {name: (images, masks)}.
 
         An image is a file, a PIL image, an array or a tensor of any size; a mask is a binary image of that size, a
-        tuple (index image, class), or a list of boxes. Any number of images will do for a class. Raises UserError
+        tuple (index image, class), or boxes. Any number of images will do for a class, also one by itself. UserError
         for what cannot be read, sizes that differ, and masks without an object; the former support then stays.
         """
-        classes = images if isinstance(images, Mapping) else {SINGLE: (images, [] if masks is None else masks)}
+        classes = dict(images) if isinstance(images, Mapping) else {SINGLE: (images, [] if masks is None else masks)}
+        for name, pair in classes.items():
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise UserError(f"support of {name!r}: should be (images, masks)")
         if not classes or len(classes) > 254:
             raise UserError(f"{len(classes)} classes of support; should be 1 to 254")
-        self.states = {name: self._encode(name, *pair) for name, pair in classes.items()}
+        self.states = {name: self._encode(name, *as_lists(*pair)) for name, pair in classes.items()}
 
     def predict(self, image: ImageSource) -> Prediction:
         """Look for the support's classes in one image of any size; UserError if it cannot be read."""
         return self.predict_batch([image])[0]
 
     @torch.inference_mode()
-    def predict_batch(self, images: Sequence[ImageSource]) -> list[Prediction]:
+    def predict_batch(self, images: Iterable[ImageSource]) -> list[Prediction]:
         """The same for several images, of any sizes, in one pass through the network."""
-        pictures = [read_image(image) for image in images]
+        pictures = [read_image(image) for image in as_lists(images, None)[0]]
+        if not pictures:
+            return []
         features = self.embed_queries(pictures)
         with self.autocast():
-            scores = [self.model.score(features, expand(state, len(images))) for state in self.states.values()]
+            scores = [self.model.score(features, expand(state, len(pictures))) for state in self.states.values()]
         return [
             self.prediction(tuple(self.states), [each.item(number) for each in scores], picture.shape[:2])
             for number, picture in enumerate(pictures)
@@ -268,16 +274,20 @@ def find_config(weights: Path) -> Path:
     return found
 
 
-def object_mask(source: MaskSource, size: tuple[int, ...], where: str) -> NDArray[np.uint8]:
+def object_mask(source: Any, size: tuple[int, ...], where: str) -> NDArray[np.uint8]:
     """The object (h, w) that a mask or boxes mark in an image of size (h, w): 1, 255 not to be judged, else 0.
 
     `where` names the image in the UserError that a misfit raises.
     """
-    if isinstance(source, list):
-        return mask_from_boxes(source, size, where)
+    if source is None:
+        raise UserError(f"{where}: has no mask; give one, or boxes")
+    if (boxes := as_boxes(source, size)) is not None:
+        return mask_from_boxes(boxes, size, where)
     wanted: int | None = None
     if isinstance(source, tuple):
-        source, wanted = source
+        if len(source) != 2 or not isinstance(source[1], int | np.integer):
+            raise UserError(f"{where}: a tuple for a mask is (index mask, class) or a box of four numbers")
+        source, wanted = source[0], int(source[1])
     index, _, note, _ = interpret_mask(source)
     if note:
         warnings.warn(f"{where}: in its mask {note}", stacklevel=2)
@@ -293,6 +303,30 @@ def object_mask(source: MaskSource, size: tuple[int, ...], where: str) -> NDArra
     return np.where(index == IGNORE, index, index == wanted).astype(np.uint8)
 
 
+def as_lists(images: Any, masks: Any) -> tuple[list[ImageSource], list[MaskSource]]:
+    """Images and masks as lists; a single image and its mask as lists of one."""
+    if not isinstance(images, str | Path | Image.Image) and not hasattr(images, "read"):
+        if getattr(images, "ndim", 4) > 3 and isinstance(images, Iterable):
+            return list(images), list(masks) if isinstance(masks, Iterable) else [masks]
+        if not isinstance(images, np.ndarray | Tensor):
+            raise UserError(f"{type(images).__name__} instead of images; give files, PIL images, arrays or tensors")
+    in_list = isinstance(masks, list) and len(masks) == 1 and not isinstance(masks[0], list | tuple)
+    return [images], masks if in_list else [masks]
+
+
+def as_boxes(source: Any, size: tuple[int, ...]) -> list[Any] | None:
+    """The boxes that a mask is given by in an image of size (h, w); None where it is an image."""
+    if isinstance(source, np.ndarray | Tensor):
+        is_mask = tuple(source.shape) == tuple(size) or source.ndim not in (1, 2) or source.shape[-1] != 4
+        return None if is_mask else source.reshape(-1, 4).tolist()
+    if not isinstance(source, list | tuple):
+        return None
+    if len(source) == 4 and all(isinstance(side, int | float | np.number) for side in source):
+        return [source]
+    are_boxes = isinstance(source, list) or all(np.ndim(box) == 1 for box in source)
+    return list(source) if are_boxes else None
+
+
 def mask_from_boxes(boxes: Sequence[Any], size: tuple[int, ...], where: str) -> NDArray[np.uint8]:
     """The mask (h, w) of boxes; UserError for one that is empty or outside of the image."""
     mask = np.zeros(size, np.uint8)
@@ -302,6 +336,7 @@ def mask_from_boxes(boxes: Sequence[Any], size: tuple[int, ...], where: str) -> 
         except (TypeError, ValueError, OverflowError):
             left, top, right, bottom = (0, 0, 0, 0)
         if not (0 <= left < right <= size[1] and 0 <= top < bottom <= size[0]):
+            box = " ".join(str(box).split())[:80]
             raise UserError(f"{where}: {box} is no box (left, top, right, bottom) within {size[1]}x{size[0]}")
         mask[top:bottom, left:right] = 1
     if not len(boxes):

@@ -191,7 +191,7 @@ def test_labelme(tmp_path: Path, capsys: Any) -> None:
 
 
 def test_manifest(tmp_path: Path, capsys: Any) -> None:
-    keys = {"file": words, "found": st.integers(0, 2), "class": words, "value": numbers, "mask": words, "stamp": points}
+    keys = {"file": words, "found": st.integers(0, 2), "class": words, "value": numbers, "mask": words, "digest": words}
     rows = st.lists(dumped(entry(**keys) | json_values), max_size=4).map(b"\n".join)
     search(rows | st.binary(max_size=80), tmp_path / "manifest.jsonl", lambda path: read_manifest(path.parent), capsys)
 

@@ -367,7 +367,7 @@ def test_replaced_and_renamed_images(run: Any, tmp_path: Path) -> None:
     assert read(masks / "0.png").shape == (30, 44) and (masks / "0.png").stat().st_mtime_ns > before["0.png"]
     (photos / "new.jpg").unlink()
     lines = (tmp_path / "out/manifest.jsonl").read_text().splitlines()
-    others = [json.dumps({**json.loads(line), "stamp": None}) for line in lines]  # where the time was not to be had
+    others = [json.dumps({**json.loads(line), "digest": None}) for line in lines]  # where the file was not to be read
     (tmp_path / "out/manifest.jsonl").write_text("".join(f"{line}\n" for line in others))
     assert run() == 0 and (masks / "new.png").exists()  # what is gone was not renamed
 

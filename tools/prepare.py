@@ -65,7 +65,8 @@ def _describe_custom(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="name of the data set; default: that of the folder")
     parser.add_argument("--folds", type=int, help="number of folds; default: 4, or the number of classes if smaller")
     parser.add_argument("--val", type=float, default=0.2, metavar="SHARE", help="of the images for validation (0.2)")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="the images, where they are not beside the JSON")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="the images, where they are elsewhere")
+    parser.add_argument("--area-threshold", type=int, metavar="N", help="pixels below which a class does not count")
     parser.add_argument("--mask", choices=get_args(MaskKind), help="what masks are, where that cannot be seen")
     _add_workers(parser)
 
@@ -111,12 +112,7 @@ def main(words: Sequence[str] | None = None) -> int:
     commands = {"pascal": build, "coco": build, "custom": build_custom, "check": run_check, "lists": bring_lists}
     commands |= dict.fromkeys(RECIPES, build_benchmark)
     commands |= {"weights": fetch_weights, "check-weights": check_weights}
-    try:
-        return commands[arguments.command](arguments)
-    except OSError as error:  # a full disk, a folder that may not be written
-        if error.errno is None:
-            raise
-        raise UserError(f"{error.filename or arguments.command}: {error.strerror}; fix that and run again") from error
+    return commands[arguments.command](arguments)
 
 
 def build(arguments: argparse.Namespace) -> int:
@@ -152,6 +148,8 @@ def build_custom(arguments: argparse.Namespace) -> int:
     """Build a data set of one's own and print the config that uses it."""
     if not 0 < arguments.val < 1:
         raise UserError(f"--val {arguments.val}: a share between 0 and 1")
+    if arguments.area_threshold is not None and arguments.area_threshold < 1:
+        raise UserError(f"--area-threshold {arguments.area_threshold}: should be at least 1")
     config = prepare_custom(
         arguments.source,
         arguments.out,
@@ -161,6 +159,7 @@ def build_custom(arguments: argparse.Namespace) -> int:
         images=arguments.images,
         workers=arguments.workers,
         kind=arguments.mask,
+        area_threshold=arguments.area_threshold,
     )
     print(f"\n{config}:\n{config.read_text()}")
     print(f"Verify it with: python -m tools.prepare check --config {config}")

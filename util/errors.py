@@ -1,5 +1,6 @@
 """Mistakes of the user, reported in one line."""
 
+import errno
 import io
 import os
 import re
@@ -46,6 +47,12 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
         if not _reader_left():
             raise
         code = READER_LEFT
+    except OSError as error:  # of a file that cannot be written: a full disk, missing rights, a file for a folder
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = printable(f"{error.filename or 'cannot write'}: {error.strerror}")
+        print(f"error: {where}; fix that and run again", file=sys.stderr)
+        code = 2
     sys.exit(code)
 
 

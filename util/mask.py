@@ -1,18 +1,18 @@
 """What a mask means: the one place that turns files and arrays of every kind into the class of every pixel."""
 
+import re
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
 from util.errors import UserError
-from util.image import ImageSource, open_image
+from util.image import ImageSource, as_array, deep_values, open_image
 from util.pixels import IGNORE, MaskKind
 
 SHADES = 32  # more values than these are no classes
@@ -20,6 +20,7 @@ EDGES = 0.2  # of a mask's pixels that may be neither background nor object wher
 FEW = 8  # colours that a palette of a photograph has more of
 UNEVEN = 0.2  # of neighbouring pixels that differ: in masks of VOC at most a tenth, in photographs at least a fifth
 LOSSY = ("JPEG", "MPO")
+FEW_BITS = re.compile(r"\W*L;([24])")  # how Pillow calls grey images of 2 or 4 bits a pixel
 INDEX_MODES = ("1", "L", "P")  # a pixel is the number of its class; a palette only colours it
 SETTLE = "save it as an index or grey PNG, or give --mask index, binary or alpha"
 BLURRED = "a JPEG is no index mask, its values are blurred; save the mask as PNG"
@@ -47,18 +48,15 @@ def interpret_mask(
     as the object, "alpha" what is opaque. `colours` (default: PASCAL VOC's) are those of classes. UserError for what
     is missing or damaged, and for what could mean several things.
     """
-    if isinstance(source, str | Path):
-        with open_image(source, "mask") as image:
-            return _of_image(image, kind, colours)
-    if isinstance(source, Tensor):
-        source = source.detach().cpu().numpy()
-        source = np.moveaxis(source, 0, -1) if source.ndim == 3 else source
-    if isinstance(source, np.ndarray):
+    if isinstance(source, Image.Image):
+        return _of_image(source, kind, colours)
+    if isinstance(source, np.ndarray | Tensor):
+        source = as_array(source)
         if source.ndim == 3 and source.dtype == np.uint8 and source.shape[2] in (3, 4):
-            source = Image.fromarray(source)
-        else:
-            return _of_values(source[..., 0] if source.ndim == 3 and source.shape[2] == 1 else source, kind)
-    return _of_image(source, kind, colours)
+            return _of_image(Image.fromarray(source), kind, colours)
+        return _of_values(source[..., 0] if source.ndim == 3 and source.shape[2] == 1 else source, kind)
+    with open_image(source, "mask") as image:
+        return _of_image(image, kind, colours)
 
 
 @cache
@@ -73,7 +71,18 @@ def voc_colours() -> dict[tuple[int, int, int], int]:
 
 def _of_image(image: Image.Image, kind: MaskKind | None, colours: Colours | None) -> InterpretedMask:
     lossy = image.format in LOSSY
+    few_bits = (
+        FEW_BITS.match(str(image.tile[0].args)) if isinstance(image, ImageFile.ImageFile) and image.tile else None
+    )
+    values = deep_values(image)
+    if values is not None and values.ndim == 2:
+        return _of_values(values, kind)
+    if values is not None and values.max() <= IGNORE:
+        image = Image.fromarray(values.astype(np.uint8))
     image = ImageOps.exif_transpose(image)
+    if few_bits:  # Pillow has spread the class numbers of a grey image over 0 to 255
+        scale = np.uint8(IGNORE // ((1 << int(few_bits[1])) - 1))
+        image = Image.fromarray(np.asarray(image) // scale)
     if kind == "index":
         return InterpretedMask(_numbers(image, lossy), "index")
     alpha = np.asarray(image.convert("RGBA"))[..., 3] if image.has_transparency_data else np.full((1, 1), IGNORE)
@@ -117,6 +126,8 @@ def _of_values(values: NDArray[Any], kind: MaskKind | None, lossy: bool = False)
     """Grey values of any type; floating point ones are probabilities where they are no whole numbers."""
     if values.ndim != 2 or not values.size:
         raise UserError(f"a mask of shape {values.shape}: should be (h, w) with values from 0")
+    if values.dtype.kind not in "fiub":
+        raise UserError(f"a mask of {values.dtype}: should be integers or floating point")
     if kind == "alpha":
         raise UserError("it has no alpha channel; give --mask index or binary")
     if values.dtype == np.bool_:

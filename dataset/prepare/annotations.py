@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+from pycocotools import mask as coco_mask
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -16,6 +17,8 @@ from pydantic import (
     Field,
     NonNegativeInt,
     PositiveInt,
+    StrictInt,
+    StrictStr,
     Tag,
     ValidationError,
     model_validator,
@@ -25,13 +28,7 @@ from util.errors import UserError, printable
 
 LETTERS = 100  # of a class's name
 FAR = 10  # times an image's size at which no corner lies
-FREE_FORMS = (
-    "polygon",
-    "oriented_rectangle",
-    "rotation",
-    "rotated_rectangle",
-    "quadrilateral",
-)  # all drawn as polygons
+FREE_FORMS = ("polygon", "oriented_rectangle", "rotation", "rotated_rectangle", "quadrilateral")  # drawn as polygons
 AREAS = (*FREE_FORMS, "rectangle", "circle", "mask")
 WITHOUT_AREA = ("point", "points", "line", "linestrip")
 
@@ -56,7 +53,7 @@ def _as_polygons(segmentation: Any) -> Any:
         points = len(segmentation) > 2 and all(isinstance(part, list) and len(part) == 2 for part in segmentation)
         if points or all(isinstance(part, int | float) for part in segmentation):
             return [segmentation]
-    return segmentation
+    return [] if segmentation is None else segmentation
 
 
 def _in_pairs(polygon: list[float]) -> list[float]:
@@ -65,8 +62,15 @@ def _in_pairs(polygon: list[float]) -> list[float]:
     return polygon
 
 
+def _as_number(value: Any) -> Any:
+    """An id "7" or 7.0 is 7; but "07" is text, and another id."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return int(value) if isinstance(value, str) and re.fullmatch(r"0|[1-9][0-9]{0,17}", value) else value
+
+
 ClassName = Annotated[str, AfterValidator(class_name)]
-Id = Annotated[int | str, Field(union_mode="left_to_right")]  # "7" is 7
+Id = Annotated[StrictInt | StrictStr, BeforeValidator(_as_number)]
 Polygon = Annotated[list[float], BeforeValidator(_flatten), AfterValidator(_in_pairs)]
 Polygons = Annotated[list[Polygon], BeforeValidator(_as_polygons)]
 
@@ -88,6 +92,12 @@ class RunLengths(_Checked):
             raise ValueError(f"run lengths of {sum(runs)} pixels for {self.size[1]}x{self.size[0]}")
         return self
 
+    def packed(self) -> Any:
+        """As pycocotools takes them."""
+        return (
+            self.model_dump() if isinstance(self.counts, str) else coco_mask.frPyObjects(self.model_dump(), *self.size)
+        )
+
 
 class CocoImage(_Checked):
     """An image; `file_name` is what the export calls it."""
@@ -106,14 +116,14 @@ class CocoCategory(_Checked):
 
 
 class CocoAnnotation(_Checked):
-    """One object in one image."""
+    """One object in one image; some have a box or keypoints only."""
 
     image_id: Id
     category_id: Id
     segmentation: Annotated[
         Annotated[Polygons, Tag("as polygons")] | Annotated[RunLengths, Tag("as run lengths")],
         Discriminator(lambda shape: f"as {'run lengths' if isinstance(shape, dict | RunLengths) else 'polygons'}"),
-    ]
+    ] = []
 
 
 class CocoFile(_Checked):
@@ -232,21 +242,17 @@ def parse(model: type[Model], path: Path, kind: str) -> Model:
 
 
 def unpack_runs(text: str) -> list[int]:
-    """Run lengths from COCO's text: five bits a letter, lowest first; after three, less the one before the last."""
+    """Run lengths from COCO's text: five bits a letter, lowest first; after three, less the one before the last.
+
+    pycocotools reads past the end of text that stops within a number, and does not tell what the runs add up to.
+    """
+    if not re.fullmatch(r"(?:[P-o]{0,6}[0-O])*", text):
+        raise ValueError("run lengths that are no packed text")
     runs: list[int] = []
-    value = shift = 0
-    for letter in text:
-        code = ord(letter) - 48
-        value |= (code & 31) << shift
-        shift += 5
-        if not 0 <= code < 64:
-            raise ValueError(f"run lengths with the letter {letter!r}")
-        if not code & 32:
-            value -= (code & 16) // 16 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if shift:
-        raise ValueError("run lengths that end within a number")
+    for number in re.findall("[P-o]*[0-O]", text):
+        value = sum((ord(letter) - 48 & 31) << 5 * place for place, letter in enumerate(number))
+        value -= (ord(number[-1]) - 48 & 16) << 5 * len(number) - 4  # the sign
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
     return runs
 
 
@@ -258,8 +264,7 @@ def _encloses(segmentation: list[list[float]] | RunLengths, size: tuple[int, int
     if not isinstance(segmentation, RunLengths):
         sides = [[(polygon[axis::2], size[axis]) for axis in (0, 1)] for polygon in segmentation if len(polygon) >= 6]
         return any(all(min(values) < end and max(values) > 0 for values, end in pair) for pair in sides)
-    runs = unpack_runs(segmentation.counts) if isinstance(segmentation.counts, str) else segmentation.counts
-    return any(runs[1::2])
+    return bool(coco_mask.area(segmentation.packed()))
 
 
 def _misfit(segmentation: list[list[float]] | RunLengths, height: int, width: int) -> str | None:

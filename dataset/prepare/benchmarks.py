@@ -24,14 +24,7 @@ from util.files import atomic_write
 from util.image import open_image
 
 GRID, LEAST = 6, 0.048  # DeepGlobe's patches a side; the share of a patch that every colour in it has
-DEEPGLOBE_COLOURS = (
-    (1, 1, 0),
-    (0, 1, 1),
-    (1, 0, 1),
-    (0, 1, 0),
-    (0, 0, 1),
-    (1, 1, 1),
-)  # of classes 1..
+DEEPGLOBE_COLOURS = ((1, 1, 0), (0, 1, 1), (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1))  # of classes 1..
 SUIM_COLOURS = {"HD": (0, 0, 1), "PF": (0, 1, 0), "WR": (0, 1, 1), "RO": (1, 0, 0), "RI": (1, 0, 1), "FV": (1, 1, 0)}
 SUIM_COLOURS["SR"] = (1, 1, 1)
 

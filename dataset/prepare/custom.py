@@ -1,30 +1,24 @@
 """A data set of one's own from annotated images: classes, masks, lists, folds and the config that uses it."""
 
+import filecmp
 import hashlib
 import os
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from dataset.lists import class_lines
-from dataset.prepare.files import (
-    LEAST,
-    Pair,
-    in_parallel,
-    is_intact_png,
-    raise_first,
-    raise_if_any,
-    write_label,
-    write_pairs,
-    write_text,
-)
-from dataset.prepare.image import AnnotatedImage, Collection, check_size, is_image, upright_label
+from dataset.lists import Pair, class_lines
+from dataset.prepare import files
+from dataset.prepare.files import LEAST, in_parallel, raise_first, raise_if_any, write_text
+from dataset.prepare.image import AnnotatedImage, Collection, check_size, upright_label
 from dataset.prepare.known import AREA_THRESHOLD, FOLD_SIZES, LIST_SIZES
 from dataset.prepare.labels import read_label
 from dataset.prepare.sources import read_source
@@ -37,16 +31,22 @@ from util.mask import Label, MaskKind
 from util.pixels import IGNORE
 
 VOC_AREA = 500 * 375  # pixels of the images for which the area threshold was chosen
+KEPT = 0.75  # of the images of a class, and twice LEAST of them, in which it is to count
 FOLDS = 4
+FOLDERS = "JPEGImages", "SegmentationClassAug"
 MARKER = ".prepared_custom"  # says that a folder is ours to write to
+NOT_DIVIDED = (
+    "too few images to divide them: each is in both lists; no class is trained on and tested in the same fold, "
+    f"but an image may be; add images, {2 * LEAST} of a class at least"
+)
 HEAD = "# split: the fold whose classes are novel, 0 to"  # of the config in such a folder
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """One image, and where its image and its class map go."""
+    """An annotated image, and where its image and its class map go."""
 
-    picture: AnnotatedImage
+    source: AnnotatedImage
     image: Path
     mask: Path
 
@@ -69,11 +69,13 @@ def prepare_custom(
     images: Path | None,
     workers: int,
     kind: MaskKind | None = None,
+    area_threshold: int | None = None,
 ) -> Path:
     """Make a data set in `out` from annotated images and return the config file that uses it.
 
     `folds`: the largest up to 4 that the classes allow if None. `val_share`: part of the images that becomes the
     validation list where the source has no lists of its own. `kind`: what masks are, where that cannot be seen.
+    `area_threshold`: pixels from which on a class counts in an image, chosen from the objects if None.
     UserError names what is missing, damaged or too little, and an `out` with files that are not ours.
     """
     if out.resolve() == source.resolve():
@@ -84,15 +86,20 @@ def prepare_custom(
     folds = _fold_count(source, len(collection.classes), folds)
     conversions = plan(collection, out)
     raise_first(in_parallel(check_size, collection.images, "sizes", workers).complaints)
-    with claimed(out, _is_ours):
-        write_text(out / MARKER, "made by tools.prepare custom, which may write into this folder\n")
-        return _build(collection, conversions, out, name, folds, val_share, workers)
+    with claimed(out, lambda path: path.name == MARKER):
+        is_new = write_text(out / MARKER, "made by tools.prepare custom, which may write into this folder\n")
+        try:
+            return _build(collection, conversions, out, name, folds, val_share, workers, area_threshold)
+        except _EmptyListError:
+            for path in (out / folder for folder in FOLDERS if is_new):
+                shutil.rmtree(path)
+            if is_new:
+                (out / MARKER).unlink()
+            raise
 
 
-def _is_ours(path: Path) -> bool:
-    if path.name == MARKER:
-        return True
-    return path.name == "config.yaml" and path.is_file() and path.read_bytes().startswith(HEAD.encode())
+class _EmptyListError(UserError):
+    """No image is left for training or for validation."""
 
 
 def _build(
@@ -103,19 +110,28 @@ def _build(
     folds: int,
     val_share: float,
     workers: int,
+    threshold: int | None,
 ) -> Path:
     outcome = in_parallel(convert, conversions, "images", workers)
     raise_if_any(outcome.complaints, "images")
-    threshold = _area_threshold(outcome.results)
+    threshold = threshold or _area_threshold(outcome.results)
     counting = {
-        item.picture.name: {value for value, area in made.classes.items() if area >= threshold}
+        item.source.name: {value for value, area in made.classes.items() if area >= threshold}
         for item, made in zip(conversions, outcome.results, strict=True)
     }
     val = collection.parts["val"] if collection.parts else choose_val(counting, val_share)
     train = collection.parts["train"] if collection.parts else counting.keys() - val
+    if not val:
+        warnings.warn(NOT_DIVIDED, stacklevel=2)
+        val = set(counting)
     for part, names in (("train", train), ("val", val)):
-        pairs = [_pair(item, out) for item in conversions if item.picture.name in names]
-        write_pairs(out / "ImageSets" / f"{part}.txt", pairs)
+        if not any(counting[name] for name in names):
+            raise _EmptyListError(
+                f"no image of the {part} list has a class of {threshold} pixels; give a lower --area-threshold"
+            )
+    for part, names in (("train", train), ("val", val)):
+        pairs = [_pair(item, out) for item in conversions if item.source.name in names]
+        files.write_pairs(out / "ImageSets" / f"{part}.txt", pairs)
     write_text(out / "classes.txt", class_lines(dict(enumerate(collection.classes, start=1))))
     config = out / "config.yaml"
     write_text(config, _config_text(name, out, len(collection.classes), folds, threshold))
@@ -128,7 +144,10 @@ def _fold_count(source: Path, classes: int, folds: int | None) -> int:
     if classes >= IGNORE:
         raise UserError(f"{source} has {classes} classes; an 8-bit mask holds {IGNORE - 1} at most")
     if classes < 2:
-        raise UserError(f"{source} has {classes} class; training needs two at least, one to learn on and one to test")
+        raise UserError(
+            f"{source} has {classes} class; training needs two at least, one to learn on and one to test. A trained "
+            f"network finds it in other images as it is: predict.py --support {source} ..., or Predictor.set_support"
+        )
     if folds is not None and not 2 <= folds <= classes:
         raise UserError(f"--folds {folds}: from 2 to {classes}, the number of classes")
     return folds or min(FOLDS, classes)
@@ -141,39 +160,35 @@ def plan(collection: Collection, out: Path) -> list[Conversion]:
     """
     conversions: dict[str, Conversion] = {}
     sources: dict[Path, str] = {}
-    for picture in sorted(collection.images, key=lambda picture: picture.name):
-        name, file = own_name("_".join(picture.name.split())), picture.image.resolve()
+    for item in sorted(collection.images, key=lambda item: item.name):
+        name, file = own_name("_".join(item.name.split())), item.image.resolve()
         if name in conversions:
-            raise UserError(
-                f"{picture.image} and {conversions[name].picture.image} would both become {name}; rename one"
-            )
-        if not is_image(file) or out.resolve() in file.parents:
-            problem = "lies in the --out folder" if is_image(file) else "has not the suffix of an image"
-            raise UserError(f"{picture.image}: {problem}; move or rename it")
-        if sources.setdefault(file, picture.name) != picture.name:
-            raise UserError(f"{file}: is annotated twice, as {sources[file]} and {picture.name}; remove one")
-        image = out / "JPEGImages" / f"{name}{file.suffix}"
-        conversions[name] = Conversion(picture, image, out / "SegmentationClassAug" / f"{name}.png")
+            raise UserError(f"{item.image} and {conversions[name].source.image} would both become {name}; rename one")
+        if out.resolve() in file.parents:
+            raise UserError(f"{item.image}: lies in the --out folder; move or rename it")
+        if sources.setdefault(file, item.name) != item.name:
+            raise UserError(f"{file}: is annotated twice, as {sources[file]} and {item.name}; remove one")
+        image, mask = (out / folder for folder in FOLDERS)
+        conversions[name] = Conversion(item, image / f"{name}{file.suffix}", mask / f"{name}.png")
     return list(conversions.values())
 
 
 def convert(conversion: Conversion) -> Converted:
     """Write an image's image and class map unless they are there already; UserError when it cannot be read."""
-    label = upright_label(conversion.picture)
+    label = upright_label(conversion.source)
     if not _holds(conversion.mask, label):
-        write_label(conversion.mask, label)
-    _copy(conversion.picture.image, conversion.image)
+        files.write_label(conversion.mask, label)
+    _copy(conversion.source.image, conversion.image)
     pixels = np.bincount(label.ravel(), minlength=IGNORE + 1)
     return Converted(label.size, {value: int(pixels[value]) for value in range(1, IGNORE) if pixels[value]})
 
 
 def _holds(mask: Path, label: Label) -> bool:
-    return is_intact_png(mask) and np.array_equal(read_label(mask, kind="index"), label)
+    return files.is_intact_png(mask) and np.array_equal(read_label(mask, kind="index"), label)
 
 
 def _copy(source: Path, target: Path) -> None:
-    before = source.stat()
-    if target.is_file() and (target.stat().st_size, target.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns):
+    if target.is_file() and filecmp.cmp(source, target, shallow=False):
         return
     with atomic_open(target) as file, source.open("rb") as data:
         shutil.copyfileobj(data, file)
@@ -203,9 +218,19 @@ def choose_val(counting: Mapping[str, AbstractSet[int]], share: float) -> set[st
 
 
 def _area_threshold(converted: Sequence[Converted]) -> int:
-    """PASCAL's threshold in proportion to the images' median area, where they are smaller than PASCAL's."""
+    """PASCAL's threshold in proportion to the images' median area, where they are smaller than PASCAL's.
+
+    Less where the objects are so small that a class would count in too few of its images.
+    """
     median = float(np.median([made.area for made in converted]))
-    return max(1, round(AREA_THRESHOLD * min(1.0, median / VOC_AREA)))
+    proportional = round(AREA_THRESHOLD * min(1.0, median / VOC_AREA))
+    threshold = proportional
+    for value in set().union(*(made.classes for made in converted)):
+        areas = sorted((made.classes[value] for made in converted if value in made.classes), reverse=True)
+        threshold = min(threshold, areas[min(len(areas), max(ceil(KEPT * len(areas)), 2 * LEAST)) - 1])
+    if threshold < proportional:
+        print(f"area_threshold {threshold} instead of {proportional}, below which most objects of some class are")
+    return max(1, threshold)
 
 
 def _config_text(name: str, out: Path, classes: int, folds: int, threshold: int) -> str:
@@ -228,10 +253,7 @@ def _config_text(name: str, out: Path, classes: int, folds: int, threshold: int)
 
 
 def _summary(
-    classes: Sequence[str],
-    folds: int,
-    parts: Mapping[str, AbstractSet[str]],
-    counting: Mapping[str, AbstractSet[int]],
+    classes: Sequence[str], folds: int, parts: Mapping[str, AbstractSet[str]], counting: Mapping[str, AbstractSet[int]]
 ) -> str:
     """A table of folds, classes and the images that count for each; classes with too few for an episode are marked."""
     images: Counter[tuple[str, int]] = Counter()

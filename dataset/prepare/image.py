@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 from unicodedata import normalize
@@ -14,12 +16,12 @@ from dataset.prepare.annotations import RunLengths
 from dataset.prepare.files import check_image
 from dataset.prepare.labels import decode_segmentation, paint, read_label
 from util.errors import UserError
-from util.image import SIDEWAYS, image_size, open_image, orientation, shown_size, upright
+from util.image import SIDEWAYS, image_size, is_image, open_image, orientation, shown_size, upright
 from util.mask import Colours, Label, MaskKind
 from util.pixels import IGNORE
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 Size = tuple[int, int]  # height, width
+SUFFIX = re.compile(r"\.[A-Za-z0-9]{2,8}$")
 
 
 class AnnotatedImage(Protocol):
@@ -90,47 +92,62 @@ class CocoImage:
         return paint(*size, shapes)
 
 
-def is_image(path: Path) -> bool:
-    """Whether the file has the suffix of an image and is not hidden."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+def files_below(folder: Path, suffix: str | None = None) -> list[Path]:
+    """The images, or the files of a suffix, sorted, without those that are hidden or in hidden folders."""
+    found = sorted(path.relative_to(folder) for path in folder.rglob("*") if suffix in (None, path.suffix.lower()))
+    shown = [folder / path for path in found if not any(part.startswith(".") for part in path.parts)]
+    return [path for path in shown if path.is_file() and (suffix or is_image(path))]
 
 
-def files_below(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
-    """The files of these suffixes, sorted, without those that are hidden or in hidden folders."""
-    found = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in suffixes)
-    shown = sorted(path for path in found if not any(part.startswith(".") for part in path.parts))
-    return [folder / path for path in shown if (folder / path).is_file()]
+def composed(path: Path | str) -> str:
+    """A name with its accents composed, as only macOS does not write them."""
+    return normalize("NFC", str(path))
 
 
 def by_stem(paths: Iterable[Path], folder: Path) -> dict[str, Path]:
     """Files by their path below a folder without suffix, accents composed; UserError for two of one name."""
     found: dict[str, Path] = {}
     for path in paths:
-        name = normalize("NFC", str(path.relative_to(folder).with_suffix("")))
+        name = composed(path.relative_to(folder).with_suffix(""))
         if found.setdefault(name, path) != path:
             raise UserError(f"{path}: {found[name].name} beside it has the same name; remove or rename one")
     return found
 
 
+def spellings(names: Iterable[str]) -> dict[str, str]:
+    """Every name by itself, and by its lower case where that is the only one of it."""
+    folded: dict[str, list[str]] = {}
+    for name in names:
+        folded.setdefault(name.casefold(), []).append(name)
+    same = {lower: found[0] for lower, found in folded.items() if len(found) == 1}
+    return same | {name: name for found in folded.values() for name in found}
+
+
 def find_image(stated: str, folders: Iterable[Path]) -> Path | None:
     """The file that an export means: a path of any system or a URL, below one of the folders or by its name alone."""
     plain = re.sub(r"^file:(//[^/\\]*(?=/))?", "", stated.strip())
-    spellings = dict.fromkeys((stated, plain, unquote(plain)))
-    spellings |= dict.fromkeys(text.replace("\\", "/") for text in list(spellings))
-    spellings |= dict.fromkeys(normalize(form, text) for form in ("NFC", "NFD") for text in list(spellings))
-    names = [
-        *spellings,
-        *(part for name in spellings for part in re.split(r"[/?=&]", name)[::-1] if is_image(Path(part))),
-    ]
-    places = (folder / name for name in names if name and "\0" not in name for folder in folders)
-    return next((place for place in places if _is_file(place)), None)
+    names = dict.fromkeys((stated, plain, unquote(plain)))
+    names |= dict.fromkeys(text.replace("\\", "/") for text in list(names))
+    names |= dict.fromkeys(normalize(form, text) for form in ("NFC", "NFD") for text in list(names))
+    parts = [part for name in names for part in re.split(r"[/?=&]", name)[::-1] if SUFFIX.search(part)]
+    folders = list(folders)
+    for place in (folder / name for name in [*names, *parts] if name and "\0" not in name for folder in folders):
+        with suppress(OSError):  # a name that is too long
+            if place.is_file():
+                return place
+    return next((path for folder in folders for part in parts if (path := _other_case(folder, part))), None)
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that is too long
-        return False
+def _other_case(folder: Path, name: str) -> Path | None:
+    """The only file of a folder that has this name in other upper and lower case."""
+    found = _by_lower_case(folder, folder.stat().st_mtime_ns) if folder.is_dir() else {}
+    return found.get(composed(name).casefold())
+
+
+@lru_cache(maxsize=8)
+def _by_lower_case(folder: Path, _changed: int) -> dict[str, Path]:
+    paths = {composed(path.name): path for path in folder.iterdir()}
+    return {lower: paths[name] for lower, name in spellings(paths).items() if lower == name.casefold()}
 
 
 def check_size(picture: AnnotatedImage) -> tuple[Size, Size, int]:

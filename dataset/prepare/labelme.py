@@ -14,9 +14,10 @@ from PIL import Image, ImageDraw
 
 from dataset.prepare.annotations import AREAS, FREE_FORMS, LabelMeFile, LabelMeShape, parse
 from dataset.prepare.files import in_parallel, raise_first
-from dataset.prepare.image import Collection, Size, find_image, is_image
+from dataset.prepare.image import Collection, Size, composed, find_image
 from dataset.prepare.labels import paint
 from util.errors import UserError
+from util.image import is_image
 from util.mask import Label
 from util.pixels import IGNORE
 
@@ -82,7 +83,10 @@ def read_labelme(root: Path, files: Sequence[Path], images: Path | None, workers
 def _image(file: Path, stated: str, images: Path | None) -> Path:
     """The image of a file's own name, since names in files grow stale; else the one that it states."""
     folder = images or file.parent
-    own = [path for path in sorted(folder.iterdir()) if path.stem == file.stem and is_image(path)]
+    stem = composed(file.stem)
+    same = [path for path in sorted(folder.iterdir()) if composed(path.stem).casefold() == stem.casefold()]
+    same = [path for path in same if is_image(path)]
+    own = [path for path in same if composed(path.stem) == stem] or same
     found = find_image(stated, [folder])
     if found in own:
         return found

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
+from pycocotools import mask as coco_mask
 
 from dataset.prepare.annotations import RunLengths
 from util.errors import UserError
-from util.mask import Colours, Label, MaskKind, interpret_mask
+from util.mask import Colours, InterpretedMask, Label, MaskKind, interpret_mask
 from util.pixels import IGNORE
 
 Shape = tuple[int, NDArray[np.bool_]]
@@ -22,13 +22,18 @@ def read_label(path: Path, colours: Colours | None = None, kind: MaskKind | None
     damaged, and for what is no class: another colour, a shade between two. `kind` settles what a mask is.
     """
     mask = interpret_mask(path, kind, colours)
-    if kind is None and mask.look in ("soft", "trimap"):
-        raise UserError(f"{path}: {mask.note}; for training save it with hard edges as PNG, or give --mask binary")
+    check_hard(path, mask, kind)
     if kind is None and len(mask.color) == 1:
         raise UserError(f"{path}: the value {mask.color[0]} is no class; classes are 1 to 254, 255 is ignored")
     if kind is None and mask.color:
         raise UserError(f"{path}: the colour {mask.color} stands for no class; name it in labelmap.txt")
     return mask.label * np.uint8(IGNORE) if kind is None and mask.look == "binary" else mask.label
+
+
+def check_hard(path: Path, mask: InterpretedMask, kind: MaskKind | None) -> None:
+    """UserError for a mask with shades between object and background, which is not to be trained on."""
+    if kind is None and mask.look in ("soft", "trimap"):
+        raise UserError(f"{path}: {mask.note}; for training save it with hard edges as PNG, or give --mask binary")
 
 
 def read_sbd(path: Path) -> Label:
@@ -48,17 +53,13 @@ def read_sbd(path: Path) -> Label:
 
 def decode_segmentation(segmentation: list[list[float]] | RunLengths, height: int, width: int) -> NDArray[np.bool_]:
     """Decode a COCO segmentation (polygons, or run lengths as a list or packed) to a mask (height, width)."""
-    shape: object = segmentation
     if isinstance(segmentation, RunLengths):
-        shape = segmentation.model_dump()
-    else:
-        # pycocotools would take four numbers for a box; fewer than three corners enclose nothing
-        shape = [polygon for polygon in segmentation if len(polygon) >= 6]
-    if not shape:
+        return np.asarray(coco_mask.decode(segmentation.packed()), dtype=np.bool_)
+    # pycocotools would take four numbers for a box; fewer than three corners enclose nothing
+    polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+    if not polygons:
         return np.zeros((height, width), dtype=np.bool_)
-    coco = COCO()
-    coco.imgs = {0: {"height": height, "width": width}}
-    return np.asarray(coco.annToMask({"image_id": 0, "segmentation": shape}), dtype=np.bool_)
+    return np.asarray(coco_mask.decode(coco_mask.frPyObjects(polygons, height, width)).any(axis=2), dtype=np.bool_)
 
 
 def paint(height: int, width: int, shapes: Sequence[Shape]) -> Label:

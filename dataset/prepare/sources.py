@@ -2,9 +2,9 @@
 
 import re
 import warnings
-from collections.abc import Container, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from unicodedata import normalize
 
 import numpy as np
 
@@ -12,9 +12,21 @@ from dataset.lists import read_class_file
 from dataset.prepare.annotations import CocoFile, class_name, parse, read_annotation
 from dataset.prepare.coco import coco_images
 from dataset.prepare.files import in_parallel, raise_first
-from dataset.prepare.image import Collection, MaskImage, by_stem, files_below, find_image, is_image
+from dataset.prepare.image import (
+    SUFFIX,
+    AnnotatedImage,
+    CocoImage,
+    Collection,
+    MaskImage,
+    by_stem,
+    composed,
+    files_below,
+    find_image,
+    spellings,
+)
 from dataset.prepare.labelme import read_labelme
-from dataset.prepare.labels import read_label
+from dataset.prepare.labels import check_hard, read_label
+from dataset.prepare.pairs import SINGLE, files_of, read_class_folders, read_pairs
 from util.errors import UserError, printable
 from util.files import numbered_lines
 from util.mask import Colours, MaskKind
@@ -23,40 +35,104 @@ from util.pixels import IGNORE
 LAYOUTS = (("JPEGImages", "SegmentationClassAug"), ("JPEGImages", "SegmentationClass"), ("images", "masks"))
 COCO_KEYS = {"images", "annotations", "categories"}
 PARTS = ("train", "val")
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 def read_source(source: Path, images: Path | None, workers: int, kind: MaskKind | None = None) -> Collection:
     """Read annotated images from a folder or file, whose format is found by looking.
 
-    `images` is the folder of a COCO or LabelMe file's images where they are not beside it, `kind` what masks are.
+    `images` is the folder of the images where they are not beside their annotations, `kind` what masks are.
     UserError when there is nothing that can be read, or what there is contradicts itself.
     """
     if not source.exists():
         raise UserError(f"{source} is missing")
-    for image_folder, mask_folder in LAYOUTS:
-        if (source / image_folder).is_dir() and (source / mask_folder).is_dir():
-            return _read_voc(source, source / image_folder, source / mask_folder, workers, kind)
-    files = [source] if source.is_file() else files_below(source, (".json",))
+    if images and not images.is_dir():
+        raise UserError(f"--images {images}: no such folder")
+    if layout := layout_of(source, images):
+        return _read_voc(source, *layout, workers, kind)
+    files = [source] if source.is_file() else files_below(source, ".json")
     contents = {file: read_annotation(file) for file in files}
     keys = {file: set(content) if isinstance(content, dict) else set() for file, content in contents.items()}
     coco_files = [file for file in files if len(keys[file] & COCO_KEYS) >= 2 and "annotations" in keys[file]]
-    if len(coco_files) > 1:
-        raise UserError(
-            f"{coco_files[0]} and {coco_files[1]} are both COCO files; give one of them instead of {source}"
-        )
     if coco_files:
-        return _read_coco(coco_files[0], images)
+        return _read_splits(coco_files, images) if len(coco_files) > 1 else _read_coco(coco_files[0], images)
     if any("shapes" in keys[file] for file in files):
         return read_labelme(source if source.is_dir() else source.parent, files, images, workers)
+    lacking = next((mask for _, mask in LAYOUTS if (source / mask).is_dir()), None)
+    if lacking and not files_of(source):
+        raise UserError(f"{source} has {lacking}/, but no folder of images; give the folder with --images DIR")
+    if source.is_dir() and (found := _read_pairs(source, kind)):
+        return found
     layouts = " or ".join("/ with ".join(layout) + "/" for layout in LAYOUTS)
-    raise UserError(f"{source} holds no annotations: neither {layouts}, nor a COCO or LabelMe JSON file")
+    raise UserError(
+        f"{source} holds no annotations: neither {layouts}, nor a COCO or LabelMe JSON file, "
+        "nor images with masks beside them"
+    )
 
 
-def _read_coco(path: Path, images: Path | None) -> Collection:
+def layout_of(source: Path, images: Path | None = None) -> tuple[Path, Path] | None:
+    """The folders of images, or `images` where that is given, and of masks; None where there are none."""
+    for image_folder, mask_folder in LAYOUTS:
+        folders = images or source / image_folder, source / mask_folder
+        if all(folder.is_dir() for folder in folders):
+            return folders
+    return None
+
+
+def _read_pairs(source: Path, kind: MaskKind | None) -> Collection | None:
+    """What predict.py takes: images with masks beside them, in one folder or in a subfolder for each class."""
+    subfolders = [path for path in sorted(source.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    if files_of(source):
+        pairs, names = read_pairs(source, kind)
+    elif filled := [folder for folder in subfolders if files_of(folder)]:
+        pairs, names = read_class_folders(source, filled, kind)
+    else:
+        return None
+    for pair in pairs:
+        check_hard(pair.mask, pair.found, kind)
+    numbers = {value: number for number, value in enumerate(names, start=1)}
+    images = [replace(pair, numbers={k: numbers[pair.numbers.get(k, k)] for k in pair.values}) for pair in pairs]
+    return Collection(list(names.values()), images)
+
+
+def _read_splits(files: Sequence[Path], images: Path | None) -> Collection:
+    """COCO files of one data set, each called by its part or in a folder that is, as Roboflow exports them."""
+    parts: dict[str, Path] = {}
+    for file in files:
+        words = re.findall("[a-z]+", f"{file.parent.name} {file.stem}".lower())
+        part = next((SPLITS[word] for word in words if word in SPLITS), str(file))
+        if part not in ("train", "val", "test") or part in parts:
+            other = next(path for path in files if path != file)
+            raise UserError(f"{other} and {file} are both COCO files, and not one for train and one for val; give one")
+        parts[part] = file
+    if "val" not in parts and "test" in parts:
+        parts["val"] = parts.pop("test")
+    if "test" in parts:
+        warnings.warn(f"{parts.pop('test')}: left out, as there is a part for validation", stacklevel=2)
+    if missing := [part for part in PARTS if part not in parts]:
+        raise UserError(
+            f"{files[0]} and {len(files) - 1} more COCO files have no part for {missing[0]}; give one of them"
+        )
+    collections = {part: _read_coco(file, images, file.parent.name) for part, file in parts.items()}
+    classes = list(dict.fromkeys(name for found in collections.values() for name in found.classes))
+    merged: list[AnnotatedImage] = []
+    for part, found in collections.items():
+        numbers = [0, *(classes.index(name) + 1 for name in found.classes)]
+        for image in found.images:
+            assert isinstance(image, CocoImage)
+            shapes = [(numbers[value], shape) for value, shape in image.segmentations]
+            merged.append(replace(image, name=f"{part}/{image.name}", segmentations=shapes))
+    members = {part: {f"{part}/{image.name}" for image in collections[part].images} for part in PARTS}
+    return Collection(classes, merged, members)
+
+
+def _read_coco(path: Path, images: Path | None, part: str = "") -> Collection:
     folders = [path.parent, path.parent / "images", path.parent.parent, path.parent.parent / "images"]
+    if images:
+        folders = [images / part, images]
 
     def locate(name: str) -> Path:
-        found = find_image(name, [images] if images else folders)
+        found = find_image(name, folders)
         if found is None:
             where = f"in {images}" if images else "beside it; give the folder with --images DIR"
             raise UserError(f"{path} names the image {name}, which is not {where}")
@@ -75,25 +151,41 @@ def _read_voc(source: Path, image_folder: Path, mask_folder: Path, workers: int,
     names, colours = _voc_names(source)
     masks = by_stem(files_below(mask_folder), mask_folder)
     images = by_stem(files_below(image_folder), image_folder)
-    raise_first([f"{masks[name]} has no image in {image_folder}" for name in masks if name not in images])
-    if left_out := sorted(images.keys() - masks.keys()):
+    known = spellings(images)
+    found_images = {name: known.get(name, known.get(name.casefold(), "")) for name in masks}
+    raise_first([f"{masks[name]} has no image in {image_folder}" for name, image in found_images.items() if not image])
+    if left_out := sorted(images.keys() - set(found_images.values())):
         first = printable(str(images[left_out[0]]))
         print(f"{len(left_out)} images without a mask are left out; the first is {first}")
-    tasks = [(mask, colours, kind) for mask in masks.values()]
-    outcome = in_parallel(_values, tasks, "classes", workers)
+    outcome = in_parallel(_values, [(mask, colours, kind) for mask in masks.values()], "classes", workers)
     raise_first(outcome.complaints)
-    found = sorted(set().union(*outcome.results) - {0, IGNORE})
+    present = set().union(*outcome.results)
+    if present == {0, IGNORE} and kind is None and not colours:
+        return _one_object(source, masks, {name: images[image] for name, image in found_images.items()}, names)
+    found = sorted(present - {0, IGNORE})
     if not found:
         raise UserError(
-            f"{mask_folder}: no mask holds a class, a value from 1 to 254 (0 is background, 255 is ignored); "
-            "give --mask binary if 255 is the object"
+            f"{mask_folder}: no mask holds a class, a value from 1 to 254 (0 is background, 255 is ignored)"
         )
     for mask, values in zip(masks.values(), outcome.results, strict=True):
         if names and (unknown := sorted(values - {0, IGNORE} - set(names))):
             raise UserError(f"{mask} holds the value {unknown[0]}, for which {source / 'classes.txt'} has no name")
     numbers = {value: number for number, value in enumerate(found, start=1)}
-    pictures = [MaskImage(name, images[name], mask, colours, numbers, kind) for name, mask in masks.items()]
-    return Collection([names.get(value, f"class_{value}") for value in found], pictures, _voc_parts(source, masks))
+    annotated = [
+        MaskImage(name, images[found_images[name]], mask, colours, numbers, kind) for name, mask in masks.items()
+    ]
+    return Collection([names.get(value, f"class_{value}") for value in found], annotated, _voc_parts(source, masks))
+
+
+def _one_object(
+    source: Path, masks: Mapping[str, Path], images: Mapping[str, Path], names: Mapping[int, str]
+) -> Collection:
+    """Masks that are all 0 and 255: one object, or one for each subfolder where they all lie in some."""
+    folders = sorted({name.split("/")[0] for name in masks}) if all("/" in name for name in masks) else []
+    classes = folders or [next(iter(names.values())) if len(names) == 1 else SINGLE]
+    numbers = {name: {1: folders.index(name.split("/")[0]) + 1 if folders else 1} for name in masks}
+    annotated = [MaskImage(name, images[name], mask, None, numbers[name], "binary") for name, mask in masks.items()]
+    return Collection(classes, annotated, _voc_parts(source, masks))
 
 
 def _values(task: tuple[Path, Colours | None, MaskKind | None]) -> set[int]:
@@ -125,10 +217,16 @@ def read_label_map(path: Path) -> tuple[dict[int, str], Colours]:
             raise UserError(f"{path}:{number}: {line!r} is not `name:red,green,blue:...`") from None
         if (red, green, blue) in colours or name in names.values():
             raise UserError(f"{path}:{number}: the label {name} or its colour is there twice; change one of the two")
-        is_class = name.strip("_").lower() != "background"
-        if is_class:
+        if name.strip("_").lower() == "background":
+            colours[(red, green, blue)] = 0
+        else:
             names[len(names) + 1] = name
-        colours[(red, green, blue)] = len(names) if is_class else 0
+            colours[(red, green, blue)] = len(names)
+    if 0 not in colours.values() and (black := colours.get((0, 0, 0))):
+        raise UserError(
+            f"{path}: the label {names[black]} is black, as the background is; give it another colour and export "
+            "again, or add the background with its colour, such as background:255,255,255::"
+        )
     return names, {(0, 0, 0): 0, **colours}
 
 
@@ -147,16 +245,18 @@ def _voc_parts(source: Path, masks: Mapping[str, Path]) -> dict[str, set[str]]:
     return {}
 
 
-def read_part(path: Path, source: Path, known: Container[str]) -> set[str]:
+def read_part(path: Path, source: Path, known: Iterable[str]) -> set[str]:
     """The names in a list of images, as any system writes them; UserError for one that is not known, and if none is.
 
     A line is `name`, with or without folder and suffix, or `name` and something else, such as its mask.
     """
     found = set()
+    known_as = spellings(known)
     for number, line in numbered_lines(path, "list file"):
         words = re.split(r"(\s+)", line)
         starts = ("".join(words[:end]) for end in range(len(words), 0, -2))  # names may have blanks in them
-        name = next((name for start in starts for name in _names(start, source) if name in known), None)
+        stated = [name for start in starts for name in _names(start, source)]
+        name = next((known_as[name] for name in [*stated, *map(str.casefold, stated)] if name in known_as), None)
         if name is None:
             raise UserError(f"{path}:{number}: there is no image with a mask for {line!r}; correct or remove the line")
         found.add(name)
@@ -173,6 +273,5 @@ def _names(stated: str, source: Path) -> list[str]:
     parts = [part for part in path.parts if part != "."]
     layouts = {layout[0] for layout in LAYOUTS}
     start = max((number + 1 for number, part in enumerate(parts[:-1]) if part in layouts), default=0)
-    inside = Path(*parts[start:])
-    inside = Path(normalize("NFC", str(inside)))
-    return [str(inside), *([str(inside.with_suffix(""))] if is_image(inside) else [])]
+    inside = Path(composed(Path(*parts[start:])))
+    return [str(inside), *([str(inside.with_suffix(""))] if SUFFIX.search(inside.name) else [])]

@@ -1,5 +1,6 @@
 """Which images are segmented, and what their outputs are called."""
 
+import json
 import re
 from pathlib import Path
 
@@ -33,3 +34,28 @@ def test_which_images_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for wrong in ("absent", "photos/*.gif", "photos/b/*.txt/"):
         with pytest.raises(UserError, match=re.escape(wrong)):
             find_queries(["photos", wrong])
+
+
+def test_brackets_in_the_names_of_folders_that_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("run [1]/a.jpg", "run [1]/b/c*d.jpg", "run [1]/b/ccd.jpg", "run 1/x.jpg", "[ab].jpg", "a.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    assert find_queries(["run [1]/*.jpg"]) == (tmp_path / "run [1]", ["a.jpg"])
+    assert find_queries([f"{tmp_path}/run [1]/**/*.jpg"]).files == ["a.jpg", "b/c*d.jpg", "b/ccd.jpg"]
+    assert find_queries(["run [1]/b/c*d.jpg"]).files == ["c*d.jpg"]
+    assert find_queries(["[ab].jpg"]).files == ["[ab].jpg"]
+    assert find_queries(["run [1-3]/*.jpg"]).files == ["run 1/x.jpg"]
+
+
+def test_results_of_other_runs_are_no_queries(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = {"query": "q", "weights": "w", "support": "s"}
+    for name in ("a.jpg", "sub/run/masks/a.png", "sub/run/overlays/a.jpg", "sub/other/b.jpg", "notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "sub/run/run.json").write_text(json.dumps(settings))
+    (tmp_path / "sub/other/run.json").write_text("[]")  # somebody else's
+    for pattern in (str(tmp_path), f"{tmp_path}/**/*.jpg"):
+        assert find_queries([pattern]).files == ["a.jpg", "sub/other/b.jpg"]
+    assert "files are no images, or results; the first is" in capsys.readouterr().out
+    assert find_queries([str(tmp_path / "sub/run/masks")]).files == ["a.png"]

@@ -1,3 +1,4 @@
+import io
 from pathlib import Path
 from typing import Any
 
@@ -284,3 +285,39 @@ def test_where_the_config_is_looked_for(tmp_path: Path) -> None:
         find_config(tmp_path / "elsewhere.pth")
     with pytest.raises(UserError, match=r"absent\.pth: no such file"):
         find_config(tmp_path / "absent.pth")
+
+
+def test_arguments_of_every_kind(predictor: Predictor, tmp_path: Path) -> None:
+    """Whatever says the same gives the same."""
+    image, mask = shapes(40, 50)
+    rows, columns = np.nonzero(mask == 1)
+    box = (int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1)
+    filled = np.zeros_like(mask)
+    filled[box[1] : box[3], box[0] : box[2]] = 1
+    Image.fromarray(image).save(tmp_path / "a.png")
+    Image.fromarray(filled).save(tmp_path / "b.png")
+    file = io.BytesIO((tmp_path / "b.png").read_bytes())
+    query = image[::-1].copy()
+    predictor.set_support([image], [filled])
+    expected = predictor.predict(query).class_probabilities
+    tensor = torch.from_numpy(filled)
+    arguments: list[tuple[Any, ...]] = [
+        (image, filled), (str(tmp_path / "a.png"), tmp_path / "b.png"), ([image], [box]), (image, box),
+        ([image], [np.array([box])]), ([image], [torch.tensor([box])]), ([image], [list(box)]), ([image], [(box,)]),
+        ((x for x in [image]), (x for x in [filled])), (image[None], filled[None]), ([image], [tensor.bfloat16()]),
+        ([image], [file]), ({"object": ([image], [filled])},), ({"object": [image, filled]},), ([image], [(filled, 1)]),
+    ]  # fmt: skip
+    for given in arguments:
+        predictor.set_support(*given)
+        assert np.array_equal(predictor.predict(query).class_probabilities, expected)
+    wrong: list[tuple[Any, ...]] = [
+        ([image], [None]), ({"cat": [image]},), ({"cat": None},), (7, filled), ([image], [(filled, "x")]), (None, None),
+        ([image], [io.BytesIO()]), ([image], ["absent.png"]), ([image], [(1, 2, 3)]), ([None], [filled]), ([], []),
+    ]  # fmt: skip
+    for given in wrong:
+        with pytest.raises(UserError) as caught:
+            predictor.set_support(*given)
+        assert "\n" not in str(caught.value)
+    assert np.array_equal(predictor.predict(query).class_probabilities, expected)
+    assert predictor.predict_batch([]) == [] and len(predictor.predict_batch(x for x in [image, query])) == 2
+    assert len(predictor.predict_batch(str(tmp_path / "a.png"))) == 1

@@ -99,7 +99,7 @@ def test_labelme(tmp_path: Path) -> None:
     expected[3:13, 7:11] = True
     assert np.array_equal(cat.masks[0], expected)
     write(tmp_path / "b.png", index(1))
-    with pytest.raises(UserError, match=r"b\.png is a mask, a\.json of LabelMe; remove one kind"):
+    with pytest.raises(UserError, match=r"b\.png is a mask, a\.json an annotation; remove one kind"):
         read_support(tmp_path)
 
 
@@ -149,7 +149,7 @@ def test_what_does_not_fit_together(tmp_path: Path, capsys: pytest.CaptureFixtur
         read_support(folder)
     for name in ("alone.jpg", "single.png", "twice.jpg", "twice.bmp", "twice.png"):
         write(folder / name, picture())
-    with pytest.raises(UserError, match="3 support images"):
+    with pytest.raises(UserError, match="3 images failed"):
         read_support(folder)
     printed = capsys.readouterr().err
     assert "alone.jpg: has no mask; put alone.png beside it" in printed
@@ -163,7 +163,7 @@ def test_what_does_not_fit_together(tmp_path: Path, capsys: pytest.CaptureFixtur
         write(folder / f"{name}.png", mask)
     write(folder / "torn.jpg", picture())
     (folder / "torn.png").write_bytes((folder / "small.png").read_bytes()[:45])
-    with pytest.raises(UserError, match="4 support images"):
+    with pytest.raises(UserError, match="4 images failed"):
         read_support(folder)
     printed = capsys.readouterr().err
     assert "empty.jpg: its annotation marks no object" in printed
@@ -232,3 +232,39 @@ def test_boxes_as_spreadsheets_write_them(tmp_path: Path) -> None:
         file.write_text(f"file,left,top,right,bottom,class\n\n\nsub/a.jpg,1,2,3,4,cat\n{row}\n")
         with pytest.raises(UserError, match=r"boxes\.csv:5: "):
             read_support(tmp_path, file)
+
+
+def test_pairs_in_other_letters(tmp_path: Path) -> None:
+    """Accents as macOS writes them, and upper and lower case; two that differ in case only are two."""
+    for image, mask in (("cafe\u0301.jpg", "caf\u00e9.png"), ("IMG_1.JPG", "img_1.png"), ("B.png", "b_Mask.png")):
+        write(tmp_path / image, picture())
+        write(tmp_path / mask.replace("Mask", "mask"), index(255))
+    for name in ("x", "X"):
+        write(tmp_path / f"{name}.jpg", picture())
+        write(tmp_path / f"{name}.png", index(255))
+    (only,) = read_support(tmp_path)
+    assert {path.name for path in only.images} == {"cafe\u0301.jpg", "IMG_1.JPG", "B.png", "x.jpg", "X.jpg"}
+
+
+def test_a_tiff_that_is_turned_and_its_mask(tmp_path: Path) -> None:
+    mask = index(1)
+    for turn in range(1, 9):
+        Image.fromarray(picture(*((30, 20) if turn > 4 else (20, 30)))).save(tmp_path / "a.tif", tiffinfo={274: turn})
+        write(tmp_path / "a.png", mask)
+        assert np.array_equal(read_support(tmp_path)[0].masks[0], mask)
+
+
+def test_exports_that_custom_takes(tmp_path: Path) -> None:
+    write(tmp_path / "images/a.jpg", picture())
+    square = [2, 3, 10, 3, 10, 9, 2, 9]
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 20, "width": 30}],
+        "categories": [{"id": 5, "name": "cat"}],
+        "annotations": [{"image_id": 1, "category_id": 5, "segmentation": [square]}],
+    }
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    (cat,) = read_support(tmp_path)
+    assert cat.name == "cat" and cat.masks[0][3:9, 2:10].all() and cat.masks[0].sum() == 48
+    (tmp_path / "coco.json").unlink()
+    write(tmp_path / "masks/a.png", index(255))
+    assert [(item.name, len(item.images)) for item in read_support(tmp_path)] == [("object", 1)]

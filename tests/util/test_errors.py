@@ -1,11 +1,14 @@
 """How entry points end."""
 
+import errno
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from util.errors import UserError, run_main
+from util.files import atomic_write
 
 
 def test_user_errors_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,3 +49,20 @@ def test_other_broken_pipes_are_errors() -> None:
 
     with pytest.raises(BrokenPipeError, match="a worker"):
         run_main(main)
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for main, said in (
+        (lambda: atomic_write(tmp_path / "file" / "a.md", "table"), "file"),
+        (lambda: atomic_write(Path("/proc/none/a.md"), "table"), "/proc/none"),
+        (full, "cannot write: No space left on device"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            run_main(main)
+        err = capsys.readouterr().err
+        assert ended.value.code == 2 and said in err and err.count("\n") == 1

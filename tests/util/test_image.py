@@ -1,13 +1,16 @@
+import io
+import struct
+import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from util.errors import UserError
-from util.image import read_image
+from util.image import image_size, is_image, read_image, upright
 
 
 def opencv(path: Path) -> np.ndarray:
@@ -105,3 +108,120 @@ def test_damaged_files_are_named(tmp_path: Path, suffix: str) -> None:
 def test_what_is_no_image(bad: np.ndarray) -> None:
     with pytest.raises(UserError, match="image"):
         read_image(bad)
+
+
+def grey_tiff(values: np.ndarray, white_is_zero: bool = False, turn: int | None = None) -> bytes:
+    """A TIFF file written by hand, so that neither library that reads it has written it."""
+    order = {"<": "<", "=": "<", "|": "<", ">": ">"}[values.dtype.byteorder]
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    height, width = values.shape
+    tags = [(256, 4, width), (257, 4, height), (258, 3, 8 * values.itemsize), (259, 3, 1), (262, 3, 1 - white_is_zero)]
+    tags += [(273, 4, 0), *([(274, 3, turn)] if turn else []), (277, 3, 1), (278, 4, height), (279, 4, values.nbytes)]
+    tags.append((339, 3, kind))
+    start = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(
+        struct.pack(f"{order}HHI", tag, size, 1)
+        + struct.pack(f"{order}{'H' if size == 3 else 'I'}", start if tag == 273 else value).ljust(4, b"\0")
+        for tag, size, value in tags
+    )
+    head = struct.pack(f"{order}2sHIH", b"II" if order == "<" else b"MM", 42, 8, len(tags))
+    return head + entries + bytes(4) + values.tobytes()
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_bits_that_a_folder_uses_become_eight(tmp_path: Path, bits: int, channels: int) -> None:
+    """A dark image is as dark beside a bright one as it was; and one line says what the values were taken for."""
+    bright = noise(8, 9, channels, high=1 << bits, dtype=np.uint16)
+    bright[0, 0] = (1 << bits) - 1
+    dark = bright // 3
+    for name, values in (("bright.png", bright), ("dark.png", dark), ("b.tif", bright)):
+        cv2.imwrite(str(tmp_path / name), values[..., ::-1])
+    with pytest.warns(UserWarning, match=rf"{tmp_path}: in all its images .* taken for {bits} bits") as caught:
+        for name, values in (("dark.png", dark), ("bright.png", bright), ("b.tif", bright)):
+            exact = np.broadcast_to(values * 255.0 / ((1 << bits) - 1), (8, 9, 3))
+            assert np.abs(read_image(tmp_path / name) - exact).max() <= 1
+    assert len(caught) == 1
+
+
+def test_signed_values_and_white_that_is_zero(tmp_path: Path) -> None:
+    for order in "<>":
+        signed = noise(6, 7, high=4000, dtype=np.uint16).astype(f"{order}i2") - np.array(1024, f"{order}i2")
+        signed[0, :2] = -1024, 2975
+        for name in ("signed", "white"):
+            (tmp_path / f"{name}{ord(order)}").mkdir()
+        file = tmp_path / f"signed{ord(order)}/a.tif"
+        file.write_bytes(grey_tiff(signed.astype(f"{order}i2")))
+        with pytest.warns(UserWarning, match="values from -1024 to 2975 become 0 to 255"):
+            found = read_image(file)[..., 1]
+        assert np.abs(found - (signed.astype(float) + 1024) * 255 / 3999).max() <= 1
+        folder = tmp_path / f"white{ord(order)}"
+        values = noise(6, 7, high=4096, dtype=np.uint16).astype(f"{order}u2")
+        values[0, 0] = 4095
+        (folder / "a.tif").write_bytes(grey_tiff(values, white_is_zero=True))
+        with pytest.warns(UserWarning, match="12 bits"):
+            assert np.abs(read_image(folder / "a.tif")[..., 2] - (255 - values * 255.0 / 4095)).max() <= 1
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", ">f8"])
+def test_floating_point_tiff(tmp_path: Path, dtype: str) -> None:
+    values = np.random.default_rng().random((6, 7)).astype(dtype)
+    (tmp_path / "a.tif").write_bytes(grey_tiff(values))
+    assert np.array_equal(read_image(tmp_path / "a.tif")[..., 0], np.rint(values * 255))
+    (tmp_path / "a.tif").write_bytes(grey_tiff(values * 300 - 1))
+    with pytest.raises(UserError, match=r"a.tif: an image of float\d\d from .* should be in \[0, 1\]"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("dtype", ["<u1", "<u2"])
+def test_a_tiff_is_turned_once(tmp_path: Path, turn: int, dtype: str) -> None:
+    stored = noise(6, 9).astype(dtype)
+    (tmp_path / "a.tif").write_bytes(grey_tiff(stored, turn=turn))
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    Image.fromarray(stored.astype(np.uint8)).save(tmp_path / "a.png", exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "a.png")))
+    assert np.array_equal(upright(stored, turn), expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert np.array_equal(read_image(tmp_path / "a.tif")[..., 0], expected)
+    assert image_size(tmp_path / "a.tif") == image_size(tmp_path / "a.png") == expected.shape
+
+
+def test_another_channel_that_is_called_alpha(tmp_path: Path) -> None:
+    rgba = noise(20, 30, 4)
+    Image.fromarray(rgba).save(tmp_path / "a.tif")
+    with pytest.warns(UserWarning, match="fourth channel"):
+        assert np.array_equal(read_image(tmp_path / "a.tif"), rgba[..., :3])
+    rgba[..., 3] = noise(20, 30) // 128 * 255  # transparency
+    Image.fromarray(rgba).save(tmp_path / "a.tif")
+    assert (read_image(tmp_path / "a.tif")[rgba[..., 3] == 0] == 255).all()
+
+
+def test_what_pillow_decodes_is_an_image_whatever_its_suffix(tmp_path: Path) -> None:
+    for suffix, kind in (("jfif", "JPEG"), ("jpe", "JPEG"), ("gif", "GIF"), ("PGM", "PPM"), ("jp2", "JPEG2000")):
+        Image.fromarray(smooth(8, 9)).convert("L").save(tmp_path / f"a.{suffix}", kind)
+    Image.fromarray(smooth(8, 9)).save(tmp_path / "without", "PNG")
+    for path in tmp_path.iterdir():
+        assert is_image(path) and read_image(path).shape == (8, 9, 3)
+    for name in ("a.HEIC", "b.txt", ".hidden.jpg"):
+        (tmp_path / name).write_bytes(b"nothing that Pillow knows")
+    assert is_image(tmp_path / "a.HEIC") and not is_image(tmp_path / "b.txt")
+    assert not is_image(tmp_path / ".hidden.jpg")
+    with pytest.raises(UserError, match=r"a.HEIC: images of this format are not read; save it as PNG or JPEG"):
+        read_image(tmp_path / "a.HEIC")
+
+
+def test_tensors_and_open_files_of_every_kind() -> None:
+    values = noise(20, 30, 3)
+    half = torch.from_numpy(values / 255).permute(2, 0, 1).bfloat16()
+    assert np.abs(read_image(half).astype(int) - values).max() <= 1
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "PNG")
+    assert np.array_equal(read_image(file), values)
+    with pytest.warns(UserWarning, match="8 bits"):
+        assert np.array_equal(read_image(values.astype(np.uint16)), values)
+    for wrong in (None, io.BytesIO(b"none"), np.full((3, 3), "a"), np.full((3, 3), 1j), np.full((3, 3), 1 << 20)):
+        with pytest.raises(UserError):
+            read_image(wrong)

@@ -1,16 +1,20 @@
 """What masks of every kind mean, compared with the object that was drawn."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tests.toy import generator
 from util.errors import UserError
+from util.image import upright
 from util.mask import interpret_mask, voc_colours
 
 
@@ -202,3 +206,49 @@ def test_what_is_no_mask(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a readable mask .it is no image"):
         interpret_mask(tmp_path / "script.png")
     assert np.array_equal(interpret_mask(Image.fromarray(grey), "binary").label, grey > grey.max() // 2)
+
+
+def grey_png(values: np.ndarray, bits: int) -> bytes:
+    """A grey PNG of 1, 2 or 4 bits a pixel, which Pillow does not write."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    height, width = values.shape
+    digits = ["".join(f"{value:0{bits}b}" for value in row) for row in values]
+    padded = [row.ljust(-(-len(row) // 8) * 8, "0") for row in digits]
+    rows = b"".join(b"\0" + int(row, 2).to_bytes(len(row) // 8, "big") for row in padded)
+    head = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("kind", [None, "index"])
+def test_grey_png_of_few_bits_holds_class_numbers(tmp_path: Path, bits: int, kind: Any) -> None:
+    values = np.zeros((12, 15), np.uint8)
+    for value in range(1, 1 << bits):  # areas, as masks have them
+        values[value % 4 * 3 : value % 4 * 3 + 3, value // 4 * 3 : value // 4 * 3 + 3] = value
+    (tmp_path / "a.png").write_bytes(grey_png(values, bits))
+    assert np.array_equal(interpret_mask(tmp_path / "a.png", kind).label, values)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_masks_are_turned_once(tmp_path: Path, turn: int) -> None:
+    """Uncompressed TIFF, 8 and 16 bits; Pillow maps the first into memory."""
+    values = np.zeros((12, 15), np.uint8)
+    values[2:5, 3:9], values[7:, 1:4] = 1, 2
+    expected = upright(values, turn)
+    for image in (Image.fromarray(values), Image.fromarray(values.astype(np.uint16))):
+        image.save(tmp_path / "a.tif", tiffinfo={274: turn})
+        assert np.array_equal(interpret_mask(tmp_path / "a.tif").label, expected)
+
+
+def test_masks_of_other_types(tmp_path: Path) -> None:
+    values = np.zeros((12, 15), np.uint8)
+    values[2:5, 3:9] = 1
+    assert np.array_equal(interpret_mask(torch.from_numpy(values).bfloat16()).label, values)
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "PNG")
+    assert np.array_equal(interpret_mask(file).label, values)
+    with pytest.raises(UserError, match="a mask of <U1"):
+        interpret_mask(np.full((3, 3), "a"))

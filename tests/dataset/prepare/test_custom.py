@@ -1,5 +1,7 @@
 """A data set of one's own: lists, folds, config; and that the index reads it."""
 
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from PIL import Image
 from dataset.benchmarks.table import open_benchmark
 from dataset.index import load_index
 from dataset.prepare.custom import choose_val, prepare_custom
+from prediction.support import read_support
 from tests.dataset.prepare.test_pascal import stamps
 from tests.dataset.prepare.trees import random_label, write_jpeg, write_lines, write_palette_png
 from tools.prepare import main
@@ -143,3 +146,89 @@ def test_validation_share(rng: np.random.Generator) -> None:
         assert chosen >= max(2, round(0.25 * len(members))) or value == 9  # which has three images only
         assert len(members) - chosen >= 2
     assert len(val) < 0.3 * len(present)
+
+
+def squares(folder: Path, rng: np.random.Generator, side: int, count: int = 4) -> None:
+    """Images and masks of one square of one of two classes, in the VOC layout."""
+    for number in range(2 * count):
+        write_jpeg(folder / f"JPEGImages/{number}.jpg", rng)
+        label = np.zeros((90, 100), np.uint8)
+        top, left = rng.integers(0, 90 - side, 2)
+        label[top : top + side, left : left + side] = number % 2 + 1
+        write_palette_png(folder / f"SegmentationClass/{number}.png", label)
+
+
+@pytest.mark.parametrize(("side", "threshold"), [(3, 9), (6, 36), (40, 98)])
+def test_a_threshold_that_the_objects_reach(
+    tmp_path: Path, rng: np.random.Generator, side: int, threshold: int
+) -> None:
+    squares(tmp_path / "src", rng, side)
+    out = make(tmp_path)
+    assert load_config(out / "config.yaml").area_threshold == threshold
+    assert all((out / f"ImageSets/{part}.txt").read_text().count("\n") == 4 for part in ("train", "val"))
+
+
+def test_a_threshold_of_ones_own(tmp_path: Path, rng: np.random.Generator) -> None:
+    squares(tmp_path / "src", rng, 10)
+    assert load_config(make(tmp_path, "--area-threshold", "77") / "config.yaml").area_threshold == 77
+    shutil.rmtree(tmp_path / "own")
+    with pytest.raises(UserError, match="no image of the train list has a class of 101 pixels; give a lower --area"):
+        make(tmp_path, "--area-threshold", "101")
+    assert not (tmp_path / "own").exists()
+    with pytest.raises(UserError, match="--area-threshold 0: should be at least 1"):
+        make(tmp_path, "--area-threshold", "0")
+
+
+def test_too_few_images_to_divide(tmp_path: Path, rng: np.random.Generator) -> None:
+    squares(tmp_path / "src", rng, 20, count=2)
+    with pytest.warns(UserWarning, match="each is in both lists"):
+        out = make(tmp_path)
+    assert (out / "ImageSets/train.txt").read_text() == (out / "ImageSets/val.txt").read_text()
+    assert main(["check", "--config", str(out / "config.yaml"), "--workers", "1"]) == 0
+
+
+def test_images_are_known_by_their_content(tmp_path: Path, rng: np.random.Generator) -> None:
+    squares(tmp_path / "src", rng, 20)
+    image = tmp_path / "src/JPEGImages/0.jpg"
+    pixels = rng.integers(0, 256, (2, 90, 100, 3), dtype=np.uint8)
+    image.unlink()
+    for photograph in pixels:
+        Image.fromarray(photograph).save(image.with_suffix(".bmp"))
+        os.utime(image.with_suffix(".bmp"), (0, 0))
+        out = make(tmp_path)
+        np.testing.assert_array_equal(np.asarray(Image.open(out / "JPEGImages/0.bmp")), photograph)
+
+
+@pytest.mark.parametrize("in_folders", [True, False])
+def test_what_predict_takes(tmp_path: Path, rng: np.random.Generator, in_folders: bool) -> None:
+    """Images with masks of 0 and 255 beside them: a folder for each class, or one folder of a single class."""
+    drawn = {}
+    for number in range(8):
+        folder = tmp_path / "src" / (("cat", "dog")[number % 2] if in_folders else "")
+        mask = np.zeros((90, 100), np.uint8)
+        mask[: 20 + 5 * number, 10:60] = 255
+        write_jpeg(folder / f"{number}.jpg", rng)
+        Image.fromarray(mask).save(folder / f"{number}.png")
+        drawn[str(number)] = np.where(mask > 0, number % 2 + 1, 0)
+    shown = {item.name: len(item.images) for item in read_support(tmp_path / "src")}
+    if not in_folders:
+        assert shown == {"object": 8}
+        with pytest.raises(UserError, match=r"1 class; .*predict.py --support .*src ..., or Predictor.set_support"):
+            make(tmp_path)
+        return
+    assert shown == {"cat": 4, "dog": 4}
+    out = make(tmp_path)
+    for path in (out / "SegmentationClassAug").rglob("*.png"):
+        np.testing.assert_array_equal(np.asarray(Image.open(path)), drawn[path.stem])
+    assert open_benchmark(load_config(out / "config.yaml")).names() == {1: "cat", 2: "dog"}
+
+
+def test_layouts_of_one_object_are_taken_by_predict(tmp_path: Path, rng: np.random.Generator) -> None:
+    squares(tmp_path / "src", rng, 20, count=2)
+    for path in (tmp_path / "src/SegmentationClass").iterdir():
+        Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8) * 255).save(path)
+    with pytest.raises(UserError, match="has 1 class; training needs two at least"):
+        make(tmp_path)
+    assert not (tmp_path / "own").exists()
+    (only,) = read_support(tmp_path / "src")
+    assert only.name == "object" and [int(mask.sum()) for mask in only.masks] == [400] * 4

@@ -271,5 +271,79 @@ def test_a_folder_of_others_is_left_alone(tmp_path: Path, rng: np.random.Generat
         custom(source, data)
     assert stamps(data) == before
     assert custom(source, tmp_path / "out") == 0
-    (tmp_path / "out/.prepared_custom").unlink()  # as earlier versions have left it
     assert custom(source, tmp_path / "out") == 0
+
+
+def test_a_black_class_and_a_background_of_another_colour(tmp_path: Path) -> None:
+    path = tmp_path / "labelmap.txt"
+    path.write_text("car:0,0,0::\nvan:9,9,9::\n")
+    with pytest.raises(UserError, match=f"^{path}: the label car is black, as the background is"):
+        read_label_map(path)
+    path.write_text("car:0,0,0::\nbackground:255,255,255::\n")
+    assert read_label_map(path) == ({1: "car"}, {(0, 0, 0): 1, (255, 255, 255): 0})
+
+
+def test_ids_that_are_text_and_annotations_without_segmentation(tmp_path: Path, rng: np.random.Generator) -> None:
+    ids = ["1", "01", "001", 2, 3.0]
+    images = [{"id": key, "file_name": f"{n}.jpg", "width": 100, "height": 90} for n, key in enumerate(ids)]
+    keys = [1, "01", "001", "2", 3]
+    annotations: list[dict[str, Any]] = [{**change("segmentation", [SQUARE]), "image_id": key} for key in keys]
+    annotations += [
+        {"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4]},
+        {**change("segmentation", None), "image_id": 2},
+    ]
+    path = coco(tmp_path, rng, [f"{n}.jpg" for n in range(5)], images=images, annotations=annotations)
+    with pytest.warns(UserWarning, match=r"annotations\[5\] encloses nothing; 2 of 7 annotations are like that"):
+        found = read_source(path, None, 1).images
+    assert sorted(item.name for item in found) == list("01234")
+    assert all(np.array_equal(upright_label(item), EXPECTED) for item in found)
+
+
+def test_splits_as_roboflow_exports_them(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Both parts have images of the same names, and categories of other numbers."""
+    for part, count, names in (("train", 4, ["cat", "dog"]), ("valid", 3, ["dog", "cat"]), ("test", 2, ["cat", "dog"])):
+        categories = [{"id": n, "name": name} for n, name in enumerate(names, 1)]
+        source = coco(tmp_path / "raw", rng, [f"{n}.jpg" for n in range(count)], categories=categories)
+        (tmp_path / "src" / part).mkdir(parents=True)
+        source.rename(tmp_path / "src" / part / "_annotations.coco.json")
+        for n in range(count):
+            write_jpeg(tmp_path / "src" / part / f"{n}.jpg", rng)
+    with pytest.warns(UserWarning, match="test/_annotations.coco.json: left out"):
+        found = read_source(tmp_path / "src", None, 1)
+    assert found.classes == ["cat", "dog"]
+    assert found.parts == {"train": {f"train/{n}" for n in range(4)}, "val": {f"val/{n}" for n in range(3)}}
+    for item in found.images:
+        part, number = item.name.split("/")
+        expected = (int(number) % 2 + 1) if part == "train" else 2 - int(number) % 2
+        assert np.array_equal(upright_label(item), EXPECTED * np.uint8(expected))
+        assert item.image == tmp_path / "src" / part.replace("val", "valid") / f"{number}.jpg"
+    (tmp_path / "src/valid").rename(tmp_path / "src/more")
+    (tmp_path / "src/test").rename(tmp_path / "src/others")
+    with pytest.raises(UserError, match="are both COCO files"):
+        read_source(tmp_path / "src", None, 1)
+
+
+@pytest.mark.parametrize("mask_folder", ["SegmentationClass", "masks"])
+def test_masks_whose_images_are_elsewhere(tmp_path: Path, rng: np.random.Generator, mask_folder: str) -> None:
+    for number in range(4):
+        write_jpeg(tmp_path / f"elsewhere/IMG_{number}.JPG", rng)
+        (tmp_path / "src" / mask_folder).mkdir(parents=True, exist_ok=True)
+        label = EXPECTED * np.uint8(number % 2 + 1)
+        Image.fromarray(label).save(tmp_path / "src" / mask_folder / f"img_{number}.png")
+    with pytest.raises(UserError, match=f"{mask_folder}.*--images DIR"):
+        read_source(tmp_path / "src", None, 1)
+    with pytest.raises(UserError, match="--images .*nowhere: no such folder"):
+        read_source(tmp_path / "src", tmp_path / "nowhere", 1)
+    found = read_source(tmp_path / "src", tmp_path / "elsewhere", 1)
+    assert [item.image.name for item in found.images] == [f"IMG_{number}.JPG" for number in range(4)]
+
+
+def test_names_in_other_letters(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Exports and files of different systems: accents composed or not, upper and lower case."""
+    write_jpeg(tmp_path / "e\u0301t\u00c9.JPG", rng)
+    for stated in ("\u00e9t\u00e9.jpg", "e\u0301te\u0301.jpg", "C:\\x\\\u00c9T\u00c9.Jpg"):
+        assert find_image(stated, [tmp_path]) == tmp_path / "e\u0301t\u00c9.JPG"
+    labelme(tmp_path / "\u00e9T\u00e9.json", corners(), imagePath="old.jpg")
+    assert read_source(tmp_path, None, 1).images[0].image == tmp_path / "e\u0301t\u00c9.JPG"
+    write_jpeg(tmp_path / "E\u0301T\u00c9.jpg", rng)
+    assert find_image("\u00e9t\u00e9.jpg", [tmp_path]) is None
