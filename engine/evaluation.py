@@ -142,7 +142,7 @@ def make_episodes(
     count = count or episode_count(cfg, index)
     classes = sorted(index.by_class)
     if cfg.episodes_file is None:
-        episodes = draw_episodes(index, cfg.shot, count, seed, cfg.protocol, cfg.workers)
+        episodes = draw_episodes(index, cfg.shot, count, seed, cfg.protocol, cfg.draw_workers)
         return EpisodeSet(mark_hard(episodes, index), files, classes)
     episodes = read_episodes(cfg.episodes_file)
     for line, episode in enumerate(episodes, 1):

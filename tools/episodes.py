@@ -47,7 +47,7 @@ def main(words: Sequence[str] | None = None) -> None:
     benchmark = open_benchmark(cfg)
     index = benchmark.index("test")
     count = episode_count(cfg, index)
-    episodes = draw_episodes(index, cfg.shot, count, arguments.seed, cfg.protocol, cfg.workers)
+    episodes = draw_episodes(index, cfg.shot, count, arguments.seed, cfg.protocol, cfg.draw_workers)
     lines = [
         " ".join([benchmark.class_label(e.class_id), *map(benchmark.image_label, (e.query, *e.support))])
         for e in episodes
