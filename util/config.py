@@ -29,6 +29,7 @@ STAGE_1 = {
 }
 SHORT = reprlib.Repr()  # of values in messages
 SHORT.maxstring = SHORT.maxother = 200
+short_repr = SHORT.repr
 
 
 class Setting(NamedTuple):
@@ -51,6 +52,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), stage: int = 2)
         file, words = _stage_1(file), _stage_1(words)
         pairs = ", ".join(f"{name} as {STAGE_1[name]}" for name in STAGE_1 if STAGE_1[name] in file)
         warnings.warn(f"{path}: a config of stage 1 alone, which reads {pairs}", stacklevel=2)
+    return _resolve(file, words)
+
+
+def load_mapping(content: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> Config:
+    """The config that `Config.given` put into a checkpoint, as `load_config` reads a file; `source` is its name."""
+    return _resolve(_settings(dict(content), source), _read_overrides(overrides))
+
+
+def _resolve(file: dict[str, Setting], words: dict[str, Setting]) -> Config:
     given = _without_derived(file) | words
     data_set = given["data_set"].value if "data_set" in given else "pascal"
     settings = _defaults(data_set) | _drop_unused(given)
@@ -115,7 +125,7 @@ def _read_chain(path: Path, children: tuple[Path, ...]) -> dict[str, Setting]:
     if base is None or base.value is None:
         return settings
     if not isinstance(base.value, str):
-        raise UserError(f"{path}: base: {SHORT.repr(base.value)} should be the path of a config file")
+        raise UserError(f"{path}: base: {short_repr(base.value)} should be the path of a config file")
     return _read_chain(path.parent / base.value, (*children, path)) | settings
 
 
@@ -200,7 +210,7 @@ def _settings(values: dict[Any, Any], source: str) -> dict[str, Setting]:
     for key, value in values.items():
         if key not in known or (key == "base" and source == "--opts"):
             raise UserError(
-                f"{source}: unknown key {SHORT.repr(key)} (value {SHORT.repr(value)}); nearest is {_nearest(key)!r}"
+                f"{source}: unknown key {short_repr(key)} (value {short_repr(value)}); nearest is {_nearest(key)!r}"
             )
         if key in RENAMED_KEYS:
             warnings.warn(f"{source}: {key} is now called {RENAMED_KEYS[key]}", stacklevel=2)
@@ -221,7 +231,7 @@ def _drop_unused(settings: dict[str, Setting]) -> dict[str, Setting]:
     unused = sorted(UNUSED_KEYS & settings.keys())
     if unused:
         sources = ", ".join(dict.fromkeys(settings[key].source for key in unused))
-        warnings.warn(f"{sources}: not used here and ignored: {', '.join(unused)}", stacklevel=3)
+        warnings.warn(f"{sources}: not used here and ignored: {', '.join(unused)}", stacklevel=4)
     return {key: setting for key, setting in settings.items() if key not in UNUSED_KEYS}
 
 
@@ -236,4 +246,4 @@ def _validate(settings: dict[str, Setting]) -> Config:
 
 
 def _wrong_value(settings: dict[str, Setting], key: str, value: Any, reason: str) -> UserError:
-    return UserError(f"{settings[key].source}: {key}: {SHORT.repr(value)} {reason}")
+    return UserError(f"{settings[key].source}: {key}: {short_repr(value)} {reason}")

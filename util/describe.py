@@ -1,4 +1,4 @@
-"""The config keys for readers: a table of Markdown, and text for a terminal; `python -m util.describe` renews the docs."""
+"""The config keys for readers, as a table and as help; `python -m util.describe` renews docs/configuration.md."""
 
 import argparse
 import sys
@@ -41,7 +41,7 @@ def defaults() -> dict[str, str]:
     """The default of every key as YAML has it, and that of COCO-20i where it is another."""
     pascal, coco = (load_config(BASE_DIR / f"{name}.yaml").model_dump() for name in ("pascal", "coco"))
     texts = {}
-    for key, value in pascal.items():
+    for key in pascal:
         shown = ["" if each[key] is None or key in DERIVED else str(each[key]) for each in (pascal, coco)]
         texts[key] = shown[0] if shown[0] == shown[1] else f"{shown[0]}, COCO {shown[1]}"
     return texts
