@@ -207,7 +207,8 @@ def run_episodes(
                 ):
                     observe(Outcome(*fields)._replace(rule=dataset.rule))
     process_group.all_reduce(counts)  # integers: a row is zero on every rank but its own
-    seconds = torch.tensor([(perf_counter() - start) / process_group.size, busy], dtype=torch.float64, device=device)
+    # On the CPU, as not every device has doubles.
+    seconds = torch.tensor([(perf_counter() - start) / process_group.size, busy], dtype=torch.float64)
     total, compute = process_group.all_reduce(seconds).tolist()
     owners, hard, queries = zip(*((e.class_id, e.hard, e.query) for e in episodes), strict=True)
     return summarize(counts.cpu(), owners, classes, total, compute, hard, queries)
