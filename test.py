@@ -19,7 +19,7 @@ from engine.evaluation import (
     make_episodes,
     run_episodes,
 )
-from engine.identity import SEEDLESS, TestIdentity, identify_test, method_name
+from engine.identity import TestIdentity, identify_test, method_name
 from engine.metric import aggregate, format_table, percent
 from engine.multiclass import test_generalized, test_ways
 from engine.origin import check_origin
