@@ -57,11 +57,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), stage: int = 2)
 
 def load_mapping(content: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> Config:
     """The config that `Config.given` put into a checkpoint, as `load_config` reads a file; `source` is its name."""
-    return _resolve(_settings(dict(content), source), _read_overrides(overrides))
+    return _resolve(_without_derived(_settings(dict(content), source)), _read_overrides(overrides))
 
 
 def _resolve(file: dict[str, Setting], words: dict[str, Setting]) -> Config:
-    given = _without_derived(file) | words
+    given = file | words
     data_set = given["data_set"].value if "data_set" in given else "pascal"
     settings = _defaults(data_set) | _drop_unused(given)
     cfg = _validate(settings)
@@ -123,7 +123,7 @@ def _read_chain(path: Path, children: tuple[Path, ...]) -> dict[str, Setting]:
     settings = _read_file(path)
     base = settings.pop("base", None)
     if base is None or base.value is None:
-        return settings
+        return _without_derived(settings)
     if not isinstance(base.value, str):
         raise UserError(f"{path}: base: {short_repr(base.value)} should be the path of a config file")
     return _read_chain(path.parent / base.value, (*children, path)) | settings
