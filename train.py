@@ -122,7 +122,7 @@ def announce(run: Run, model: Method, index: ImageIndex, novel: ImageIndex | Non
     often = (
         f", validated on {validation_count(cfg, novel)} episodes from epoch {cfg.val_start_epoch} on" if novel else ""
     )
-    run.log.info(f"an epoch has {run.plan.steps} steps of {run.plan.items_per_step} episodes{often}")
+    run.log.info(f"an epoch has {run.plan.steps} steps of {run.plan.items_per_step} episodes{validation}")
     if note := oversize_note(images, cfg.train_h, cfg.max_side):
         run.log.warning(note)
     if empty := empty_classes(index, names):

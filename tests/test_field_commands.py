@@ -35,7 +35,7 @@ COMMON: dict[str, Any] = {
     **{"merge": "final", "merge_tau": 0.9, "ann_type": "mask", "SubEpoch_val": True, "fix_random_seed_val": True},
 }
 # Of the two data sets: HMNet's and BAM's meta-training, and BAM's base learner.
-META = {
+META: dict[str, dict[str, dict[str, Any]]] = {
     "hmnet": {
         "pascal": {"train_h": 473, "epochs": 300, "stop_interval": 100, "batch_size": 2, "scale_min": 0.9},
         "coco": {"train_h": 633, "epochs": 75, "stop_interval": 75, "batch_size": 2, "scale_min": 0.8},
@@ -67,9 +67,8 @@ def values(kind: str, data: str, split: int, net: str, shot: int) -> dict[str, A
 
 def write(path: Path, keys: Mapping[str, Any]) -> Path:
     """Below the headings that those files have; what stands where is all the same."""
-    parts = dict(zip(("Data", "Train", "Method", "Test_Finetune"), [{}, {}, {}, {}], strict=True))
-    for number, (key, value) in enumerate(keys.items()):
-        parts[("Data", "Train", "Method", "Test_Finetune")[number % 4]][key] = value
+    names = ("Data", "Train", "Method", "Test_Finetune")
+    parts = {name: dict([*keys.items()][number :: len(names)]) for number, name in enumerate(names)}
     path.write_text(yaml.dump(parts).replace("null", ""))
     return path
 
@@ -104,7 +103,7 @@ def test_all_32_configs_of_hmnet(tmp_path: Path, data: str, split: int, net: str
             assert experiment_config(given).test_episodes == 1000
 
 
-@pytest.mark.parametrize(("data", "net"), itertools.product(("pascal", "coco"), NETS))
+@pytest.mark.parametrize(("data", "net"), [*itertools.product(("pascal", "coco"), NETS)])
 def test_the_four_meta_configs_of_bam(tmp_path: Path, data: str, net: str) -> None:
     keys = values("bam", data, 0, net, 1)
     path = write(tmp_path / f"{data}_split0_{net}.yaml", keys)
@@ -117,7 +116,7 @@ def test_the_four_meta_configs_of_bam(tmp_path: Path, data: str, net: str) -> No
     assert tested.weight == "train_epoch_107_0.6897.pth"
 
 
-@pytest.mark.parametrize(("data", "net"), itertools.product(("pascal", "coco"), NETS))
+@pytest.mark.parametrize(("data", "net"), [*itertools.product(("pascal", "coco"), NETS)])
 def test_the_four_base_configs_of_bam(tmp_path: Path, data: str, net: str) -> None:
     keys = values("bam_base", data, 1, net, 1)
     path = write(tmp_path / f"{data}_split1_{net}_base.yaml", keys)
@@ -157,11 +156,11 @@ def test_released_lists_where_the_configs_name_them(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("script", ["train_pascal.py", "train_coco.py", "test_pascal.py", "test_coco.py"])
 def test_entry_points_of_hmnet(script: str, tmp_path: Path) -> None:
-    """They come to where the config is read, with the arguments as they are."""
-    words = [sys.executable, script, f"--config={tmp_path}/none.yaml", "--arch=HMNet", "--viz", "--eposide=7"]
+    """They are train.py and test.py; with a mistake, which is told before anything is loaded."""
+    words = [sys.executable, script, f"--config={tmp_path}/none.yaml", "--arch=HMNet", "--viz", "--eposide=seven"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr == f"error: {tmp_path}/none.yaml: cannot read this config file: No such file or directory\n"
+    assert done.returncode == 2 and done.stderr.startswith(f"usage: {script.partition('_')[0]}.py ")
+    assert done.stderr.endswith("argument --episode/--eposide: invalid int value: 'seven'\n")
 
 
 @pytest.mark.parametrize(
