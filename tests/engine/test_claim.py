@@ -1,6 +1,9 @@
 """Two trainings and one folder: the second is refused in one line that says what differs, and nothing is changed."""
 
+import os
 import re
+import signal
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,7 +17,7 @@ from engine.paths import Paths
 from engine.run import META_TOPICS
 from engine.snapshot import snapshots
 from tests.engine.runs import EPOCHS, KEYS, config, drive, signal_at
-from tests.processes import run_processes
+from tests.processes import FORK, run_processes
 from util.distributed import ProcessGroup
 from util.errors import UserError
 
@@ -130,3 +133,24 @@ def test_no_folder_is_no_run(tmp_path: Path, make_config: Callable[..., Any]) ->
     with claim(tmp_path / "new", resume="auto"):
         assert (tmp_path / "new" / ".lock").is_file()
     assert not (tmp_path / "new").exists()
+
+
+def killed_with_a_worker(folder: Path, worker: Path) -> None:
+    with claim(folder):
+        if (child := os.fork()) == 0:
+            time.sleep(60)
+        worker.write_text(str(child))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_leaves_no_claim_even_where_its_workers_live_on(tmp_path: Path) -> None:
+    process = FORK.Process(target=killed_with_a_worker, args=(tmp_path / "run", tmp_path / "worker"))
+    process.start()
+    while process.exitcode is None:  # join would wait for the worker, which has inherited the pipe that it watches
+        time.sleep(0.01)
+    try:
+        assert process.exitcode == -signal.SIGKILL
+        with claim(tmp_path / "run"):
+            pass
+    finally:
+        os.kill(int((tmp_path / "worker").read_text()), signal.SIGKILL)
