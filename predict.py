@@ -11,13 +11,14 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
+from util.arguments import Parser
 from util.errors import UserError, run_main
 from util.pixels import MaskKind
 
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Segment in images what a few support images show.")
+    parser = Parser(description="Segment in images what a few support images show.")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="checkpoint of a trained network")
     parser.add_argument("--arch", metavar="METHOD", help="a training-free method instead: prototype, prior ...")
     parser.add_argument("--support", type=Path, required=True, metavar="DIR", help="name.jpg with name.png, or ...")
@@ -33,7 +34,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="do again what is done")
     parser.add_argument("--html", action="store_true", help="write index.html, one page with all thumbnails")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ...; default: the config's")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="key value ..., instead of the config's")
+    parser.add_opts("key value ..., instead of the config's")
     arguments = parser.parse_args()
     if (arguments.weights is None) == (arguments.arch is None):
         raise UserError("give either --weights FILE, a trained network, or --arch METHOD, a training-free method")

@@ -19,7 +19,7 @@ from engine.evaluation import (
     make_episodes,
     run_episodes,
 )
-from engine.identity import SEEDLESS, TestIdentity, identify_test, method_name
+from engine.identity import TestIdentity, identify_test, method_name
 from engine.metric import aggregate, format_table, percent
 from engine.multiclass import test_generalized, test_ways
 from engine.origin import check_origin
@@ -80,6 +80,9 @@ def announce(log: RunLog, cfg: Config, method: Tested, novel: ImageIndex) -> lis
         log.warning(method.note)
     about, names = describe_test(cfg, novel), open_benchmark(data).names()
     log.info(", ".join(f"{key} {value}" for key, value in about if value != "" and key != "notes"))
+    if cfg.test_seeds != tuple(dict.fromkeys(cfg.seeds)):
+        drawn = f"the episodes are those of {cfg.episodes_file}" if cfg.episodes_file else f"{cfg.protocol} has its own"
+        log.info(f"seeds {cfg.seeds}: not used, {drawn}; the result is called seed {cfg.test_seeds[0]}")
     for note in about.notes:
         log.info(f"note: {note}")
     if empty := empty_classes(novel, names):
@@ -105,7 +108,7 @@ def test(cfg: Config, arguments: Namespace, process_group: ProcessGroup) -> None
                 clear_panels(tested.panels)
         left_out = announce(log, cfg, method, novel[0])
         tested.about["test"] = describe_test(cfg, novel[0])
-        for seed in cfg.seeds[:1] if cfg.episodes_file or cfg.protocol in SEEDLESS else dict.fromkeys(cfg.seeds):
+        for seed in cfg.test_seeds:
             episode_set = make_episodes(cfg, seed, cfg.test_episodes, novel)
             if not results:
                 if arguments.episodes_out and process_group.is_main:

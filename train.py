@@ -27,13 +27,15 @@ from dataset.episode import check_possible, empty_classes
 from dataset.index import ImageIndex, load_index, validation_count
 from dataset.reading import oversize_note
 from engine.cached_crops import stored_crops
+from engine.claim import claimed_run
 from engine.evaluation import EpisodeSet, make_episodes, run_episodes
 from engine.learner import Learner, Output, Tensors
 from engine.loader import StepPlan
 from engine.metric import count_pixels
 from engine.optim import method_optimizers
 from engine.panels import panel_drawer
-from engine.run import Paths, Run
+from engine.paths import Paths
+from engine.run import META_TOPICS, Run
 from model.build import build_model
 from model.methods.method import Method
 from util.config import Config
@@ -53,7 +55,11 @@ PANEL_SIZE = (240, 960)  # pixels that they are reduced to
 def main(arguments: Namespace) -> None:
     """Connect, train."""
     cfg = experiment_config(arguments)
-    with explain_errors(), connect(cfg.device) as process_group:
+    with (
+        explain_errors(),
+        connect(cfg.device) as process_group,
+        claimed_run(cfg, run_paths(cfg), process_group, arguments.overwrite, META_TOPICS),
+    ):
         train(cfg, process_group, arguments.viz)
 
 
@@ -145,11 +151,11 @@ def forward(method: Method, network: nn.Module, batch: Tensors) -> Output:
     truth = batch["query_mask"].long()
     scores = network(batch["query"], batch["support"], batch["support_mask"], episode_class=batch["class_index"])
     masks = torch.cat([truth.unsqueeze(1), batch["support_mask"]], dim=1)  # (B, 1 + K, H, W)
-    figures = {
+    metrics = {
         "foreground IoU": count_pixels(scores.final.argmax(1), truth)[1],
         "foreground share": torch.stack([(masks == 1).sum(), (masks != IGNORE).sum()]),
     }
-    return Output(method.losses(scores, truth), figures, method.item_means)
+    return Output(method.losses(scores, truth), metrics, method.item_means)
 
 
 def validates(cfg: Config, position: float) -> bool:

@@ -24,11 +24,13 @@ from tqdm import tqdm
 from dataset.benchmarks.table import open_benchmark
 from dataset.dataset import BaseValidation, base_train_dataset, base_val_dataset, collate
 from dataset.reading import oversize_note
+from engine.claim import claimed_run
 from engine.learner import Learner, Output, Tensors
 from engine.loader import StepPlan, load_steps, shard_batches
 from engine.optim import autocast, make_sgd, poly_rate, set_rates
+from engine.paths import Paths
 from engine.published import base_miou
-from engine.run import Paths, Run
+from engine.run import Run
 from model.build import build_base_learner
 from model.inference import fold_batch_norms
 from model.parts.base_learner import PSPNet
@@ -41,11 +43,17 @@ from util.failures import explain_errors
 from util.pixels import IGNORE
 from util.rng import make_deterministic, seed_all
 
+TOPICS = ("base",)  # of the keys that the base learner depends on
+
 
 def main(arguments: Namespace) -> None:
     """Connect, train."""
-    cfg = experiment_config(arguments)
-    with explain_errors(), connect(cfg.device) as process_group:
+    cfg = experiment_config(arguments, stage=1)
+    with (
+        explain_errors(),
+        connect(cfg.device) as process_group,
+        claimed_run(cfg, run_paths(cfg), process_group, arguments.overwrite, TOPICS),
+    ):
         train(cfg, process_group, arguments.viz)
 
 
@@ -62,11 +70,11 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
     model = build_base_learner(cfg).to(process_group.device).train()
     sgd = make_sgd([model.backbone.parameters(), model.head.parameters()], cfg.momentum, cfg.weight_decay)
     learner = Learner(model, {"all": sgd}, process_group, cfg.amp, cfg.compile, max_skipped=cfg.max_skipped_steps)
-    run = Run(cfg, run_paths(cfg), plan, learner, cfg.base_epochs, cfg.base_stop_interval, weights)
+    run = Run(cfg, run_paths(cfg), plan, learner, cfg.base_epochs, cfg.base_stop_interval, weights, TOPICS)
 
     validation = base_val_dataset(cfg)
     with run.started(viz):
-        if note := oversize_note(images, cfg.train_h, cfg.max_side):
+        if note := oversize_note(images, cfg.base_train_h, cfg.max_side):
             run.log.warning(note)
         for epoch in run.epochs():
             for batches in run.batches(base_train_dataset(cfg, cfg.manual_seed, epoch, files), collate):
@@ -116,7 +124,7 @@ def measure(model: PSPNet, cfg: Config, process_group: ProcessGroup, dataset: Ba
                 confusion += count_pairs(
                     resize(scores[None], label.shape).argmax(1)[0], label.to(process_group.device), size
                 )
-    return figures(process_group.all_reduce(confusion).cpu())
+    return metrics(process_group.all_reduce(confusion).cpu())
 
 
 def count_pairs(prediction: Tensor, label: Tensor, size: int) -> Tensor:
@@ -125,9 +133,9 @@ def count_pairs(prediction: Tensor, label: Tensor, size: int) -> Tensor:
     return torch.bincount(label[valid] * size + prediction[valid], minlength=size**2).view(size, size)
 
 
-def figures(confusion: Tensor) -> dict[str, float]:
+def metrics(confusion: Tensor) -> dict[str, float]:
     """Mean IoU over classes 1 ... n, as far as they occur, and pixel accuracy, from counts (1 + n, 1 + n)."""
-    right = confusion.diagonal().double()
+    right = confusion.diagonal().double()  # on the CPU: not every device has doubles
     union = confusion.sum(0) + confusion.sum(1) - right
     iou = (right / union)[1:]
     return {"miou": iou.nanmean().item(), "pixel_accuracy": (right.sum() / confusion.sum()).item()}

@@ -5,7 +5,6 @@ alone tells a class. Objects vary in size, place, turn, proportions, colour and 
 objects of other classes, so what merely stands out is not the answer.
 """
 
-import argparse
 import colorsys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dataset.lists import class_lines
+from util.arguments import Parser
 from util.errors import run_main
 from util.files import atomic_write
 from util.pixels import IGNORE
@@ -233,7 +233,7 @@ def _paint(canvas: Array, cover: Array, centre: NDArray[np.floating], frame: Arr
 
 def main() -> None:
     """Write the data set to the folder named on the command line."""
-    parser = argparse.ArgumentParser(description="Write a small generated data set in the VOC layout.")
+    parser = Parser(description="Write a small generated data set in the VOC layout.")
     parser.add_argument("out", type=Path, help="folder to write to")
     parser.add_argument("--images-per-class", type=int, default=40)
     parser.add_argument("--size", type=int, default=160, help="pixels, about")

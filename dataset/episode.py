@@ -12,7 +12,7 @@ import torch
 
 from dataset.index import ImageIndex
 from util.errors import UserError
-from util.files import atomic_write
+from util.files import atomic_write, numbered_lines
 
 Item = TypeVar("Item")
 
@@ -226,13 +226,9 @@ def write_episodes(path: str | Path, episodes: Iterable[Episode]) -> None:
 
 
 def read_episodes(path: str | Path) -> list[Episode]:
-    """Read what write_episodes wrote; UserError names the line that is no episode."""
+    """Read what write_episodes wrote; UserError names the line that is no episode, or whose query is its support."""
     episodes = []
-    try:
-        lines = Path(path).read_text().splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise UserError(f"{path}: no readable episodes file there; check episodes_file") from None
-    for number, line in enumerate(lines, 1):
+    for number, line in numbered_lines(Path(path), "episodes file"):
         try:
             fields = json.loads(line)
             episode = Episode(str(fields["query"]), int(fields["class_id"]), [str(name) for name in fields["support"]])
@@ -240,5 +236,7 @@ def read_episodes(path: str | Path) -> list[Episode]:
             raise UserError(
                 f'{path}:{number}: not an episode {{"query": ..., "class_id": ..., "support": [...]}}'
             ) from None
+        if episode.query in episode.support:
+            raise UserError(f"{path}:{number}: the query {episode.query} is its own support; take another support")
         episodes.append(episode)
     return episodes

@@ -14,7 +14,16 @@ Pair = tuple[str, str]  # image, mask: paths relative to the data root
 
 
 def locate(root: Path, path: str | Path) -> Path:
-    """A path of the config: relative to the working directory where that exists, else to the data root."""
+    """A path of the config: relative to the working directory where that exists, else to the data root.
+
+    UserError where neither exists and it is one of the released lists, which configs of the field name.
+    """
+    if not Path(path).exists() and not (root / path).exists() and Path(path).parts[:1] == ("lists",):
+        raise UserError(
+            f"{path}: neither here nor in {root}; copy the lists/ of the released code here, or take the lists that "
+            "`python -m tools.prepare pascal` (coco) makes: --opts train_list ImageSets/train.txt val_list "
+            "ImageSets/val.txt"
+        )
     return Path(path) if Path(path).exists() else root / path
 
 

@@ -142,7 +142,7 @@ def make_episodes(
     count = count or episode_count(cfg, index)
     classes = sorted(index.by_class)
     if cfg.episodes_file is None:
-        episodes = draw_episodes(index, cfg.shot, count, seed, cfg.protocol, cfg.workers)
+        episodes = draw_episodes(index, cfg.shot, count, seed, cfg.protocol, cfg.draw_workers)
         return EpisodeSet(mark_hard(episodes, index), files, classes)
     episodes = read_episodes(cfg.episodes_file)
     for line, episode in enumerate(episodes, 1):
@@ -207,7 +207,8 @@ def run_episodes(
                 ):
                     observe(Outcome(*fields)._replace(rule=dataset.rule))
     process_group.all_reduce(counts)  # integers: a row is zero on every rank but its own
-    seconds = torch.tensor([(perf_counter() - start) / process_group.size, busy], dtype=torch.float64, device=device)
+    # On the CPU, as not every device has doubles.
+    seconds = torch.tensor([(perf_counter() - start) / process_group.size, busy], dtype=torch.float64)
     total, compute = process_group.all_reduce(seconds).tolist()
     owners, hard, queries = zip(*((e.class_id, e.hard, e.query) for e in episodes), strict=True)
     return summarize(counts.cpu(), owners, classes, total, compute, hard, queries)

@@ -17,7 +17,6 @@ PACKAGES = ("hmnet", "torch", "torchvision", "timm", "numpy")
 # Keys whose change by --opts is told in a result's name: the same weights have other metrics then
 RELATED = ("val_size", "amp", "trained_shot", "kshot_unsort", "seeds", *keys_of("protocol"))
 NAMED = ("test_set", "test_fold", "test_classes", "variant", "protocol", "shot")  # are in the name in any case
-SEEDLESS = ("hsnet", "fptrans")  # protocols that have a seed of their own
 
 
 class TestIdentity(NamedTuple):

@@ -20,10 +20,10 @@ Tensors = dict[str, Tensor]
 
 
 class Output(NamedTuple):
-    """What the network made of one batch, by name: losses, whose sum is minimised, and figures for the log."""
+    """What the network made of one batch, by name: losses, whose sum is minimised, and metrics for the log."""
 
     losses: Mapping[str, Tensor]  # scalars, means over the pixels that are not ignored
-    figures: Mapping[str, Tensor]  # (2,) int64 each, a count and what it is a part of
+    metrics: Mapping[str, Tensor]  # (2,) int64 each, a count and what it is a part of
     item_means: Collection[str] = ()  # the losses that are means over the items of the batch instead
 
 
@@ -34,7 +34,7 @@ class Report(NamedTuple):
     """One step over all processes; empty when its loss was not finite and it will be skipped."""
 
     losses: dict[str, float]
-    figures: dict[str, tuple[int, int]]
+    metrics: dict[str, tuple[int, int]]
 
     @property
     def loss(self) -> float:
@@ -87,9 +87,9 @@ class Learner:
         self.buffers = [buffer.clone() for buffer in self.model.buffers()]
         self.names = [" ".join(item) for batch in batches for item in batch["names"]]
         valid = torch.tensor([int((batch[target] != IGNORE).sum()) for batch in batches])
-        share = valid.double() * process_group.size / process_group.all_reduce(valid.sum())  # DDP divides by world.size
+        share = valid.double() * process_group.size / process_group.all_reduce(valid.sum())  # DDP divides by it
         losses: dict[str, Tensor] = {}
-        figures: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
         for number, batch in enumerate(batches):
             with self._no_sync() if number < len(batches) - 1 else nullcontext():
                 with autocast(self.amp, process_group.device):
@@ -98,16 +98,16 @@ class Learner:
                 parts = {name: loss * weight.get(name, share[number].item()) for name, loss in output.losses.items()}
                 self.scaler.scale(torch.stack([*parts.values()]).sum()).backward()
             losses = {name: losses.get(name, 0) + part.detach() for name, part in parts.items()}
-            figures = {name: figures.get(name, 0) + figure for name, figure in output.figures.items()}
+            metrics = {name: metrics.get(name, 0) + counts for name, counts in output.metrics.items()}
         values = torch.stack([*losses.values()])
         finite = bool(values.isfinite().all())
         values = process_group.all_reduce(values) / process_group.size
         if not values.isfinite().all():
             self._skip_or_raise("loss", [] if finite else self.names)
             return Report({}, {})
-        counts = process_group.all_reduce(torch.stack([*figures.values()])).tolist()
+        counts = process_group.all_reduce(torch.stack([*metrics.values()])).tolist()
         return Report(
-            dict(zip(losses, values.tolist(), strict=True)), dict(zip(figures, map(tuple, counts), strict=True))
+            dict(zip(losses, values.tolist(), strict=True)), dict(zip(metrics, map(tuple, counts), strict=True))
         )
 
     def _no_sync(self) -> Any:

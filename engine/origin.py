@@ -1,13 +1,13 @@
 """What a checkpoint was trained on, written into it and checked before it is tested."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dataset.benchmarks.table import open_benchmark
 from util.checkpoint import read_metadata
-from util.config import Config
+from util.config import Config, load_mapping, short_repr
 from util.errors import UserError
 
 PLACE = re.compile(r"(?:^|/)(?P<data_set>[^/]+)/[^/]+/split(?P<split>\d+)/(?:.*/)?(?P<name>[^/]+)$")  # as in exp/
@@ -22,6 +22,15 @@ def training_origin(cfg: Config) -> dict[str, Any]:
     return {"data_set": cfg.data_set, "split": cfg.split, "shot": cfg.trained_shot or cfg.shot, "classes": classes}
 
 
+def checkpoint_config(path: Path, content: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config | None:
+    """The config that a checkpoint's training left in it, with `--opts` on top; None where it holds none.
+
+    UserError for one that is no config of this version.
+    """
+    stored = content.get("config")
+    return load_mapping(stored, f"{path}: config", overrides) if isinstance(stored, Mapping) else None
+
+
 def check_origin(path: Path, content: Mapping[str, Any], cfg: Config) -> str | None:
     """A note on what the checkpoint was trained on where it is worth one.
 
@@ -30,8 +39,14 @@ def check_origin(path: Path, content: Mapping[str, Any], cfg: Config) -> str | N
     that it has seen, unless `allow_other_split` is set.
     """
     wanted, stated = training_origin(cfg), content.get("trained_on") or _origin_by_metadata(path)
+    if not isinstance(stated, Mapping):
+        raise UserError(
+            f"{path}: trained_on should map {', '.join(wanted)} to what it was trained on, not be "
+            f"{short_repr(stated)}; take the file that training wrote"
+        )
     by_path, found = not stated, stated or _origin_by_path(path)
-    differences = [f"{key} {value!r}, not {wanted[key]!r}" for key, value in found.items() if value != wanted[key]]
+    pairs = [(key, found[key], wanted[key]) for key in wanted if key in found]
+    differences = [f"{key} {value!r}, not {other!r}" for key, value, other in pairs if value != other]
     if differences and not cfg.allow_other_split:
         raise UserError(
             f"{path}: {'by its path ' if by_path else ''}trained on {'; '.join(differences)}; test it with the config "

@@ -1,10 +1,19 @@
-"""A run: where it stands, what it writes, and how it goes on after an interruption; both training stages use it."""
+"""A run: where it stands, what it writes, and how it goes on after an interruption; both training stages use it.
+
+with claimed_run(...):                                  # nobody else writes its files
+    run = Run(...)                                      # a model with its optimisers, at epoch 1 step 0
+    with run.started():                                 # or where the newest snapshot stands
+        for epoch in run.epochs():                      # seeds; stops early when validation is stale
+            for batches in run.batches(dataset):        # of the steps that are left in this epoch
+                report = learner.accumulate(batches, forward, target)
+                run.stepped(report, rate, learner.step())  # logs; saves when it is time, or a signal came
+            run.validate(epoch, measure)                # publishes the weights if they are the best so far
+"""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +24,7 @@ from tqdm import tqdm
 from engine.learner import Learner, NotFiniteError, Report
 from engine.loader import Batch, StepPlan, load_steps
 from engine.origin import training_origin
+from engine.paths import Paths
 from engine.results import TrainingResult, write_result
 from engine.snapshot import (
     SAVED_EXIT,
@@ -26,13 +36,15 @@ from engine.snapshot import (
     write_snapshot,
 )
 from model.released import released_state_dict
-from util.checkpoint import read_checkpoint, save_checkpoint
+from util.checkpoint import save_checkpoint
 from util.config import Config
 from util.errors import UserError
 from util.files import atomic_write, remove_temporary
 from util.logger import Clock, RunLog
 from util.rng import restore_rng, rng_state, seed_all, undisturbed_rng
+from util.schema import keys_of
 
+META_TOPICS = ("network", "recipe", "seed")  # of the keys that meta-training depends on
 PATIENCE = 60  # seconds that a signal waits for one of several processes to get its next batch or to end validation
 RANK_STRIDE = 1_000_003  # between the seeds of two processes
 
@@ -47,58 +59,33 @@ class Progress:
     best: float | None = None
     best_epoch: float = 0.0
     best_file: str = ""
-    history: list[dict[str, float]] = field(default_factory=list)  # figures of every validation
-    # By name, over the epoch's steps so far: the sum of a loss and of how many, a figure's counts and of how many.
+    history: list[dict[str, float]] = field(default_factory=list)  # metrics of every validation
+    # By name, over the epoch's steps so far: the sum of a loss and of how many, a metric's counts and of how many.
     losses: dict[str, list[float]] = field(default_factory=dict)
-    figures: dict[str, list[float]] = field(default_factory=dict)
+    metrics: dict[str, list[float]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> "Progress":
-        """What `asdict` made of it, or an older version that knew two losses and one figure, without their names."""
+        """What `asdict` made of it; versions up to 0.1 called the metrics figures."""
         fields = dict(content)
-        sums, steps = fields.pop("sums", None), fields["step"]
-        if sums and steps:
-            pixel, item, *hits = sums
-            fields["losses"] = {"cross_entropy": [pixel, steps]} | ({"dice": [item, steps]} if item else {})
-            fields["figures"] = {"foreground IoU" if item else "pixel accuracy": hits}
-        return cls(**fields)
+        return cls(**{"metrics": fields.pop("figures", {}), **fields})
 
     def add(self, report: Report) -> None:
         """Count one more step."""
         for sums, values in (
             (self.losses, {name: (loss, 1) for name, loss in report.losses.items()}),
-            (self.figures, report.figures),
+            (self.metrics, report.metrics),
         ):
             for name, (amount, of) in values.items():
                 before = sums.get(name, [0, 0])
                 sums[name] = [before[0] + amount, before[1] + of]
 
 
-@dataclass(frozen=True)
-class Paths:
-    """The files of one run; `tag` tells apart runs of different shots that share a folder."""
-
-    folder: Path
-    best: Path  # weights for whoever comes next
-    tag: str = ""
-    numbered: str = ""  # begins the best weights' second name, {numbered}_epoch_{e}_{mIoU}.pth, e from 0; empty: none
-
-    @property
-    def snapshots(self) -> Path:
-        """Folder of snapshots and best weights."""
-        return self.folder / "snapshot"
-
-    def file(self, name: str) -> Path:
-        """A file of the run's own, such as result.json or result_train5.json."""
-        path = self.folder / name
-        return path.with_stem(path.stem + self.tag)
-
-
 class Run:
     """Epochs and steps that survive signals, kills and full disks; train.py shows how it is used.
 
     The run ends after `last_epoch`, or when the best validation is `patience` epochs old. `weights` makes the state
-    dict to publish of the model that validated best.
+    dict to publish of the model that validated best, `topics` are those of the keys that it depends on.
     """
 
     def __init__(
@@ -110,11 +97,12 @@ class Run:
         last_epoch: int,
         patience: int,
         weights: Callable[[nn.Module], Mapping[str, Tensor]] = released_state_dict,
+        topics: Sequence[str] = META_TOPICS,
     ) -> None:
         if cfg.start_epoch >= last_epoch:
             raise UserError(f"start_epoch: {cfg.start_epoch} should be below the number of epochs ({last_epoch})")
         self.cfg, self.process_group, self.paths, self.plan = cfg, learner.process_group, paths, plan
-        self.learner, self.weights = learner, weights
+        self.learner, self.weights, self.topics = learner, weights, topics
         self.last_epoch, self.patience = last_epoch, patience
         self.progress = Progress(epoch=cfg.start_epoch + 1)
         self.clock, self.saved_at, self.saved_time = Clock(), (0, 0), time.monotonic()
@@ -161,23 +149,18 @@ class Run:
         """Steps of the whole run."""
         return self.last_epoch * self.plan.steps
 
-    @property
-    def snapshot_name(self) -> str:
-        """What the names of snapshots begin with."""
-        return f"state{self.paths.tag}"
-
     def _resume(self) -> None:
         """Go on from the snapshot that the config names, or from the newest intact one; without any, begin."""
         folder, path = self.paths.snapshots, Path(self.cfg.resume) if self.cfg.resume else None
         if self.cfg.resume == "auto":
-            found = newest_intact(folder, self.snapshot_name, self.log.warning) if self.process_group.is_main else None
-            path = self.process_group.broadcast(found)
+            name, is_main = self.paths.snapshot_name, self.process_group.is_main
+            path = self.process_group.broadcast(newest_intact(folder, name, self.log.warning) if is_main else None)
+            if path is None and snapshots(folder, name):
+                raise UserError(f"{folder}: none of its snapshots can be read; begin afresh by --overwrite")
         if path is None:
-            if self.process_group.is_main and snapshots(folder, self.snapshot_name):
-                self.log.warning(f"{folder}: starting afresh, snapshots of the earlier run there will be replaced")
             return
         content = read_snapshot(path)
-        self._check_fit(path, content)
+        changed = self._check_fit(path, content)
         try:
             self.learner.restore(content)
         except ValueError as error:
@@ -185,17 +168,24 @@ class Run:
         self.progress = Progress.read(content["progress"])
         restore_rng(content["rng"][self.process_group.rank % len(content["rng"])])
         self.saved_at = self.progress.epoch, self.progress.step
+        if changed and (self.progress.epoch > self.last_epoch or self.is_stale()):
+            raise UserError(
+                f"{path}: is of a finished training with other settings: {', '.join(changed)}; "
+                "choose another folder by `--opts exp FOLDER`, or begin afresh by --overwrite"
+            )
+        if changed:
+            self.log.warning(f"{path}: resumed with other settings: {', '.join(changed)}")
         self.log.info(f"resumed from {path}: epoch {self.progress.epoch}, step {self.progress.step}")
 
     def _clear_away(self) -> None:
         """Remove what a killed process of this run had begun to write."""
-        remove_temporary(self.paths.snapshots, f"{self.snapshot_name}_[0-9]*.pth")
+        remove_temporary(self.paths.snapshots, f"{self.paths.snapshot_name}_[0-9]*.pth")
         remove_temporary(self.paths.best.parent, self.paths.best.name)
         if self.paths.numbered:
             remove_temporary(self.paths.snapshots, f"{self.paths.numbered}_epoch_*.pth")
 
-    def _check_fit(self, path: Path, content: Mapping[str, Any]) -> None:
-        """UserError when the snapshot's steps are not this run's steps; a warning for whatever else differs."""
+    def _check_fit(self, path: Path, content: Mapping[str, Any]) -> list[str]:
+        """The settings that differ from the snapshot's; UserError when its steps are not this run's steps."""
         then, now = content["world"], self._layout()
         if (then["items"], then["items_per_step"]) != (now["items"], now["items_per_step"]):
             raise UserError(
@@ -205,10 +195,8 @@ class Run:
         if then["size"] != now["size"]:
             self.log.warning(f"{path}: written by {then['size']} processes, now {now['size']}: dropout will differ")
         old = content["config"]
-        kept = {key: value for key, value in self._settings().items() if key in old}  # without keys that are newer
-        changed = [f"{key} {old[key]!r} -> {value!r}" for key, value in kept.items() if value != old[key]]
-        if changed:
-            self.log.warning(f"{path}: resumed with other settings: {', '.join(changed)}")
+        kept = {key: getattr(self.cfg, key) for key in keys_of(*self.topics) if key in old}  # without newer keys
+        return [f"{key} {old[key]!r} -> {value!r}" for key, value in kept.items() if value != old[key]]
 
     def _layout(self) -> dict[str, int]:
         plan = self.plan
@@ -229,7 +217,9 @@ class Run:
         self.saved_at, self.saved_time = (self.progress.epoch, self.progress.step), time.monotonic()
         path = Path()
         if self.process_group.is_main:
-            path = write_snapshot(self.paths.snapshots, self.snapshot_name, *self.saved_at, content, self.cfg.keep)
+            path = write_snapshot(
+                self.paths.snapshots, self.paths.snapshot_name, *self.saved_at, content, self.cfg.keep
+            )
         return self.process_group.broadcast(path)
 
     def epochs(self) -> Iterator[int]:
@@ -293,35 +283,34 @@ class Run:
             raise SystemExit(SAVED_EXIT)
 
     def validate(self, position: float, measure: Callable[[], dict[str, float]]) -> None:
-        """Measure figures with `miou` among them, once per position, and publish the weights if they are the best."""
+        """Measure metrics with `miou` among them, once per position, and publish the weights if they are the best."""
         progress = self.progress
         if progress.validated >= position:
             return
         if self.saved_at != (progress.epoch, progress.step):
             self.save()  # a kill while validating costs the validation only
         with self.stop.waiting(), undisturbed_rng():
-            figures = measure()
+            metrics = measure()
         progress.validated = position
-        progress.history.append({"epoch": position, **figures})
-        self.log.info(f"epoch {position:g} validation " + " ".join(f"{k} {v:.4f}" for k, v in figures.items()))
-        self.log.curves({f"val/{key}": value for key, value in figures.items()}, self.iteration)
-        if progress.best is None or figures["miou"] > progress.best:
-            self._publish(position, figures["miou"])
+        progress.history.append({"epoch": position, **metrics})
+        self.log.info(f"epoch {position:g} validation " + " ".join(f"{k} {v:.4f}" for k, v in metrics.items()))
+        self.log.curves({f"val/{key}": value for key, value in metrics.items()}, self.iteration)
+        if progress.best is None or metrics["miou"] > progress.best:
+            self._publish(position, metrics["miou"])
         self._write_result()
         self.save_or_stop()
 
     def _publish(self, position: float, miou: float) -> None:
         """Write the best weights under their names, and remove the second name of those that they replace."""
-        progress, old, is_first = self.progress, self.progress.best_file, self.progress.best is None
+        progress, old = self.progress, self.progress.best_file
         progress.best, progress.best_epoch = miou, position
         if self.paths.numbered:
-            progress.best_file = f"{self.paths.numbered}_epoch_{position - 1:g}_{miou:.4f}.pth"
+            progress.best_file = self.paths.numbered_best(position, miou).name
         if not self.process_group.is_main:
             return
         content = {"epoch": position, "miou": miou, "trained_on": training_origin(self.cfg)}
+        content["config"] = {key: value for key, value in self.cfg.given().items() if key != "resume"}
         content["state_dict"] = self.weights(self.learner.model)
-        if is_first:
-            self._keep_earlier(content)
         save_checkpoint(self.paths.best, content)
         if self.paths.numbered:
             save_checkpoint(self.paths.snapshots / progress.best_file, content)
@@ -329,32 +318,17 @@ class Run:
             (self.paths.snapshots / old).unlink(missing_ok=True)
         self.log.info(f"best so far: mIoU {miou:.4f}, {self.paths.best}")
 
-    def _keep_earlier(self, content: Mapping[str, Any]) -> None:
-        """Give the best weights of an earlier training another name, before the first of this one replace them."""
-        best = self.paths.best
-        if not best.is_file():
-            return
-        try:
-            earlier = read_checkpoint(best)
-        except UserError:
-            earlier = {}
-        if all(earlier.get(key) == content[key] for key in ("epoch", "miou")):
-            return  # this run's own, published again after a kill
-        numbers = (number for number in count(1) if not best.with_stem(f"{best.stem}_earlier{number}").exists())
-        kept = best.rename(best.with_stem(f"{best.stem}_earlier{next(numbers)}"))
-        self.log.warning(f"{best}: weights of an earlier training, kept as {kept.name}")
-
     def _end_epoch(self) -> None:
         progress = self.progress
         loss = sum(amount / steps for amount, steps in progress.losses.values())
-        shares = {name: amount / max(of, 1) for name, (amount, of) in progress.figures.items()}
-        figures = ", ".join(f"{name} {share:.4f}" for name, share in shares.items())
-        self.log.info(f"epoch {progress.epoch} mean loss {loss:.4f} {figures}")
+        shares = {name: amount / max(of, 1) for name, (amount, of) in progress.metrics.items()}
+        metrics = ", ".join(f"{name} {share:.4f}" for name, share in shares.items())
+        self.log.info(f"epoch {progress.epoch} mean loss {loss:.4f} {metrics}")
         self.log.curves(
             {"train/epoch_loss": loss, **{f"train/{name}": share for name, share in shares.items()}}, self.iteration
         )
         done, progress.epoch, progress.step = progress.epoch, progress.epoch + 1, 0
-        progress.losses, progress.figures = {}, {}
+        progress.losses, progress.metrics = {}, {}
         if done % self.cfg.save_freq == 0:
             self.save()
 

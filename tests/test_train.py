@@ -222,7 +222,7 @@ def test_the_base_learner_is_validated_as_it_is_tested(data: Path, monkeypatch: 
         with torch.no_grad():
             scores = resize(model(item["image"][None]), item["label"].shape)
         counts += train_base.count_pairs(scores.argmax(1)[0], item["label"], size)
-    assert found == pytest.approx(train_base.figures(counts), abs=2e-3)
+    assert found == pytest.approx(train_base.metrics(counts), abs=2e-3)
     assert found["miou"] > 0 and {*types} == {torch.float32}
     train_base.measure(model, toy_config(data, batch_size_val=3, amp="bf16"), process_group, dataset)
     assert types[-1] == torch.bfloat16
@@ -237,11 +237,11 @@ def test_the_published_figure_is_told(data: Path, tmp_path: Path, monkeypatch: p
     assert f"mIoU of the base classes: {100 * miou:.2f}, published 71.43\n" in log.read_text()
 
 
-def test_figures_of_the_base_learner() -> None:
+def test_metrics_of_the_base_learner() -> None:
     torchmetrics = pytest.importorskip("torchmetrics")
     prediction, label = torch.randint(0, 4, (2, 50, 60))
     label[torch.rand(50, 60) < 0.1] = 255
-    found = train_base.figures(train_base.count_pairs(prediction, label, 5))
+    found = train_base.metrics(train_base.count_pairs(prediction, label, 5))
     kept = label != 255
     iou = torchmetrics.functional.jaccard_index(
         prediction[kept], label[kept], "multiclass", num_classes=5, average=None

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from prediction.predictor import Predictor, find_config
 from tools.browser.state import Limits
+from util.arguments import Parser
 from util.config import load_config
 from util.errors import UserError, run_main
 
@@ -26,7 +27,7 @@ QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     limits = Limits()
-    parser = argparse.ArgumentParser(description="Segment images in the browser.")
+    parser = Parser(description="Segment images in the browser.")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="checkpoint; default: that of `make demo`")
     parser.add_argument("--config", type=Path, metavar="FILE", help="default: what training left by the weights")
     parser.add_argument("--port", type=int, default=7860)

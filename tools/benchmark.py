@@ -47,6 +47,7 @@ from model.methods.method import Method
 from prediction.predictor import Predictor
 from tools.paper.table import Table
 from train import forward
+from util.arguments import Parser
 from util.config import Config, load_config
 from util.distributed import ProcessGroup, pick_device
 from util.errors import UserError, run_main
@@ -368,14 +369,14 @@ def report(result: Mapping[str, Any]) -> str:
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Measure a method's speed, memory and cost.")
+    parser = Parser(description="Measure a method's speed, memory and cost.")
     parser.add_argument("--config", default=CONFIG, help=f"YAML file of the experiment; default: {CONFIG}")
     parser.add_argument("--arch", help="name of the method, instead of the config's")
     parser.add_argument("--rows", nargs="+", choices=ROWS, help="default: all, with --arch those of any method")
     parser.add_argument("--quick", action="store_true", help="small images, about a minute")
     parser.add_argument("--seconds", type=float, default=2, help="for each figure: the median of as many calls as fit")
     parser.add_argument("--out", type=Path, help="folder for the results; default: exp/benchmark/ARCH/ROWS")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="key value ..., instead of the config's")
+    parser.add_opts("key value ..., instead of the config's")
     return parser.parse_args()
 
 

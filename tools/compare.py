@@ -4,11 +4,11 @@ Each is a result of `test.py` or a folder with the results of several folds and 
 ahead of each other one, with 95 % intervals, on all and on hard episodes, and which is better how often in every class.
 """
 
-import argparse
 from pathlib import Path
 
 from tools.paper.history import short_names
 from tools.paper.paired import comparison_table, pair_folds, read_tests, wins_table
+from util.arguments import Parser
 from util.errors import UserError, run_main
 from util.failures import explain_errors
 from util.files import atomic_write
@@ -16,7 +16,7 @@ from util.files import atomic_write
 
 def main() -> None:
     """Read, compare, print."""
-    parser = argparse.ArgumentParser(prog="python -m tools.compare", description="Compare tests on the same episodes.")
+    parser = Parser(prog="python -m tools.compare", description="Compare tests on the same episodes.")
     parser.add_argument(
         "results", nargs="+", type=Path, metavar="RESULT", help="result_test_*.json, or a folder of some"
     )

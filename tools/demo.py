@@ -4,13 +4,13 @@ Generates a data set, trains a base learner and HMNet on its base classes, and t
 on the novel classes, all through the project's own entry points. What is done already is not done again.
 """
 
-import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 from dataset.demo import write_demo
+from util.arguments import Parser
 from util.config import load_config
 from util.errors import UserError, run_main
 
@@ -21,7 +21,7 @@ METHODS = {"prototype": "nearest prototype", "prior": "training-free prior", "HM
 
 def main() -> None:
     """Run every step in turn and print the comparison."""
-    argparse.ArgumentParser(description="Train and test on a generated data set.").parse_args()
+    Parser(description="Train and test on a generated data set.").parse_args()
     cfg = load_config(CONFIG)
     if not Path(cfg.data_root, "ImageSets", "val.txt").is_file():
         write_demo(cfg.data_root)

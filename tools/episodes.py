@@ -10,6 +10,7 @@ from pathlib import Path
 from dataset.benchmarks.table import BENCHMARKS, open_benchmark, test_config
 from dataset.episode import draw_episodes
 from dataset.index import episode_count
+from util.arguments import Parser
 from util.config import load_config
 from util.errors import run_main
 from util.files import atomic_write
@@ -19,7 +20,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "config" / "base"
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line (`words`, or the process's own)."""
-    parser = argparse.ArgumentParser(prog="python -m tools.episodes", description="Draw a benchmark's test episodes.")
+    parser = Parser(prog="python -m tools.episodes", description="Draw a benchmark's test episodes.")
     parser.add_argument("name", choices=sorted(BENCHMARKS), metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--protocol", choices=["hsnet", "released", "seeded", "fptrans"], default="hsnet")
     parser.add_argument("--fold", type=int, default=0)
@@ -30,7 +31,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--root", type=Path, metavar="DIR", help="the data's folder; default: the benchmark's own")
     parser.add_argument("--seed", type=int, default=321, help="of the protocols released and seeded")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="key value ...: other config keys")
+    parser.add_opts("key value ...: other config keys")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     return parser.parse_args(words)
 
@@ -47,7 +48,7 @@ def main(words: Sequence[str] | None = None) -> None:
     benchmark = open_benchmark(cfg)
     index = benchmark.index("test")
     count = episode_count(cfg, index)
-    episodes = draw_episodes(index, cfg.shot, count, arguments.seed, cfg.protocol, cfg.workers)
+    episodes = draw_episodes(index, cfg.shot, count, arguments.seed, cfg.protocol, cfg.draw_workers)
     lines = [
         " ".join([benchmark.class_label(e.class_id), *map(benchmark.image_label, (e.query, *e.support))])
         for e in episodes

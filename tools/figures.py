@@ -31,6 +31,7 @@ from tools.paper.plots import draw_bars, draw_curves, draw_enhancement, draw_sta
 from tools.paper.published import published
 from tools.paper.runs import COMPONENTS
 from tools.paper.table import Table, csv_text
+from util.arguments import Parser
 from util.config import Config, load_config
 from util.distributed import ProcessGroup, pick_device
 from util.errors import UserError, run_main
@@ -47,7 +48,7 @@ DISTINCTIVE = ("arch", *keys_of("network"), "manual_seed", "weight")  # in names
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tools.figures", description="Draw figures for papers.")
+    parser = Parser(prog="python -m tools.figures", description="Draw figures for papers.")
     commands = parser.add_subparsers(dest="command", required=True)
     about = {
         "panels": "Figure 4: the same episodes segmented by two networks",

@@ -17,6 +17,7 @@ from dataset.prepare.lists import LISTS, fetch_lists, list_paths
 from dataset.prepare.pascal import prepare_pascal
 from dataset.scan import scan_masks
 from tools.released import fetch, fetch_torchvision
+from util.arguments import Parser
 from util.config import Config, load_config
 from util.errors import UserError, run_main
 from util.mask import MaskKind
@@ -26,7 +27,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "config"
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line (`words`, or the process's own)."""
-    parser = argparse.ArgumentParser(prog="python -m tools.prepare", description="Prepare data sets, look at weights.")
+    parser = Parser(prog="python -m tools.prepare", description="Prepare data sets, look at weights.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, what in (("pascal", "PASCAL-5i from VOC 2012 and SBD"), ("coco", "COCO-20i from MS COCO 2014")):
         _describe_official(commands.add_parser(name, help=f"build {what}; can be run again, does only what is left"))
@@ -50,7 +51,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def _describe_official(parser: argparse.ArgumentParser) -> None:
+def _describe_official(parser: Parser) -> None:
     parser.add_argument("--root", type=Path, help="folder to build in; default: the config's data_root")
     parser.add_argument("--archives", type=Path, help="folder of the official archives; default: ROOT/archives")
     parser.add_argument("--download", action="store_true", help="fetch archives that are missing")
@@ -59,7 +60,7 @@ def _describe_official(parser: argparse.ArgumentParser) -> None:
     _add_workers(parser)
 
 
-def _describe_custom(parser: argparse.ArgumentParser) -> None:
+def _describe_custom(parser: Parser) -> None:
     parser.add_argument("source", type=Path, metavar="SRC", help="folder, or JSON file, with images and annotations")
     parser.add_argument("--out", type=Path, required=True, help="folder to build in")
     parser.add_argument("--name", help="name of the data set; default: that of the folder")
@@ -71,14 +72,14 @@ def _describe_custom(parser: argparse.ArgumentParser) -> None:
     _add_workers(parser)
 
 
-def _describe_lists(parser: argparse.ArgumentParser) -> None:
+def _describe_lists(parser: Parser) -> None:
     parser.add_argument("name", choices=list(LISTS), metavar="NAME", help=", ".join(LISTS))
     parser.add_argument("--out", type=Path, help="folder for them; default: lists/ in the benchmark's folder")
     parser.add_argument("--download", action="store_true", help="fetch those that are missing")
     parser.add_argument("--mirror", metavar="URL", help="folder to fetch from instead of the authors' repositories")
 
 
-def _describe_check(parser: argparse.ArgumentParser) -> None:
+def _describe_check(parser: Parser) -> None:
     parser.add_argument("name", nargs="?", choices=["pascal", "coco"], help="an official data set, without a config")
     parser.add_argument("--root", type=Path, help="its folder; default: the config's data_root")
     parser.add_argument("--config", type=Path, help="the config of the data set")
@@ -86,7 +87,7 @@ def _describe_check(parser: argparse.ArgumentParser) -> None:
     _add_overrides(parser)
 
 
-def _describe_weights(parser: argparse.ArgumentParser) -> None:
+def _describe_weights(parser: Parser) -> None:
     parser.add_argument(
         "--download",
         nargs="?",
@@ -98,12 +99,12 @@ def _describe_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mirror", metavar="URL", help="folder to fetch from instead of the authors' links")
 
 
-def _add_workers(parser: argparse.ArgumentParser) -> None:
+def _add_workers(parser: Parser) -> None:
     parser.add_argument("--workers", type=int, default=default_workers(), help="processes; default: one per core")
 
 
-def _add_overrides(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="key value ..., instead of the config's")
+def _add_overrides(parser: Parser) -> None:
+    parser.add_opts("key value ..., instead of the config's")
 
 
 def main(words: Sequence[str] | None = None) -> int:

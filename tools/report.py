@@ -16,6 +16,7 @@ from tools.paper.published import SOURCE
 from tools.paper.runs import Averages, read_runs
 from tools.paper.table import Table, csv_text
 from tools.paper.tables import TABLES, Cell, Sheet, Sources, fill
+from util.arguments import Parser
 from util.config import load_config
 from util.errors import UserError, run_main
 from util.failures import explain_errors
@@ -32,7 +33,7 @@ LEGEND = "Cells: this project's metric (± standard deviation over training seed
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Fill the paper's tables with the runs that have been made.")
+    parser = Parser(description="Fill the paper's tables with the runs that have been made.")
     parser.add_argument(
         "tables",
         nargs="*",

@@ -19,6 +19,14 @@ fi
 export PYTHON
 python() { "$PYTHON" "$@"; } # as the commands call it
 commands=$("$PYTHON" -m tools.report "$@" --commands)
+if [ -n "$commands" ]; then
+    # With `echo` for Python and one process, a command says which entry point it would run with which arguments.
+    (
+        python() { echo "$@"; }
+        export PYTHON_REAL="$PYTHON" PYTHON=echo NPROC=1
+        eval "$commands" | PYTHON="$PYTHON_REAL" "$PYTHON_REAL" -m tools.plan
+    )
+fi
 while [ -n "$commands" ]; do
     command=${commands%%
 *}

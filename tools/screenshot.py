@@ -14,6 +14,7 @@ from urllib.request import urlopen
 
 from PIL import Image
 
+from util.arguments import Parser
 from util.errors import UserError, run_main
 from util.files import atomic_write
 
@@ -23,7 +24,7 @@ COLORS = 256
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Write an image of the page.")
+    parser = Parser(description="Write an image of the page.")
     parser.add_argument("--out", type=Path, default=Path("docs/app.png"), metavar="FILE")
     parser.add_argument("--example", type=int, default=1, metavar="N", help="which of the examples, from 1")
     parser.add_argument("--port", type=int, default=7869)

@@ -4,7 +4,6 @@ Trains the config as it is and with each change, and tests all of them, with the
 that no training saw. Prints them side by side, the first ahead of the others; what is done already is not done again.
 """
 
-import argparse
 from pathlib import Path
 
 from engine.identity import method_name, result_name
@@ -12,6 +11,7 @@ from engine.results import OneClassResult, read_result, stale
 from tools.demo import step
 from tools.paper.paired import Tests, comparison_table, read_tests
 from tools.paper.runs import differences
+from util.arguments import Parser
 from util.config import Config, load_config
 from util.errors import UserError, run_main
 from util.files import atomic_write
@@ -47,7 +47,7 @@ def is_done(cfg: Config, path: Path) -> bool:
 
 def main() -> None:
     """Train and test each candidate, then print the table."""
-    parser = argparse.ArgumentParser(prog="python -m tools.search", description="Compare recipes on base classes.")
+    parser = Parser(prog="python -m tools.search", description="Compare recipes on base classes.")
     parser.add_argument("--config", required=True, help="experiment file, such as config/small/pascal_split1.yaml")
     parser.add_argument("--try", dest="candidates", nargs="+", default=[], metavar="KEY=VALUE", help="one change each")
     arguments = parser.parse_args()

@@ -24,6 +24,7 @@ from prediction.predictor import find_config
 from prediction.shared import CARD, CONFIG, LEFT_OUT, WEIGHTS, backbone_tensors, digest
 from tools.paper.published import SOURCE
 from tools.paper.table import Table
+from util.arguments import Parser
 from util.checkpoint import read_metadata
 from util.config import Config, load_config
 from util.errors import UserError, first_line, run_main
@@ -57,7 +58,7 @@ prediction = predictor.predict("holiday.jpg")  # .mask, .probability, .score
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tools.share", description="Put a trained network into a folder.")
+    parser = Parser(prog="python -m tools.share", description="Put a trained network into a folder.")
     parser.add_argument("weights", type=Path, metavar="WEIGHTS", help="checkpoint of a trained network")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     parser.add_argument("--config", type=Path, metavar="FILE", help="default: what training left by the weights")
@@ -65,7 +66,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--licence", default="unknown", metavar="ID", help="for the card, such as mit (unknown)")
     parser.add_argument("--without-backbone", action="store_true", help="leave out what torchvision provides")
     parser.add_argument("--push", metavar="USER/NAME", help="upload it to this repository of the Hugging Face hub")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="key value ..., instead of the config's")
+    parser.add_opts("key value ..., instead of the config's")
     return parser.parse_args(words)
 
 

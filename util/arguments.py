@@ -1,38 +1,95 @@
-"""The command lines of training and test; they also take what scripts written for BAM pass.
+"""The command lines of training and test; they also take what scripts written for BAM and the released code pass.
 
 Nothing here imports PyTorch, so that help and mistakes come at once.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from util.config import Config, load_config
+from util.config import Config, is_stage_1, load_config
+from util.describe import HelpConfig, description
+from util.errors import UserError
 
 PANELS = 20  # drawn by --viz, which BAM's scripts pass without a number
 
 
-def experiment_parser(description: str) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser that takes no abbreviations, and whose --opts ends at the next flag."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{"allow_abbrev": False, **options})
+
+    def add_opts(self, what: str = "override config keys; --help-config lists them") -> None:
+        """Take `--opts key value key value ...` anywhere on the line."""
+        self.add_argument("--opts", nargs="*", default=[], metavar="KEY VALUE", help=what)
+        self.add_argument("--help-config", action=HelpConfig, help="list all config keys and exit")
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse's, with the values of --opts taken as they are, such as -1e-4."""
+        words = list(sys.argv[1:] if args is None else args)
+        if "--opts" not in self._option_string_actions:
+            return super().parse_known_args(words, namespace)
+        rest, opts = split_opts(words)
+        parsed, unknown = super().parse_known_args(rest, namespace)
+        parsed.opts = opts
+        return parsed, unknown
+
+
+def split_opts(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words without --opts and its pairs, and those pairs, from all places where --opts stands."""
+    rest: list[str] = []
+    opts: list[str] = []
+    place = 0
+    while place < len(words):
+        if words[place] != "--opts":
+            rest.append(words[place])
+            place += 1
+            continue
+        place += 1
+        while place < len(words) and not words[place].startswith("-"):
+            pair = [word for word in words[place : place + 2] if not word.startswith("--")]
+            opts += pair
+            place += len(pair)
+    return rest, opts
+
+
+def experiment_parser(what: str) -> Parser:
     """A parser of the arguments that name an experiment; `experiment_config` reads them."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = Parser(description=what)
     parser.add_argument("--config", required=True, help="experiment file, such as config/pascal/*.yaml")
-    parser.add_argument("--arch", help="the method, instead of the config's: HMNet, concat, prior, prototype ...")
+    parser.add_argument("--arch", help=f"instead of the config's: {description('arch')}")
     launcher = "passed by torch.distributed.launch and ignored: the environment says the same"
     parser.add_argument("--local-rank", "--local_rank", type=int, help=launcher)
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="key value ...: override config keys")
+    episodes = f"config key test_episodes: {description('test_episodes')}"
+    parser.add_argument("--episode", "--eposide", type=int, metavar="N", help=episodes)
+    parser.add_opts()
     return parser
 
 
-def experiment_config(arguments: argparse.Namespace) -> Config:
-    """The config with its overrides; UserError when it is wrong."""
-    arch = ["arch", arguments.arch] if arguments.arch else []
-    return load_config(arguments.config, [*arch, *arguments.opts])
+def experiment_config(arguments: argparse.Namespace, stage: int = 2) -> Config:
+    """The config with its overrides; UserError when it is wrong, or of the other stage of training."""
+    arch, path = arguments.arch, arguments.config
+    if stage == 1:  # the base learner is the same whatever stage 2 makes of it
+        arch = None if arch == "PSPNet" else arch
+    elif arch == "PSPNet":
+        raise UserError(f"--arch PSPNet: is the base learner of stage 1; run train_base.py --config {path}")
+    elif is_stage_1(path):
+        raise UserError(f"{path}: is a config of stage 1, the base learner; give it to train_base.py")
+    given = {"arch": arch, "test_episodes": arguments.episode}
+    words = [str(word) for key, value in given.items() if value is not None for word in (key, value)]
+    return load_config(path, [*words, *arguments.opts], stage)
 
 
-def training_arguments(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
+def training_arguments(what: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments of both training stages."""
-    parser = experiment_parser(description)
+    parser = experiment_parser(what)
     parser.add_argument("--viz", action="store_true", help="write TensorBoard curves beside the log")
+    parser.add_argument("--overwrite", action="store_true", help="remove the run that is in the folder, begin afresh")
     return parser.parse_args(argv)
 
 

@@ -10,17 +10,26 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import ValidationError
 
+from util.dialect import YamlLoader
 from util.errors import UserError
-from util.schema import BAM_KEYS, NULLABLE_KEYS, RENAMED_KEYS, UNUSED_KEYS, Config, YamlLoader, broken_relations
+from util.relations import broken_relations
+from util.schema import BAM_KEYS, DERIVED, NULLABLE_KEYS, RENAMED_KEYS, UNUSED_KEYS, Config
 
-__all__ = ["Config", "load_config", "restore_config"]
+__all__ = ["Config", "is_stage_1", "load_config", "restore_config"]
 
 BASE_DIR = Path(__file__).resolve().parent.parent / "config" / "base"
 SECTIONS = frozenset({"data", "train", "method", "test_finetune"})
 UNFOLDED = 10_000  # values that a file may stand for, aliases unfolded
 MERGE = "tag:yaml.org,2002:merge"
+# What keys of BAM's files for stage 1 mean here.
+STAGE_1 = {
+    **{"train_h": "base_train_h", "batch_size": "base_batch_size", "epochs": "base_epochs"},
+    **{"base_lr": "base_lr_encoder", "index_split": "base_index_split", "stop_interval": "base_stop_interval"},
+    **{"scale_min": "base_scale_min", "scale_max": "base_scale_max"},
+}
 SHORT = reprlib.Repr()  # of values in messages
 SHORT.maxstring = SHORT.maxother = 200
+short_repr = SHORT.repr
 
 
 class Setting(NamedTuple):
@@ -30,14 +39,29 @@ class Setting(NamedTuple):
     source: str
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str | Path, overrides: Sequence[str] = (), stage: int = 2) -> Config:
     """Read an experiment: defaults, then the files it is based on, then the file itself, then the overrides.
 
     `overrides` is the flat list key value key value that follows --opts. A file without `base:`, such as one written
-    for BAM, is based on config/base/coco.yaml where its data_set is coco, on config/base/pascal.yaml otherwise.
+    for BAM, is based on config/base/coco.yaml where its data_set is coco, on config/base/pascal.yaml otherwise. One
+    for BAM's stage 1 (`is_stage_1`) is read in stage 1 as what its keys mean there, with one warning.
     Raises UserError naming the file, the key, the value and what was expected.
     """
-    given = _read_chain(Path(path), ()) | _read_overrides(overrides)
+    file, words = _read_chain(Path(path), ()), _read_overrides(overrides)
+    if stage == 1 and _is_stage_1(path, file):
+        file, words = _stage_1(file), _stage_1(words)
+        pairs = ", ".join(f"{name} as {STAGE_1[name]}" for name in STAGE_1 if STAGE_1[name] in file)
+        warnings.warn(f"{path}: a config of stage 1 alone, which reads {pairs}", stacklevel=2)
+    return _resolve(file, words)
+
+
+def load_mapping(content: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> Config:
+    """The config that `Config.given` put into a checkpoint, as `load_config` reads a file; `source` is its name."""
+    return _resolve(_without_derived(_settings(dict(content), source)), _read_overrides(overrides))
+
+
+def _resolve(file: dict[str, Setting], words: dict[str, Setting]) -> Config:
+    given = file | words
     data_set = given["data_set"].value if "data_set" in given else "pascal"
     settings = _defaults(data_set) | _drop_unused(given)
     cfg = _validate(settings)
@@ -46,13 +70,44 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return cfg
 
 
+def is_stage_1(path: str | Path) -> bool:
+    """Whether a file is one of BAM's for stage 1: called ..._base.yaml, and without a key of stage 1 of its own."""
+    return _is_stage_1(path, _read_chain(Path(path), ()))
+
+
 def restore_config(content: Mapping[str, Any]) -> Config | None:
     """The config that a result or checkpoint holds; keys that are newer have their defaults. None if it is none."""
     defaults = {key: setting.value for key, setting in _defaults(content.get("data_set")).items()}
     try:
-        return Config(**(defaults | {RENAMED_KEYS.get(key, key): value for key, value in content.items()}))
-    except ValidationError:
+        renamed = {RENAMED_KEYS.get(key, key): value for key, value in content.items()}
+        return Config(**(defaults | _with_draw_workers(renamed)))
+    except (ValidationError, TypeError):
         return None
+
+
+def _is_stage_1(path: str | Path, settings: Mapping[str, Any]) -> bool:
+    return Path(path).stem.endswith("_base") and not settings.keys() & {*STAGE_1.values()}
+
+
+def _stage_1(settings: dict[str, Setting]) -> dict[str, Setting]:
+    return {STAGE_1.get(key, key): setting for key, setting in settings.items() if key != "train_w"}
+
+
+def _with_draw_workers(content: dict[str, Any]) -> dict[str, Any]:
+    """Earlier versions drew the released protocol's episodes with `workers`."""
+    is_earlier = "metric_size" in content and "workers" in content and "draw_workers" not in content
+    return content | ({"draw_workers": content["workers"]} if is_earlier else {})
+
+
+def _without_derived(settings: dict[str, Setting]) -> dict[str, Setting]:
+    """The settings; those of a run of an earlier version without what it had worked out from others and saved."""
+    earlier = _with_draw_workers(settings)
+    if "draw_workers" in settings or not {*DERIVED, "draw_workers"} <= earlier.keys():
+        return settings
+    plain = {key: setting for key, setting in earlier.items() if key not in DERIVED}
+    data_set = plain["data_set"].value if "data_set" in plain else None
+    derived = _validate(_defaults(data_set) | {key: plain[key] for key in plain if key not in UNUSED_KEYS})
+    return {key: earlier[key] for key in earlier if key in plain or earlier[key].value != getattr(derived, key)}
 
 
 def _defaults(data_set: Any) -> dict[str, Setting]:
@@ -68,9 +123,9 @@ def _read_chain(path: Path, children: tuple[Path, ...]) -> dict[str, Setting]:
     settings = _read_file(path)
     base = settings.pop("base", None)
     if base is None or base.value is None:
-        return settings
+        return _without_derived(settings)
     if not isinstance(base.value, str):
-        raise UserError(f"{path}: base: {SHORT.repr(base.value)} should be the path of a config file")
+        raise UserError(f"{path}: base: {short_repr(base.value)} should be the path of a config file")
     return _read_chain(path.parent / base.value, (*children, path)) | settings
 
 
@@ -155,7 +210,7 @@ def _settings(values: dict[Any, Any], source: str) -> dict[str, Setting]:
     for key, value in values.items():
         if key not in known or (key == "base" and source == "--opts"):
             raise UserError(
-                f"{source}: unknown key {SHORT.repr(key)} (value {SHORT.repr(value)}); nearest is {_nearest(key)!r}"
+                f"{source}: unknown key {short_repr(key)} (value {short_repr(value)}); nearest is {_nearest(key)!r}"
             )
         if key in RENAMED_KEYS:
             warnings.warn(f"{source}: {key} is now called {RENAMED_KEYS[key]}", stacklevel=2)
@@ -176,7 +231,7 @@ def _drop_unused(settings: dict[str, Setting]) -> dict[str, Setting]:
     unused = sorted(UNUSED_KEYS & settings.keys())
     if unused:
         sources = ", ".join(dict.fromkeys(settings[key].source for key in unused))
-        warnings.warn(f"{sources}: not used by HMNet and ignored: {', '.join(unused)}", stacklevel=3)
+        warnings.warn(f"{sources}: not used here and ignored: {', '.join(unused)}", stacklevel=4)
     return {key: setting for key, setting in settings.items() if key not in UNUSED_KEYS}
 
 
@@ -191,4 +246,4 @@ def _validate(settings: dict[str, Setting]) -> Config:
 
 
 def _wrong_value(settings: dict[str, Setting], key: str, value: Any, reason: str) -> UserError:
-    return UserError(f"{settings[key].source}: {key}: {SHORT.repr(value)} {reason}")
+    return UserError(f"{settings[key].source}: {key}: {short_repr(value)} {reason}")

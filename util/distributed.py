@@ -20,6 +20,7 @@ from util.errors import UserError
 TIMEOUT = timedelta(minutes=30)
 
 DEFAULTS = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+REMEDY = "unset it, or start by torchrun, which sets all of them"
 
 Value = TypeVar("Value")
 
@@ -92,7 +93,7 @@ class ProcessGroup:
         """
         if self.size == 1:
             return model
-        if self.device.type == "cuda":
+        if self.device.type != "cpu":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         # Gradients of pointwise convolutions come channels last, which for 1 x 1 weights is no other order.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
@@ -106,19 +107,19 @@ def connect(device: str = "auto") -> Iterator[ProcessGroup]:
     OpenCV then runs as many threads as PyTorch, which follows OMP_NUM_THREADS; by itself it takes all processors.
     Raises UserError when the device does not exist or the processes do not find each other.
     """
-    rank, size, local = (int(os.environ.get(key, default)) for key, default in DEFAULTS.items())
+    rank, size, local = place_of_process()
     process_group = ProcessGroup(pick_device(device, local, size), rank, size)
     if cv2.getNumThreads() != torch.get_num_threads():
         cv2.setNumThreads(torch.get_num_threads())
-    if process_group.device.type == "cuda":
-        torch.cuda.set_device(process_group.device)
+    if process_group.device.index is not None:
+        torch.accelerator.set_device_index(process_group.device.index)
     if size == 1:
         yield process_group
         return
     try:
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if process_group.device.type == "cuda" else "gloo", timeout=TIMEOUT
-        )
+        own = dist.Backend.default_device_backend_map.get(process_group.device.type, "gloo")
+        backends = dict.fromkeys(["cpu", process_group.device.type], own) | {"cpu": "gloo"}
+        dist.init_process_group(",".join(map(":".join, backends.items())), timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         reason = str(error).splitlines()[0]
@@ -131,22 +132,45 @@ def connect(device: str = "auto") -> Iterator[ProcessGroup]:
     dist.destroy_process_group()  # not after an error: with a dead partner it could wait for ever
 
 
+def place_of_process() -> tuple[int, int, int]:
+    """Rank, number of processes and rank on this machine, as torchrun's variables say; 0, 1 and 0 without them.
+
+    UserError that names a variable which does not fit, such as one that a scheduler has left.
+    """
+    numbers = {}
+    for key, default in DEFAULTS.items():
+        text = os.environ.get(key, default)
+        if not text.isdecimal():
+            raise UserError(f"{key}: {text!r} in the environment is no number; {REMEDY}")
+        numbers[key] = int(text)
+    rank, size, local = numbers.values()
+    if rank >= size:
+        raise UserError(f"RANK: {rank} in the environment, but by WORLD_SIZE there are {size} processes; {REMEDY}")
+    if size > 1 and (missing := [key for key in ("MASTER_ADDR", "MASTER_PORT") if key not in os.environ]):
+        raise UserError(f"WORLD_SIZE: {size} in the environment without {missing[0]}; {REMEDY}")
+    return rank, size, local
+
+
 def pick_device(name: str, local_rank: int = 0, size: int = 1) -> torch.device:
-    """The device of a process: `auto` is its own GPU where there is one, else the CPU.
+    """The device of a process: `auto` is its own accelerator (a GPU) where there is one, else the CPU.
 
     Raises UserError for a device that this machine does not have.
     """
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = found.type if found else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f"device: {name!r} should be auto, cpu, cuda or cuda:NUMBER") from error
-    if device.type != "cuda":
+        raise UserError(f"device: {name!r} should be auto, cpu, cuda, cuda:NUMBER, mps or xpu") from error
+    if device.type == "cpu":
         return device
-    count, index = torch.cuda.device_count(), local_rank if device.index is None or size > 1 else device.index
+    if found is None or found.type != device.type:
+        has = f"an accelerator of type {found.type}" if found else "none"
+        raise UserError(f"device: {name!r} is no accelerator that PyTorch finds here, it finds {has}; use auto or cpu")
+    count, index = torch.accelerator.device_count(), local_rank if device.index is None or size > 1 else device.index
     if index >= count:
         raise UserError(
             f"device: {name!r} needs GPU {index}, but {count} are visible; start fewer processes or use cpu"
         )
-    return torch.device("cuda", index)
+    return torch.device(device.type, index)

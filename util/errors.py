@@ -31,8 +31,11 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
     """Run an entry point and exit with its code (None is 0); a UserError is one line on stderr and code 2.
 
     So is a warning, without the code. Letters that the terminal does not have are escaped. Output whose reader has
-    left, as in `... | head`, ends the program quietly with code 141.
+    left, as in `... | head`, ends the program quietly with code 141; to closed streams nothing is said.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by `>&-`; the file takes its number, which no other should get
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -63,17 +63,28 @@ def claimed(folder: Path, is_marker: Callable[[Path], bool]) -> Iterator[None]:
     there = [path for path in folder.iterdir() if path.name != LOCK] if folder.is_dir() else []
     if there and not any(is_marker(path) for path in there):
         raise UserError(f"{folder}: holds {there[0].name}, which this program did not write; give another --out")
+    with locked(folder, LOCK, "give another --out"):
+        yield
+
+
+@contextmanager
+def locked(folder: Path, name: str, remedy: str) -> Iterator[None]:
+    """Within the block no other process holds the folder's lock of this name; UserError at once where one does.
+
+    The lock's file is there as long as it is held; a folder that was made for it and stays empty goes with it.
+    """
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
+    lock = FileLock(folder / name)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(f"{folder}: another run is writing to it; wait for its end, or give another --out") from None
+        raise UserError(f"{folder}: another run is writing to it; wait for its end, or {remedy}") from None
     try:
         yield
     finally:
-        (folder / LOCK).unlink(missing_ok=True)
+        # Removed while it is held: whoever has opened it already gets no lock, as filelock sees that it is gone.
+        (folder / name).unlink(missing_ok=True)
         lock.release()
         if is_new and not any(folder.iterdir()):
             folder.rmdir()

@@ -20,7 +20,7 @@ class FileHandler(logging.FileHandler):
 
 
 class RunLog:
-    """Console, `log` file (appended to) and, given a folder for it, TensorBoard; silent unless `talks`."""
+    """Console, `log` file (appended to) and, given a folder for it, TensorBoard; silent unless `enabled`."""
 
     def __init__(self, path: Path, board: Path | None = None, enabled: bool = True) -> None:
         self.logger = logging.Logger(path.name)  # its own, not one of the process: several runs may follow each other

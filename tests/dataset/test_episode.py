@@ -3,6 +3,7 @@
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,12 @@ def test_episodes_survive_a_file(tmp_path: Path) -> None:
     write_episodes(path, episodes)
     assert read_episodes(path) == episodes
     assert len(path.read_text().splitlines()) == 20 and list(path.parent.iterdir()) == [path]
+    marked = tmp_path / "marked.jsonl"
+    marked.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_episodes(marked) == episodes
+    write_episodes(marked, [episodes[0], replace(episodes[1], support=["a", episodes[1].query])])
+    with pytest.raises(UserError, match=rf"marked\.jsonl:2: the query {episodes[1].query} is its own support"):
+        read_episodes(marked)
     with path.open("a") as file:
         file.write('{"query": "x", "class_id": 1}\n')
     with pytest.raises(UserError, match=r"episodes\.jsonl:21: not an episode"):

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 from engine.learner import Learner, Output
 from engine.loader import StepPlan
 from engine.optim import make_sgd, make_trunk_adamw, poly_rate, set_rates
-from engine.run import Paths, Run
+from engine.paths import Paths
+from engine.run import Run
 from engine.snapshot import read_snapshot, snapshots
 from util.config import Config, load_config
 from util.distributed import ProcessGroup, connect

@@ -114,7 +114,7 @@ def test_gradients_do_not_depend_on_the_spread(
             for name, gradient in found.items():
                 error = (gradient - expected[name]).abs().max() / expected[name].abs().max()
                 assert error < 1e-6, f"{spread}: {name}"
-            assert given.figures == report.figures and given.figures
+            assert given.metrics == report.metrics and given.metrics
             assert given.losses == pytest.approx(report.losses, rel=1e-5)
 
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from engine.loader import load_steps
-from engine.run import Progress, Run
+from engine.origin import checkpoint_config
+from engine.run import Run
 from engine.snapshot import read_snapshot, snapshots
 from tests.engine import runs
 from tests.engine.runs import (
@@ -51,19 +52,19 @@ def test_a_signal_at_any_step_loses_nothing(tmp_path: Path, whole: tuple[Path, d
 
 def read(path: Path) -> dict[str, Any]:
     if path.suffix == ".pth":
-        return read_checkpoint(path)
+        content = read_checkpoint(path)
+        return {**content, "config": {key: value for key, value in content["config"].items() if key != "exp"}}
     return {key: value for key, value in json.loads(path.read_text()).items() if key != "weights"}
 
 
-def test_a_snapshot_of_nameless_sums_goes_on(tmp_path: Path, whole: tuple[Path, dict[str, Any]]) -> None:
-    """Written when a run knew two losses and one figure, in a list."""
+def test_a_snapshot_of_version_0_1_goes_on(tmp_path: Path, whole: tuple[Path, dict[str, Any]]) -> None:
+    """It calls the metrics figures, and lacks newer keys."""
     with pytest.raises(SystemExit):
         drive(tmp_path, signal_at(4), **KEYS)
     (path,) = (path for place, path in snapshots(tmp_path / "snapshot", "state").items() if place == (2, 2))
     content = read_snapshot(path)
-    progress = content["progress"]
-    losses, figures = progress.pop("losses"), progress.pop("figures")
-    progress["sums"] = [losses["cross_entropy"][0], losses["dice"][0], *figures["foreground IoU"]]
+    content["progress"]["figures"] = content["progress"].pop("metrics")
+    content["config"] = {key: value for key, value in content["config"].items() if key != "draw_workers"}
     torch.save(content, path)
     assert_end(whole, drive(tmp_path, resume="auto", **KEYS))
     lines = [
@@ -71,14 +72,6 @@ def test_a_snapshot_of_nameless_sums_goes_on(tmp_path: Path, whole: tuple[Path, 
         for f in (tmp_path, whole[0])
     ]
     assert lines[0] == lines[1] and len(lines[0]) == 1
-
-
-def test_older_progress_by_name() -> None:
-    meta = Progress.read({"epoch": 3, "step": 4, "sums": [2.0, 1.0, 30, 60]})
-    assert meta.losses == {"cross_entropy": [2.0, 4], "dice": [1.0, 4]} and meta.figures == {"foreground IoU": [30, 60]}
-    base = Progress.read({"epoch": 3, "step": 4, "sums": [2.0, 0.0, 30, 60]})
-    assert base.losses == {"cross_entropy": [2.0, 4]} and base.figures == {"pixel accuracy": [30, 60]}
-    assert Progress.read({"epoch": 3, "step": 0, "sums": [0.0] * 4}) == Progress(epoch=3)
 
 
 def test_a_finished_run_is_not_run_again(whole: tuple[Path, dict[str, Any]]) -> None:
@@ -171,16 +164,7 @@ def test_snapshots_by_minutes_and_by_epochs(tmp_path: Path) -> None:
     assert seen[6:] == [(3, 0)] * 3
 
 
-def test_weights_of_an_earlier_training_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    best = tmp_path / "snapshot" / "best_1shot.pth"
-    for scores in ([0.5, 0.4, 0.3], [0.1, 0.2, 0.3], [0.6, 0.7, 0.1]):
-        drive(tmp_path, scores=scores, **KEYS)
-    kept = [best.with_name(f"best_1shot{name}.pth") for name in ("_earlier1", "_earlier2", "")]
-    assert [read_checkpoint(path)["miou"] for path in kept] == [0.5, 0.3, 0.7]
-    assert f"WARNING {best}: weights of an earlier training, kept as best_1shot_earlier2.pth" in capsys.readouterr().out
-
-
-def test_weights_published_twice_are_not_kept_twice(tmp_path: Path) -> None:
+def test_weights_published_twice_are_there_once(tmp_path: Path) -> None:
     """A run killed between its first best weights and its next snapshot validates once more."""
     drive(tmp_path, scores=[0.5, 0.4, 0.3], epochs=1, **KEYS)
     state = tmp_path / "snapshot" / "state_0001_000003.pth"  # from before the validation
@@ -199,6 +183,7 @@ def test_only_the_best_is_published(tmp_path: Path) -> None:
     ]
     content = read_checkpoint(tmp_path / "snapshot" / "best_1shot.pth")
     assert content["epoch"] == 2 and content["trained_on"]["split"] == 0
+    assert checkpoint_config(tmp_path, content) == config(tmp_path, **KEYS)
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["miou"], result["epoch"], result["epochs"], result["finished"]) == (0.5, 2, 3, True)
     assert [entry["miou"] for entry in result["validations"]] == [0.25, 0.5, 0.4]
@@ -233,8 +218,25 @@ def test_a_snapshot_of_other_steps_is_refused(tmp_path: Path) -> None:
 
 def test_other_settings_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     drive(tmp_path, **KEYS)
-    drive(tmp_path, resume="auto", base_lr=0.5, **KEYS)
-    assert "WARNING" in (out := capsys.readouterr().out) and "base_lr 0.005 -> 0.5" in out
+    drive(tmp_path, resume="auto", print_freq=1, **KEYS)
+    assert "WARNING" not in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"finished training with other settings: base_lr 0\.005 -> 0\.5; choose"):
+        drive(tmp_path, resume="auto", base_lr=0.5, **KEYS)
+    drive(tmp_path, resume="auto", base_lr=0.5, epochs=EPOCHS + 1, **KEYS)
+    assert (
+        "WARNING" in (out := capsys.readouterr().out)
+        and f"epochs {EPOCHS} -> {EPOCHS + 1}, base_lr 0.005 -> 0.5" in out
+    )
+
+
+def test_snapshots_that_are_all_damaged_are_not_replaced(tmp_path: Path) -> None:
+    drive(tmp_path, **KEYS)
+    there = [*snapshots(tmp_path / "snapshot", "state").values()]
+    for path in there:
+        path.write_bytes(path.read_bytes()[:99])
+    with pytest.raises(UserError, match="none of its snapshots can be read; begin afresh by --overwrite"):
+        drive(tmp_path, resume="auto", **KEYS)
+    assert all(path.stat().st_size == 99 for path in there)
 
 
 def test_a_truncated_snapshot_is_skipped(

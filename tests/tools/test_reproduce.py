@@ -44,6 +44,7 @@ def test_reproduce_runs_the_commands_in_order(reproduce: Any) -> None:
     assert code == 0
     assert record == [
         "-m tools.report 9 --exp e --commands",
+        "-m tools.plan",
         "-m tools.benchmark",
         "test.py --config config/demo.yaml --opts exp a b",
         "-m tools.report 9 --exp e",
@@ -56,7 +57,7 @@ def test_reproduce_without_anything_missing(reproduce: Any) -> None:
 
 def test_reproduce_stops_at_a_failure(reproduce: Any) -> None:
     record, code = reproduce("python fails\npython -m tools.benchmark\n", "3")
-    assert (record, code) == (["-m tools.report 3 --commands", "fails"], 3)
+    assert (record, code) == (["-m tools.report 3 --commands", "-m tools.plan", "fails"], 3)
     assert reproduce("") == ([], 2)
 
 

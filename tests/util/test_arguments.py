@@ -1,3 +1,6 @@
+"""The command line: flags in any order, none abbreviated, and what scripts of the field pass."""
+
+import random
 import subprocess
 import sys
 
@@ -5,7 +8,13 @@ import pytest
 
 from model.build import build_model
 from tests.toy import ROOT
-from util.arguments import evaluation_arguments, experiment_config, training_arguments
+from util.arguments import (
+    Parser,
+    evaluation_arguments,
+    experiment_config,
+    split_opts,
+    training_arguments,
+)
 from util.config import load_config
 from util.errors import UserError
 
@@ -33,10 +42,63 @@ def test_another_method_and_its_former_flag() -> None:
         build_model(experiment_config(training_arguments("", ["--config", CONFIG, "--arch", "HMnet"])))
 
 
-@pytest.mark.parametrize("script", ["train.py", "train_base.py", "test.py", "predict.py"])
+@pytest.mark.parametrize("flag", ["--episode", "--eposide"])
+def test_the_number_of_test_episodes(flag: str) -> None:
+    count = random.randint(2, 9999)
+    for words in ([flag, str(count)], [f"{flag}={count}"]):
+        given = evaluation_arguments(["--config", CONFIG, *words])
+        assert experiment_config(given) == load_config(CONFIG, ["test_episodes", str(count)])
+        assert given.episodes_out is None
+
+
+def test_flags_and_pairs_in_any_order() -> None:
+    groups = [
+        ["--config", CONFIG],
+        ["--visualize", "2"],
+        ["--opts", "shot", "5", "index_split", "-1", "rotate_min", "-1e1", "seeds", "[1, 2]"],
+        ["--opts", "trunk_lr", "1e-4"],
+        ["--support-check"],
+    ]
+    random.shuffle(groups)
+    given = evaluation_arguments([word for group in groups for word in group])
+    assert given.visualize == 2 and given.support_check
+    words = ["shot", "5", "index_split", "-1", "rotate_min", "-10", "seeds", "[1, 2]", "trunk_lr", "0.0001"]
+    assert experiment_config(given) == load_config(CONFIG, words)
+
+
+def test_a_key_without_value_stays_one() -> None:
+    assert split_opts(["--opts", "shot", "--html"]) == (["--html"], ["shot"])
+    assert split_opts(["a", "--opts"]) == (["a"], [])
+
+
+def test_nothing_is_abbreviated(capsys: pytest.CaptureFixture[str]) -> None:
+    for flag in ("--episodes=4", "--conf=x", "--visual=3", "--opt"):
+        with pytest.raises(SystemExit) as stop:
+            evaluation_arguments([f"--config={CONFIG}", flag])
+        assert stop.value.code == 2 and flag.split("=")[0] in capsys.readouterr().err
+    commands = Parser().add_subparsers()
+    commands.add_parser("check").add_argument("--workers", type=int)
+    with pytest.raises(SystemExit):
+        commands.choices["check"].parse_args(["--work", "2"])
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.py")) + sorted(ROOT.glob("tools/**/*.py")), ids=str)
+def test_every_command_has_this_parser(path: object) -> None:
+    assert "argparse.ArgumentParser(" not in path.read_text()  # type: ignore[attr-defined]
+
+
+def test_the_base_learner_is_no_method() -> None:
+    words = ["--config", CONFIG, "--arch=PSPNet"]
+    assert experiment_config(training_arguments("", words), stage=1) == load_config(CONFIG)
+    for parse in (evaluation_arguments, lambda given: training_arguments("", given)):
+        with pytest.raises(UserError, match=f"^--arch PSPNet: .*; run train_base.py --config {CONFIG}$"):
+            experiment_config(parse(words))
+
+
+@pytest.mark.parametrize("script", ["train.py", "train_base.py", "test.py", "predict.py", "test_pascal.py"])
 def test_help_imports_no_heavy_package(script: str) -> None:
     program = [sys.executable, "-X", "importtime", script, "--help"]
     done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(f"usage: {script}")
+    assert done.stdout.startswith(f"usage: {script.replace('_pascal', '')}")
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "util.errors" in imported and not imported & {"torch", "cv2", "numpy"}

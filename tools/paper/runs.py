@@ -86,7 +86,7 @@ class RunSpec:
         own = [run for run in measured if self.training_seed is None or run.result.cfg.manual_seed in seeds]
         wanted = identity(cfg, method_name(cfg), self.identity)
         fitting = [run for run in own if identity(run.result.cfg, run.result.method, self.identity) == wanted]
-        first = cfg.seeds[0] if self.seed is None else self.seed
+        first = cfg.test_seeds[0] if self.seed is None else self.seed
         seeded = [run for run in fitting if run.metrics.seed == first]
         fitting = seeded if self.seed is not None or seeded else fitting
         if not fitting:
