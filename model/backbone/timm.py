@@ -80,6 +80,11 @@ class TimmBackbone(Backbone):
         """As in Backbone; some models take images of one size only."""
         return self.fixed_size or super().valid_size(size)
 
+    def skip_last_norm(self) -> None:
+        """As in Backbone, of plain vision transformers."""
+        if isinstance(self.net, FeatureGetterNet):
+            self.net.norm = False
+
     def load_pretrained(self) -> None:
         """Load timm's weights, once: from the file if it is there, from an installed package, or by timm's download.
 

@@ -3,7 +3,10 @@
 import difflib
 
 from model.methods.concat import Concat
+from model.methods.density import Density
+from model.methods.fssdino import FSSDINO
 from model.methods.hmnet import HMNet
+from model.methods.insid3 import INSID3
 from model.methods.method import Method
 from model.methods.prior import Prior
 from model.methods.prototype import Prototype
@@ -15,6 +18,9 @@ METHODS: dict[str, type[Method]] = {
     "concat": Concat,
     "prior": Prior,
     "prototype": Prototype,
+    "INSID3": INSID3,
+    "FSSDINO": FSSDINO,
+    "density": Density,
 }
 
 
