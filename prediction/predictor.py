@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dataset.transform import fit_image, fit_mask
 from engine.optim import autocast
 from model.build import build_model, load_frozen_parts
 from model.inference import FeatureCache, merge_classes, prepare_inference
@@ -32,7 +33,7 @@ from prediction.support import SINGLE
 from util.config import Config, load_config
 from util.distributed import pick_device
 from util.errors import UserError
-from util.image import ImageSource, normalise, read_image, resize_image, resize_mask
+from util.image import ImageSource, normalise, read_image
 from util.mask import interpret_mask
 from util.pixels import IGNORE
 from util.schema import run_tag
@@ -190,7 +191,8 @@ class Predictor:
         For one class the probability is the softmax of the network's two scores; several compete in one softmax with
         the background at margin 0. As in testing, scores are first resized to what the network saw.
         """
-        margins = torch.cat([each.margin_at(self.size, (size[0], size[1])) for each in scores])  # (classes, h, w)
+        shown = (size[0], size[1]) if self.model.images.fit == "square" else (max(size),) * 2  # of what the network saw
+        margins = torch.cat([each.margin_at(self.size, shown)[:, : size[0], : size[1]] for each in scores])
         mask = merge_classes(margins).to(torch.uint8)
         probabilities = torch.cat([torch.zeros_like(margins[:1]), margins]).softmax(0)[1:]
         return Prediction(names, mask.cpu().numpy(), probabilities.cpu().numpy())
@@ -225,14 +227,15 @@ class Predictor:
 
     def _network_input(self, picture: NDArray[np.uint8]) -> Tensor:
         """An image (h, w, 3) as in testing, (3, size, size); a much larger one is averaged first, not to alias."""
-        height, width = (min(side, AVERAGING_FACTOR * self.size) for side in picture.shape[:2])
-        if (height, width) != picture.shape[:2]:
+        shape = picture.shape
+        height, width = (min(side, AVERAGING_FACTOR * self.size) for side in shape[:2])
+        if (height, width) != shape[:2]:
             picture = np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-        return normalise(resize_image(picture.astype(np.float32), self.size, self.size))
+        return normalise(fit_image(picture.astype(np.float32), self.size, self.model.images, shape))
 
     def _network_mask(self, source: MaskSource, size: tuple[int, ...], where: str) -> NDArray[np.uint8]:
         mask = object_mask(source, size, where)
-        small = resize_mask(mask, self.size, self.size)
+        small = fit_mask(mask, self.size, self.model.images)
         if not (small == 1).any():
             raise UserError(f"{where}: the object in its mask is too small for a network that sees {self.size} pixels")
         return small

@@ -2,6 +2,7 @@
 
 import difflib
 
+from model.methods.adapt import Adapt
 from model.methods.concat import Concat
 from model.methods.density import Density
 from model.methods.fssdino import FSSDINO
@@ -18,6 +19,7 @@ METHODS: dict[str, type[Method]] = {
     "concat": Concat,
     "prior": Prior,
     "prototype": Prototype,
+    "adapt": Adapt,
     "INSID3": INSID3,
     "FSSDINO": FSSDINO,
     "density": Density,

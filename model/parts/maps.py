@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.backbone import Backbone
+from model.resize import resize
 
 
 def unit(x: Tensor, dim: int = -3) -> Tensor:
@@ -40,3 +41,22 @@ def coarse_mask(mask: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
 def enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Maps (B, C, h, w) at an image's size, bilinear with half-pixel centres."""
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def to_size(x: Tensor, size: torch.Size | tuple[int, int], aligned: bool) -> Tensor:
+    """Maps (B, C, h, w) at another size: bilinear with aligned corners or half-pixel centres, averaged where smaller."""
+    if aligned:
+        return resize(x, size)
+    if x.shape[-1] > size[-1]:
+        return F.adaptive_avg_pool2d(x, tuple(size))
+    return x if x.shape[-2:] == tuple(size) else enlarge(x, (size[0], size[1]))
+
+
+def stage_maps(backbone: Backbone) -> tuple[str, ...]:
+    """The last maps of up to four stages from stride 4 on; of a plain vision transformer its levels."""
+    strides = {info.name: info.stride for info in backbone.maps}
+    if len(set(strides.values())) == 1:
+        return backbone.levels
+    last = backbone.maps[[info.name for info in backbone.maps].index(backbone.levels[-1])]
+    shown = backbone.maps[: backbone.maps.index(last) + 1]
+    return tuple(info.name for info in shown if info.stride >= 4 and not info.name.endswith(".sum"))[-4:]
