@@ -97,7 +97,7 @@ class Config(BaseModel):
         "network", "False: first blocks of stages 3, 4 dilated by 1, 2 instead of 2, 4 (SCCAN)", "base"
     )
     output_stride: Literal[8, 32] = about(
-        "network", "of ResNets: 8, stages 3 and 4 dilated, or 32, as torchvision's", "base"
+        "network", "8: stages of stride 16 and 32 are dilated instead, where they can be; 32: they are not", "base"
     )
     feature_size: Positive = derived("network", "side of the trunk's grid; empty: 64 up to train_h 473, 80 above")
     width: Positive = about("network", "channels of the trunk")

@@ -49,6 +49,9 @@ class Backbone(nn.Module):
         """What tells its weights from others, where checkpoints exclude them."""
         raise TypeError(f"the weights of {type(self).__name__} are part of checkpoints")
 
+    def skip_last_norm(self) -> None:
+        """Show maps as the blocks give them, without the last norm, where the backbone has one behind its blocks."""
+
     def load_pretrained(self) -> None:
         """Load pretrained weights, where the backbone knows its own."""
 

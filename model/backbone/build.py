@@ -23,7 +23,7 @@ def build_backbone(cfg: Config, freeze: bool | None = None) -> Backbone:
         return create_backbone(family, cfg.stem, cfg.dilate_first, cfg.output_stride)
     from model.backbone.timm import TimmBackbone  # takes seconds to import
 
-    return TimmBackbone(name, cfg.backbone_layers, imagenet_file(cfg), freeze)
+    return TimmBackbone(name, cfg.backbone_layers, imagenet_file(cfg), freeze, cfg.output_stride)
 
 
 def load_pretrained(backbone: Backbone, cfg: Config) -> None:

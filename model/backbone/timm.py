@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import timm
 import torch
@@ -32,14 +32,21 @@ class TimmBackbone(Backbone):
 
     Args: its name; which of the maps are its `levels`, None for the last three stages, or of a plain vision transformer
     the blocks at a half, three quarters and the end (what lies behind the last level is not built); its weight file, if
-    there; whether its weights stay as they are, None: those of plain vision transformers do. Raises UserError for a
-    name or maps that timm lacks.
+    there; whether its weights stay as they are, None: those of plain vision transformers do; the largest stride, 8
+    where a model can be dilated, or 32, its own strides. Raises UserError for a name or maps that timm lacks.
     """
 
-    def __init__(self, name: str, layers: Sequence[int] | None, file: Path, frozen: bool | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        layers: Sequence[int] | None,
+        file: Path,
+        frozen: bool | None = None,
+        output_stride: Literal[8, 32] = 8,
+    ) -> None:
         super().__init__()
-        self.name, self.file = name, file
-        options, stages = _look_up(name)
+        self.name, self.file, self.output_stride = name, file, output_stride
+        options, stages = _look_up(name, output_stride)
         strides = [stage["reduction"] for stage in stages]
         plain, count = len(set(strides)) == 1, len(stages)  # a plain vision transformer has one size of map
         if layers is None:
@@ -79,6 +86,11 @@ class TimmBackbone(Backbone):
     def valid_size(self, size: int) -> int:
         """As in Backbone; some models take images of one size only."""
         return self.fixed_size or super().valid_size(size)
+
+    def skip_last_norm(self) -> None:
+        """As in Backbone, of plain vision transformers."""
+        if isinstance(self.net, FeatureGetterNet):
+            self.net.norm = False
 
     def load_pretrained(self) -> None:
         """Load timm's weights, once: from the file if it is there, from an installed package, or by timm's download.
@@ -124,7 +136,7 @@ class TimmBackbone(Backbone):
     def _whole(self) -> nn.Module:
         """The model with all that its weight files hold but the classifier, nothing computed."""
         with torch.device("meta"):
-            return timm.create_model(self.name, num_classes=0, **_look_up(self.name)[0])
+            return timm.create_model(self.name, num_classes=0, **_look_up(self.name, self.output_stride)[0])
 
     def _read(self, path: Path) -> Mapping[str, Any]:
         """The tensors of a weight file; UserError for one that lacks any of the model's."""
@@ -146,14 +158,14 @@ def _look_for_download(source: Mapping[str, Any]) -> None:
             get_hf_file_metadata(hf_hub_url(repository, file))
 
 
-def _look_up(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _look_up(name: str, output_stride: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The options that a model takes and what timm says of its maps, nothing computed; UserError if there is none."""
     if not timm.is_model(name):
         known = timm.list_models(include_tags=True) + timm.list_models()
         nearest = min((full for full in known if name and name in full), key=len, default="")
         nearest = nearest or difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
         raise UserError(f"backbone: timm has no model {name!r}; nearest is 'timm/{nearest}'")
-    for options in OPTIONS:
+    for options in OPTIONS[output_stride != 8 :]:
         try:
             with torch.device("meta"):
                 net = cast(Any, timm.create_model(name, features_only=True, **options))

@@ -2,12 +2,16 @@
 
 import difflib
 
+from model.methods.adapt import Adapt
 from model.methods.bam import BAM
 from model.methods.concat import Concat
 from model.methods.dcama import DCAMA
+from model.methods.density import Density
+from model.methods.fssdino import FSSDINO
 from model.methods.hdmnet import HDMNet
 from model.methods.hmnet import HMNet
 from model.methods.hsnet import HSNet
+from model.methods.insid3 import INSID3
 from model.methods.method import Method
 from model.methods.pfenet import PFENet
 from model.methods.prior import Prior
@@ -27,6 +31,10 @@ METHODS: dict[str, type[Method]] = {
     "concat": Concat,
     "prior": Prior,
     "prototype": Prototype,
+    "adapt": Adapt,
+    "INSID3": INSID3,
+    "FSSDINO": FSSDINO,
+    "density": Density,
 }
 
 

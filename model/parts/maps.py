@@ -1,0 +1,62 @@
+"""Frozen feature maps as training-free methods take them: unit vectors, coarse masks, the size of their images."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.backbone import Backbone
+from model.resize import resize
+
+
+def unit(x: Tensor, dim: int = -3) -> Tensor:
+    """Vectors of length one along `dim`, by default the channels of maps (..., C, h, w)."""
+    return F.normalize(x, dim=dim)
+
+
+def image_size(backbone: Backbone, name: str, size: torch.Size) -> tuple[int, int]:
+    """The smallest height and width of images that a backbone turns into a map (h, w) of that name."""
+    stride = next(info.stride for info in backbone.maps if info.name == name)
+    height, width = (stride * (side - backbone.size_offset) + backbone.size_offset for side in size[-2:])
+    return height, width
+
+
+def coarse_mask(mask: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
+    """A mask (H, W), of which the value 1 is the object, at a map's size (h, w), bool.
+
+    Bilinear, half-pixel centres, more than half; a small object that this loses is taken by nearest position, and one
+    that this loses too by the position of its centre of mass (INSID3). Nothing stays nothing.
+    """
+    object_ = (mask == 1).float()[None, None]
+    coarse = F.interpolate(object_, size=tuple(size), mode="bilinear", align_corners=False)[0, 0] > 0.5
+    if coarse.any() or not object_.any():
+        return coarse
+    coarse = F.interpolate(object_, size=tuple(size), mode="nearest")[0, 0] > 0.5
+    if not coarse.any():
+        centre = (mask == 1).nonzero().float().mean(0)  # (2,)
+        row, column = (int(centre[axis] / max(mask.shape[axis] / size[axis], 1)) for axis in (0, 1))
+        coarse[min(row, size[0] - 1), min(column, size[1] - 1)] = True
+    return coarse
+
+
+def enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (B, C, h, w) at an image's size, bilinear with half-pixel centres."""
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def to_size(x: Tensor, size: torch.Size | tuple[int, int], aligned: bool) -> Tensor:
+    """Maps (B, C, h, w) at another size: bilinear, with aligned corners or not, averaged where smaller."""
+    if aligned:
+        return resize(x, size)
+    if x.shape[-1] > size[-1]:
+        return F.adaptive_avg_pool2d(x, (size[0], size[1]))
+    return x if x.shape[-2:] == tuple(size) else enlarge(x, (size[0], size[1]))
+
+
+def stage_maps(backbone: Backbone) -> tuple[str, ...]:
+    """The last maps of up to four stages from stride 4 on; of a plain vision transformer its levels."""
+    strides = {info.name: info.stride for info in backbone.maps}
+    if len(set(strides.values())) == 1:
+        return backbone.levels
+    last = backbone.maps[[info.name for info in backbone.maps].index(backbone.levels[-1])]
+    shown = backbone.maps[: backbone.maps.index(last) + 1]
+    return tuple(info.name for info in shown if info.stride >= 4 and not info.name.endswith(".sum"))[-4:]

@@ -1,0 +1,103 @@
+"""The adapted discriminant: an easy case, the plain formula, and what must not matter."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.methods.adapt import Adapt, Head, discriminant, fit
+from tests.model.methods.test_hmnet import episode, small
+from util.image import MEAN, STD
+
+
+def adapt() -> Adapt:
+    model = small("arch", "adapt", "ensemble", "False")
+    assert isinstance(model, Adapt) and not model.is_trained
+    return model
+
+
+def noise_with_object(count: int, size: int = 65) -> tuple[Tensor, Tensor]:
+    """Images (count, 3, size, size) of faint noise on which a coarse pattern marks an object, and its masks."""
+    images, masks = 0.3 * torch.randn(count, 3, size, size), torch.zeros(count, size, size, dtype=torch.uint8)
+    stripes = torch.where(torch.arange(size) % 8 < 4, 2.0, -2.0)
+    for image, mask in zip(images, masks, strict=True):
+        top, left = np.random.randint(0, size - 32, 2)
+        window = (slice(top, top + 32), slice(left, left + 32))
+        image[(slice(None), *window)] += stripes[:32].expand(3, 32, 32)
+        mask[window] = 1
+    return images, masks
+
+
+def iou(scores: Tensor, masks: Tensor) -> float:
+    found, truth = scores[:, 1] > scores[:, 0], masks == 1
+    return float((found & truth).sum() / (found | truth).sum())
+
+
+@pytest.mark.parametrize("shot", [1, 4])
+@torch.inference_mode()
+def test_an_easy_object_is_found(shot: int) -> None:
+    model, (images, masks) = adapt(), noise_with_object(4 + shot)
+    state = model.encode_support(images[None, 4:], masks[None, 4:])
+    for number in range(4):
+        scores = model.score(model.embed_query(images[number : number + 1]), state).resize(65)
+        assert iou(scores.final, masks[number : number + 1]) > 0.6
+
+
+@torch.inference_mode()
+def test_the_discriminant_is_that_of_the_plain_formula() -> None:
+    rows, weights = torch.randn(200, 6) @ torch.randn(6, 6), torch.rand(2, 200)
+    means, covariance, direction = fit(rows, weights, 2)
+    x, w = rows.double().numpy(), weights.double().numpy()
+    expected = [np.cov(x.T, aweights=w[i], ddof=0) for i in (0, 1)]
+    np.testing.assert_allclose(covariance, sum(expected) / 2, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(means, [np.average(x, axis=0, weights=w[i]) for i in (0, 1)], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(discriminant(means, means, covariance), torch.tensor([-0.5, 0.5]))
+    unit = F.normalize(rows[:, -2:], dim=1)
+    background, object_ = (F.normalize((weights[i][:, None] * unit).sum(0), dim=0) for i in (0, 1))
+    torch.testing.assert_close((object_ - background) @ direction, torch.tensor(1.0))
+
+
+@torch.inference_mode()
+def test_a_batch_is_its_samples_and_a_second_fit_the_first() -> None:
+    model, inputs = adapt(), episode(shot=3)
+    together = model(**inputs)
+    assert together.final.shape == (2, 2, 65, 65)
+    assert torch.equal(model(**inputs).final, together.final)
+    for i in range(2):
+        alone = model(**{name: x[i : i + 1] for name, x in inputs.items()})
+        torch.testing.assert_close(together.final[i : i + 1], alone.final, atol=1e-3, rtol=1e-3)
+    state = model.encode_support(inputs["support"], inputs["support_mask"])
+    assert isinstance(state, Head) and all(len(part) == 2 for part in state)
+    explained = model.explain(model.embed_query(inputs["query"]), state)
+    torch.testing.assert_close(explained.scores.resize(65).final, together.final)
+    assert len(explained.maps) == 3
+
+
+@torch.inference_mode()
+def test_ignored_pixels_of_supports_count_for_nothing() -> None:
+    model, (images, masks) = adapt(), noise_with_object(3)
+    ignored = masks[None, 1:].clone()
+    ignored[..., 32:] = torch.where(ignored[..., 32:] == 1, 1, 255)
+    plain = model.encode_support(images[None, 1:], masks[None, 1:])
+    kept = model.encode_support(images[None, 1:], ignored)
+    torch.testing.assert_close(kept.means[:, 1], plain.means[:, 1])
+    assert not torch.allclose(kept.means[:, 0], plain.means[:, 0])
+
+
+@torch.inference_mode()
+def test_padding_is_not_what_a_query_is_refitted_to() -> None:
+    model = adapt()
+    images = torch.randn(1, 3, 64, 64)
+    images[:, :, 40:] = torch.from_numpy(-MEAN / STD)[:, None, None]
+    images[:, :, 10, 10] = torch.from_numpy(-MEAN / STD)  # a black pixel is no padding
+    shown = model.features(images, "query")["shown"]
+    assert shown.shape == (1, 1, 8, 8)
+    assert torch.equal(shown[0, 0], torch.arange(8).lt(5).float()[:, None].expand(8, 8))
+
+
+@torch.inference_mode()
+def test_an_object_of_no_position_gives_finite_scores() -> None:
+    model, inputs = adapt(), episode()
+    inputs["support_mask"].zero_()
+    assert model(**inputs).final.isfinite().all()
