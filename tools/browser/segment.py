@@ -176,20 +176,18 @@ class Session:
 
 def read_upload(path: str | Path, limits: Limits) -> RGB:
     """An uploaded image (h, w, 3); UserError, by its name alone, for what is none and for too many pixels."""
-    most = f"and at most {limits.megapixels:g} are taken; make it smaller"
+    name, most = Path(path).name, f"and at most {limits.megapixels:g} are taken; make it smaller"
     try:
         with open_image(path) as header:
             width, height = header.size
         if width * height > limits.megapixels * 1e6:
-            raise UserError(f"{path}: {width}x{height} are {width * height / 1e6:.0f} megapixels, {most}")
+            raise UserError(f"{width}x{height} are {width * height / 1e6:.0f} megapixels, {most}")
         return read_image(path)
     except UserError as error:
-        reasons = {
-            "bomb": f"has far too many megapixels, {most}",
-            "no image": "is not an image; take a JPEG, PNG or WebP file",
-        }
-        text = next((f"{path}: {reason}" for words, reason in reasons.items() if words in str(error)), str(error))
-        raise UserError(text.replace(str(path), Path(path).name)) from None
+        reason = str(error).removeprefix(f"{path}: ")
+        reason = f"has far too many megapixels, {most}" if "decompression bomb" in reason else reason
+        reason = "is not an image; take a JPEG, PNG or WebP file" if "it is no image" in reason else reason
+        raise UserError(f"{name}: {reason}") from None
 
 
 def thumbnail(image: RGB, mask: Mask, value: int, side: int = 200) -> RGB:

@@ -87,6 +87,7 @@ class Tab:
                     self.ink = value["ink"]
 
     def upload(self, place: str, *files: Any) -> None:
+        self.page.wait_for_selector("#supports tr.file", state="detached")  # the former ones are taken
         self.page.set_input_files(f"{place} input[type=file]", list(files))
 
     def upload_mask(self, file: str) -> None:
