@@ -53,7 +53,7 @@ def rows_by_iou(pairs: Sequence[Pair]) -> list[tuple[list[Any], Pair]]:
     """
     rows: list[tuple[list[Any], Pair]] = []
     for pair in pairs:
-        row, ious = pair[0][1], [tested[1].iou for tested in pair if tested]
+        row, ious = pair[0][1], list[Any](tested[1].iou for tested in pair if tested)
         difference = None if None in ious else ious[0] - ious[-1]
         numbers = ious if len(ious) == 1 else [difference, *ious]
         cells = [None if number is None else round(number, 3) for number in numbers]

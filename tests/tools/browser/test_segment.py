@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from model.build import build_model
 from prediction.manifest import read_manifest
 from prediction.predictor import Predictor
 from tests.tools.browser.conftest import scene
@@ -98,6 +100,19 @@ def test_explanations_show_the_maps_of_the_class(session: Session, predictor: Pr
         assert "prior: like the object (0 to 1)" in captions and any(
             text.startswith("QIM in block") for text in captions
         )
+
+
+@pytest.mark.parametrize("name", ["prior", "prototype"])
+def test_a_training_free_method_is_shown_like_a_trained_one(
+    session: Session, experiment: tuple[Config, Path], tmp_path: Path, name: str
+) -> None:
+    model = build_model(experiment[0].model_copy(update={"arch": name}), pretrained=False)
+    predictor = Predictor(model, experiment[0].val_size, 1, torch.device("cpu"))
+    assert not answer_all(session, predictor, write_queries(tmp_path / "queries"))
+    for answer in session.answers:
+        assert all(draw_answer(predictor, answer, view, 0.5)[0].shape == answer.view.shape for view in VIEWS)
+        captions = [text.split(" (")[0] for _, text in explain_answer(predictor, answer, "dog")]
+        assert captions == ["2 supports", "query", "result", *answer.evidence.maps]
 
 
 def test_what_is_missing_is_said_first(session: Session, predictor: Predictor, tmp_path: Path) -> None:
