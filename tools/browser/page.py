@@ -162,8 +162,8 @@ def search_side(context: AppContext, session: gr.State, support: list[Any]) -> N
         start = gr.Button("Find the object", variant="primary", elem_id="start")
     status = gr.HTML(elem_id="status", min_height=24)
     with gr.Row():
-        view = gr.Radio(list(segment.VIEWS), value=segment.VIEWS[0], label="Show", elem_id="view", scale=3)
-        threshold = gr.Slider(0.05, 0.95, 0.5, step=0.01, label="Threshold", elem_id="threshold", scale=2)
+        view = gr.Radio(list(segment.VIEWS), value=segment.VIEWS[0], label="Show", elem_id="view", scale=2)
+        threshold = gr.Slider(0.05, 0.95, 0.5, step=0.01, label="Threshold", elem_id="threshold", scale=1)
     results = gallery("results", columns=3)
     pack = gr.Button("Download masks and overlays (zip)", elem_id="pack")
     load = gr.DownloadButton("zip", visible="hidden", elem_id="load")
@@ -220,7 +220,7 @@ def failures_page(context: AppContext, tab: gr.Tab) -> None:
     with gr.Row():
         first = gr.Dropdown([], label="Results of tests", multiselect=True, elem_id="first")
         second = gr.Dropdown([], label="Compare with, on the same episodes", multiselect=True, elem_id="second")
-    label = "Episodes: click one to draw it, a heading to sort, search for a class or an image"
+    label = "Episodes: click one to draw it, a heading to sort; filter for a class or an image"
     rows = gr.Dataframe(interactive=False, label=label, max_height=360, show_search="filter", elem_id="rows")
     remark = gr.Markdown(elem_id="remark")
     panel = gr.Image(label="Episode", interactive=False, elem_id="panel", buttons=["download", "fullscreen"])
