@@ -1,42 +1,41 @@
-"""A page to try the network on: paint one object, find it in other images (`make app`, docs/app.md).
+"""A page to try a network or method on: paint one object, find it in other images (`make app`, docs/app.md).
 
     python -m tools.app                            # the network and the images of `make demo`
     python -m tools.app --weights exp/.../best_1shot.pth --port 7860
+    python -m tools.app --arch prototype           # a training-free method
 
 It is served to this machine alone, loads nothing from elsewhere and sends nothing anywhere.
-Segment: drop a support image, paint the object or drag a box, drop images to search, press "Find the object".
-Explain: the maps between an image and its result. Failures: the episodes of a test by IoU, of two by difference.
 """
 
 import argparse
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from prediction.predictor import Predictor, find_config
-from tools.browser.state import Limits
+from prediction.predictor import DEFAULT_CONFIG, Predictor, find_config
 from util.arguments import Parser
-from util.config import load_config
+from util.config import Config, load_config
 from util.errors import UserError, run_main
 
 ADDRESS = "127.0.0.1"
 DEMO = "config/demo.yaml"
-QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    limits = Limits()
     parser = Parser(description="Segment images in the browser.")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="checkpoint; default: that of `make demo`")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="default: what training left by the weights")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--weights", type=Path, metavar="FILE", help="checkpoint; default: that of `make demo`")
+    source.add_argument("--arch", metavar="METHOD", help="a training-free method instead: prototype, prior ...")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="default: that of the weights, or predict.yaml")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--results", type=Path, default=Path("exp"), metavar="DIR", help="tests for Failures (exp)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
-    parser.add_argument("--max-megapixels", type=float, default=limits.megapixels, metavar="N", help="of an image")
+    parser.add_argument("--max-megapixels", type=float, default=50, metavar="N", help="of an image")
     parser.add_argument("--max-mb", type=int, default=50, metavar="N", help="of an uploaded file")
-    parser.add_argument("--max-supports", type=int, default=limits.supports, metavar="N")
-    parser.add_argument("--max-queries", type=int, default=limits.queries, metavar="N")
+    parser.add_argument("--max-supports", type=int, default=20, metavar="N")
+    parser.add_argument("--max-queries", type=int, default=100, metavar="N")
     parser.add_argument("--cache-mb", type=float, default=1000, metavar="N", help="memory for images' features")
     return parser.parse_args()
 
@@ -48,43 +47,47 @@ def choose_weights(given: Path | None) -> Path:
     cfg = load_config(DEMO)
     path = cfg.best_weights(cfg.shot)
     if not path.is_file():
-        raise UserError(f"{path}: the demo is not trained yet; run `make demo`, or name a checkpoint by --weights FILE")
+        remedy = "run `make demo`, or name a checkpoint by --weights FILE or a training-free method by --arch METHOD"
+        raise UserError(f"{path}: the demo is not trained yet; {remedy}")
     return path
+
+
+def open_predictor(arguments: argparse.Namespace) -> tuple[Predictor, Config, str]:
+    """What the command line asks for, its config, and a line that says what it is."""
+    memory = arguments.device, arguments.cache_mb
+    if arguments.arch:
+        cfg = load_config(arguments.config or DEFAULT_CONFIG, ["arch", arguments.arch])
+        predictor, origin = Predictor.from_method(cfg.arch, cfg, *memory), "training-free"
+    else:
+        weights = choose_weights(arguments.weights)
+        cfg, origin = load_config(arguments.config or find_config(weights)), f"trained: {weights}"
+        predictor = Predictor.from_checkpoint(cfg, weights, *memory)
+    return predictor, cfg, f"{cfg.arch}, {origin}; backbone {cfg.backbone}, device {predictor.device}"
 
 
 def serve(arguments: argparse.Namespace, folder: Path) -> None:
     """Serve the page until Ctrl-C; `folder` takes uploads and downloads."""
-    os.environ.update(QUIET, GRADIO_TEMP_DIR=str(folder))
+    os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", GRADIO_TEMP_DIR=str(folder))
     try:
-        from tools.browser.layout import appearance, build_page  # gradio reads the environment once
-        from tools.browser.parts import AppContext
+        from tools.browser.page import HERE, THEME, AppContext, Limits, build_page  # gradio reads the environment once
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is not installed; pip install -e '.[app]'") from None
-    weights = choose_weights(arguments.weights)
-    cfg = load_config(arguments.config or find_config(weights))
-    predictor = Predictor.from_checkpoint(cfg, weights, arguments.device, arguments.cache_mb)
+    predictor, cfg, source = open_predictor(arguments)
     limits = Limits(arguments.max_megapixels, arguments.max_supports, arguments.max_queries)
-    page = build_page(AppContext(predictor, cfg, limits, folder, arguments.results)).queue(api_open=False)
-    print(f"{weights}: http://{ADDRESS}:{arguments.port} (Ctrl-C ends it)", flush=True)
+    page = build_page(AppContext(predictor, cfg, source, limits, folder, arguments.results)).queue(api_open=False)
+    where: Any = {"server_name": ADDRESS, "server_port": arguments.port, "share": False}
+    looks: Any = {"theme": THEME, "css_paths": HERE / "page.css", "footer_links": []}
+    print(f"{source}: http://{ADDRESS}:{arguments.port} (Ctrl-C ends it)", flush=True)
     try:
-        page.launch(
-            server_name=ADDRESS,
-            server_port=arguments.port,
-            share=False,
-            quiet=True,
-            ssr_mode=False,
-            max_file_size=f"{arguments.max_mb}mb",
-            **appearance(),
-        )
+        page.launch(quiet=True, ssr_mode=False, max_file_size=f"{arguments.max_mb}mb", **where, **looks)
     except OSError:
         raise UserError(f"--port {arguments.port}: perhaps it is in use; give another one") from None
 
 
 def main() -> None:
     """The entry point."""
-    arguments = parse_arguments()
     with tempfile.TemporaryDirectory(prefix="hmnet-") as folder:
-        serve(arguments, Path(folder))
+        serve(parse_arguments(), Path(folder))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.toy import ROOT
-from tools.app import choose_weights
+from tests.toy import ROOT, toy_config
+from tools.app import choose_weights, open_predictor, parse_arguments
 from util.errors import UserError
 
 
@@ -16,6 +16,21 @@ def test_without_a_demo_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.M
     assert choose_weights(Path("mine.pth")) == Path("mine.pth")
     with pytest.raises(UserError, match=r"best_1shot\.pth: the demo is not trained yet; run `make demo`, or name"):
         choose_weights(None)
+
+
+def test_a_training_free_method_needs_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(toy_config(tmp_path).to_yaml())
+    monkeypatch.setattr("prediction.predictor.load_frozen_parts", lambda model, cfg: None)  # initmodel/ may be empty
+    for name, expected in (("prototype", "prototype, training-free; backbone tiny"), ("HMNet", None)):
+        command = ["app", "--arch", name, "--config", str(path), "--device", "cpu"]
+        monkeypatch.setattr(sys, "argv", command)
+        if expected:
+            predictor, cfg, source = open_predictor(parse_arguments())
+            assert cfg.arch == name and source.startswith(expected) and not predictor.model.is_trained
+        else:
+            with pytest.raises(UserError, match="HMNet: is a trained method and needs weights"):
+                open_predictor(parse_arguments())
 
 
 def test_without_gradio_it_says_what_to_install(tmp_path: Path) -> None:

@@ -1,32 +1,32 @@
-// A picture to paint one object on. gradio gives `element`, `props`, `trigger` and `watch`.
-// The server sets props.value to {shot, picture, ink, color}, two data URLs, a number and a CSS colour, or to null.
-// After every stroke props.value is {shot, ink}: a PNG of the picture's size, opaque where the object is.
+// An image to paint one object on. gradio gives `element`, `props`, `trigger` and `watch`.
+// The server sets props.value to {shot, image, ink, color}, two data URLs, a number and a CSS colour, or to null.
+// After every stroke props.value is {shot, ink}: a PNG of the image's size, opaque where the object is.
 const canvas = element.querySelector("canvas"), view = canvas.getContext("2d");
 const layer = document.createElement("canvas"), ink = layer.getContext("2d", { willReadFrequently: true });
 const slider = element.querySelector("input");
 const STEPS = 20, HEIGHT = 440;
-let shot = null, picture = null, color = "#e69f00", tool = "brush", start = null, here = null, last = null, history = [];
+let shot = null, image = null, color = "#e69f00", tool = "brush", start = null, here = null, last = null, history = [];
 
 const point = (event) => {
   const frame = canvas.getBoundingClientRect();
   return [(event.clientX - frame.left) * canvas.width / frame.width,
           (event.clientY - frame.top) * canvas.height / frame.height];
 };
-// The slider is in hundredths of a quarter of the picture's longer side.
+// The slider is in hundredths of a quarter of the image's longer side.
 const radius = () => Math.max(0.5, slider.value / 100 * Math.max(canvas.width, canvas.height) / 8);
 const box = () => [Math.min(start[0], here[0]), Math.min(start[1], here[1]),
                    Math.abs(start[0] - here[0]), Math.abs(start[1] - here[1])].map(Math.round);
 
 function draw() {
   view.clearRect(0, 0, canvas.width, canvas.height);
-  if (!picture) {
+  if (!image) {
     view.fillStyle = "#888";
     view.font = "20px sans-serif";
     view.textAlign = "center";
-    view.fillText("Drop a support picture above, then paint the object here", canvas.width / 2, canvas.height / 2);
+    view.fillText("Drop a support image above, then paint the object here", canvas.width / 2, canvas.height / 2);
     return;
   }
-  view.drawImage(picture, 0, 0, canvas.width, canvas.height);
+  view.drawImage(image, 0, 0, canvas.width, canvas.height);
   view.save();
   view.globalAlpha = 0.6;
   [view.shadowColor, view.shadowBlur] = ["white", Math.max(3, canvas.width / 100)];  // an outline on any ground
@@ -77,14 +77,14 @@ function choose(name) {
 for (const button of element.querySelectorAll("button")) button.addEventListener("click", () => {
   const name = button.dataset.tool;
   if (["brush", "eraser", "box"].includes(name)) return choose(name);
-  if (!picture || (name === "undo" && !history.length)) return;
+  if (!image || (name === "undo" && !history.length)) return;
   if (name === "undo") ink.putImageData(history.pop(), 0, 0);
   else { keep(); ink.clearRect(0, 0, layer.width, layer.height); }
   hand_over();
 });
 
 canvas.addEventListener("pointerdown", (event) => {
-  if (!picture || event.button) return;
+  if (!image || event.button) return;
   canvas.setPointerCapture(event.pointerId);
   keep();
   start = last = here = point(event);
@@ -105,16 +105,16 @@ canvas.addEventListener("pointerup", () => {
 canvas.addEventListener("pointerleave", () => { if (!start) { here = null; draw(); } });
 canvas.addEventListener("pointercancel", () => { start = null; draw(); });
 
-const image = async (url) => { const loaded = new Image(); loaded.src = url; await loaded.decode(); return loaded; };
+const load = async (url) => { const loaded = new Image(); loaded.src = url; await loaded.decode(); return loaded; };
 
 async function show() {
   const value = props.value;
-  if (value && !value.picture) return;  // a stroke of this page
-  if (!value) { shot = picture = null; draw(); return; }
-  const [shown, known] = await Promise.all([image(value.picture), image(value.ink)]);
+  if (value && !value.image) return;  // a stroke of this page
+  if (!value) { shot = image = null; draw(); return; }
+  const [shown, known] = await Promise.all([load(value.image), load(value.ink)]);
   if (props.value !== value && props.value?.shot !== value.shot) return;  // another one came in the meantime
   if (shot !== value.shot) history = [];
-  [shot, picture, color] = [value.shot, shown, value.color];
+  [shot, image, color] = [value.shot, shown, value.color];
   [canvas.width, canvas.height] = [layer.width, layer.height] = [known.width, known.height];
   ink.drawImage(known, 0, 0);
   canvas.style.width = `min(100%, ${HEIGHT * canvas.width / canvas.height}px)`;

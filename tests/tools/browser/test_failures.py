@@ -44,30 +44,26 @@ def test_results_that_there_are(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write_rows(tmp_path / f"{name}.episodes.jsonl", [])
     found = failures.find_results(tmp_path)
-    assert list(found) == ["a/result_test_1shot", "a/result_test_5shot", "b/result_test_1shot", "a (all)"]
-    assert len(found["a (all)"]) == 2
+    assert list(found) == ["a/result_test_1shot", "a/result_test_5shot", "b/result_test_1shot"]
+    assert found["a/result_test_5shot"].is_relative_to(tmp_path / "a")
 
 
-def test_sorted_by_iou_filtered_by_class_and_shot(tmp_path: Path) -> None:
+def test_sorted_by_iou_and_what_has_none_comes_last(tmp_path: Path) -> None:
     lines = [row(0, 0.5), row(1, None), row(2, 0.1, "dog"), row(3, 0.9, shot=5), row(4, 0.3)]
     pairs = failures.pair_rows(failures.read_files(write_rows(tmp_path / "x.episodes.jsonl", lines)), None)
-    numbers = lambda *chosen: [first.row.number for first, _ in failures.sort_pairs(pairs, *chosen)]  # noqa: E731
-    assert numbers(None, None) == [2, 4, 0, 3, 1]
-    assert numbers(None, None, True) == [3, 0, 4, 2, 1]
-    assert numbers("cat", None) == [4, 0, 3, 1] and numbers("cat", 5) == [3]
-    assert failures.choices(pairs) == (["cat", "dog"], ["1", "5"])
-    table = failures.table(failures.sort_pairs(pairs, None, None))
-    assert table[0] == ["0.100", "dog", 1, 0, 2, "q2", "s"] and table[-1][0] == "-"
+    rows = failures.rows_by_iou(pairs)
+    assert [tested[1].number for _, (tested, _) in rows] == [2, 4, 0, 3, 1]
+    assert rows[0][0] == [0.1, "dog", 1, 0, 2, "q2", "s"] and rows[-1][0][0] is None
 
 
 def test_two_results_are_paired_by_episode_and_sorted_by_difference(tmp_path: Path) -> None:
     first = failures.read_files(write_rows(tmp_path / "x.episodes.jsonl", [row(0, 0.5), row(1, 0.4), row(2, 0.9)]))
     other = [row(8, 0.9, query="q1"), row(9, 0.2, query="q2"), row(5, 0.5)]
     second = failures.read_files(write_rows(tmp_path / "y.episodes.jsonl", other))
-    pairs = failures.sort_pairs(failures.pair_rows(first, second), None, None)
-    assert [cells[:3] for cells in failures.table(pairs)] == [["-0.500", "0.400", "0.900"], ["0.700", "0.900", "0.200"]]
+    rows = failures.rows_by_iou(failures.pair_rows(first, second))
+    assert [cells[:3] for cells, _ in rows] == [[-0.5, 0.4, 0.9], [0.7, 0.9, 0.2]]
     with pytest.raises(UserError, match="no episode in common"):
-        failures.pair_rows(first, [line for line in second if line.row.query == "q5"])
+        failures.pair_rows(first, [tested for tested in second if tested[1].query == "q5"])
     (tmp_path / "z.episodes.jsonl").write_text('{"seed": 1}\n')
     with pytest.raises(UserError, match=r"z\.episodes\.jsonl:1: not an episode"):
         failures.read_files([tmp_path / "z.episodes.jsonl"])
@@ -77,18 +73,17 @@ def test_episodes_are_drawn_again_with_the_same_figures(experiment: tuple[Config
     cfg, weights = experiment
     ious = write_result(tmp_path / "result.json", cfg, weights)
     rows = failures.read_files([tmp_path / "result.episodes.jsonl"])
-    tests: dict[Path, failures.LoadedTest] = {}
     for number in (0, 4):
-        panel, remark = failures.draw_pair(tests, (rows[number], None))
+        panel, remark = failures.draw_pair((rows[number], None))
         assert panel.ndim == 3 and panel.shape[1] > 3 * panel.shape[0] / 2 and remark == ""
-        outcome = tests[tmp_path / "result.episodes.jsonl"].run(rows[number].row)
+        outcome = failures.run_again(*rows[number])[0]
         assert outcome.iou == pytest.approx(ious[number], abs=failures.CHANGED)
-    changed, none = (
-        rows[0]._replace(row=rows[0].row.model_copy(update={"iou": iou})) for iou in ((ious[0] or 0) + 0.5, None)
-    )
-    wider = failures.draw_pair(tests, (rows[0], changed))
+    file, first = rows[0]
+    changed, none = ((file, first.model_copy(update={"iou": iou})) for iou in ((ious[0] or 0) + 0.5, None))
+    wider = failures.draw_pair((rows[0], changed))
     assert "weights or data have changed since" in wider[1] and np.isfinite(wider[0]).all()
-    assert "no IoU when it was tested" in failures.draw_pair(tests, (none, None))[1]
+    assert "no IoU when it was tested" in failures.draw_pair((none, None))[1]
     (tmp_path / "result.json").unlink()
+    failures.load_test.cache_clear()
     with pytest.raises(UserError, match=r"result\.json: no such file"):
-        failures.draw_pair({}, (rows[0], None))
+        failures.draw_pair((rows[0], None))

@@ -4,14 +4,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from model.build import build_model
 from prediction.manifest import read_manifest
 from prediction.predictor import Predictor
 from tests.tools.browser.conftest import scene
-from tools.browser.explain import explain_answer
-from tools.browser.segment import VIEWS, Examples, answer_queries, describe_answer, draw_answer, write_zip
-from tools.browser.state import Answer, Limits, Session, read_upload
+from tools.browser.segment import (
+    VIEWS,
+    Answer,
+    Limits,
+    Session,
+    answer_queries,
+    draw_answer,
+    explain_answer,
+    read_upload,
+    show_example,
+    write_zip,
+)
 from util.config import Config
 from util.errors import UserError
 
@@ -23,7 +34,7 @@ def session(tmp_path: Path) -> Session:
     for number, of in enumerate(("cat", "dog", "dog"), 3):
         mask = scene(tmp_path / f"support{number}.png", class_id=number)
         image = read_upload(tmp_path / f"support{number}.png", Limits())
-        session.add_shot(f"support{number}.png", image, Limits(), mask, of)
+        session.add_shot(f"support{number}.png", image, mask, of)
     return session
 
 
@@ -36,7 +47,7 @@ def write_queries(folder: Path) -> list[str]:
 
 def answer_all(session: Session, predictor: Predictor, paths: list[str]) -> list[str]:
     """Answers go into the session; returns complaints."""
-    found = list(answer_queries(session, copy.copy(predictor), paths, Limits()))
+    found = list(answer_queries(session, copy.copy(predictor), paths))
     session.answers = [answer for answer in found if isinstance(answer, Answer)]
     return [str(error) for error in found if isinstance(error, UserError)]
 
@@ -45,7 +56,7 @@ def test_the_download_is_what_the_predictor_finds(session: Session, predictor: P
     paths = write_queries(tmp_path / "queries")
     (tmp_path / "1.png").write_text("not an image")
     complaints = answer_all(session, predictor, [*paths, str(tmp_path / "1.png")])
-    assert complaints == ["1.png: is not an image, or a damaged one; take a JPEG, PNG or WebP file"]
+    assert complaints == ["1.png: is not an image; take a JPEG, PNG or WebP file"]
     with zipfile.ZipFile(write_zip(session, predictor, 0.5, tmp_path)) as archive:
         archive.extractall(tmp_path / "out")
     alone = Predictor(predictor.model, predictor.size, predictor.shot, predictor.device)
@@ -65,8 +76,10 @@ def test_the_download_is_what_the_predictor_finds(session: Session, predictor: P
 def test_views_and_threshold(session: Session, predictor: Predictor, tmp_path: Path) -> None:
     answer_all(session, predictor, write_queries(tmp_path / "queries"))
     for answer in session.answers:
-        images = [draw_answer(predictor, answer, view, 0.5) for view in VIEWS]
-        assert all(image.shape == answer.view.shape for image in images)
+        for view in VIEWS:
+            image, text = draw_answer(predictor, answer, view, 0.5)
+            assert image.shape == answer.view.shape
+            assert text.startswith(answer.path.name) and text.endswith("s)")
         probability = answer.prediction(predictor, 0.5, answer.size).class_probabilities
         background = 1 - probability.sum(0)
         for threshold in (0.2, 0.5, 0.8):
@@ -74,8 +87,6 @@ def test_views_and_threshold(session: Session, predictor: Predictor, tmp_path: P
             expected = np.where(best / (best + background) > threshold, probability.argmax(0) + 1, 0)
             close = np.abs(best / (best + background) - threshold) < 1e-5
             assert ((answer.prediction(predictor, threshold, answer.size).mask == expected) | close).all()
-        text = describe_answer(predictor, answer, 0.5)
-        assert text.startswith(answer.name) and text.endswith("s)")
 
 
 def test_explanations_show_the_maps_of_the_class(session: Session, predictor: Predictor, tmp_path: Path) -> None:
@@ -91,24 +102,51 @@ def test_explanations_show_the_maps_of_the_class(session: Session, predictor: Pr
         )
 
 
+@pytest.mark.parametrize("name", ["prior", "prototype"])
+def test_a_training_free_method_is_shown_like_a_trained_one(
+    session: Session, experiment: tuple[Config, Path], tmp_path: Path, name: str
+) -> None:
+    model = build_model(experiment[0].model_copy(update={"arch": name}), pretrained=False)
+    predictor = Predictor(model, experiment[0].val_size, 1, torch.device("cpu"))
+    assert not answer_all(session, predictor, write_queries(tmp_path / "queries"))
+    for answer in session.answers:
+        assert all(draw_answer(predictor, answer, view, 0.5)[0].shape == answer.view.shape for view in VIEWS)
+        captions = [text.split(" (")[0] for _, text in explain_answer(predictor, answer, "dog")]
+        assert captions == ["2 supports", "query", "result", *answer.evidence.maps]
+
+
 def test_what_is_missing_is_said_first(session: Session, predictor: Predictor, tmp_path: Path) -> None:
     paths = write_queries(tmp_path / "queries")
     for wrong, words in (([], "no image to search"), (paths * 40, "120 images to search, and at most 100")):
         with pytest.raises(UserError, match=words):
-            list(answer_queries(session, predictor, wrong, Limits()))
+            list(answer_queries(session, predictor, wrong))
     with pytest.raises(UserError, match="nothing to download"):
         write_zip(session, predictor, 0.5, tmp_path)
     session.shots[1].mask = np.zeros_like(session.shots[1].mask)
     with pytest.raises(UserError, match=r"support4\.png: nothing is painted"):
-        list(answer_queries(session, predictor, paths, Limits()))
+        list(answer_queries(session, predictor, paths))
 
 
 def test_examples_are_of_a_novel_class(experiment: tuple[Config, Path], predictor: Predictor, tmp_path: Path) -> None:
     cfg, session = experiment[0], Session()
-    paths = Examples(cfg).show(session, Limits(), tmp_path)
-    assert session.class_names[0] in ("thing1", "thing2") and len(session.shots) == cfg.shot
+    paths = show_example(cfg, session, tmp_path)
+    assert next(iter(session.values())) in ("thing1", "thing2") and len(session.shots) == cfg.shot
     assert all(tmp_path in Path(path).parents for path in paths)
     assert not answer_all(session, predictor, paths)
-    before = session.shots[0].name
-    names = {before} | {Examples(cfg).show(session, Limits(), tmp_path) and session.shots[0].name for _ in range(6)}
+    names = {session.shots[0].name} | {show_example(cfg, session, tmp_path) and session.shots[0].name for _ in range(6)}
     assert len(names) > 1
+
+
+@pytest.mark.parametrize("name", [".hidden", "a b.jpg", "caf\u00e9 <b>.png", "same.png", "x" * 240 + ".jpg"])
+def test_names_of_uploads_lead_nowhere(session: Session, predictor: Predictor, tmp_path: Path, name: str) -> None:
+    """Two images of one name are both in the download, and nothing outside of its folders."""
+    paths = [tmp_path / folder / name for folder in ("one", "two")]
+    for path, number in zip(paths, (3, 4), strict=True):
+        path.parent.mkdir()
+        scene(tmp_path / "image.png", class_id=number)
+        (tmp_path / "image.png").rename(path)
+    assert not answer_all(session, predictor, [str(path) for path in paths])
+    with zipfile.ZipFile(write_zip(session, predictor, 0.5, tmp_path)) as archive:
+        files = [Path(item) for item in archive.namelist() if not item.endswith("/")]
+    assert len([file for file in files if file.parent == Path("masks")]) == 2
+    assert {str(file.parent) for file in files} == {".", "masks", "overlays"}

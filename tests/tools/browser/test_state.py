@@ -1,3 +1,5 @@
+import base64
+import io
 import warnings
 from pathlib import Path
 
@@ -6,35 +8,37 @@ import pytest
 from PIL import Image
 
 from tests.tools.browser.conftest import scene
-from tools.browser.state import Limits, Session, read_painted, read_upload, safe_name
+from tests.toy import generator
+from tools.browser.segment import CANVAS_SIDE, Limits, Session, read_upload
 from util.errors import UserError
 
-PICTURE = np.zeros((40, 50, 3), np.uint8)
+PNG = "data:image/png;base64,"
+IMAGE = np.zeros((40, 50, 3), np.uint8)
 
 
 def test_supports_by_class_in_the_order_in_which_they_came() -> None:
     session = Session()
     for name, of in (("a", "dog"), ("b", "cat"), ("c", "")):
-        session.add_shot(name, PICTURE, Limits(), np.ones((40, 50), np.uint8), of)
+        session.add_shot(name, IMAGE, np.ones((40, 50), np.uint8), of)
     assert session.shot.name == "c" and session.shot.class_name == "cat"  # as the one before it
-    assert session.class_names == ["dog", "cat"] and [session.value(name) for name in ("dog", "cat")] == [1, 2]
+    assert session.values() == {"dog": 1, "cat": 2} and [item["mark"] for item in session.strip()] == ["", "", "chosen"]
     assert {name: len(images) for name, (images, _) in session.support().items()} == {"dog": 1, "cat": 2}
     session.remove_shot()
     assert session.shot.name == "b"
     session.remove_shot()
     session.remove_shot()
-    assert session.shot is None and session.current is None
+    assert session.shot is None and not session.strip()
     with pytest.raises(UserError, match="no support image yet"):
         session.support()
 
 
 def test_a_image_without_an_object_and_one_too_many_are_named() -> None:
-    session = Session()
-    session.add_shot("cat.jpg", PICTURE, Limits(supports=1))
+    session = Session(Limits(supports=1))
+    session.add_shot("cat.jpg", IMAGE)
     with pytest.raises(UserError, match=r"cat\.jpg: nothing is painted"):
         session.support()
-    with pytest.raises(UserError, match=r"dog\.jpg: there are 1 support images.*remove one"):
-        session.add_shot("dog.jpg", PICTURE, Limits(supports=1))
+    with pytest.raises(UserError, match=r"dog\.jpg: at most 1 support images are taken; remove one"):
+        session.add_shot("dog.jpg", IMAGE)
 
 
 def test_uploads_that_are_no_image_too_large_or_damaged(tmp_path: Path) -> None:
@@ -46,7 +50,7 @@ def test_uploads_that_are_no_image_too_large_or_damaged(tmp_path: Path) -> None:
     for name, words in (
         ("text.jpg", "is not an image"),
         ("large.png", "10000x10000 are 100 megapixels, and at most 50"),
-        ("bomb.png", "more than 50 megapixels"),
+        ("bomb.png", "too many megapixels, and at most 50"),
         ("half.png", "not a readable image"),
     ):
         with warnings.catch_warnings(), pytest.raises(UserError, match=f"^{name}: .*{words}") as caught:
@@ -59,29 +63,57 @@ def test_uploads_that_are_no_image_too_large_or_damaged(tmp_path: Path) -> None:
 def test_masks_from_files(tmp_path: Path) -> None:
     session = Session()
     mask = scene(tmp_path / "image.jpg")
-    session.add_shot("image.jpg", read_upload(tmp_path / "image.jpg", Limits()), Limits())
+    session.add_file(str(tmp_path / "image.jpg"))
     Image.fromarray(mask * 255).save(tmp_path / "mask.png")
-    assert (read_painted(tmp_path / "mask.png", session.shot, Limits()) == mask).all()
+    session.read_mask(str(tmp_path / "mask.png"))
+    assert (session.shot.mask == mask).all()
     Image.fromarray(mask[:, :30] * 255).save(tmp_path / "narrow.png")
     with pytest.raises(UserError, match=r"image\.jpg: is 80x60 as shown, but its mask is 30x60"):
-        read_painted(tmp_path / "narrow.png", session.shot, Limits())
-    mask[:9, :9] = 7
-    Image.fromarray(mask).save(tmp_path / "two.png")
+        session.read_mask(str(tmp_path / "narrow.png"))
+    other = mask.copy()
+    other[:9, :9] = 7
+    Image.fromarray(other).save(tmp_path / "two.png")
     with pytest.raises(UserError, match=r"^two\.png: marks 2 classes"):
-        read_painted(tmp_path / "two.png", session.shot, Limits())
+        session.read_mask(str(tmp_path / "two.png"))
+    assert (session.shot.mask == mask).all()
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("../../etc/passwd", "passwd"),
-        ("/tmp/a b.jpg", "a_b.jpg"),
-        (".hidden", "hidden"),
-        ("..", "image"),
-        ("caf\u00e9 <b>.png", "caf\u00e9_b_.png"),
-        ("x" * 300 + ".jpg", "x" * 76 + ".jpg"),
-    ],
-)
-def test_names_of_uploads_lead_nowhere(name: str, expected: str) -> None:
-    assert safe_name(name, ()) == expected
-    assert safe_name(name, {expected}) == f"{Path(expected).stem}_2{Path(expected).suffix}"
+def opened(url: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(url.split(",")[1])))
+
+
+def test_what_the_canvas_shows_comes_back_as_it_was() -> None:
+    session = Session()
+    assert session.canvas() is None
+    mask = generator().integers(0, 2, (40, 50)).astype(np.uint8)
+    session.add_shot("a", IMAGE, mask)
+    shown = session.canvas()
+    assert opened(shown["image"]).size == opened(shown["ink"]).size == (50, 40)
+    session.shot.mask = np.zeros_like(mask)
+    session.read_painting(shown)  # not painted on: nothing to take over
+    assert not session.shot.mask.any()
+    session.read_painting({"shot": shown["shot"], "ink": shown["ink"]})
+    assert (session.shot.mask == mask).all()
+
+
+def test_a_large_image_is_painted_on_reduced() -> None:
+    session = Session()
+    mask = np.zeros((3000, 1000), np.uint8)
+    mask[1500:] = 1
+    session.add_shot("a", np.zeros((3000, 1000, 3), np.uint8), mask)
+    shown = session.canvas()
+    assert max(opened(shown["ink"]).size) == CANVAS_SIDE
+    session.read_painting({"shot": 1, "ink": shown["ink"]})
+    assert session.shot.mask.shape == mask.shape and (session.shot.mask != mask).mean() < 0.002
+
+
+def test_of_a_removed_image_and_torn_ones() -> None:
+    session = Session()
+    session.add_shot("a", IMAGE)
+    session.read_painting({"shot": 99, "ink": "whatever"})
+    buffer = io.BytesIO()
+    Image.new("RGBA", (3, 3)).save(buffer, "PNG")
+    small = PNG + base64.b64encode(buffer.getvalue()).decode()
+    for ink in (None, "data:,", PNG + "AAAA", small):
+        with pytest.raises(UserError, match="did not arrive whole"):
+            session.read_painting({"shot": 1, "ink": ink})

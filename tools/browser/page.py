@@ -1,0 +1,248 @@
+"""The page itself, in gradio: what stands where, and which event calls what. All else is in the modules beside."""
+
+import copy
+import html
+import re
+from collections.abc import Callable, Iterator
+from functools import partial, wraps
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gradio as gr
+from gradio.processing_utils import save_img_array_to_cache
+
+from prediction.predictor import SINGLE, Predictor
+from tools.browser import failures, segment
+from tools.browser.segment import Limits, Session
+from util.config import Config
+from util.errors import UserError
+from util.image import RGB
+
+HERE = Path(__file__).parent
+NETWORK: Any = {"concurrency_id": "network", "concurrency_limit": 1}  # one computation at a time, the others queue
+QUICK: Any = {"show_progress": "hidden", "trigger_mode": "multiple"}  # no event is lost, however fast they come
+MESSAGE_SECONDS = 30
+FONTS: Any = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # that a machine has
+THEME = gr.themes.Default(primary_hue="blue", **FONTS)
+
+
+class AppContext(NamedTuple):
+    """What all tabs share."""
+
+    predictor: Predictor
+    cfg: Config
+    source: str  # what the network is, in a line
+    limits: Limits
+    folder: Path  # for files
+    results: Path  # where tests lie
+
+
+def warn(text: str) -> None:
+    """A message that is seen wherever the page is scrolled to; files of the server are named as they were uploaded."""
+    gr.Warning(html.escape(re.sub(r"\S*/[0-9a-f]{64}/", "", text)), MESSAGE_SECONDS)
+
+
+def with_messages(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """A handler whose UserError becomes a message, and changes nothing else."""
+
+    @wraps(handler)
+    def run(*values: Any) -> Any:
+        try:
+            return handler(*values)
+        except UserError as error:
+            warn(str(error))
+            return gr.skip()
+
+    return run
+
+
+def own_component(name: str) -> gr.HTML:
+    """One that gradio does not have, of the files NAME.html, NAME.css and NAME.js."""
+    template, css, script = ((HERE / f"{name}.{suffix}").read_text() for suffix in ("html", "css", "js"))
+    return gr.HTML(html_template=template, css_template=css, js_on_load=script, apply_default_css=False, elem_id=name)
+
+
+def gallery(name: str, columns: int) -> gr.Gallery:
+    """Images with captions; a click opens one, the arrow keys lead to the next."""
+    options: Any = {"interactive": False, "show_label": False, "object_fit": "contain", "buttons": ["fullscreen"]}
+    return gr.Gallery(elem_id=name, elem_classes="gallery", columns=columns, **options)
+
+
+def saved(context: AppContext, shown: tuple[RGB, str]) -> tuple[str, str]:
+    """An image and its caption as a gallery takes them, encoded once."""
+    return save_img_array_to_cache(shown[0], str(context.folder), format="jpeg"), shown[1]
+
+
+def build_page(context: AppContext) -> gr.Blocks:
+    """The three pages under one title."""
+    with gr.Blocks(title="HMNet", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
+        session = gr.State(Session(context.limits))
+        gr.Markdown(f"## Paint one object, find it in the others\n`{context.source}`", elem_id="title")
+        with gr.Tab("Segment"), gr.Row():
+            with gr.Column(scale=5):
+                support = support_side(session)
+            with gr.Column(scale=7):
+                search_side(context, session, support)
+        with gr.Tab("Explain") as tab:
+            explain_page(context, session, tab)
+        with gr.Tab("Failures") as tab:
+            failures_page(context, tab)
+    return page
+
+
+def show_support(session: Session, repaint: bool = True) -> list[Any]:
+    """The values of what `support_side` returns; the canvas only if it was not the user who painted."""
+    names = list(session.values()) or [SINGLE]
+    chosen = session.shot.class_name if session.shot else names[0]
+    return [session.strip(), gr.update(choices=names, value=chosen), session.canvas() if repaint else gr.skip()]
+
+
+def support_side(session: gr.State) -> list[Any]:
+    """Images of the object, the canvas to paint it on, its class; returns what changes with the supports."""
+    gr.Markdown("**1. Show the object** in one image or more")
+    files = gr.File(label="Support images", file_count="multiple", height=120, elem_id="supports")
+    strip, canvas = own_component("strip"), own_component("painter")
+    label = "Class of this image: choose one, or write another name"
+    class_name = gr.Dropdown([SINGLE], value=SINGLE, label=label, allow_custom_value=True, elem_id="class")
+    with gr.Row():
+        mask_file = gr.UploadButton("Take its mask from a file", size="sm", elem_id="mask")
+        remove = gr.Button("Remove this image", size="sm", elem_id="remove")
+    shown = [strip, class_name, canvas]
+
+    def on(event: Any, action: Callable[..., None], *inputs: Any, **options: Any) -> Any:
+        """Let an event change the session and show what it then holds, also where only a part could be done."""
+
+        def handle(session: Session, *values: Any) -> list[Any]:
+            with_messages(action)(session, *values)
+            return show_support(session, repaint=action is not Session.read_painting)
+
+        return event(handle, [session, *inputs], shown, **options)
+
+    def on_select(session: Session, event: gr.EventData) -> list[Any]:
+        session.shot = session.shots[event.index] if event.index < len(session.shots) else session.shot
+        return show_support(session)
+
+    def add_files(session: Session, paths: list[str]) -> None:
+        for path in paths:
+            with_messages(session.add_file)(path)
+
+    strip.click(on_select, session, shown, **QUICK)
+    on(files.upload, add_files, files).then(lambda: None, None, files)
+    on(mask_file.upload, Session.read_mask, mask_file).then(lambda: None, None, mask_file)
+    on(class_name.input, Session.set_class, class_name, **QUICK)
+    on(canvas.input, Session.read_painting, canvas, **QUICK)
+    on(remove.click, Session.remove_shot)
+    return shown
+
+
+def search(context: AppContext, session: Session, painting: Any, paths: Any, *choice: Any) -> Iterator[Any]:
+    """Results one by one, with how many there are; what cannot be read comes as a message."""
+    session.answers, cards = [], list[Any]()
+    yield cards, ""
+    try:
+        session.read_painting(painting)
+        for number, answer in enumerate(segment.answer_queries(session, copy.copy(context.predictor), paths or []), 1):
+            if isinstance(answer, UserError):
+                warn(str(answer))
+            else:
+                session.answers.append(answer)
+                cards.append(saved(context, segment.draw_answer(context.predictor, answer, *choice)))
+            yield cards, f"{number} of {len(paths)} images"
+    except UserError as error:
+        warn(str(error))
+
+
+def search_side(context: AppContext, session: gr.State, support: list[Any]) -> None:
+    """Images to search, results and what is shown of them, the download."""
+    gr.Markdown("**2. Find it** in other images")
+    queries = gr.File(label="Images to search", file_count="multiple", height=160, elem_id="queries")
+    with gr.Row():
+        example = gr.Button("Try an example", visible=Path(context.cfg.data_root).is_dir(), elem_id="example")
+        stop = gr.Button("Stop", elem_id="stop")
+        start = gr.Button("Find the object", variant="primary", elem_id="start")
+    status = gr.HTML(elem_id="status", min_height=24)
+    with gr.Row():
+        view = gr.Radio(list(segment.VIEWS), value=segment.VIEWS[0], label="Show", elem_id="view", scale=2)
+        threshold = gr.Slider(0.05, 0.95, 0.5, step=0.01, label="Threshold", elem_id="threshold", scale=1)
+    results = gallery("results", columns=3)
+    pack = gr.Button("Download masks and overlays (zip)", elem_id="pack")
+    load = gr.DownloadButton("zip", visible="hidden", elem_id="load")
+
+    def on_view(session: Session, *choice: Any) -> list[tuple[str, str]]:
+        answers = list(session.answers)
+        return [saved(context, segment.draw_answer(context.predictor, answer, *choice)) for answer in answers]
+
+    @with_messages
+    def on_example(session: Session) -> list[Any]:
+        return [segment.show_example(context.cfg, session, context.folder), *show_support(session)]
+
+    @with_messages
+    def on_pack(session: Session, threshold: float) -> str:
+        return str(segment.write_zip(session, context.predictor, threshold, context.folder))
+
+    example.click(on_example, session, [queries, *support])
+    asked = start.click(
+        partial(search, context), [session, support[-1], queries, view, threshold], [results, status],
+        show_progress_on=status, **NETWORK,
+    )  # fmt: skip
+    stop.click(lambda: gr.Info("stopped"), cancels=asked)
+    for changed in (view.input, threshold.input):
+        changed(on_view, [session, view, threshold], results, show_progress="hidden", trigger_mode="always_last")
+    pack.click(on_pack, [session, threshold], load).success(None, js="() => document.querySelector('#load').click()")
+
+
+def explain_page(context: AppContext, session: gr.State, tab: gr.Tab) -> None:
+    """One answer's maps; a choice of the query and of the class."""
+    with gr.Row():
+        query = gr.Dropdown([], label="Image", elem_id="explained")
+        class_name = gr.Dropdown([], label="Class")
+    maps = gallery("maps", columns=4)
+
+    @with_messages
+    def on_open(session: Session, place: int | None, wanted: str | None) -> list[Any]:
+        answers = session.answers
+        if not answers:
+            raise UserError("nothing is segmented yet; find an object on the page Segment first")
+        place = place if place and place < len(answers) else 0
+        names = answers[place].evidence.names
+        chosen = wanted if wanted in names else names[0]
+        shown = segment.explain_answer(context.predictor, answers[place], chosen)
+        images = gr.update(choices=[(each.path.name, number) for number, each in enumerate(answers)], value=place)
+        return [images, gr.update(choices=list(names), value=chosen), [saved(context, each) for each in shown]]
+
+    for event in (tab.select, query.input, class_name.input):
+        event(on_open, [session, query, class_name], [query, class_name, maps])
+
+
+def failures_page(context: AppContext, tab: gr.Tab) -> None:
+    """Episodes of one or two results in a table; a click on a row draws it."""
+    ordered = gr.State([])  # the table's rows and their episodes
+    with gr.Row():
+        first = gr.Dropdown([], label="Results of tests", multiselect=True, elem_id="first")
+        second = gr.Dropdown([], label="Compare with, on the same episodes", multiselect=True, elem_id="second")
+    label = "Episodes: click one to draw it, a heading to sort; filter for a class or an image"
+    rows = gr.Dataframe(interactive=False, label=label, max_height=360, show_search="filter", elem_id="rows")
+    remark = gr.Markdown(elem_id="remark")
+    panel = gr.Image(label="Episode", interactive=False, elem_id="panel", buttons=["download", "fullscreen"])
+
+    @with_messages
+    def on_choice(*chosen: list[str] | None) -> list[Any]:
+        found = failures.find_results(context.results)
+        if not found:
+            raise UserError(f"{context.results}: holds no *{failures.EPISODES}, which test.py writes; test one first")
+        one, two = ([name for name in names or [] if name in found] for names in chosen)
+        one = one or list(found)[:1]
+        tested, other = (failures.read_files([found[name] for name in names]) for names in (one, two))
+        ordered = failures.rows_by_iou(failures.pair_rows(tested, other if two else None))
+        headers = [*(("difference", "first", "second") if two else ("IoU",)), *failures.HEADERS]
+        table = gr.update(value={"headers": headers, "data": [cells for cells, _ in ordered]})
+        return [*(gr.update(choices=list(found), value=names) for names in (one, two)), table, ordered]
+
+    @with_messages
+    def on_row(ordered: list[Any], event: gr.SelectData) -> tuple[RGB, str]:
+        pair = next(pair for cells, pair in ordered if cells == event.row_value)  # however the page sorts them
+        return failures.draw_pair(pair)
+
+    for event in (tab.select, first.input, second.input):
+        event(on_choice, [first, second], [first, second, rows, ordered])
+    rows.select(on_row, ordered, [panel, remark], **NETWORK)
