@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from dataset.benchmarks.table import open_benchmark, test_config
-from dataset.dataset import collate, train_dataset
+from dataset.dataset import TrainingEpisodes, collate
 from dataset.episode import check_possible, empty_classes
 from dataset.index import ImageIndex, load_index, validation_count
 from dataset.reading import oversize_note
@@ -100,7 +100,7 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
         with process_group.main_first(), run.stop.waiting():
             crops = stored_crops(cfg, model, index, files) if cfg.cached_crops else None
         for epoch in run.epochs():
-            dataset = train_dataset(cfg, index, files, classes, cfg.manual_seed, epoch, crops, model.images)
+            dataset = TrainingEpisodes(cfg, index, files, classes, cfg.manual_seed, epoch, crops, model.images)
             for batches in run.batches(dataset, collate):
                 if run.progress.step == middle:
                     validate(epoch - 0.5)

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from dataset.benchmarks.table import open_benchmark
-from dataset.dataset import BaseValidation, base_train_dataset, base_val_dataset, collate
+from dataset.dataset import BaseTraining, BaseValidation, collate
 from dataset.reading import oversize_note
 from engine.claim import claimed_run
 from engine.learner import Learner, Output, Tensors
@@ -72,12 +72,12 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
     learner = Learner(model, {"all": sgd}, process_group, cfg.amp, cfg.compile, max_skipped=cfg.max_skipped_steps)
     run = Run(cfg, run_paths(cfg), plan, learner, cfg.base_epochs, cfg.base_stop_interval, weights, TOPICS)
 
-    validation = base_val_dataset(cfg)
+    validation = BaseValidation(cfg)
     with run.started(viz):
         if note := oversize_note(images, cfg.base_train_h, cfg.max_side):
             run.log.warning(note)
         for epoch in run.epochs():
-            for batches in run.batches(base_train_dataset(cfg, cfg.manual_seed, epoch, files), collate):
+            for batches in run.batches(BaseTraining(cfg, cfg.manual_seed, epoch, files), collate):
                 rate = poly_rate(cfg.base_lr_encoder, run.iteration, run.iterations, cfg.power)
                 set_rates(sgd, rate, cfg.base_index_split)
                 report = learner.accumulate(batches, forward, target="label")

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from dataset.benchmarks.base import ImageIndex, ImageMaskStore
+from dataset.benchmarks.base import ImageIndex, ImageMaskStore, Mode
 from dataset.benchmarks.table import open_benchmark
 from dataset.cached_crops import Crop, CropStore
 from dataset.episode import Episode, absent_classes, check_possible, draw_absent, draw_episode, hard_images
@@ -37,8 +36,31 @@ KEEP_OBJECT = 0.85  # of the object's pixels, in a crop for an episode
 DECODED_BYTES = 2**28  # of images and masks that an evaluation keeps, over all its loader workers
 
 
+class _Reader:
+    """Reads images with the mask of one class, as a config says; keeps what was read last."""
+
+    def __init__(self, cfg: Config, files: ImageMaskStore, kept_bytes: int = 0) -> None:
+        self.cfg, self.files, self.recent = cfg, files, RecentArrays(kept_bytes)
+
+    def read(self, name: str, class_id: int) -> tuple[Image, Mask]:
+        """An image and its mask: 1 where the class is, 255 kept, else 0. Must not be changed: it may be shared."""
+        files, max_side = self.files, self.cfg.max_side
+        image = self.recent.get(name, lambda: files.image(name, max_side))
+        mask = self.recent.get((name, class_id), lambda: files.read(name, class_id))
+        check_sizes(files.size(name) if max_side else image.shape[:2], mask, *files[name])
+        if not (mask == 1).any() and not files.may_be_empty:
+            path = files[name][1]
+            raise UserError(f"{path}: no pixel of class {class_id}; draw the episodes from the masks as they are")
+        return image.astype(np.float32), mask
+
+    def read_support(self, name: str, class_id: int) -> tuple[Image, Mask]:
+        """The same with the annotation of supports: with ann_type `bbox` the mask's boxes."""
+        image, mask = self.read(name, class_id)
+        return image, fill_boxes(mask) if self.cfg.ann_type == "bbox" else mask
+
+
 class EvaluationEpisodes(Dataset[Item]):
-    """The given episodes at one size, images as a method's `rule` says. Item:
+    """The given episodes at one size, images as a method's `rule` says; `protocol: hsnet` squashes them always. Item:
 
     query (3, size, size) and support (K, 3, size, size) float32 normalised, the supports in the network's order;
     support_mask (K, size, size) and query_mask (h, w), uint8: 1 object, 0 other, 255 ignore. The query's is of its own
@@ -49,28 +71,25 @@ class EvaluationEpisodes(Dataset[Item]):
 
     def __init__(
         self,
+        cfg: Config,
         episodes: Sequence[Episode],
         files: ImageMaskStore,
         classes: Sequence[int],
-        size: int,
-        ann_type: str = "mask",
-        max_side: int | None = None,
         rule: ImageRule = ImageRule(),
-        metric_size: str = "original",
     ) -> None:
-        self.episodes, self.files, self.classes = episodes, files, list(classes)
-        self.size, self.ann_type, self.max_side, self.metric_size = size, ann_type, max_side, metric_size
-        self.rule, self.recent = rule, RecentArrays(DECODED_BYTES)
+        self.episodes, self.classes, self.metric_size = episodes, list(classes), cfg.metric_size
+        self.size, self.reader = cfg.val_size, _Reader(cfg, files, DECODED_BYTES)
+        self.rule = rule._replace(fit="square", resample="antialias") if cfg.protocol == "hsnet" else rule
 
     def __len__(self) -> int:
         return len(self.episodes)
 
     def __getitem__(self, number: int) -> Item:
-        episode, files = self.episodes[number], (self.files, self.max_side, self.recent)
+        episode = self.episodes[number]
         support_names = episode.support[::-1]
-        query, query_mask = _read_object(episode.query, episode.class_id, *files)
+        query, query_mask = self.reader.read(episode.query, episode.class_id)
         shown = episode.class_id if episode.support_class is None else episode.support_class
-        images, masks = zip(*(_read_support(name, shown, self.ann_type, *files) for name in support_names), strict=True)
+        images, masks = zip(*(self.reader.read_support(name, shown) for name in support_names), strict=True)
         if not self.rule.keep_ignored:
             masks = tuple(without_ignored(mask) for mask in masks)
         pairs = zip(images, masks, strict=True)
@@ -94,7 +113,29 @@ class EvaluationEpisodes(Dataset[Item]):
         return pad_to_square(mask) if self.rule.fit == "padded" else mask.copy()
 
 
-class TrainingEpisodes(Dataset[Item]):
+class _ChangedImages(Dataset[Item]):
+    """Images of a meta-training and the masks of one class in each, changed at random."""
+
+    def __init__(self, cfg: Config, index: ImageIndex, files: ImageMaskStore, rule: ImageRule) -> None:
+        self.cfg, self.index, self.files, self.rule = cfg, index, files, rule
+        self.augmentation, self.reader = train_augmentation(cfg, rule), _Reader(cfg, files)
+
+    def changed(
+        self, name: str, class_id: int, rng: random.Random, *, is_support: bool = False, pasted: bool = False
+    ) -> tuple[torch.Tensor, Mask]:
+        """An image, normalised, and its mask.
+
+        With `pasted` an object of a wanted class that the image lacks lies over it, unless it has them all.
+        """
+        read = self.reader.read_support if is_support else self.reader.read
+        image, mask = self.augmentation(*read(name, class_id), rng)
+        if pasted and (absent := absent_classes(self.index, name)):
+            other = rng.choice(absent)
+            image, mask = paste(image, mask, *self.reader.read(rng.choice(self.index.by_class[other]), other), rng)
+        return normalise(image), mask
+
+
+class TrainingEpisodes(_ChangedImages):
     """One episode for every training image, a function of (seed, epoch, item) alone.
 
     In the share `hard_queries` of episodes the query is another image of the class that was drawn, one that shows
@@ -103,7 +144,7 @@ class TrainingEpisodes(Dataset[Item]):
     `paste_queries` of queries an object of another class is pasted. Item:
 
     query (3, H, W) and support (K, 3, H, W) float32 normalised; masks (K, H, W) uint8 and (H, W) int64:
-    1 object, 0 other, 255 ignore, which becomes background in support masks unless `keep_ignored`;
+    1 object, 0 other, 255 ignore, which becomes background in support masks unless `rule.keep_ignored`;
     class_index, position in `classes`; class_id; names, query first.
     With `crops` the backbone's maps by name, (C, h, w) and (K, C, h, w), stand for the images.
     UserError when a class has too few images, and for files that cannot be read or do not hold the class.
@@ -111,45 +152,37 @@ class TrainingEpisodes(Dataset[Item]):
 
     def __init__(
         self,
+        cfg: Config,
         index: ImageIndex,
         files: ImageMaskStore,
         classes: Sequence[int],
-        shot: int,
-        augmentation: Augmentation,
         seed: int,
         epoch: int,
-        ann_type: str = "mask",
-        max_side: int | None = None,
-        hard_queries: float = 0,
-        absent_queries: float = 0,
-        paste_queries: float = 0,
         crops: CropStore | None = None,
-        keep_ignored: bool = True,
+        rule: ImageRule = ImageRule(),
     ) -> None:
-        check_possible(index, shot)
-        self.index, self.files, self.classes, self.shot = index, files, list(classes), shot
-        self.augmentation, self.seed, self.epoch = augmentation, seed, epoch
-        self.ann_type, self.max_side, self.crops, self.keep_ignored = ann_type, max_side, crops, keep_ignored
-        self.hard_queries, self.absent_queries, self.paste_queries = hard_queries, absent_queries, paste_queries
-        self.hard = hard_images(index) if hard_queries else {}
+        check_possible(index, cfg.shot)
+        super().__init__(cfg, index, files, rule)
+        self.classes, self.seed, self.epoch, self.crops = list(classes), seed, epoch, crops
+        self.hard = hard_images(index) if cfg.hard_queries else {}
 
     def __len__(self) -> int:
         return len(self.index.images)
 
     def __getitem__(self, item: int) -> Item:
-        rng = _item_generator(self.seed, self.epoch, item)
-        episode = draw_episode(self.index, self.index.images[item], self.shot, rng)
-        if (harder := self.hard.get(episode.class_id)) and self._happens(self.hard_queries, rng):
-            episode = draw_episode(self.index, rng.choice(harder), self.shot, rng, episode.class_id)
+        cfg, rng = self.cfg, _item_generator(self.seed, self.epoch, item)
+        episode = draw_episode(self.index, self.index.images[item], cfg.shot, rng)
+        if (harder := self.hard.get(episode.class_id)) and _happens(cfg.hard_queries, rng):
+            episode = draw_episode(self.index, rng.choice(harder), cfg.shot, rng, episode.class_id)
         shown, absent = episode.class_id, None
-        if self._happens(self.absent_queries, rng):
-            absent = draw_absent(self.index, episode.query, self.shot, rng)
-        pasted = absent is None and self._happens(self.paste_queries, rng)  # or the absent class might be pasted in
-        query, query_mask = self._seen(episode.query, shown, "mask", rng, pasted)
+        if _happens(cfg.absent_queries, rng):
+            absent = draw_absent(self.index, episode.query, cfg.shot, rng)
+        pasted = absent is None and _happens(cfg.paste_queries, rng)  # or the absent class might be pasted in
+        query, query_mask = self._seen(episode.query, shown, rng, pasted=pasted)
         if absent:
             episode, query_mask = absent, np.where(query_mask == IGNORE, query_mask, 0)
-        support = [self._seen(name, episode.class_id, self.ann_type, rng) for name in episode.support]
-        masks = [mask if self.keep_ignored else without_ignored(mask) for _, mask in support]
+        support = [self._seen(name, episode.class_id, rng, is_support=True) for name in episode.support]
+        masks = [mask if self.rule.keep_ignored else without_ignored(mask) for _, mask in support]
         return {
             "query": query,
             "support": _collate([image for image, _ in support]),
@@ -160,36 +193,27 @@ class TrainingEpisodes(Dataset[Item]):
             "names": [episode.query, *episode.support],
         }
 
-    @staticmethod
-    def _happens(share: float, rng: random.Random) -> bool:
-        return share > 0 and rng.random() < share
-
     def _seen(
-        self, name: str, class_id: int, ann_type: str, rng: random.Random, pasted: bool = False
+        self, name: str, class_id: int, rng: random.Random, *, is_support: bool = False, pasted: bool = False
     ) -> tuple[torch.Tensor | dict[str, torch.Tensor], Mask]:
         """An image as the network takes it, changed at random, and the mask of the class in it (H, W)."""
         if self.crops:
             number = rng.randrange(self.crops.count)
             return self.crops.read(self.files, name, class_id, -1 - number if pasted else number)
-        return _changed(self, name, class_id, ann_type, rng, pasted)
+        return self.changed(name, class_id, rng, is_support=is_support, pasted=pasted)
 
 
-class TrainingCrops(Dataset[Item]):
+class TrainingCrops(_ChangedImages):
     """The given crops of training images, each one random change that is a function of its (name, class, number).
 
     Item: image (3, H, W) float32 normalised, mask (H, W) uint8 as in TrainingEpisodes. UserError as there.
     """
 
     def __init__(
-        self,
-        crops: Sequence[Crop],
-        index: ImageIndex,
-        files: ImageMaskStore,
-        augmentation: Augmentation,
-        max_side: int | None = None,
+        self, cfg: Config, crops: Sequence[Crop], index: ImageIndex, files: ImageMaskStore, rule: ImageRule
     ) -> None:
-        self.crops, self.index, self.files = crops, index, files
-        self.augmentation, self.max_side = augmentation, max_side
+        super().__init__(cfg, index, files, rule)
+        self.crops = crops
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -197,108 +221,64 @@ class TrainingCrops(Dataset[Item]):
     def __getitem__(self, item: int) -> Item:
         name, class_id, number = self.crops[item]
         rng = random.Random(f"{name}/{class_id}/{number}")
-        image, mask = _changed(self, name, class_id, "mask", rng, pasted=number < 0)
+        image, mask = self.changed(name, class_id, rng, pasted=number < 0)
         return {"image": image, "mask": _tensor(mask)}
 
 
-class BaseTraining(Dataset[Item]):
-    """Images for the base learner, changed at random as a function of (seed, epoch, item) alone. Item:
+class _BaseImages(Dataset[Item]):
+    """Images of a list for the base learner; labels are i + 1 for the i-th base class, 255 ignore, 0 for all else."""
 
-    image (3, H, W) float32 normalised; label (H, W) int64: i + 1 for classes[i], 255 ignore, 0 for all else;
-    names, of the image alone. UserError for files that cannot be read.
-    """
-
-    def __init__(
-        self,
-        files: ImageMaskStore,
-        classes: Sequence[int],
-        augmentation: Augmentation,
-        seed: int,
-        epoch: int,
-        max_side: int | None = None,
-    ) -> None:
-        self.names, self.pairs, self.label_of_value = list(files), list(files.values()), _label_table(classes)
-        self.augmentation, self.seed, self.epoch, self.max_side = augmentation, seed, epoch, max_side
+    def __init__(self, cfg: Config, mode: Mode, files: ImageMaskStore | None = None) -> None:
+        benchmark = open_benchmark(cfg)
+        files = benchmark.base_files(mode) if files is None else files
+        self.names, self.pairs, self.max_side = list(files), list(files.values()), cfg.max_side
+        classes = benchmark.wanted("train")
+        self.label_of_value = np.zeros(256, np.uint8)
+        self.label_of_value[classes] = np.arange(1, len(classes) + 1)
+        self.label_of_value[IGNORE] = IGNORE
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, item: int) -> Item:
+    def _read(self, item: int) -> tuple[Image, Mask]:
         image, mask = read_pair(*self.pairs[item], self.max_side)
-        rng = _item_generator(self.seed, self.epoch, item)
-        image, label = self.augmentation(image, self.label_of_value[mask], rng)
+        return image, self.label_of_value[mask]
+
+
+class BaseTraining(_BaseImages):
+    """The whole training list, changed at random as a function of (seed, epoch, item) alone. Item:
+
+    image (3, H, W) float32 normalised; label (H, W) int64; names, of the image alone. `files` are those of the list,
+    where they are at hand: else it is read. UserError for files that cannot be read.
+    """
+
+    def __init__(self, cfg: Config, seed: int, epoch: int, files: ImageMaskStore | None = None) -> None:
+        super().__init__(cfg, "train", files)
+        scales, rotation = (cfg.base_scale_min, cfg.base_scale_max), (cfg.rotate_min, cfg.rotate_max)
+        self.augmentation = Augmentation(cfg.base_train_h, cfg.base_train_h, scales, rotation, keep_object=0)
+        self.seed, self.epoch = seed, epoch
+
+    def __getitem__(self, item: int) -> Item:
+        image, label = self.augmentation(*self._read(item), _item_generator(self.seed, self.epoch, item))
         return {"image": normalise(image), "label": _tensor(label).long(), "names": [self.names[item]]}
 
 
-class BaseValidation(Dataset[Item]):
-    """Images for the base learner at one size; image and label as in BaseTraining, the label (h, w) of its own size."""
+class BaseValidation(_BaseImages):
+    """The whole validation list at one size; image and label as in BaseTraining, the label (h, w) of its own size."""
 
-    def __init__(self, files: ImageMaskStore, classes: Sequence[int], size: int, max_side: int | None = None) -> None:
-        self.pairs, self.label_of_value = list(files.values()), _label_table(classes)
-        self.size, self.max_side = size, max_side
-
-    def __len__(self) -> int:
-        return len(self.pairs)
+    def __init__(self, cfg: Config) -> None:
+        super().__init__(cfg, "val")
+        self.size = cfg.base_train_h
 
     def __getitem__(self, item: int) -> Item:
-        image, mask = read_pair(*self.pairs[item], self.max_side)
-        image = resize_image(image, self.size, self.size)
-        return {"image": normalise(image), "label": _tensor(self.label_of_value[mask]).long()}
-
-
-def test_dataset(
-    cfg: Config,
-    episodes: Sequence[Episode],
-    files: ImageMaskStore,
-    classes: Sequence[int],
-    rule: ImageRule = ImageRule(),
-) -> EvaluationEpisodes:
-    """The test episodes of a config, images as the method's rule says; `protocol: hsnet` squashes them in any case."""
-    if cfg.protocol == "hsnet":
-        rule = rule._replace(fit="square", resample="antialias")
-    return EvaluationEpisodes(episodes, files, classes, cfg.val_size, cfg.ann_type, cfg.max_side, rule, cfg.metric_size)
+        image, label = self._read(item)
+        return {"image": normalise(resize_image(image, self.size, self.size)), "label": _tensor(label).long()}
 
 
 def train_augmentation(cfg: Config, rule: ImageRule = ImageRule()) -> Augmentation:
     """How meta-training changes images."""
     scales, rotation = (cfg.scale_min, cfg.scale_max), (cfg.rotate_min, cfg.rotate_max)
     return Augmentation(cfg.train_h, cfg.train_w, scales, rotation, KEEP_OBJECT, rule.augment)
-
-
-def train_dataset(
-    cfg: Config,
-    index: ImageIndex,
-    files: ImageMaskStore,
-    classes: Sequence[int],
-    seed: int,
-    epoch: int,
-    crops: CropStore | None = None,
-    rule: ImageRule = ImageRule(),
-) -> TrainingEpisodes:
-    """The meta-training episodes of one epoch of a config, images as the method's rule says."""
-    shares, read = (cfg.hard_queries, cfg.absent_queries, cfg.paste_queries), (cfg.ann_type, cfg.max_side)
-    augmentation, drawn = train_augmentation(cfg, rule), (seed, epoch)
-    return TrainingEpisodes(
-        index, files, classes, cfg.shot, augmentation, *drawn, *read, *shares, crops, rule.keep_ignored
-    )
-
-
-def base_train_dataset(cfg: Config, seed: int, epoch: int, files: ImageMaskStore | None = None) -> BaseTraining:
-    """One epoch of the base learner's images: the whole training list, novel classes as background.
-
-    `files` are those of the list, where they are at hand: else it is read.
-    """
-    scales, rotation = (cfg.base_scale_min, cfg.base_scale_max), (cfg.rotate_min, cfg.rotate_max)
-    augmentation = Augmentation(cfg.base_train_h, cfg.base_train_h, scales, rotation, keep_object=0)
-    benchmark = open_benchmark(cfg)
-    files = benchmark.base_files("train") if files is None else files
-    return BaseTraining(files, benchmark.wanted("train"), augmentation, seed, epoch, cfg.max_side)
-
-
-def base_val_dataset(cfg: Config) -> BaseValidation:
-    """The base learner's validation images: the whole validation list, novel classes as background."""
-    benchmark = open_benchmark(cfg)
-    return BaseValidation(benchmark.base_files("val"), benchmark.wanted("train"), cfg.base_train_h, cfg.max_side)
 
 
 def collate(items: Sequence[Item]) -> Item:
@@ -317,52 +297,8 @@ def _collate(values: list[Any]) -> Any:
     return torch.tensor(values) if isinstance(values[0], int) else values
 
 
-def _read_object(
-    name: str, class_id: int, files: ImageMaskStore, max_side: int | None, recent: RecentArrays | None = None
-) -> tuple[Image, Mask]:
-    """An image and the mask of one class in it: 1 where that class is, 255 kept, else 0; the mask may be shared."""
-    recent = recent or RecentArrays(0)
-    image = recent.get(name, lambda: files.image(name, max_side))
-    mask = recent.get((name, class_id), lambda: files.read(name, class_id))
-    check_sizes(files.size(name) if max_side else image.shape[:2], mask, *files[name])
-    if not (mask == 1).any() and not files.may_be_empty:
-        raise UserError(f"{files[name][1]}: no pixel of class {class_id}; draw the episodes from the masks as they are")
-    return image.astype(np.float32), mask
-
-
-def _read_support(
-    name: str,
-    class_id: int,
-    ann_type: str,
-    files: ImageMaskStore,
-    max_side: int | None,
-    recent: RecentArrays | None = None,
-) -> tuple[Image, Mask]:
-    image, mask = _read_object(name, class_id, files, max_side, recent)
-    return image, fill_boxes(mask) if ann_type == "bbox" else mask
-
-
-def _changed(
-    data: TrainingEpisodes | TrainingCrops, name: str, class_id: int, ann_type: str, rng: random.Random, pasted: bool
-) -> tuple[torch.Tensor, Mask]:
-    """An image, normalised, and the mask of the class in it, changed at random.
-
-    With `pasted` an object of a wanted class that it lacks lies over it, unless it has them all.
-    """
-    index, files = data.index, (data.files, data.max_side)
-    image, mask = data.augmentation(*_read_support(name, class_id, ann_type, *files), rng)
-    if pasted and (absent := absent_classes(index, name)):
-        other = rng.choice(absent)
-        image, mask = paste(image, mask, *_read_object(rng.choice(index.by_class[other]), other, *files), rng)
-    return normalise(image), mask
-
-
-def _label_table(classes: Sequence[int]) -> NDArray[np.uint8]:
-    """Label of the base learner for every value of a mask."""
-    table = np.zeros(256, np.uint8)
-    table[list(classes)] = np.arange(1, len(classes) + 1)
-    table[IGNORE] = IGNORE
-    return table
+def _happens(share: float, rng: random.Random) -> bool:
+    return share > 0 and rng.random() < share
 
 
 def _item_generator(seed: int, epoch: int, item: int) -> random.Random:

@@ -36,7 +36,7 @@ def stored_crops(cfg: Config, method: Method, index: ImageIndex, files: ImageMas
     store = CropStore(Path(cfg.crop_folder) / crop_digest(cfg, method), cfg.cached_crops, tuple(index.by_class))
     missing = _missing(cfg, store, index, files)
     batches = [list(range(start, min(start + BATCH, len(missing)))) for start in range(0, len(missing), BATCH)]
-    dataset = TrainingCrops(missing, index, files, train_augmentation(cfg, method.images), cfg.max_side)
+    dataset = TrainingCrops(cfg, missing, index, files, method.images)
     device = next(method.backbone.parameters()).device
     loader = load_steps(dataset, batches, 1, cfg.loader_worker_count, collate) if missing else ()
     for numbers, (batch,) in zip(batches, tqdm(loader, "cached crops", len(batches), disable=None), strict=True):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dataset.benchmarks.table import open_benchmark, test_config
-from dataset.dataset import collate, test_dataset
+from dataset.dataset import EvaluationEpisodes, collate
 from dataset.episode import Episode, draw_episodes, read_episodes
 from dataset.index import ImageIndex, ImageMaskStore, episode_count, load_index
 from dataset.prepare.known import AREA_THRESHOLD, FOLD_SIZES
@@ -184,7 +184,7 @@ def run_episodes(
     episodes, _, classes = episode_set
     device = process_group.device
     batches = shard_batches(len(episodes), cfg.batch_size_val, process_group)
-    dataset = test_dataset(cfg, *episode_set, model.images)
+    dataset = EvaluationEpisodes(cfg, *episode_set, model.images)
     loader = load_steps(dataset, batches, 1, cfg.loader_worker_count, collate)
     hidden = process_group.no_bar if progress else True
     counts = torch.zeros(len(episodes), 2, 2, dtype=torch.int64, device=device)  # as count_pixels

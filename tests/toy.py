@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from dataset.dataset import test_dataset as episodes_dataset
+from dataset.dataset import EvaluationEpisodes
 from engine.evaluation import make_episodes
 from model.build import build_base_learner, build_model
 from model.methods.hmnet import HMNet
@@ -89,7 +89,7 @@ def entry_point(name: str) -> ModuleType:
 def random_network(cfg: Config) -> HMNet:
     """An untrained network that calls half of the first episode's query foreground."""
     model = cast(HMNet, build_model(cfg, pretrained=False).eval())
-    item = episodes_dataset(cfg, *make_episodes(cfg, 0, 1))[0]
+    item = EvaluationEpisodes(cfg, *make_episodes(cfg, 0, 1))[0]
     *_, classifier = model.decoder.classifier.children()
     assert isinstance(classifier, nn.Conv2d) and classifier.bias is not None
     with torch.no_grad():

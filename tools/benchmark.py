@@ -33,7 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from tqdm import tqdm
 
 from dataset.benchmarks.table import open_benchmark
-from dataset.dataset import collate, train_dataset
+from dataset.dataset import TrainingEpisodes, collate
 from dataset.demo import write_demo
 from dataset.index import load_index
 from engine.learner import Learner
@@ -187,7 +187,7 @@ def measure_loader(cfg: Config, seconds: float) -> Row:
         data = load_config("config/demo.yaml").model_copy(update={**changes, "shot": cfg.shot})
         index, files = load_index(data, "train")
         classes, rule = open_benchmark(data).wanted("train"), find_method(cfg.arch).images
-        dataset = train_dataset(data, index, files, classes, seed=0, epoch=1, rule=rule)
+        dataset = TrainingEpisodes(data, index, files, classes, seed=0, epoch=1, rule=rule)
         batches = StepPlan(len(dataset), cfg.batch_size, 1, ProcessGroup(torch.device("cpu"))).batches(seed=0)
         steps = load_steps(dataset, batches, 1, 1, collate)
         next(steps)  # the worker has started

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dataset.benchmarks.table import open_benchmark
-from dataset.dataset import test_dataset
+from dataset.dataset import EvaluationEpisodes
 from engine.evaluation import EpisodeSet, Outcome, expected_weights, find_weights, make_episodes, run_episodes
 from model.build import build_model, load_frozen_parts
 from model.inference import prepare_inference
@@ -263,7 +263,7 @@ def bars(arguments: argparse.Namespace) -> list[Path]:
 
 def items(cfg: Config, episode_set: EpisodeSet) -> Iterator[tuple[HMNet, dict[str, Any]]]:
     """The trained network with each of the episodes; UserError for a method that is not HMNet."""
-    model, dataset = ready_method(cfg), test_dataset(cfg, *episode_set)
+    model, dataset = ready_method(cfg), EvaluationEpisodes(cfg, *episode_set)
     if not isinstance(model, HMNet):
         raise UserError(f"arch: {cfg.arch} has no Mamba blocks to look into; take HMNet")
     for number in tqdm(range(len(dataset)), "episodes", leave=False, disable=None):
@@ -288,7 +288,7 @@ def moments(values: Sequence[Tensor]) -> list[dict[str, float | None]]:
 
 def support_image(cfg: Config, episode_set: EpisodeSet) -> RGB:
     """The first support of the first episode with its mask."""
-    item = test_dataset(cfg, *episode_set)[0]
+    item = EvaluationEpisodes(cfg, *episode_set)[0]
     image = episode_set.files.image(item["names"][1]).astype(np.float32)
     square = resize_image(image, cfg.val_size, cfg.val_size).round().clip(0, 255).astype(np.uint8)
     return overlay(square, item["support_mask"][0].numpy())

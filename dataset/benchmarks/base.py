@@ -62,7 +62,6 @@ class GreyMaskStore(ImageMaskStore):
     folders: Mapping[int, str] = {}
 
     def mask_file(self, name: str, class_id: int) -> Path:
-        """The mask in the folder of the class."""
         return Path(str(self[name][1]).replace("*", self.folders.get(class_id, "*")))
 
     def read(self, name: str, class_id: int) -> Mask:
@@ -74,12 +73,11 @@ class GreyMaskStore(ImageMaskStore):
 class HsnetRule:
     """What `protocol: hsnet` needs to know of a benchmark, beside the images of each class."""
 
-    lines: list[tuple[str, int]] = field(
-        default_factory=list
-    )  # queries and their classes in order, where they are given
+    # Queries and their classes in order, where they are given.
+    lines: list[tuple[str, int]] = field(default_factory=list)
     draw_class: bool = False  # drawn at random; else the classes take turns
-    objects: dict[tuple[int, str], list[str | None]] = field(default_factory=dict)  # (class, image) -> its objects;
-    # one is drawn, None is redrawn with its image
+    # (class, image) -> its objects, one of which is drawn; None is drawn again with another image.
+    objects: dict[tuple[int, str], list[str | None]] = field(default_factory=dict)
     distinct: bool = False  # supports of an episode differ
 
 
@@ -111,6 +109,11 @@ def listed_index(by_class: dict[int, list[str]], lines: Sequence[tuple[str, int]
     return ImageIndex(list(classes), classes, by_class, HsnetRule(lines=list(lines), **rule))
 
 
+def query_index(lines: Sequence[tuple[str, int]], classes: Sequence[int]) -> ImageIndex:
+    """An index of (image, class) lines, each of which is a query; UserError for a line of another class."""
+    return listed_index({c: [name for name, class_id in lines if class_id == c] for c in classes}, lines)
+
+
 class Benchmark(ABC):
     """A data set as papers use it; a subclass is a whole benchmark, and `table.BENCHMARKS` knows its name.
 
@@ -122,6 +125,7 @@ class Benchmark(ABC):
     FOLDS: ClassVar[int] = 1
     EPISODES: ClassVar[int | None] = None  # of a test; None: as many as there are queries
     VARIANTS: ClassVar[tuple[str, ...]] = ("",)  # values of the key `variant`, the default first
+    NOTES: ClassVar[tuple[str, ...]] = ()  # what readers of its figures should know
 
     def __init__(self, cfg: Config) -> None:
         self.cfg, self.root = cfg, Path(cfg.data_root)
@@ -167,7 +171,7 @@ class Benchmark(ABC):
 
     def notes(self) -> list[str]:
         """What a reader of its figures should know: conventions, and what could not be verified."""
-        return []
+        return list(self.NOTES)
 
     def class_label(self, class_id: int) -> str:
         """What stands for a class in a list of episodes."""

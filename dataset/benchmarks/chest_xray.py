@@ -22,5 +22,4 @@ class ChestXray(ClassFolders):
         return path if name.startswith("CHNCXR") else path.with_name(f"{name}.png")
 
     def notes(self) -> list[str]:
-        """What is not settled."""
         return [f"variant {self.variant}; that PATNet used the 566 images of CHNCXR is unverified", "600 episodes"]

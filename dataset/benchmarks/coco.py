@@ -41,7 +41,6 @@ class Coco(ListedMasks):
         return listed_index(by_class, draw_class=True)
 
     def mask_of(self, image: str) -> str:
-        """Where prepare writes the mask of an image."""
         return f"annotations/{image.removesuffix('.jpg')}.png"
 
     def image_label(self, name: str) -> str:

@@ -16,7 +16,6 @@ class Coco2Pascal(Pascal):
     EPISODES, VARIANTS = 5000, ("A", "B", "C")
 
     def wanted(self, mode: Mode) -> list[int]:
-        """The classes of the fold, by the variant."""
         fold = self.cfg.split
         if self.variant == "C":
             return list(range(5 * fold + 1, 5 * fold + 6))
@@ -30,7 +29,6 @@ class Coco2Pascal(Pascal):
         return pascal_lines([line for line in lines if line[1] in wanted], wanted)
 
     def notes(self) -> list[str]:
-        """Which convention, and what is not known of it."""
         kind = {
             "A": "classes unseen by the COCO fold (FPTrans)",
             "B": "as A with car and cat exchanged (RePRI), which COCO's fold has seen",

@@ -10,9 +10,4 @@ class DeepGlobe(ClassFolders):
     FOLDERS = ("1", "2", "3", "4", "5", "6")
     ROOT, EPISODES = "../data/DeepGlobe", 600
     PICTURE, MASK = "image/{}.jpg", "filter_mask/*/{}.png"
-
-    def notes(self) -> list[str]:
-        """What is not settled."""
-        return [
-            "600 episodes (PATNet's code; its author: 1200, mean of 5 seeds); 5666 patches by the paper: unverified"
-        ]
+    NOTES = ("600 episodes (PATNet's code; its author: 1200, mean of 5 seeds); 5666 patches by the paper: unverified",)

@@ -18,7 +18,6 @@ class ClassFolders(Benchmark):
     FOLDERS: ClassVar[tuple[str, ...]] = ()  # of the classes, from class 1
 
     def index(self, mode: Mode) -> ImageIndex:
-        """From the list that prepare has written."""
         listed = read_class_lists(find_list(self.lists, f"{self.cfg.data_set}.txt"))
         by_class = {c: [self.PICTURE.format(name) for name in self.chosen(sorted(listed[c]))] for c in sorted(listed)}
         return listed_index(by_class)
@@ -32,7 +31,6 @@ class ClassFolders(Benchmark):
         return self.root / self.MASK.format(name)
 
     def files(self, index: ImageIndex) -> ImageMaskStore:
-        """The images of the list."""
         files = GreyMaskStore({name: (self.root / name, self.mask(Path(name).stem)) for name in index.images})
         files.folders = dict(enumerate(self.FOLDERS, 1))
         return files.checked(self.lists)

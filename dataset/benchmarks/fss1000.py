@@ -16,7 +16,6 @@ class FssMaskStore(GreyMaskStore):
     """Grey masks; the few that have another size than their image are brought to it, as every public code does."""
 
     def read(self, name: str, class_id: int) -> Mask:
-        """The mask of the one object."""
         return resize_mask(super().read(name, class_id), *self.size(name))
 
 
@@ -38,16 +37,13 @@ class Fss1000(Benchmark):
     def files(self, index: ImageIndex) -> ImageMaskStore:
         """Stray `.jpeg` files are left alone."""
         root = self.root / "data" if (self.root / "data").is_dir() else self.root
-        return FssMaskStore({name: (root / name, (root / name).with_suffix(".png")) for name in index.images}).checked(
-            self.lists
-        )
+        pairs = {name: (root / name, (root / name).with_suffix(".png")) for name in index.images}
+        return FssMaskStore(pairs).checked(self.lists)
 
     def wanted(self, mode: Mode) -> list[int]:
-        """The classes of a mode's list."""
         return list(self._part(mode))
 
     def class_label(self, class_id: int) -> str:
-        """The class's own name."""
         return self._part("test")[class_id]
 
     def _part(self, mode: Mode, missing_ok: bool = False) -> dict[int, str]:

@@ -1,6 +1,6 @@
 """iSAID-5i: aerial images in patches of 256x256, 3 folds of 5 classes (Yao et al., TGRS 2022)."""
 
-from dataset.benchmarks.base import ImageIndex, listed_index
+from dataset.benchmarks.base import ImageIndex, query_index
 from dataset.benchmarks.layout import ListedMasks
 from dataset.lists import find_list, read_labelled
 
@@ -29,19 +29,14 @@ class Isaid(ListedMasks):
     def public_index(self) -> ImageIndex:
         """Every line of the fold's list is a query, once."""
         fold = self.cfg.split
-        path = find_list(
-            self.lists, *(f"{name}{fold}.txt" for name in ("isaid5i_val_fold", "isaid/val/fold", "val/fold"))
-        )
-        lines = [(f"val/images/{patch_name(name)}.png", class_id) for name, class_id in read_labelled(path)]
-        by_class = {c: [name for name, class_id in lines if class_id == c] for c in self.wanted("test")}
-        return listed_index(by_class, lines)
+        names = (f"{start}{fold}.txt" for start in ("isaid5i_val_fold", "isaid/val/fold", "val/fold"))
+        lines = read_labelled(find_list(self.lists, *names))
+        return query_index([(f"val/images/{patch_name(name)}.png", c) for name, c in lines], self.wanted("test"))
 
     def mask_of(self, image: str) -> str:
-        """The mask of a patch."""
         return mask_path(image)
 
     def notes(self) -> list[str]:
-        """What differs from others."""
         if self.cfg.protocol == "hsnet":
             return ["SCCNet's lists; whether INSID3's are the same is unverified"]
         return ["filtered training lists (DMNet) score some points above unfiltered ones"]

@@ -12,9 +12,9 @@ class Isic2018(Benchmark):
 
     CLASSES = ("seborrheic_keratosis", "nevus", "melanoma")
     ROOT, EPISODES, VARIANTS = "../data/ISIC2018", 600, ("patnet", "ifa")
+    NOTES = ("600 episodes as in PATNet's code; its author says 1200, and gives the mean of 5 seeds",)
 
     def names(self) -> dict[int, str]:
-        """The kinds of lesion."""
         first, second, third = self.CLASSES
         return dict(enumerate((second, first, third) if self.variant == "ifa" else self.CLASSES, 1))
 
@@ -30,10 +30,5 @@ class Isic2018(Benchmark):
         return listed_index({c: [f"{PICTURES}/{name}.jpg" for name in names] for c, names in by_class.items()})
 
     def files(self, index: ImageIndex) -> ImageMaskStore:
-        """The official folders."""
         masks = {name: self.root / MASKS / f"{self.image_label(name)}_segmentation.png" for name in index.images}
         return GreyMaskStore({name: (self.root / name, mask) for name, mask in masks.items()}).checked(self.lists)
-
-    def notes(self) -> list[str]:
-        """How many episodes others draw."""
-        return ["600 episodes as in PATNet's code; its author says 1200, and gives the mean of 5 seeds"]

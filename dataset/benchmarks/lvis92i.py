@@ -18,7 +18,6 @@ class LvisMaskStore(ImageMaskStore):
     annotations: dict[int, dict[str, Any]]
 
     def read(self, name: str, class_id: int) -> Mask:
-        """1 where any instance of the class is."""
         instances = self.annotations[class_id][name]["annotations"]
         return union((instance["segmentation"] for instance in instances), self.size(name), name)
 
@@ -47,7 +46,6 @@ class Lvis92i(Benchmark):
         return usable[self.cfg.split : len(usable) // 10 * 10 : 10]
 
     def files(self, index: ImageIndex) -> ImageMaskStore:
-        """COCO's images, in coco/."""
         files = LvisMaskStore({name: (self.root / "coco" / name, self.root / "lvis_val.pkl") for name in index.images})
         files.annotations = self.annotations
         return files.checked(self.root / "lvis_val.pkl")
@@ -59,5 +57,4 @@ class Lvis92i(Benchmark):
         return {c: known.get(c, f"LVIS {c}") for c in self.wanted("test")}
 
     def notes(self) -> list[str]:
-        """What is not settled."""
         return [f"{len(self.wanted('test'))} classes in this fold at {self.cfg.shot} shot; 92 by the paper: unverified"]

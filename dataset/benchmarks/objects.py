@@ -43,12 +43,10 @@ class ObjectCropStore(ImageMaskStore, ABC):
     may_be_empty = True
 
     def image(self, name: str, max_side: int | None = None) -> NDArray[np.uint8]:
-        """The object's box of the image."""
         left, top, right, bottom = self.box(name)
         return np.ascontiguousarray(read_image(self[name][0])[top:bottom, left:right])
 
     def size(self, name: str) -> tuple[int, int]:
-        """Height and width of the box."""
         left, top, right, bottom = self.box(name)
         return bottom - top, right - left
 
@@ -59,7 +57,6 @@ class ObjectCropStore(ImageMaskStore, ABC):
         return max(left, 0), max(top, 0), min(right, width), min(bottom, height)
 
     def read(self, name: str, class_id: int) -> Mask:
-        """The part in the box."""
         left, top, right, bottom = self.box(name)
         size = image_size(self[name][0])
         return union(self.shapes(name, class_id), size, name)[top:bottom, left:right]

@@ -23,7 +23,6 @@ class PacoMaskStore(ObjectCropStore):
         return int(left), int(top), int(left + width), int(top + height)
 
     def shapes(self, name: str, class_id: int) -> Iterable[Any]:
-        """All masks of the part."""
         return [part["segmentation"] for part in self.annotations[name] if part["category_id"] == class_id]
 
 
@@ -62,7 +61,6 @@ class PacoPart(Benchmark):
         return listed_index(by_class, draw_class=True, objects=objects)
 
     def files(self, index: ImageIndex) -> ImageMaskStore:
-        """COCO's images, in coco/."""
         _, images, annotations = self._content
         pairs, source = {}, self.root / "paco_part_val.pkl"
         parts: dict[str, list[Any]] = {}
@@ -78,14 +76,9 @@ class PacoPart(Benchmark):
         return files.checked(source)
 
     def names(self) -> dict[int, str]:
-        """The pickles have no names."""
+        # The pickles have no names.
         return {c: f"PACO part {c}" for c in self.wanted("test")}
 
-    def image_label(self, name: str) -> str:
-        """Image and object."""
-        return name
-
     def notes(self) -> list[str]:
-        """What is not as known."""
         count = len(self._content[0])
         return [] if count == TRAIN_CLASSES else [f"{count} training classes, should be {TRAIN_CLASSES}: other folds"]

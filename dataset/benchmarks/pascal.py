@@ -1,6 +1,6 @@
 """PASCAL-5i: PASCAL VOC 2012 with the masks of the Semantic Boundaries Dataset, 4 folds of 5 classes."""
 
-from dataset.benchmarks.base import ImageIndex, listed_index
+from dataset.benchmarks.base import ImageIndex, query_index
 from dataset.benchmarks.layout import ListedMasks
 from dataset.lists import find_list, read_labelled
 
@@ -30,6 +30,4 @@ class Pascal(ListedMasks):
 
 def pascal_lines(lines: list[tuple[str, int]], classes: list[int]) -> ImageIndex:
     """The index of `name, class` lines of VOC images."""
-    queries = [(f"JPEGImages/{name}.jpg", class_id) for name, class_id in lines]
-    by_class = {c: [name for name, class_id in queries if class_id == c] for c in classes}
-    return listed_index(by_class, queries)
+    return query_index([(f"JPEGImages/{name}.jpg", class_id) for name, class_id in lines], classes)

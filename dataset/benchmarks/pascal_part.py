@@ -66,7 +66,6 @@ class PascalPart(Benchmark):
         return dict(enumerate((name for name in kept if name != "aeroplane+TAIL"), 1))
 
     def wanted(self, mode: Mode) -> list[int]:
-        """All parts of the fold."""
         return list(self.names())
 
     def index(self, mode: Mode) -> ImageIndex:
@@ -84,7 +83,6 @@ class PascalPart(Benchmark):
         return listed_index(by_class, objects=objects, distinct=True)
 
     def files(self, index: ImageIndex) -> ImageMaskStore:
-        """VOC 2010's images, in JPEGImages/."""
         names = [name for found in index.hsnet.objects.values() for name in found if name]
         images = [name.rpartition("#")[0] for name in names]
         pairs = [(self.root / f"JPEGImages/{image}.jpg", self._annotation(image)) for image in images]
@@ -97,12 +95,7 @@ class PascalPart(Benchmark):
         entries = sum(len(images["val"]) for parts in self._objects.values() for images in parts.values())
         return min(entries, MOST)
 
-    def image_label(self, name: str) -> str:
-        """Image and object."""
-        return name
-
     def notes(self) -> list[str]:
-        """What is not settled."""
         return [f"{len(self.names())} parts of {KINDS[self.cfg.split]}; 56 over all folds: unverified"]
 
     def _annotation(self, image: str) -> Path:

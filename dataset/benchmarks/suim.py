@@ -10,7 +10,4 @@ class Suim(ClassFolders):
     FOLDERS = ("FV", "HD", "PF", "RI", "RO", "SR", "WR")
     ROOT, EPISODES = "../data/SUIM", 3859
     PICTURE, MASK = "images/{}.jpg", "masks/*/{}.png"
-
-    def notes(self) -> list[str]:
-        """Who draws how many."""
-        return ["3859 episodes as INSID3 (seed 0); FSSDINO 600, ABCDFSS's paper 1650 with seed 2"]
+    NOTES = ("3859 episodes as INSID3 (seed 0); FSSDINO 600, ABCDFSS's paper 1650 with seed 2",)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import dataset.dataset as dataset_module
 from dataset.benchmarks.table import open_benchmark
-from dataset.dataset import Item, base_train_dataset, base_val_dataset, collate, test_dataset, train_dataset
+from dataset.dataset import BaseTraining, BaseValidation, EvaluationEpisodes, Item, TrainingEpisodes, collate
 from dataset.episode import Episode, draw_absent, draw_episodes
 from dataset.index import load_index
 from dataset.reading import read_pair
@@ -25,8 +25,6 @@ from engine.evaluation import Outcome
 from util.config import Config
 from util.errors import UserError
 from util.image import ImageRule, normalise
-
-test_dataset.__test__ = False  # type: ignore[attr-defined]  # a factory, not a test
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 MakeConfig = Callable[..., Config]
@@ -45,7 +43,7 @@ def test_test_items_hold_the_episode(toy_root: Path, toy_config: MakeConfig, pro
     cfg = toy_config(toy_root, split=1, shot=3, val_size=41, protocol=protocol, ann_type=ann_type)
     index, files = load_index(cfg, "val")
     episodes = draw_episodes(index, 3, 70, protocol=protocol)
-    items = test_dataset(cfg, episodes, files, list(index.by_class))
+    items = EvaluationEpisodes(cfg, episodes, files, list(index.by_class))
     assert len(items) == 70
     for number, episode in enumerate(episodes):
         item = items[number]
@@ -73,7 +71,7 @@ def test_training_items_depend_on_seed_epoch_and_item_alone(toy_root: Path, toy_
     classes = list(index.by_class)
 
     def load(seed: int, epoch: int, **loader: Any) -> list[Item]:
-        dataset = train_dataset(cfg, index, files, classes, seed, epoch)
+        dataset = TrainingEpisodes(cfg, index, files, classes, seed, epoch)
         return [item for batch in DataLoader(dataset, collate_fn=lambda batch: batch, **loader) for item in batch]
 
     first = load(3, 1)
@@ -112,7 +110,7 @@ def test_hard_queries_show_another_base_class_wherever_a_class_has_such_images(
     index, files = load_index(cfg, "train")
     classes = list(index.by_class)
     index.by_class[8] = [name for name in index.by_class[8] if index.classes[name] == [8]]  # one class has none
-    plain, harder = (train_dataset(c, index, files, classes, seed=1, epoch=2) for c in (cfg, hard))
+    plain, harder = (TrainingEpisodes(c, index, files, classes, seed=1, epoch=2) for c in (cfg, hard))
     changed = 0
     for number in range(len(plain)):
         before, after = plain[number], harder[number]
@@ -127,9 +125,9 @@ def test_hard_queries_show_another_base_class_wherever_a_class_has_such_images(
 def test_queries_that_lack_the_class(toy_root: Path, toy_config: MakeConfig) -> None:
     cfg = toy_config(toy_root, train_h=73, train_w=73, shot=2, absent_queries=1)  # so large that no object is cut off
     index, files = load_index(cfg, "train")
-    items = train_dataset(cfg, index, files, list(index.by_class), seed=1, epoch=2)
+    items = TrainingEpisodes(cfg, index, files, list(index.by_class), seed=1, epoch=2)
     plain, pasting = (
-        train_dataset(cfg.model_copy(update=change), index, files, list(index.by_class), seed=1, epoch=2)
+        TrainingEpisodes(cfg.model_copy(update=change), index, files, list(index.by_class), seed=1, epoch=2)
         for change in ({"absent_queries": 0}, {"paste_queries": 1})
     )
     for number in range(len(items)):
@@ -148,9 +146,9 @@ def test_queries_with_a_pasted_object(toy_root: Path, toy_config: MakeConfig) ->
     cfg = toy_config(toy_root, train_h=41, train_w=41, paste_queries=1)
     index, files = load_index(cfg, "train")
     classes = list(index.by_class)
-    pasted = train_dataset(cfg, index, files, classes, seed=1, epoch=2)
+    pasted = TrainingEpisodes(cfg, index, files, classes, seed=1, epoch=2)
     never = cfg.model_copy(update={"paste_queries": 1e-12})  # with the same random changes
-    plain = train_dataset(never, index, files, classes, 1, 2)
+    plain = TrainingEpisodes(never, index, files, classes, 1, 2)
     changed = 0
     for number in range(len(pasted)):
         after, before = pasted[number], plain[number]
@@ -169,8 +167,8 @@ def test_shares_of_episodes(toy_root: Path, toy_config: MakeConfig, key: str) ->
     index, files = load_index(cfg, "train")
     plain = toy_config(toy_root, train_h=33, train_w=33)
     changed = sum(
-        train_dataset(cfg, index, files, list(index.by_class), 1, epoch)[number]["names"]
-        != train_dataset(plain, index, files, list(index.by_class), 1, epoch)[number]["names"]
+        TrainingEpisodes(cfg, index, files, list(index.by_class), 1, epoch)[number]["names"]
+        != TrainingEpisodes(plain, index, files, list(index.by_class), 1, epoch)[number]["names"]
         for epoch in range(3)
         for number in range(len(index.images))
     )
@@ -182,13 +180,13 @@ def test_training_tells_impossible_classes(toy_root: Path, toy_config: MakeConfi
     index, files = load_index(cfg, "train")
     index.by_class[5] = index.by_class[5][:2]
     with pytest.raises(UserError, match="class 5: 2 images, but 2-shot"):
-        train_dataset(cfg, index, files, list(index.by_class), 0, 0)
+        TrainingEpisodes(cfg, index, files, list(index.by_class), 0, 0)
 
 
 def test_base_learner_labels(toy_root: Path, toy_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = toy_config(toy_root, split=1, base_train_h=65)  # novel: 3, 4
     values = {0: 0, 1: 1, 2: 2, 3: 0, 4: 0, 5: 3, 6: 4, 7: 5, 8: 6, 255: 255}
-    validation = base_val_dataset(cfg)
+    validation = BaseValidation(cfg)
     lines = (toy_root / "ImageSets" / "val.txt").read_text().splitlines()
     assert len(validation) == len(lines)
     for item, line in zip((validation[i] for i in range(len(lines))), lines, strict=True):
@@ -196,11 +194,11 @@ def test_base_learner_labels(toy_root: Path, toy_config: MakeConfig, monkeypatch
         torch.testing.assert_close(item["image"], expected_image(toy_root / image, 65))
         expected = np.vectorize(values.get)(np.array(Image.open(toy_root / mask)))
         np.testing.assert_array_equal(item["label"], expected)
-    training = [base_train_dataset(cfg, 1, epoch) for epoch in (0, 0, 1)]
+    training = [BaseTraining(cfg, 1, epoch) for epoch in (0, 0, 1)]
     assert len(training[0]) == 90
     files = open_benchmark(cfg).base_files("train")
     monkeypatch.setattr("dataset.benchmarks.layout.read_list", None)  # not read again
-    assert same(base_train_dataset(cfg, 1, 0, files)[7], training[0][7])
+    assert same(BaseTraining(cfg, 1, 0, files)[7], training[0][7])
     items = [dataset[7] for dataset in training]
     assert same(items[0], items[1]) and not same(items[0], items[2])
     assert items[0]["image"].shape == (3, 65, 65) and items[0]["label"].dtype == torch.int64
@@ -221,7 +219,7 @@ def test_padded_images_of_released_code(side: int) -> None:
 def test_padded_items(toy_root: Path, toy_config: MakeConfig, metric_size: str) -> None:
     cfg = toy_config(toy_root, split=1, val_size=41, metric_size=metric_size)
     index, files = load_index(cfg, "val")
-    items = test_dataset(cfg, draw_episodes(index, 1, 9), files, [3, 4], ImageRule("padded"))
+    items = EvaluationEpisodes(cfg, draw_episodes(index, 1, 9), files, [3, 4], ImageRule("padded"))
     for item in (items[number] for number in range(9)):
         query, support = (files[name] for name in item["names"])
         truth = np.array(Image.open(query[1]))
@@ -259,8 +257,8 @@ def test_averaged_images_and_masks_without_ignored_pixels(toy_root: Path, toy_co
         Image.fromarray(labels).save(path)
     index, files = load_index(cfg, "val")
     rule = ImageRule(resample="antialias", keep_ignored=False)
-    items = test_dataset(cfg, draw_episodes(index, 1, 12), files, [3, 4], rule)
-    kept = test_dataset(cfg, items.episodes, files, [3, 4], rule._replace(keep_ignored=True))
+    items = EvaluationEpisodes(cfg, draw_episodes(index, 1, 12), files, [3, 4], rule)
+    kept = EvaluationEpisodes(cfg, items.episodes, files, [3, 4], rule._replace(keep_ignored=True))
     for number in range(12):
         item, mask = items[number], kept[number]["support_mask"]
         image = Image.open(files[item["names"][0]][0]).resize((33, 33), Image.Resampling.BILINEAR)
@@ -275,7 +273,7 @@ def test_averaged_images_and_masks_without_ignored_pixels(toy_root: Path, toy_co
 def test_training_images_as_they_are(toy_root: Path, toy_config: MakeConfig, ann_type: str) -> None:
     cfg = toy_config(toy_root, train_h=33, train_w=33, ann_type=ann_type)
     index, files = load_index(cfg, "train")
-    items = train_dataset(
+    items = TrainingEpisodes(
         cfg, index, files, [*index.by_class], 1, 1, rule=ImageRule("square", "antialias", "none", False)
     )
     for number in range(0, len(items), 7):
@@ -297,16 +295,15 @@ def test_images_are_decoded_once(toy_root: Path, toy_config: MakeConfig, monkeyp
     names = {name for episode in episodes for name in (episode.query, *episode.support)}
     decode = Mock(side_effect=files.image)
     monkeypatch.setattr(files, "image", decode)
-    items = test_dataset(cfg, episodes, files, [3, 4])
+    items = EvaluationEpisodes(cfg, episodes, files, [3, 4])
     first = [items[number] for number in range(60)]
     assert sorted(call.args[0] for call in decode.call_args_list) == sorted(names)
     monkeypatch.setattr(dataset_module, "DECODED_BYTES", 20_000)
-    few = test_dataset(cfg, episodes, files, [3, 4])
+    few = EvaluationEpisodes(cfg, episodes, files, [3, 4])
     assert all(same(few[number], item) for number, item in enumerate(first))
-    assert (
-        decode.call_count > 2 * len(names)
-        and few.recent.nbytes == sum(x.nbytes for x in few.recent.held.values()) <= 20_000
-    )
+    assert decode.call_count > 2 * len(names)
+    recent = few.reader.recent
+    assert recent.nbytes == sum(x.nbytes for x in recent.held.values()) <= 20_000
 
 
 def test_collate() -> None:
@@ -368,7 +365,7 @@ def test_wrong_files_are_named(toy_root: Path, toy_config: MakeConfig) -> None:
 
     def message() -> str:
         with pytest.raises(UserError) as error:
-            test_dataset(cfg, episodes, files, [1, 2])[0]
+            EvaluationEpisodes(cfg, episodes, files, [1, 2])[0]
         assert "\n" not in str(error.value)
         return str(error.value)
 
@@ -383,7 +380,7 @@ def test_wrong_files_are_named(toy_root: Path, toy_config: MakeConfig) -> None:
     mask.unlink()
     assert message().startswith(f"{mask}: no such mask")
     mask.write_bytes(good)
-    test_dataset(cfg, episodes, files, [1, 2])[0]
+    EvaluationEpisodes(cfg, episodes, files, [1, 2])[0]
     image.write_bytes(image.read_bytes()[:99])
     assert message().startswith(f"{image}: not a readable")
     image.unlink()

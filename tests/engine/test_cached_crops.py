@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dataset.cached_crops import CropStore, crop_files
-from dataset.dataset import TrainingCrops, collate, train_augmentation, train_dataset
+from dataset.dataset import TrainingCrops, TrainingEpisodes, collate
 from dataset.episode import wanted_classes
 from dataset.index import ImageIndex, ImageMaskStore, load_index
 from engine.cached_crops import crop_digest, stored_crops
@@ -82,7 +82,7 @@ def test_crops_stand_for_the_images(cfg: Config, rule: ImageRule) -> None:
     assert len(files_of(cfg)) == 3 * len(pairs) and files_of(cfg) == sorted(crop_files(Path(cfg.crop_folder)))
 
     some = [(*pair, number) for pair in pairs[:3] for number in range(3)]
-    crops = TrainingCrops(some, index, files, train_augmentation(cfg, rule), cfg.max_side)
+    crops = TrainingCrops(cfg, some, index, files, rule)
     images = torch.stack([crops[number]["image"] for number in range(len(some))])
     for pair in range(0, 9, 3):  # of one image, each another change
         assert len({images[number].numpy().tobytes() for number in range(pair, pair + 3)}) == 3
@@ -95,7 +95,7 @@ def test_crops_stand_for_the_images(cfg: Config, rule: ImageRule) -> None:
         for name in maps:  # of 16 bits, steps and least
             torch.testing.assert_close(maps[name], expected[name][number], rtol=2**-10, atol=2**-24)
 
-    dataset = train_dataset(cfg, index, files, [*index.by_class], 1, 1, store, rule)
+    dataset = TrainingEpisodes(cfg, index, files, [*index.by_class], 1, 1, store, rule)
     item = dataset[0]
     seen = [store.read(files, item["names"][0], item["class_id"], number) for number in range(3)]
     same = [all(torch.equal(item["query"][name], x) for name, x in maps.items()) for maps, _ in seen]
@@ -168,7 +168,7 @@ def test_pasted_crops_belong_to_a_fold(cfg: Config) -> None:
     other = replace(store, classes=store.classes[1:])
     equal = [other.path(files, *pairs[0], number) == store.path(files, *pairs[0], number) for number in (-1, 0)]
     assert equal == [False, True]
-    items = train_dataset(cfg.model_copy(update={"paste_queries": 1}), index, files, [*index.by_class], 1, 1, store)
+    items = TrainingEpisodes(cfg.model_copy(update={"paste_queries": 1}), index, files, [*index.by_class], 1, 1, store)
     for item in (items[number] for number in range(4)):
         seen = [store.read(files, item["names"][0], item["class_id"], number)[0] for number in range(-3, 0)]
         assert sum(torch.equal(item["query"]["fine"], maps["fine"]) for maps in seen) == 1

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from dataset.dataset import test_dataset as episodes_dataset
+from dataset.dataset import EvaluationEpisodes
 from dataset.episode import write_episodes
 from engine.evaluation import Outcome, Segment, make_episodes, run_episodes
 from engine.results import Metrics
@@ -63,7 +63,7 @@ def test_figures_are_those_of_a_plain_loop(folder: Path, shot: int, device: torc
     model = random_network(cfg).eval()
     on_device = copy.deepcopy(model).to(device)
     episodes, files, classes = make_episodes(cfg, seed=5, count=9)
-    dataset = episodes_dataset(cfg, episodes, files, classes)
+    dataset = EvaluationEpisodes(cfg, episodes, files, classes)
     pairs = []
     for number in range(len(episodes)):
         item = dataset[number]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dataset.dataset import test_dataset as episodes_dataset
+from dataset.dataset import EvaluationEpisodes
 from dataset.index import load_index
 from engine.evaluation import Names, Segment, make_episodes, run_episodes
 from engine.results import Metrics, SupportDrop
@@ -35,8 +35,8 @@ def test_other_supports_show_another_novel_class_and_not_the_query(cfg: Config) 
         assert all(name in index.by_class[after.support_class] and name != after.query for name in after.support)
         seen[after.support_class] += 1
     assert len(seen) > 2  # of four novel classes
-    item = episodes_dataset(cfg, changed[:1], files, episodes.classes)[0]
-    own = episodes_dataset(cfg, [episodes.episodes[0]], files, episodes.classes)[0]
+    item = EvaluationEpisodes(cfg, changed[:1], files, episodes.classes)[0]
+    own = EvaluationEpisodes(cfg, [episodes.episodes[0]], files, episodes.classes)[0]
     assert torch.equal(item["query_mask"], own["query_mask"]) and (item["support_mask"] == 1).any((1, 2)).all()
 
 

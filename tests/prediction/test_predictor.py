@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dataset.dataset import test_dataset as episodes_dataset
+from dataset.dataset import EvaluationEpisodes
 from engine.evaluation import make_episodes, run_episodes
 from model.build import build_model
 from model.released import load_weights
@@ -49,7 +49,7 @@ def test_agrees_with_testing(
         model, cfg, episode_set, process_group, observe=lambda o: tested.update({o.number: o.prediction.numpy()})
     )
     predictor = Predictor.from_checkpoint(cfg, weights, "cpu")
-    dataset = episodes_dataset(cfg, *episode_set)
+    dataset = EvaluationEpisodes(cfg, *episode_set)
     for number, episode in enumerate(episode_set.episodes):
         query, *supports = (episode_set.files[name] for name in dataset[number]["names"])
         predictor.set_support([image for image, _ in supports], [(mask, episode.class_id) for _, mask in supports])

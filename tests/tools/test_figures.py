@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dataset.dataset import test_dataset as episodes_dataset
+from dataset.dataset import EvaluationEpisodes
 from dataset.index import ImageMaskStore
 from engine.evaluation import make_episodes
 from model.build import build_model
@@ -68,7 +68,7 @@ def test_panels_of_two_networks(cfg: Config, words: list[str], tmp_path: Path) -
     assert [row["query"] for row in content["rows"]] == [episodes[5].query, episodes[2].query]
     assert list(content["rows"][0]["iou"]) == ["fusion hmnet", "fusion concat"]
     assert content["weights"][1].startswith(str(other))
-    model, item = network(cfg), episodes_dataset(cfg, *make_episodes(cfg, cfg.seeds[0], cfg.test_episodes))[5]
+    model, item = network(cfg), EvaluationEpisodes(cfg, *make_episodes(cfg, cfg.seeds[0], cfg.test_episodes))[5]
     with torch.inference_mode():
         scores = model(item["query"][None], item["support"][None], item["support_mask"][None]).final
     truth = item["query_mask"]
@@ -96,7 +96,7 @@ def test_figures_show_the_parts_of_images_that_count(cfg: Config) -> None:
 
     episode_set = make_episodes(cfg, cfg.seeds[0], cfg.test_episodes)
     episode_set = episode_set._replace(files=Crops(episode_set.files))
-    item = episodes_dataset(cfg, *episode_set)[0]
+    item = EvaluationEpisodes(cfg, *episode_set)[0]
     seen = item["support"][0].permute(1, 2, 0).numpy() * STD + MEAN  # as the network has it
     outside = cv2.dilate(item["support_mask"][0].numpy(), np.ones((7, 7))) == 0  # outlines are drawn around the object
     assert outside.any() and np.abs(support_image(cfg, episode_set) - seen)[outside].max() < 1
@@ -110,7 +110,7 @@ def test_states_with_and_without_recap(cfg: Config, words: list[str], tmp_path: 
     assert [len(part) for part in (*recap.values(), *plain.values())] == [4, 4, 1, 4]
     assert recap["after_support"][0] == pytest.approx(plain["after_support"][0], abs=1e-3)  # one start, same weights
     assert content["published"] == published("figure5_hidden_state")
-    model, dataset = network(cfg), episodes_dataset(cfg, *make_episodes(cfg, cfg.seeds[0], cfg.test_episodes))
+    model, dataset = network(cfg), EvaluationEpisodes(cfg, *make_episodes(cfg, cfg.seeds[0], cfg.test_episodes))
     maxima = [state_cosines(next(visits(model, dataset[number]))).query_maxima[3] for number in (0, 2, 4)]
     assert recap["after_query"][3]["mean"] == pytest.approx(100 * fmean(map(float, maxima)), abs=1e-2)
 
@@ -125,7 +125,7 @@ def test_interception_with_and_without_qim(
     assert (block["name"], paper["name"]) == ("block 2", "published")
     assert [paper[key]["mean"] for key in ("before", "without", "with")] == published("figure7_qim")
     assert {key: block[key] for key in ("before", "without", "with")} == {k: v for k, v in mean.items() if k != "name"}
-    dataset = episodes_dataset(cfg, *make_episodes(cfg, cfg.seeds[0], cfg.test_episodes))
+    dataset = EvaluationEpisodes(cfg, *make_episodes(cfg, cfg.seeds[0], cfg.test_episodes))
     settings = {"with": {"qim": "share"}, "without": {"qim": "none", "srm": "basic"}}
     found = {}
     for key, setting in settings.items():

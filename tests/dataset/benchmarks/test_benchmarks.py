@@ -10,7 +10,7 @@ import torch
 
 from dataset.benchmarks import lvis92i
 from dataset.benchmarks.table import BENCHMARKS, open_benchmark, test_config
-from dataset.dataset import train_dataset
+from dataset.dataset import TrainingEpisodes
 from dataset.index import load_index
 from dataset.lists import read_pickle
 from dataset.multiclass import MultiEpisodes, draw_ways
@@ -92,7 +92,7 @@ def test_training_on_classes_of_their_own(tmp_path: Path) -> None:
     index, files = load_index(cfg, "train")
     classes = open_benchmark(cfg).wanted("train")
     assert len(index.images) == 20 and sorted(index.by_class) == classes and not set(classes) & {1, 2, 3}
-    item = train_dataset(cfg, index, files, classes, 1, 0)[3]
+    item = TrainingEpisodes(cfg, index, files, classes, 1, 0)[3]
     assert item["class_index"] in (0, 1) and (item["query_mask"] == 1).any()
     names = open_benchmark(cfg).names()
     assert names[classes[0]] == "ox_cart" and list(load_index(cfg, "val")[0].by_class) == open_benchmark(cfg).wanted(

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dataset.benchmarks.table import open_benchmark, test_config
-from dataset.dataset import test_dataset
+from dataset.dataset import EvaluationEpisodes
 from dataset.episode import Episode
 from dataset.index import load_index
 from dataset.lists import read_class_lists
@@ -19,7 +19,6 @@ from util.config import Config, load_config
 from util.errors import UserError
 
 test_config.__test__ = False  # type: ignore[attr-defined]
-test_dataset.__test__ = False  # type: ignore[attr-defined]
 MakeConfig = Callable[..., Config]
 SPLITS = Path(__file__).resolve().parents[4] / "shared/spec/splits"
 needs_lists = pytest.mark.skipif(not SPLITS.is_dir(), reason="the public lists are not at hand")
@@ -58,7 +57,7 @@ def test_metric_size(metric_size: str, tmp_path: Path, monkeypatch: pytest.Monke
     index, files = load_index(cfg, "test")
     name, class_id = index.images[0], index.classes[index.images[0]][0]
     other = next(n for n in index.images[1:] if class_id in index.classes[n])
-    item = test_dataset(cfg, [Episode(name, class_id, [other])], files, [class_id])[0]
+    item = EvaluationEpisodes(cfg, [Episode(name, class_id, [other])], files, [class_id])[0]
     expected = files.read(name, class_id).shape if metric_size == "original" else (33, 33)
     assert tuple(item["query_mask"].shape) == expected
 
