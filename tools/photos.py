@@ -5,7 +5,6 @@ from the validation list. MSRC v2: six classes that VOC lacks, supports and quer
 as background. Every class has some draws of supports, each a prefix of the larger ones, and one of queries.
 """
 
-import argparse
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from dataset.lists import Pair, read_lines, read_list
 from dataset.scan import scan_masks
 from prediction.predictor import DEFAULT_CONFIG, Predictor
 from tools.paper.table import Table
+from util.arguments import Parser
 from util.config import load_config
 from util.errors import UserError, run_main
 from util.files import atomic_write
@@ -134,7 +134,7 @@ def row(method: str, name: str, shot: int, found: Measured) -> list[str]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m tools.photos", description="Few masks on photographs.")
+    parser = Parser(prog="python -m tools.photos", description="Few masks on photographs.")
     parser.add_argument("--voc", type=Path, metavar="DIR", help="ImageSets, JPEGImages, SegmentationClassAug")
     parser.add_argument("--msrc", type=Path, metavar="DIR", help="JPEGImages, SegmentationClass, classes.txt")
     parser.add_argument("--methods", nargs="+", default=["prototype", "adapt"], help="training-free methods")

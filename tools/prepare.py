@@ -16,6 +16,7 @@ from dataset.prepare.known import LIST_SIZES
 from dataset.prepare.lists import LISTS, fetch_lists, list_paths
 from dataset.prepare.pascal import prepare_pascal
 from dataset.scan import scan_masks
+from tools.published import PUBLICATIONS, describe, unpack_published
 from tools.released import fetch, fetch_torchvision
 from util.arguments import Parser
 from util.config import Config, load_config
@@ -46,6 +47,9 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     _describe_weights(weights)
     what = "which weights are present and fit; exit code 1 if one does not"
     for command in (weights, commands.add_parser("check-weights", help=what)):
+        command.add_argument(
+            "--method", choices=["hmnet", *PUBLICATIONS], default="hmnet", help="whose weights (hmnet)"
+        )
         command.add_argument("--config", type=Path, help="look at this experiment's only")
         _add_overrides(command)
     return parser.parse_args(words)
@@ -198,6 +202,8 @@ def run_check(arguments: argparse.Namespace) -> int:
 def fetch_weights(arguments: argparse.Namespace) -> int:
     """Fetch and unpack released weights, then look at them."""
     cfg = _config(arguments.config or CONFIGS / "base" / "pascal.yaml", None, arguments.opts)
+    if arguments.method != "hmnet":
+        return fetch_published(arguments, cfg)
     kind = arguments.download or ("all" if arguments.mirror else None)
     if kind == "torchvision":
         fetch_torchvision(Path(cfg.initmodel), arguments.mirror)
@@ -206,11 +212,25 @@ def fetch_weights(arguments: argparse.Namespace) -> int:
     return check_weights(arguments)
 
 
+def fetch_published(arguments: argparse.Namespace, cfg: Config) -> int:
+    """Say what another method's authors publish, unpack what of it is there, then look at it."""
+    method, folder = arguments.method, arguments.archives or Path(cfg.initmodel)
+    if arguments.download or arguments.mirror:
+        raise UserError(f"--download: {method}'s share links are followed in a browser; then give --archives FOLDER")
+    print(describe(method))
+    if count := unpack_published(method, folder, Path(cfg.exp)):
+        print(f"  {count} files of an archive in {folder} are below {cfg.exp}")
+    else:
+        print(f"  no archive {method}.tar.gz, .tgz, .tar or .zip in {folder}; save it there, and run this again")
+    return check_weights(arguments)
+
+
 def check_weights(arguments: argparse.Namespace) -> int:
     """Print a table of weight files: present, absent, or why they do not fit."""
     from tools.weights import list_weights  # needs PyTorch and the network, which preparing data does not
 
-    papers = sorted([*CONFIGS.glob("pascal/*_manet*.yaml"), *CONFIGS.glob("coco/*_manet*.yaml")])
+    ending = "manet" if arguments.method == "hmnet" else arguments.method
+    papers = sorted([*CONFIGS.glob(f"pascal/*_{ending}*.yaml"), *CONFIGS.glob(f"coco/*_{ending}*.yaml")])
     files = [arguments.config] if arguments.config else papers
     rows = list_weights([load_config(file, arguments.opts) for file in files])
     width = max(len(str(row.path)) for row in rows)

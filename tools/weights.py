@@ -13,7 +13,7 @@ from model.released import load_weights
 from util.config import Config
 from util.errors import UserError
 
-KINDS = ("ImageNet", "base learner", "HMNet")
+KINDS = ("ImageNet", "base learner", "network")
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,8 @@ def training_arguments(what: str, argv: Sequence[str] | None = None) -> argparse
 def evaluation_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments of test.py."""
     parser = experiment_parser("Test a network on the novel classes of a fold.")
-    parser.add_argument("--method", dest="arch", help="the same as --arch, its former name")
+    former = "the same as --arch, its former name; hmnet: the config's"
+    parser.add_argument("--method", dest="arch", type=lambda name: None if name == "hmnet" else name, help=former)
     parser.add_argument(
         "--support-check",
         action="store_true",

@@ -121,7 +121,7 @@ def test_weights_that_fit(experiment: tuple[list[str], Config], capsys: pytest.C
     assert main(["check-weights", *words]) == 0
     first, second, total = capsys.readouterr().out.splitlines()
     assert first.split() == ["base", "learner", str(cfg.base_learner_path), "present"]
-    assert second.split() == ["HMNet", str(snapshot / "train_epoch_12_0.6543.pth"), "present"]
+    assert second.split() == ["network", str(snapshot / "train_epoch_12_0.6543.pth"), "present"]
     assert total == "2 present, 0 absent, 0 misfit"
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from engine.evaluation import expected_weights
 from engine.identity import method_name
 from engine.results import OneClassResult, SeedMetrics, TrainingResult, read_result, results_below, without_stale
+from model.methods import find_method
 from util.config import Config, load_config
 from util.schema import keys_of, run_tag
 
@@ -103,7 +104,7 @@ class RunSpec:
         network = {**self.network, **({"exp": self.folder} if self.folder != _read(self.config).exp else {})}
         lines = []
         if not is_trained(cfg):
-            if cfg.ensemble and not cfg.base_learner_path.is_file():
+            if find_method(cfg.arch).has_base_learner(cfg) and not cfg.base_learner_path.is_file():
                 place = {key: value for key, value in self.network.items() if key in PLACED}
                 lines.append(self._command("train_base.py", {**place, "resume": "auto"}))
             lines.append(self._command("train.py", {**network, "resume": "auto"}))

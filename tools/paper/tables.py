@@ -15,6 +15,7 @@ from util.errors import UserError
 
 TABLES = range(10)  # 0: base learners
 STATISTICS: dict[str, Callable[[list[float]], float]] = {"mean": fmean, "std": stdev}
+HMNET = "manet"  # what the configs of the paper's own network are called
 EPISODES_9 = 4000  # of Table 9
 
 
@@ -87,12 +88,13 @@ class Sources(NamedTuple):
 
     def run_spec(self, config: str, split: int, own: Mapping[str, Any]) -> RunSpec:
         """The run of a row's fold; `own` as paper.yaml has it."""
-        more = {key: value for key, value in own.items() if key not in ("net", "shot", "network")}
+        more = {key: value for key, value in own.items() if key not in ("net", "shot", "method", "network")}
         network = own.get("network", {})
         if self.config:
             return RunSpec(self.config, {"split": split, **network}, **more)
         shots = "" if own.get("shot", 1) == 1 else f"_{own['shot']}s"
-        return RunSpec(config.format(split=split, net=own.get("net", "resnet50"), shots=shots), network, **more)
+        names = {"net": own.get("net", "resnet50"), "method": own.get("method", HMNET), "shots": shots}
+        return RunSpec(config.format(split=split, **names), network, **more)
 
 
 def fill(number: int, sources: Sources) -> Sheet:
@@ -138,7 +140,7 @@ def find_folds(sheet: Sheet, name: str, sources: Sources, config: str, own: Mapp
     for split in sources.folds:
         spec, seeds = sources.run_spec(config, split, own), sources.training_seeds
         for run in [spec.trained_with(seed) for seed in seeds] or [spec]:
-            if run.find(sources.runs) is None:
+            if run.find(sources.runs) is None and "method" not in own:  # nobody wants to train all methods for a table
                 sheet.add_missing(run.commands())
         averages = spec.find([run for run in sources.runs if not seeds or run.result.cfg.manual_seed in seeds])
         found.append(averages)
@@ -186,7 +188,7 @@ def base_learners(sources: Sources) -> Sheet:
     for (data, net), paper in BASE_MIOU.items():
         own = []
         for split in folds:
-            cfg = load_config(published(data).format(split=split, net=net, shots=""))
+            cfg = load_config(published(data).format(split=split, net=net, method=HMNET, shots=""))
             path = sources.exp / data / "PSPNet" / f"split{split}" / net / "result.json"
             miou = read_result(path, TrainingResult).miou if path.is_file() else None
             own.append(Cell(None if miou is None else 100 * miou))
