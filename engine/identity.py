@@ -16,7 +16,15 @@ from util.schema import keys_of
 PACKAGES = ("hmnet", "torch", "torchvision", "timm", "numpy")
 # Keys whose change by --opts is told in a result's name: the same weights have other metrics then
 RELATED = ("val_size", "amp", "trained_shot", "kshot_unsort", "seeds", *keys_of("protocol"))
-NAMED = ("test_set", "test_fold", "test_classes", "variant", "protocol", "shot")  # are in the name in any case
+NAMED = (
+    "test_set",
+    "test_fold",
+    "test_classes",
+    "variant",
+    "protocol",
+    "shot",
+    "ann_type",
+)  # are in the name in any case
 
 
 class TestIdentity(NamedTuple):

@@ -43,7 +43,7 @@ from util.visualize import GAP, PAPER, encode_image, episode_panel, overlay
 
 SAME_DATA = ("data_set", "data_root", "val_list", "split", "folds", "use_split_coco", "shot", "protocol", "ann_type")
 Enhancement = Mapping[int, Mapping[str, tuple[float, float]]]  # of an episode, as tools.paper.analysis has it
-DISTINCTIVE = ("arch", *keys_of("network"), "manual_seed", "weight")  # in names, if different
+DISTINCTIVE = (*keys_of("network"), "manual_seed", "weight")  # in names, if different
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:

@@ -67,7 +67,7 @@ def assert_equal(actual: Scores, expected: Scores) -> None:
     torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "adapt"])  # for which 255 is no background either
 @torch.inference_mode()
 def test_only_the_value_one_of_a_support_mask_is_foreground(name: str) -> None:
     model, size = small(name)
