@@ -1,7 +1,7 @@
 """Segment images of one's own, given a few with masks (docs/own-pictures.md).
 
     python predict.py --weights exp/.../best_1shot.pth --support support --query photos --out out
-    python predict.py --arch prototype --support support --query photos --out out
+    python predict.py --support support --query photos --out out     # without a trained network: `--arch adapt`
     torchrun --nproc_per_node 4 predict.py ...
 
 Exit codes: 1 when some images could not be read, 2 for a mistake in what was asked.
@@ -15,12 +15,14 @@ from util.arguments import Parser
 from util.errors import UserError, run_main
 from util.pixels import MaskKind
 
+DEFAULT_METHOD = "adapt"  # without weights: fits itself to the supports
+
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = Parser(description="Segment in images what a few support images show.")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="checkpoint of a trained network")
-    parser.add_argument("--arch", metavar="METHOD", help="a training-free method instead: prototype, prior ...")
+    parser.add_argument("--arch", metavar="METHOD", help="a training-free method instead (adapt), such as prototype")
     parser.add_argument("--support", type=Path, required=True, metavar="DIR", help="name.jpg with name.png, or ...")
     parser.add_argument("--query", nargs="+", required=True, metavar="DIR_OR_GLOB", help="images to segment")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
@@ -36,8 +38,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ...; default: the config's")
     parser.add_opts("key value ..., instead of the config's")
     arguments = parser.parse_args()
-    if (arguments.weights is None) == (arguments.arch is None):
+    if arguments.weights and arguments.arch:
         raise UserError("give either --weights FILE, a trained network, or --arch METHOD, a training-free method")
+    if not arguments.weights:
+        arguments.arch = arguments.arch or DEFAULT_METHOD
     if arguments.batch < 1:
         raise UserError(f"--batch {arguments.batch}: should be at least 1")
     if arguments.out.resolve().is_relative_to(arguments.support.resolve()):

@@ -32,6 +32,9 @@ def plan_run(cfg: Config, arguments: argparse.Namespace) -> PredictionPlan:
     settings = fingerprint(cfg, arguments.weights, support, queries.root)
     plan = make_plan(out, support, queries, settings, arguments.overwrite)
     shots = ", ".join(f"{item.name} ({len(item.images)})" for item in support)
+    print(
+        f"method: {cfg.arch}, " + (f"weights {arguments.weights}" if arguments.weights else "without trained weights")
+    )
     print(f"support: {shots}; {len(queries.files)} images, {len(queries.files) - len(plan.left)} of them done before")
     return plan
 

@@ -45,3 +45,13 @@ def test_mistakes_in_weights_and_boxes_leave_no_folder(
     with pytest.raises(UserError, match="is no box"):
         run(experiment[1], "--boxes", boxes, "--overwrite")
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_without_weights_the_supports_alone_are_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = ["--support", "s", "--query", "q", "--out", "o"]
+    for words, arch in (([], "adapt"), (["--arch", "prior"], "prior"), (["--weights", "w.pth"], None)):
+        monkeypatch.setattr(sys, "argv", ["predict.py", *folders, *words])
+        assert predict.parse_arguments().arch == arch
+    monkeypatch.setattr(sys, "argv", ["predict.py", *folders, "--weights", "w.pth", "--arch", "prior"])
+    with pytest.raises(UserError, match="give either --weights FILE"):
+        predict.parse_arguments()
