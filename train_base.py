@@ -18,7 +18,6 @@ if __name__ == "__main__":
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from dataset.benchmarks.table import open_benchmark
@@ -33,6 +32,7 @@ from engine.published import base_miou
 from engine.run import Run
 from model.build import build_base_learner
 from model.inference import fold_batch_norms
+from model.loss import cross_entropy
 from model.parts.base_learner import PSPNet
 from model.released import released_state_dict
 from model.resize import resize
@@ -103,7 +103,7 @@ def forward(network: nn.Module, batch: Tensors) -> Output:
     logits, label = network(batch["image"]), batch["label"]  # (B, 1 + n, H, W), (B, H, W)
     valid = label != IGNORE
     accuracy = torch.stack([((logits.argmax(1) == label) & valid).sum(), valid.sum()])
-    loss = F.cross_entropy(logits, label, ignore_index=IGNORE)
+    loss = cross_entropy(logits, label)
     return Output({"cross_entropy": loss}, {"pixel accuracy": accuracy})
 
 

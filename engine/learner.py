@@ -87,7 +87,8 @@ class Learner:
         self.buffers = [buffer.clone() for buffer in self.model.buffers()]
         self.names = [" ".join(item) for batch in batches for item in batch["names"]]
         valid = torch.tensor([int((batch[target] != IGNORE).sum()) for batch in batches])
-        share = valid.double() * process_group.size / process_group.all_reduce(valid.sum())  # DDP divides by it
+        total = process_group.all_reduce(valid.sum()).clamp(min=1)  # 0 where all pixels are ignored
+        share = valid.double() * process_group.size / total  # DDP divides by the size
         losses: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
         for number, batch in enumerate(batches):

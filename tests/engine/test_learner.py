@@ -20,10 +20,11 @@ from engine.learner import Learner, NotFiniteError, Output, Report
 from engine.loader import StepPlan, load_steps
 from engine.optim import make_sgd
 from model.build import build_base_learner, build_model
+from model.loss import cross_entropy
 from tests.processes import run_processes
 from tests.toy import toy_config, write_toy
 from util.config import Config
-from util.distributed import connect
+from util.distributed import ProcessGroup, connect
 from util.pixels import IGNORE
 
 Spread = tuple[int, int, int]  # processes, batch, accumulate
@@ -247,3 +248,15 @@ def test_other_precisions_stop_at_once(amp: str, value: float, bad: bool, what: 
     with pytest.raises(NotFiniteError, match=f"the {what} is not finite on these items: query support"):
         take(learner, value, bad)
     assert torch.equal(model.weight, weights)
+
+
+def test_a_batch_without_a_judged_pixel_is_a_step_like_any_other() -> None:
+    model = nn.Conv2d(3, 2, 1)
+    learner = Learner(model, {"all": make_sgd([model.parameters()], 0.0, 0.0)}, ProcessGroup(torch.device("cpu")))
+    batch = {"image": torch.randn(1, 3, 4, 4), "label": torch.full((1, 4, 4), IGNORE), "names": [["a"]]}
+
+    def forward(network: nn.Module, batch: dict[str, Tensor]) -> Output:
+        return Output({"cross_entropy": cross_entropy(network(batch["image"]), batch["label"])}, {"m": torch.ones(2)})
+
+    report = learner.accumulate([batch], forward, "label")
+    assert report.loss == 0 and not learner.problem

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
-from model.loss import dice_loss, episode_loss
+from model.loss import cross_entropy, dice_loss, episode_loss
 from model.methods.hmnet import Scores
 
 FIXTURE = np.load(Path(__file__).parents[1] / "data" / "blocks.npz")
@@ -39,3 +40,13 @@ def test_an_episode_has_two_losses_on_the_scores_that_they_are_for() -> None:
     assert losses.keys() == {"cross_entropy", "dice"}
     torch.testing.assert_close(losses["cross_entropy"], -right.log().mean())
     torch.testing.assert_close(losses["dice"], dice_loss(meta, target))
+
+
+def test_a_batch_of_ignored_pixels_costs_nothing() -> None:
+    logits = torch.randn(2, 3, 5, 7, requires_grad=True)
+    loss = cross_entropy(logits, torch.full((2, 5, 7), 255))
+    loss.backward()
+    assert loss == 0 and (logits.grad == 0).all()
+    target = torch.randint(0, 3, (2, 5, 7))
+    target[0, 2:] = 255
+    torch.testing.assert_close(cross_entropy(logits, target), F.cross_entropy(logits, target, ignore_index=255))
