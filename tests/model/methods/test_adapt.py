@@ -48,16 +48,18 @@ def test_an_easy_object_is_found(shot: int) -> None:
 
 @torch.inference_mode()
 def test_the_discriminant_is_that_of_the_plain_formula() -> None:
-    rows, weights = torch.randn(200, 6) @ torch.randn(6, 6), torch.rand(2, 200)
+    rows, weights = torch.randn(200, 6, dtype=torch.float64), torch.rand(2, 200, dtype=torch.float64)
+    rows[100:] += 3  # the object's, so that the classes differ
+    weights[0, 100:], weights[1, :100] = 0, 0
     means, covariance, direction = fit(rows, weights, 2)
     x, w = rows.double().numpy(), weights.double().numpy()
     expected = [np.cov(x.T, aweights=w[i], ddof=0) for i in (0, 1)]
     np.testing.assert_allclose(covariance, sum(expected) / 2, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(means, [np.average(x, axis=0, weights=w[i]) for i in (0, 1)], rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(discriminant(means, means, covariance), torch.tensor([-0.5, 0.5]))
+    torch.testing.assert_close(discriminant(means, means, covariance), torch.tensor([-0.5, 0.5]).double())
     unit = F.normalize(rows[:, -2:], dim=1)
     background, object_ = (F.normalize((weights[i][:, None] * unit).sum(0), dim=0) for i in (0, 1))
-    torch.testing.assert_close((object_ - background) @ direction, torch.tensor(1.0))
+    torch.testing.assert_close((object_ - background) @ direction, torch.ones((), dtype=torch.float64))
 
 
 @torch.inference_mode()
