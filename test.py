@@ -22,7 +22,7 @@ from engine.evaluation import (
 from engine.identity import TestIdentity, identify_test, method_name
 from engine.metric import aggregate, format_table, percent
 from engine.multiclass import test_generalized, test_ways
-from engine.origin import check_origin
+from engine.origin import check_origin, network_note
 from engine.panels import clear_panels, panel_drawer, panel_saver
 from engine.results import (
     EpisodeRow,
@@ -53,22 +53,23 @@ class Tested(NamedTuple):
     model: Method
     segment: Segment  # scores of an episode
     weights: Path | None
-    note: str | None  # on what the weights were trained on
+    notes: list[str]  # on what the weights were trained on
 
 
 def load_method(cfg: Config, process_group: ProcessGroup) -> Tested:
     """The method that `arch` names, trained or training-free; UserError for weights trained on anything else."""
     model = build_model(cfg, pretrained=False)
-    weights, note = None, None
+    weights, notes = None, list[str | None]()
     if model.is_trained:
         weights = find_weights(cfg)
         content = read_checkpoint(weights)
-        note = check_origin(weights, content, cfg)
+        notes = [check_origin(weights, content, cfg), network_note(content, cfg)]
         load_weights(model, content, weights)
     else:
         load_frozen_parts(model, cfg)
     model = prepare_inference(model.to(process_group.device))
-    return Tested(method_name(cfg), model, FeatureCache(model, cfg.feature_cache_mb).scores, weights, note)
+    segment = FeatureCache(model, cfg.feature_cache_mb).scores
+    return Tested(method_name(cfg), model, segment, weights, [note for note in notes if note])
 
 
 def announce(log: RunLog, cfg: Config, method: Tested, novel: ImageIndex) -> list[str]:
@@ -76,8 +77,8 @@ def announce(log: RunLog, cfg: Config, method: Tested, novel: ImageIndex) -> lis
     data = test_config(cfg)
     known = method.weights or f"none, the {method.name} alone"
     log.info(f"{cfg.data_set} split {cfg.split}, {cfg.shot} shot, weights: {known}")
-    if method.note:
-        log.warning(method.note)
+    for note in method.notes:
+        log.warning(note)
     about, names = describe_test(cfg, novel), open_benchmark(data).names()
     log.info(", ".join(f"{key} {value}" for key, value in about if value != "" and key != "notes"))
     if cfg.test_seeds != tuple(dict.fromkeys(cfg.seeds)):
@@ -158,8 +159,8 @@ def write_test(
 def test_several(cfg: Config, arguments: Namespace, process_group: ProcessGroup) -> None:
     """Evaluate with several classes at a time, N-way or generalized."""
     method = load_method(cfg, process_group)
-    if method.note and process_group.is_main:
-        print(method.note)
+    if process_group.is_main:
+        print(*method.notes, sep="\n", end="\n" if method.notes else "")
     kind = f"{arguments.ways}way" if arguments.ways is not None else "generalized"
     tested = identify_test(cfg, arguments.config, method.name, method.weights, arguments.result, f"_{kind}")
     if arguments.ways is not None:

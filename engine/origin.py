@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from dataset.benchmarks.table import open_benchmark
-from util.checkpoint import read_metadata
-from util.config import Config, load_mapping, short_repr
+from util.checkpoint import read_entry, read_metadata
+from util.config import Config, load_config, load_mapping, restore_config, short_repr
 from util.errors import UserError
+from util.schema import keys_of, run_tag
 
 PLACE = re.compile(r"(?:^|/)(?P<data_set>[^/]+)/[^/]+/split(?P<split>\d+)/(?:.*/)?(?P<name>[^/]+)$")  # as in exp/
 SHOT = re.compile(r"^(?:train|best_)(\d*)(?:_epoch|shot)")
@@ -22,13 +23,38 @@ def training_origin(cfg: Config) -> dict[str, Any]:
     return {"data_set": cfg.data_set, "split": cfg.split, "shot": cfg.trained_shot or cfg.shot, "classes": classes}
 
 
-def checkpoint_config(path: Path, content: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config | None:
-    """The config that a checkpoint's training left in it, with `--opts` on top; None where it holds none.
+def checkpoint_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of the training that wrote a checkpoint, with `--opts` on top.
 
-    UserError for one that is no config of this version.
+    It lies in the checkpoint; for those of a release, in the file that training leaves beside it or a folder above.
+    UserError where there is neither, or what is there is no config.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    stored = read_entry(path, "config")
+    if isinstance(stored, Mapping):
+        return load_mapping(stored, f"{path}: config", overrides)
+    shots = re.match(r"best_(\d+)shot|train(\d+)_", path.name)
+    name = f"config{run_tag(int(shots[1] or shots[2]) if shots else 1)}.yaml"
+    for place in (path.parent / name, path.parent.parent / name):
+        if place.is_file():
+            return load_config(place, overrides)
+    raise UserError(f"{path}: holds no config, nor lies {name} beside it; say by --config FILE how it was trained")
+
+
+def network_note(content: Mapping[str, Any], cfg: Config) -> str | None:
+    """A note on how the network differs from the one that the checkpoint's own config describes; None if nothing does.
+
+    Both may be meant: a test can leave out a part that training had. Keys without influence on it are left out.
     """
     stored = content.get("config")
-    return load_mapping(stored, f"{path}: config", overrides) if isinstance(stored, Mapping) else None
+    there = restore_config(stored) if isinstance(stored, Mapping) else None
+    if there is None:
+        return None
+    keys = [key for key in keys_of("network") if key not in ("amp", "trained_shot")]
+    pairs = {key: (getattr(there, key), getattr(cfg, key)) for key in keys}
+    changed = [f"{key} {old!r}, now {new!r}" for key, (old, new) in pairs.items() if old != new]
+    return f"the network was trained with {'; '.join(changed)}" if changed else None
 
 
 def check_origin(path: Path, content: Mapping[str, Any], cfg: Config) -> str | None:

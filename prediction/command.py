@@ -8,10 +8,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from engine.origin import checkpoint_config
 from prediction.gallery import write_gallery
 from prediction.manifest import Part, read_manifest, write_manifest
 from prediction.outputs import PredictionPlan, begin, find_queries, fingerprint, is_ours, make_plan, segment_files
-from prediction.predictor import DEFAULT_CONFIG, Predictor, find_config
+from prediction.predictor import DEFAULT_CONFIG, Predictor
 from prediction.support import read_support, select
 from util.config import Config, load_config
 from util.distributed import ProcessGroup, connect
@@ -85,9 +86,12 @@ def finish(arguments: argparse.Namespace, complaints: Sequence[str]) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what the command line asks; returns the exit code."""
-    default = find_config(arguments.weights) if arguments.weights else DEFAULT_CONFIG
     arch = ["arch", arguments.arch] if arguments.arch else []
-    cfg = load_config(arguments.config or default, [*arch, *arguments.opts])
+    opts = [*arch, *arguments.opts]
+    if arguments.weights and not arguments.config:
+        cfg = checkpoint_config(arguments.weights, opts)
+    else:
+        cfg = load_config(arguments.config or DEFAULT_CONFIG, opts)
     try:
         with (
             explain_errors(AGAIN),

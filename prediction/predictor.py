@@ -6,7 +6,6 @@ prediction = predictor.predict("holiday.jpg")
 prediction.mask, prediction.probability, prediction.score
 """
 
-import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -37,7 +36,6 @@ from util.errors import UserError
 from util.image import ImageSource, normalise, read_image
 from util.mask import interpret_mask
 from util.pixels import IGNORE
-from util.schema import run_tag
 
 Box: TypeAlias = Sequence[float]  # left, top, right, bottom in pixels, the last two exclusive
 # A binary mask; an index mask and the class in it that is meant; or boxes: one, a list, or an array (n, 4).
@@ -258,20 +256,6 @@ def _digest(*tensors: Tensor) -> str:
     for tensor in tensors:
         digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def find_config(weights: Path) -> Path:
-    """The config that training left where it left the weights; UserError if there is none."""
-    if not weights.is_file():
-        raise UserError(f"--weights {weights}: no such file")
-    shots = re.match(r"best_(\d+)shot|train(\d+)_", weights.name)
-    shot = int(shots[1] or shots[2]) if shots else 1
-    name = f"config{run_tag(shot)}.yaml"
-    places = [weights.parent / name, weights.parent.parent / name]
-    found = next((path for path in places if path.is_file()), None)
-    if found is None:
-        raise UserError(f"{weights}: no {name} lies beside it; say by --config FILE how it was trained")
-    return found
 
 
 def object_mask(source: Any, size: tuple[int, ...], where: str) -> NDArray[np.uint8]:

@@ -166,10 +166,10 @@ def test_entry_points_of_hmnet(script: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "words", "command"),
     [
-        ("train.sh", [], "sh train_pascal.sh 1234 0 resnet50 manet --arch BAM"),
-        ("train.sh", ["coco", "split2", "vgg"], "sh train_coco.sh 1234 2 vgg manet --arch BAM"),
-        ("test.sh", ["coco", "split1", "vgg"], "sh test_coco.sh 1 vgg manet --arch BAM"),
-        ("test_GFSS.sh", ["pascal", "split3", "vgg"], "sh test_pascal.sh 3 vgg manet --arch BAM --generalized"),
+        ("train.sh", [], "sh train_pascal.sh 1234 0 resnet50 bam"),
+        ("train.sh", ["coco", "split2", "vgg"], "sh train_coco.sh 1234 2 vgg bam"),
+        ("test.sh", ["coco", "split1", "vgg"], "sh test_coco.sh 1 vgg bam"),
+        ("test_GFSS.sh", ["pascal", "split3", "vgg"], "sh test_pascal.sh 3 vgg bam --generalized"),
     ],
 )
 def test_scripts_of_bam(script: str, words: list[str], command: str) -> None:

@@ -13,7 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from prediction.predictor import DEFAULT_CONFIG, Predictor, find_config
+from engine.origin import checkpoint_config
+from prediction.predictor import DEFAULT_CONFIG, Predictor
 from util.arguments import Parser
 from util.config import Config, load_config
 from util.errors import UserError, run_main
@@ -60,7 +61,8 @@ def open_predictor(arguments: argparse.Namespace) -> tuple[Predictor, Config, st
         predictor, origin = Predictor.from_method(cfg.arch, cfg, *memory), "training-free"
     else:
         weights = choose_weights(arguments.weights)
-        cfg, origin = load_config(arguments.config or find_config(weights)), f"trained: {weights}"
+        cfg = load_config(arguments.config) if arguments.config else checkpoint_config(weights)
+        origin = f"trained: {weights}"
         predictor = Predictor.from_checkpoint(cfg, weights, *memory)
     return predictor, cfg, f"{cfg.arch}, {origin}; backbone {cfg.backbone}, device {predictor.device}"
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from dataset.benchmarks.table import open_benchmark
 from engine.identity import method_name
 from engine.metric import percent
+from engine.origin import checkpoint_config
 from engine.results import OneClassResult, read_any, read_result, stale
 from model.backbone.build import build_backbone, imagenet_file, load_pretrained
 from model.build import build_model
 from model.released import DIGEST, load_weights, released_state_dict
-from prediction.predictor import find_config
 from prediction.shared import CARD, CONFIG, LEFT_OUT, WEIGHTS, backbone_tensors, digest
 from tools.paper.published import SOURCE
 from tools.paper.table import Table
@@ -74,7 +74,8 @@ def share(arguments: argparse.Namespace) -> None:
     """Write the folder; UserError, with nothing written, where weights and config do not fit or it is not ours."""
     out: Path = arguments.out
     check_folder(out)
-    cfg = load_config(arguments.config or find_config(arguments.weights), arguments.opts)
+    source = arguments.weights, arguments.opts
+    cfg = load_config(arguments.config, arguments.opts) if arguments.config else checkpoint_config(*source)
     model = build_model(cfg, pretrained=False)
     load_weights(model, arguments.weights)
     tensors = {name: tensor.contiguous() for name, tensor in released_state_dict(model).items()}

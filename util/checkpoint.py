@@ -42,6 +42,20 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def read_entry(path: str | Path, key: str) -> Any:
+    """One entry of a checkpoint that torch.save wrote, without its tensors' numbers; None where it has none.
+
+    UserError for a file that is missing or no such archive, as `read_checkpoint` says it.
+    """
+    if Path(path).suffix.lower() == SAFE or not zipfile.is_zipfile(path):
+        return None  # neither holds anything but tensors, or is from before training wrote configs
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # a damaged file raises whatever its bytes happen to mean
+        raise UserError(f"{path}: not a plain tensor archive, or damaged; not loaded: {_refusal(error)}") from error
+    return content.get(key) if isinstance(content, dict) else None
+
+
 def read_metadata(path: str | Path) -> dict[str, str]:
     """What a .safetensors file says of itself; nothing for other files. UserError if it is damaged."""
     if Path(path).suffix.lower() != SAFE:

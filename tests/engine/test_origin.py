@@ -1,5 +1,6 @@
 """What checkpoints were trained on: told by themselves or by their path."""
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from engine.origin import check_origin, training_origin
+from engine.origin import check_origin, checkpoint_config, network_note, training_origin
 from util.errors import UserError
 
 RELEASED = Path("exp/pascal/HMNet/split1/resnet50/snapshot/train_epoch_210_0.7216.pth")
@@ -68,3 +69,35 @@ def test_shared_weights_tell_by_their_metadata(make_config: Any, tmp_path: Path)
     for metadata in (None, {"split": "2"}, {"data_set": "pascal", "split": "one", "shot": "1"}):
         save_file({"a": torch.zeros(1)}, path, metadata)
         assert "by its path it is pascal split 3" in check_origin(path, {}, make_config(split=3))
+
+
+def test_where_the_config_of_weights_without_one_is_looked_for(make_config: Any, tmp_path: Path) -> None:
+    snapshot = tmp_path / "run/snapshot"
+    snapshot.mkdir(parents=True)
+    for name, split in (("config.yaml", 1), ("config_train5.yaml", 2)):
+        (tmp_path / "run" / name).write_text(make_config(split=split).to_yaml())
+    splits = {"best_1shot.pth": 1, "best_5shot.pth": 2, "train5_epoch_3_0.5.pth": 2, "train_epoch_3_0.5.pth": 1}
+    for weights, split in splits.items():
+        torch.save({"state_dict": {}}, snapshot / weights)
+        assert checkpoint_config(snapshot / weights).split == split
+    torch.save({}, tmp_path / "elsewhere.pth")
+    with pytest.raises(UserError, match=r"elsewhere\.pth: holds no config, nor lies config\.yaml beside it; say by"):
+        checkpoint_config(tmp_path / "elsewhere.pth")
+    with pytest.raises(UserError, match=r"absent\.pth: no such file"):
+        checkpoint_config(tmp_path / "absent.pth")
+
+
+def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "best_1shot.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data.pkl", b"no pickle")
+    with pytest.raises(UserError, match=r"best_1shot\.pth: not a plain tensor archive, or damaged"):
+        checkpoint_config(path)
+
+
+def test_another_network_than_the_trained_one_is_noted(make_config: Any) -> None:
+    trained = make_config(blocks=3)
+    content = {"config": trained.given()}
+    assert network_note(content, trained) is None and network_note({}, trained) is None
+    assert network_note(content, make_config(blocks=3, shot=5, amp="bf16")) is None
+    assert network_note(content, make_config(blocks=2)) == "the network was trained with blocks 3, now 2"

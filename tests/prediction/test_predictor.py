@@ -12,7 +12,7 @@ from dataset.dataset import EvaluationEpisodes
 from engine.evaluation import make_episodes, run_episodes
 from model.build import build_model
 from model.released import load_weights
-from prediction.predictor import Found, Prediction, Predictor, find_config, mask_from_boxes, object_mask
+from prediction.predictor import Found, Prediction, Predictor, mask_from_boxes, object_mask
 from tests.toy import draw_image, generator, random_network, toy_config, write_weights
 from util.config import Config
 from util.distributed import ProcessGroup
@@ -268,23 +268,6 @@ def test_a_threshold_of_one_half_is_the_networks_own(predictor: Predictor) -> No
     assert prediction.at(0.5) is prediction
     assert (prediction.at(0.5 + 1e-6).mask != prediction.mask).mean() < 0.01
     assert not prediction.at(1).mask.any() and prediction.at(0).mask.all()
-
-
-def test_where_the_config_is_looked_for(tmp_path: Path) -> None:
-    snapshot = tmp_path / "run/snapshot"
-    snapshot.mkdir(parents=True)
-    for name in ("config.yaml", "config_train5.yaml"):
-        (tmp_path / "run" / name).touch()
-    names = {"best_1shot.pth": "config.yaml", "best_5shot.pth": "config_train5.yaml"}
-    names |= {"train5_epoch_3_0.5.pth": "config_train5.yaml", "train_epoch_3_0.5.pth": "config.yaml"}
-    for weights, config in names.items():
-        (snapshot / weights).touch()
-        assert find_config(snapshot / weights) == tmp_path / "run" / config
-    (tmp_path / "elsewhere.pth").touch()
-    with pytest.raises(UserError, match=r"elsewhere\.pth: no config\.yaml lies beside it; say by --config"):
-        find_config(tmp_path / "elsewhere.pth")
-    with pytest.raises(UserError, match=r"absent\.pth: no such file"):
-        find_config(tmp_path / "absent.pth")
 
 
 def test_arguments_of_every_kind(predictor: Predictor, tmp_path: Path) -> None:
