@@ -82,7 +82,8 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
     optimizers = {name: schedule.optimizer for name, schedule in schedules.items()}
     # Some parameters get no gradient: those behind the last block's support, and the shot weights of one shot.
     learner = Learner(model, optimizers, process_group, cfg.amp, cfg.compile, True, cfg.max_skipped_steps)
-    run = Run(cfg, run_paths(cfg), plan, learner, cfg.epochs, cfg.stop_interval)
+    positions = [half / 2 for half in range(1, 2 * cfg.epochs + 1) if validates(cfg, half / 2)]
+    run = Run(cfg, run_paths(cfg), plan, learner, cfg.epochs, cfg.stop_interval, validations=positions)
     middle = round(plan.steps / 2) + 1  # as the released code counts
 
     @lru_cache(maxsize=1)

@@ -70,7 +70,8 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
     model = build_base_learner(cfg).to(process_group.device).train()
     sgd = make_sgd([model.backbone.parameters(), model.head.parameters()], cfg.momentum, cfg.weight_decay)
     learner = Learner(model, {"all": sgd}, process_group, cfg.amp, cfg.compile, max_skipped=cfg.max_skipped_steps)
-    run = Run(cfg, run_paths(cfg), plan, learner, cfg.base_epochs, cfg.base_stop_interval, weights, TOPICS)
+    epochs = range(1, cfg.base_epochs + 1)
+    run = Run(cfg, run_paths(cfg), plan, learner, len(epochs), cfg.base_stop_interval, weights, TOPICS, epochs)
 
     validation = BaseValidation(cfg)
     with run.started(viz):

@@ -85,7 +85,8 @@ class Run:
     """Epochs and steps that survive signals, kills and full disks; train.py shows how it is used.
 
     The run ends after `last_epoch`, or when the best validation is `patience` epochs old. `weights` makes the state
-    dict to publish of the model that validated best, `topics` are those of the keys that it depends on.
+    dict to publish of the model that validated best, `topics` are those of the keys that it depends on, `validations`
+    are the positions, in epochs, at which there will be one, for the time left.
     """
 
     def __init__(
@@ -98,12 +99,13 @@ class Run:
         patience: int,
         weights: Callable[[nn.Module], Mapping[str, Tensor]] = released_state_dict,
         topics: Sequence[str] = META_TOPICS,
+        validations: Sequence[float] = (),
     ) -> None:
         if cfg.start_epoch >= last_epoch:
             raise UserError(f"start_epoch: {cfg.start_epoch} should be below the number of epochs ({last_epoch})")
         self.cfg, self.process_group, self.paths, self.plan = cfg, learner.process_group, paths, plan
         self.learner, self.weights, self.topics = learner, weights, topics
-        self.last_epoch, self.patience = last_epoch, patience
+        self.last_epoch, self.patience, self.validations = last_epoch, patience, validations
         self.progress = Progress(epoch=cfg.start_epoch + 1)
         self.clock, self.saved_at, self.saved_time = Clock(), (0, 0), time.monotonic()
         self.rng_before_step = rng_state()
@@ -224,6 +226,7 @@ class Run:
 
     def epochs(self) -> Iterator[int]:
         """The epochs that are left, each with its own seed; ends early when validation has stopped improving."""
+        self.clock = Clock()  # cached crops, which were made before, do not count
         while self.progress.epoch <= self.last_epoch and not self.is_stale():
             epoch = self.progress.epoch
             if self.progress.step == 0:
@@ -264,7 +267,9 @@ class Run:
                 f"{where} skipped, {problem}; the gradient's scale is {self.learner.scaler.get_scale():g} now"
             )
         elif step % self.cfg.print_freq == 0 or step == self.plan.steps:
-            items, left = self.clock.rate * self.plan.items_per_step, self.clock.left(self.iterations - self.iteration)
+            items = self.clock.rate * self.plan.items_per_step
+            validations = sum(position > self.progress.validated for position in self.validations)
+            left = self.clock.left(self.iterations - self.iteration, validations)
             losses = " + ".join(f"{name} {loss:.4f}" for name, loss in report.losses.items())
             watched = " ".join(f"{name} {size:.3g}" for name, size in sizes.items())
             self.log.info(f"{where} loss {report.loss:.4f} ({losses}), {watched}, {items:.2f} items/s, {left} left")
@@ -289,7 +294,7 @@ class Run:
             return
         if self.saved_at != (progress.epoch, progress.step):
             self.save()  # a kill while validating costs the validation only
-        with self.stop.waiting(), undisturbed_rng():
+        with self.stop.waiting(), undisturbed_rng(), self.clock.validation():
             metrics = measure()
         progress.validated = position
         progress.history.append({"epoch": position, **metrics})

@@ -3,8 +3,8 @@
 import logging
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -74,17 +74,31 @@ class Clock:
 
     def __init__(self) -> None:
         self.start, self.done = time.monotonic(), 0
+        self.validated, self.validation_seconds = 0, 0.0
 
     def tick(self) -> None:
         """One more step is done."""
         self.done += 1
 
+    @contextmanager
+    def validation(self) -> Iterator[None]:
+        """Within the block time is a validation's."""
+        start = time.monotonic()
+        yield
+        self.validated += 1
+        self.validation_seconds += time.monotonic() - start
+
     @property
     def rate(self) -> float:
-        """Steps per second, validation included."""
-        return self.done / max(time.monotonic() - self.start, 1e-9)
+        """Steps per second, without validation."""
+        return self.done / max(time.monotonic() - self.start - self.validation_seconds, 1e-9)
 
-    def left(self, steps: int) -> str:
-        """Time that so many steps will take, as 1d 02:03:04."""
-        days, seconds = divmod(round(steps / self.rate) if self.done else 0, 86400)
-        return (f"{days}d " if days else "") + time.strftime("%H:%M:%S", time.gmtime(seconds))
+    def left(self, steps: int, validations: int = 0) -> str:
+        """Time that so many steps and validations will take, as 1d 02:03:04; says so while none has been timed."""
+        seconds = steps / self.rate if self.done else 0.0
+        seconds += validations * self.validation_seconds / max(self.validated, 1)
+        days, rest = divmod(round(seconds), 86400)
+        text = (f"{days}d " if days else "") + time.strftime("%H:%M:%S", time.gmtime(rest))
+        if not validations or self.validated:
+            return text
+        return f"{text} plus {validations} validation{'s' * (validations > 1)}"

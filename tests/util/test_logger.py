@@ -43,6 +43,12 @@ def test_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert clock.rate == pytest.approx(0.4)
     assert clock.left(10) == "00:00:25"
     assert clock.left(40_000) == "1d 03:46:40"
+    assert clock.left(10, 1) == "00:00:25 plus 1 validation"
+    assert clock.left(10, 3) == "00:00:25 plus 3 validations"
+    for seconds in (20, 40):
+        with clock.validation():
+            now += seconds
+    assert clock.left(10) == "00:00:25" and clock.left(10, 2) == "00:01:25"
 
 
 def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
