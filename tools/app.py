@@ -73,7 +73,7 @@ def serve(arguments: argparse.Namespace, folder: Path) -> None:
     try:
         from tools.browser.page import HERE, THEME, AppContext, Limits, build_page  # gradio reads the environment once
     except ModuleNotFoundError as error:
-        raise UserError(f"{error.name} is not installed; pip install -e '.[app]'") from None
+        raise UserError(f"{error.name} is not installed; pip install 'gradio>=6'") from None
     predictor, cfg, source = open_predictor(arguments)
     limits = Limits(arguments.max_megapixels, arguments.max_supports, arguments.max_queries)
     page = build_page(AppContext(predictor, cfg, source, limits, folder, arguments.results)).queue(api_open=False)

@@ -42,7 +42,7 @@ def main() -> None:
 def step(title: str, script: str, *arguments: str, config: str = CONFIG) -> None:
     """Run an entry point as a user would; UserError if it fails."""
     print(f"\n== {title}", flush=True)
-    code = subprocess.run([sys.executable, script, "--config", config, *arguments]).returncode
+    code = subprocess.run([sys.executable, "-m", "hmnet", Path(script).stem, "--config", config, *arguments]).returncode
     if code:
         raise UserError(f"{script} stopped with exit code {code}; its last lines say why")
 

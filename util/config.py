@@ -17,7 +17,8 @@ from util.schema import BAM_KEYS, DERIVED, NULLABLE_KEYS, RENAMED_KEYS, UNUSED_K
 
 __all__ = ["Config", "is_stage_1", "load_config", "restore_config"]
 
-BASE_DIR = Path(__file__).resolve().parent.parent / "config" / "base"
+HOME = Path(__file__).resolve().parent.parent
+BASE_DIR = HOME / "config" / "base"
 SECTIONS = frozenset({"data", "train", "method", "test_finetune"})
 UNFOLDED = 10_000  # values that a file may stand for, aliases unfolded
 MERGE = "tag:yaml.org,2002:merge"
@@ -42,12 +43,13 @@ class Setting(NamedTuple):
 def load_config(path: str | Path, overrides: Sequence[str] = (), stage: int = 2) -> Config:
     """Read an experiment: defaults, then the files it is based on, then the file itself, then the overrides.
 
-    `overrides` is the flat list key value key value that follows --opts. A file without `base:`, such as one written
+    A path such as config/pascal/... is one of the installed files where the working directory has none. `overrides` is
+    the flat list key value key value that follows --opts. A file without `base:`, such as one written
     for BAM, is based on config/base/coco.yaml where its data_set is coco, on config/base/pascal.yaml otherwise. One
     for BAM's stage 1 (`is_stage_1`) is read in stage 1 as what its keys mean there, with one warning.
     Raises UserError naming the file, the key, the value and what was expected.
     """
-    file, words = _read_chain(Path(path), ()), _read_overrides(overrides)
+    file, words = _read_chain(_find(path), ()), _read_overrides(overrides)
     if stage == 1 and _is_stage_1(path, file):
         file, words = _stage_1(file), _stage_1(words)
         pairs = ", ".join(f"{name} as {STAGE_1[name]}" for name in STAGE_1 if STAGE_1[name] in file)
@@ -72,7 +74,7 @@ def _resolve(file: dict[str, Setting], words: dict[str, Setting]) -> Config:
 
 def is_stage_1(path: str | Path) -> bool:
     """Whether a file is one of BAM's for stage 1: called ..._base.yaml, and without a key of stage 1 of its own."""
-    return _is_stage_1(path, _read_chain(Path(path), ()))
+    return _is_stage_1(path, _read_chain(_find(path), ()))
 
 
 def restore_config(content: Mapping[str, Any]) -> Config | None:
@@ -83,6 +85,12 @@ def restore_config(content: Mapping[str, Any]) -> Config | None:
         return Config(**(defaults | _with_draw_workers(renamed)))
     except (ValidationError, TypeError):
         return None
+
+
+def _find(path: str | Path) -> Path:
+    installed = HOME / path
+    is_missing = Path(path).parts[:1] == ("config",) and not Path(path).exists()
+    return installed if is_missing and installed.is_file() else Path(path)
 
 
 def _is_stage_1(path: str | Path, settings: Mapping[str, Any]) -> bool:
