@@ -10,16 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dataset.prepare.files import raise_if_any
-from dataset.prepare.image import AnnotatedImage, files_below, find_image, upright_label
-from dataset.prepare.pairs import (
-    MASK_ENDING,
-    SINGLE,
-    files_of,
-    name_of_class,
-    read_class_folders,
-    read_pairs,
-    values_of,
-)
+from dataset.prepare.image import AnnotatedImage, files_below, find_image, upright_label, values_of
+from dataset.prepare.pairs import MASK_ENDING, SINGLE, files_of, name_of_class, read_class_folders, read_pairs
 from dataset.prepare.sources import layout_of, read_source
 from util.errors import UserError, printable
 from util.files import read_text

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dataset.benchmarks.base import ImageMaskStore
-from dataset.prepare.annotations import RunLengths
-from dataset.prepare.labels import decode_segmentation
+from dataset.prepare.annotations import RunLengths, decode_segmentation
 from dataset.reading import Mask
 from util.config import Config
 from util.errors import UserError

@@ -45,25 +45,36 @@ def read_objects(path: Path) -> list[Any]:
         raise UserError(f"{path}: not a readable part annotation ({error}); unpack pascal.zip again") from None
 
 
+Parts = dict[str, dict[str, dict[str, list[str]]]]  # object -> part -> {"train": images, "val": images}
+
+
+def read_parts(path: Path, fold: int) -> Parts:
+    """The parts of a fold's objects; UserError for a file that is not the list of them."""
+    try:
+        content = json.loads(path.read_bytes())[KINDS[fold]]["object"]
+        return {name: dict(found["part"].items()) for name, found in content.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not the list of objects and parts ({error!r}); unpack pascal.zip again") from None
+
+
+def part_names(parts: Parts) -> list[str]:
+    """object+part where there are training and validation images; the aeroplane's tail is left out, as in Matcher."""
+    entries = [(f"{o}+{part}", images) for o, found in parts.items() for part, images in found.items()]
+    return [name for name, images in entries if images["train"] and images["val"] and name != "aeroplane+TAIL"]
+
+
 class PascalPart(Benchmark):
     """Folds are animals, indoor, person and vehicles; a class is `object+part` with training and validation images."""
 
     ROOT, FOLDS = "../data/PASCAL-Part", 4
 
     @cached_property
-    def _objects(self) -> dict[str, dict[str, dict[str, list[str]]]]:
-        path = first_file(self.lists / LIST, self.root / LIST)
-        try:
-            content = json.loads(path.read_bytes())[KINDS[self.cfg.split]]["object"]
-            return {name: dict(found["part"].items()) for name, found in content.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: not the list of objects and parts ({error!r}); unpack pascal.zip again") from None
+    def _parts(self) -> Parts:
+        return read_parts(first_file(self.lists / LIST, self.root / LIST), self.cfg.split)
 
     def names(self) -> dict[int, str]:
-        """Number of a part in its fold -> object+part; the aeroplane's tail is left out, as in Matcher."""
-        entries = [(o, part, images) for o, parts in self._objects.items() for part, images in parts.items()]
-        kept = [f"{o}+{part}" for o, part, images in entries if images["train"] and images["val"]]
-        return dict(enumerate((name for name in kept if name != "aeroplane+TAIL"), 1))
+        """Number of a part in its fold -> object+part."""
+        return dict(enumerate(part_names(self._parts), 1))
 
     def wanted(self, mode: Mode) -> list[int]:
         return list(self.names())
@@ -74,7 +85,7 @@ class PascalPart(Benchmark):
         by_class, objects = {}, {}
         for class_id, name in tqdm(self.names().items(), "reading part annotations", delay=1):
             wanted, _, part = name.partition("+")
-            by_class[class_id] = [str(image) for image in self._objects[wanted][part]["val"]]
+            by_class[class_id] = [str(image) for image in self._parts[wanted][part]["val"]]
             for image in by_class[class_id]:
                 found = [(k, o) for k, o in enumerate(read_objects(self._annotation(image))) if o["name"] == wanted]
                 holds = [any(p["name"] == part for p in o["parts"]) for _, o in found]
@@ -92,7 +103,7 @@ class PascalPart(Benchmark):
 
     def episodes(self, index: ImageIndex) -> int:
         """As many as there are entries of validation images, but 2500 at most."""
-        entries = sum(len(images["val"]) for parts in self._objects.values() for images in parts.values())
+        entries = sum(len(images["val"]) for found in self._parts.values() for images in found.values())
         return min(entries, MOST)
 
     def notes(self) -> list[str]:

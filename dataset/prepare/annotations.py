@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from pydantic import (
     AfterValidator,
@@ -25,6 +27,7 @@ from pydantic import (
 )
 
 from util.errors import UserError, printable
+from util.mask import Label
 
 LETTERS = 100  # of a class's name
 FAR = 10  # times an image's size at which no corner lies
@@ -92,11 +95,14 @@ class RunLengths(_Checked):
             raise ValueError(f"run lengths of {sum(runs)} pixels for {self.size[1]}x{self.size[0]}")
         return self
 
-    def packed(self) -> Any:
-        """As pycocotools takes them."""
-        return (
-            self.model_dump() if isinstance(self.counts, str) else coco_mask.frPyObjects(self.model_dump(), *self.size)
-        )
+    def decode(self) -> NDArray[np.bool_]:
+        """The mask (h, w)."""
+        runs = self.model_dump()
+        packed = runs if isinstance(self.counts, str) else coco_mask.frPyObjects(runs, *self.size)
+        return np.asarray(coco_mask.decode(packed), dtype=np.bool_)
+
+
+Segmentation = list[list[float]] | RunLengths  # polygons x, y, x, y, ... or run lengths
 
 
 class CocoImage(_Checked):
@@ -135,14 +141,15 @@ class CocoFile(_Checked):
 
     @model_validator(mode="after")
     def _consistent(self) -> "CocoFile":
-        for key, values in (
-            ("images[{}].id", [image.id for image in self.images]),
-            ("images[{}].file_name", [image.file_name for image in self.images]),
-            ("categories[{}].id", [category.id for category in self.categories]),
-            ("categories[{}].name", [category.name for category in self.categories]),
-        ):
-            if (again := _repeated(values)) is not None:
-                raise ValueError(f"{key.format(again)}: {values[again]!r} is there twice; rename or remove one")
+        for table, entries in (("images", self.images), ("categories", self.categories)):
+            for key in ("id", "file_name" if table == "images" else "name"):
+                values = [getattr(entry, key) for entry in entries]
+                last = {value: number for number, value in enumerate(values)}
+                for number, value in enumerate(values):
+                    if last[value] != number:
+                        raise ValueError(
+                            f"{table}[{last[value]}].{key}: {value!r} is there twice; rename or remove one"
+                        )
         images = {image.id: image for image in self.images}
         categories = {category.id for category in self.categories}
         for number, item in enumerate(self.annotations):
@@ -153,7 +160,8 @@ class CocoFile(_Checked):
             image = images[item.image_id]
             if problem := _misfit(item.segmentation, image.height, image.width):
                 raise ValueError(f"{where}.segmentation: {problem}, in an image of {image.width}x{image.height}")
-        corners = [value for item in self.annotations for value in _corners(item.segmentation)]
+        shapes = [item.segmentation for item in self.annotations if not isinstance(item.segmentation, RunLengths)]
+        corners = [value for polygons in shapes for polygon in polygons for value in polygon]
         if len(corners) > 2 and max(map(abs, corners)) <= 1:
             raise ValueError("annotations[0].segmentation: all corners are from 0 to 1; give them in pixels")
         return self
@@ -256,18 +264,14 @@ def unpack_runs(text: str) -> list[int]:
     return runs
 
 
-def _corners(segmentation: list[list[float]] | RunLengths) -> list[float]:
-    return [] if isinstance(segmentation, RunLengths) else [value for polygon in segmentation for value in polygon]
+def _encloses(segmentation: Segmentation, size: tuple[int, int]) -> bool:
+    if isinstance(segmentation, RunLengths):
+        return bool(segmentation.decode().any())
+    sides = [[(polygon[axis::2], size[axis]) for axis in (0, 1)] for polygon in segmentation if len(polygon) >= 6]
+    return any(all(min(values) < end and max(values) > 0 for values, end in pair) for pair in sides)
 
 
-def _encloses(segmentation: list[list[float]] | RunLengths, size: tuple[int, int]) -> bool:
-    if not isinstance(segmentation, RunLengths):
-        sides = [[(polygon[axis::2], size[axis]) for axis in (0, 1)] for polygon in segmentation if len(polygon) >= 6]
-        return any(all(min(values) < end and max(values) > 0 for values, end in pair) for pair in sides)
-    return bool(coco_mask.area(segmentation.packed()))
-
-
-def _misfit(segmentation: list[list[float]] | RunLengths, height: int, width: int) -> str | None:
+def _misfit(segmentation: Segmentation, height: int, width: int) -> str | None:
     if isinstance(segmentation, RunLengths):
         return f"run lengths of {segmentation.size[::-1]}" if segmentation.size != (height, width) else None
     for values, side in ((polygon[axis::2], (width, height)[axis]) for polygon in segmentation for axis in (0, 1)):
@@ -276,11 +280,23 @@ def _misfit(segmentation: list[list[float]] | RunLengths, height: int, width: in
     return None
 
 
-def _repeated(values: Sequence[Any]) -> int | None:
-    """The position of the first value that was there before."""
-    seen: set[Any] = set()
-    for number, value in enumerate(values):
-        if value in seen:
-            return number
-        seen.add(value)
-    return None
+def decode_segmentation(segmentation: Segmentation, height: int, width: int) -> NDArray[np.bool_]:
+    """Decode a COCO segmentation (polygons, or run lengths as a list or packed) to a mask (height, width)."""
+    if isinstance(segmentation, RunLengths):
+        return segmentation.decode()
+    # pycocotools would take four numbers for a box; fewer than three corners enclose nothing
+    polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+    if not polygons:
+        return np.zeros((height, width), dtype=np.bool_)
+    return np.asarray(coco_mask.decode(coco_mask.frPyObjects(polygons, height, width)).any(axis=2), dtype=np.bool_)
+
+
+def paint(height: int, width: int, shapes: Sequence[tuple[int, NDArray[np.bool_]]]) -> Label:
+    """Paint the masks of instances, (class, (height, width)), into one class map, the smaller instance on top.
+
+    Of two instances of the same area the later stays on top.
+    """
+    label = np.zeros((height, width), dtype=np.uint8)
+    for value, mask in sorted(shapes, key=lambda shape: -int(shape[1].sum())):
+        label[mask] = value
+    return label

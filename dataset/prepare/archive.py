@@ -2,10 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from errno import EINVAL
 from functools import partial
@@ -14,7 +15,9 @@ from typing import IO
 
 from tqdm import tqdm
 
+from dataset.lists import Pair
 from dataset.prepare.download import download, verify_checksum
+from dataset.prepare.files import raise_if_any, write_lists
 from util.errors import UserError, first_line
 from util.files import atomic_open, atomic_write
 
@@ -74,8 +77,25 @@ def unpack(archive: Archive, source: Source, target: Path, records: Path) -> Non
         raise UserError(f"{path} is missing; {_where(path)}")
     if archive.md5 and source.checksum:
         verify_checksum(path, archive.md5)
-    sizes = _extract_wanted(path, archive, target)
+    wanted = "|".join(map(re.escape, archive.wanted))
+    place = by_pattern(target, re.escape(f"{archive.inside}/" if archive.inside else "") + rf"((?:{wanted})(?:/.*)?)")
+    sizes = {file.relative_to(target).as_posix(): size for file, size in extract(path, place).items()}
+    for part in archive.wanted:
+        if not any(PurePosixPath(name).is_relative_to(part) for name in sizes):
+            raise UserError(
+                f"{path} has no {PurePosixPath(archive.inside, part)}: not the official archive, or cut short"
+            )
     atomic_write(record, json.dumps(sizes, indent=0))
+
+
+def by_pattern(target: Path, pattern: str) -> Callable[[str], Path | None]:
+    """For `extract`: a member of this pattern goes below `target`, as its first group says."""
+
+    def destination(member: str) -> Path | None:
+        match = re.fullmatch(pattern, str(PurePosixPath(member)))
+        return target / match[1] if match else None
+
+    return destination
 
 
 def _where(path: Path) -> str:
@@ -132,26 +152,6 @@ def extract(path: Path, destination: Callable[[str], Path | None], replace: bool
     return sizes
 
 
-def _extract_wanted(path: Path, archive: Archive, target: Path) -> dict[str, int]:
-    """Extract the wanted files below `target` and return their sizes; UserError where the archive lacks some."""
-    files = extract(path, lambda member: _destination(member, archive, target))
-    sizes = {file.relative_to(target).as_posix(): size for file, size in files.items()}
-    for wanted in archive.wanted:
-        if not any(PurePosixPath(name).is_relative_to(wanted) for name in sizes):
-            lacking = PurePosixPath(archive.inside, wanted)
-            raise UserError(f"{path} has no {lacking}: not the official archive, or cut short")
-    return sizes
-
-
-def _destination(member: str, archive: Archive, target: Path) -> Path | None:
-    """Where a member belongs, if it is one that is wanted."""
-    path = PurePosixPath(member)
-    if not path.is_relative_to(archive.inside):
-        return None
-    name = path.relative_to(archive.inside)
-    return target / name if any(name.is_relative_to(wanted) for wanted in archive.wanted) else None
-
-
 def _members(path: Path) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
     """The files of a tar or zip archive: name, size in bytes, and a function that opens it; links are passed over."""
     if zipfile.is_zipfile(path):
@@ -172,3 +172,29 @@ def _opened_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[byte
     content = archive.extractfile(member)
     assert content  # a regular file
     return content
+
+
+def unpack_prepared(
+    source: Source, official: Sequence[Archive], root: Path, layout: str, masks: str, raw: Sequence[str]
+) -> bool:
+    """Unpack archives of prepared data, of whatever name, into `root`; return whether `root` then is such data.
+
+    That is only asked where nothing is to be downloaded, no official archive is at hand, and `root` holds none of the
+    `raw` annotations but some of the `masks`. Of the archives the files of `layout`, a pattern of their paths below
+    `root`, are taken at any depth. What is there stays as it is. Raises UserError for a damaged or unsafe archive.
+    """
+    at_hand = any((source.archives / archive.name).is_file() for archive in official)
+    if source.download or at_hand or any((root / name).exists() for name in raw):
+        return False
+    for path in sorted(source.archives.glob("*")):
+        if path.name.endswith(SUFFIXES):
+            extract(path, by_pattern(root, rf"(?:.*/)?({layout})"), replace=False)
+    return next(root.glob(masks), None) is not None
+
+
+def write_prepared(root: Path, lists: dict[str, list[Pair]]) -> dict[str, list[Pair]]:
+    """Write the lists of prepared data; UserError, with nothing written, where an image or mask is missing."""
+    files = [root / name for pairs in lists.values() for pair in pairs for name in pair]
+    raise_if_any([f"{file} is missing" for file in files if not file.is_file()], "images and masks")
+    write_lists(root, lists)
+    return lists

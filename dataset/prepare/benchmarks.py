@@ -1,6 +1,5 @@
 """Benchmarks from archives on the disk: where each file belongs, what is made of them, and the known counts."""
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,10 +13,11 @@ from PIL import Image
 from dataset.benchmarks.deepglobe import DeepGlobe
 from dataset.benchmarks.isaid5i import Isaid, mask_path
 from dataset.benchmarks.isic2018 import MASKS, PICTURES
+from dataset.benchmarks.pascal_part import KINDS, LIST, part_names, read_parts
 from dataset.benchmarks.suim import Suim
 from dataset.lists import class_lines, read_pickle
 from dataset.prepare.archive import SUFFIXES, extract
-from dataset.prepare.files import in_parallel, raise_if_any, write_label, write_pairs, write_text
+from dataset.prepare.files import run_all, write_label, write_lists, write_text
 from dataset.reading import read_grey_mask
 from util.errors import UserError
 from util.files import atomic_write
@@ -87,14 +87,6 @@ def _files(root: Path, pattern: str) -> list[Path]:
     return sorted(root.glob(pattern))
 
 
-def _count_fss(root: Path) -> Iterator[Count]:
-    folder = root / "data" if (root / "data").is_dir() else root
-    classes = {path.parent for path in folder.glob("*/*.jpg")}
-    yield Count("classes", len(classes), 1000)
-    yield Count("images", sum(len(list(path.glob("*.jpg"))) for path in classes), 10000)
-    yield Count("masks", sum(len(list(path.glob("*.png"))) for path in classes), 10000)
-
-
 def _finish_isaid(root: Path, workers: int) -> None:
     for part in ("train", "val"):
         images = [f"{part}/images/{path.name}" for path in _files(root, f"{part}/images/*.png")]
@@ -103,23 +95,12 @@ def _finish_isaid(root: Path, workers: int) -> None:
             raise UserError(
                 f"{root / lacking[0]} and {len(lacking) - 1} more masks are missing; unpack the archive again"
             )
-        write_pairs(root / f"ImageSets/{part}.txt", list(zip(images, masks, strict=True)))
+        write_lists(root, {part: list(zip(images, masks, strict=True))})
     write_text(root / "classes.txt", class_lines(dict(enumerate(Isaid.CLASSES, 1))))
 
 
-def _count_isaid(root: Path) -> Iterator[Count]:
-    yield Count("training patches", len(_files(root, "train/images/*.png")), 18076)
-    yield Count("validation patches", len(_files(root, "val/images/*.png")), 6363)
-
-
-def _count_isic(root: Path) -> Iterator[Count]:
-    yield Count("images", len(_files(root, f"{PICTURES}/*.jpg")), 2594)
-    yield Count("masks", len(_files(root, f"{MASKS}/*_segmentation.png")), 2594)
-
-
 def _finish_deepglobe(root: Path, workers: int) -> None:
-    pictures = _unmarked(root, "raw/*_sat.jpg")
-    raise_if_any(in_parallel(partial(_cut, root), pictures, "cut", workers).complaints, "images")
+    run_all(partial(_cut, root), _unmarked(root, "raw/*_sat.jpg"), "cut", workers, "images")
     _write_lists(root, "deepglobe", DeepGlobe.FOLDERS, "filter_mask", workers)
 
 
@@ -153,9 +134,9 @@ def _write_lists(root: Path, name: str, folders: Sequence[str], masks: str, work
     """The list `class name name ...` of the masks that are not empty."""
     lines = []
     for number, folder in enumerate(folders, 1):
-        outcome = in_parallel(_unless_empty, _files(root, f"{masks}/{folder}/*.png"), f"{name} {folder}", workers)
-        raise_if_any(outcome.complaints, "masks")
-        lines.append(" ".join([str(number), *filter(None, outcome.results)]))
+        found = _files(root, f"{masks}/{folder}/*.png")
+        listed = run_all(_unless_empty, found, f"{name} {folder}", workers, "masks")
+        lines.append(" ".join([str(number), *filter(None, listed)]))
     write_text(root / f"lists/{name}.txt", "".join(f"{line}\n" for line in lines))
 
 
@@ -163,25 +144,13 @@ def _unless_empty(path: Path) -> str | None:
     return path.stem if read_grey_mask(path).any() else None
 
 
-def _count_deepglobe(root: Path) -> Iterator[Count]:
-    yield Count("patches (5666 by the paper, 9174 by its script: unverified)", len(_files(root, "image/*.jpg")), None)
-    yield Count("masks", len(_files(root, "filter_mask/*/*.png")), None)
-
-
 def _finish_chest(root: Path, workers: int) -> None:
     names = [path.stem.removesuffix("_mask") for path in _files(root, "masks/*.png")]
     write_text(root / "lists/chest_xray.txt", " ".join(["1", *names]) + "\n")
 
 
-def _count_chest(root: Path) -> Iterator[Count]:
-    yield Count("images", len(_files(root, "CXR_png/*.png")), 800)
-    yield Count("masks CHNCXR*_mask", len(_files(root, "masks/CHNCXR*_mask.png")), 566)
-    yield Count("masks MCUCXR*", len(_files(root, "masks/MCUCXR*.png")), 138)
-
-
 def _finish_suim(root: Path, workers: int) -> None:
-    masks = _unmarked(root, "raw/*.bmp")
-    raise_if_any(in_parallel(partial(_split, root), masks, "masks", workers).complaints, "masks")
+    run_all(partial(_split, root), _unmarked(root, "raw/*.bmp"), "masks", workers, "masks")
     _write_lists(root, "suim", Suim.FOLDERS, "masks", workers)
 
 
@@ -204,38 +173,57 @@ def _mark(root: Path, path: Path) -> None:
     atomic_write(root / ".prepared" / path.name, "")
 
 
+def counted(*rows: tuple[str, str, int | None]) -> Callable[[Path], Iterator[Count]]:
+    """Counts of the files of a pattern, in rows (what, pattern, known)."""
+    return lambda root: (Count(what, len(_files(root, pattern)), known) for what, pattern, known in rows)
+
+
+VAL_2017 = "images of val2017", "coco/val2017/*.jpg", 5000
+
+
+def _count_fss(root: Path) -> Iterator[Count]:
+    folder = root / "data" if (root / "data").is_dir() else root
+    images = _files(folder, "*/*.jpg")
+    yield Count("classes", len({path.parent for path in images}), 1000)
+    yield Count("images", len(images), 10000)
+    yield Count("masks", len(_files(folder, "*/*.png")), 10000)
+
+
 def _count_suim(root: Path) -> Iterator[Count]:
+    yield from counted(("images", "images/*.jpg", 1635))(root)
     listed = (root / "lists/suim.txt").read_text().split("\n")
-    yield Count("images", len(_files(root, "images/*.jpg")), 1635)
     yield Count("masks that are not empty", sum(len(line.split()[1:]) for line in listed), 3859)
 
 
 def _count_lvis(root: Path) -> Iterator[Count]:
     usable = sum(len(images) > 1 for images in read_pickle(root / "lvis_val.pkl").values())
     yield Count("classes of a fold at 1 shot (92 by the paper: unverified)", usable // 10, None)
-    yield Count("images of val2017", len(_files(root, "coco/val2017/*.jpg")), 5000)
-    yield Count("images of train2017", len(_files(root, "coco/train2017/*.jpg")), 118287)
+    yield from counted(VAL_2017, ("images of train2017", "coco/train2017/*.jpg", 118287))(root)
 
 
 def _count_paco(root: Path) -> Iterator[Count]:
     yield Count("training classes", len(read_pickle(root / "paco_part_train.pkl")["cid2img"]), 448)
-    yield Count("images of val2017", len(_files(root, "coco/val2017/*.jpg")), 5000)
+    yield from counted(VAL_2017)(root)
 
 
 def _count_parts(root: Path) -> Iterator[Count]:
-    content = json.loads((root / "all_obj_part_to_image.json").read_bytes())
-    for kind, known in (("indoor", 4), ("person", 5), ("vehicles", 16), ("animals", 31)):
-        objects = {o: found["part"] for o, found in content[kind]["object"].items()}
-        parts = [(o, part) for o, parts in objects.items() for part, i in parts.items() if i["train"] and i["val"]]
-        yield Count(f"parts of {kind}", len(set(parts) - {("aeroplane", "TAIL")}), known)
-    yield Count("images", len(_files(root, "JPEGImages/*.jpg")), 11321)
+    for fold, known in enumerate((31, 4, 5, 16)):
+        yield Count(f"parts of {KINDS[fold]}", len(part_names(read_parts(root / LIST, fold))), known)
+    yield from counted(("images", "JPEGImages/*.jpg", 11321))(root)
 
 
 COCO_2017 = (r"((?:train|val)2017/\d+\.jpg)", r"coco/\1")
 RECIPES: dict[str, Recipe] = {
     "fss1000": Recipe(((r"([^/]+/(?:10|[1-9])\.(?:jpg|png))", r"\1"),), _count_fss),
-    "isaid5i": Recipe(((r"((?:train|val)/(?:images|semantic_png)/[^/]+\.png)", r"\1"),), _count_isaid, _finish_isaid),
-    "isic2018": Recipe(((rf"({PICTURES}|{MASKS})/(?:\d/)?([^/]+\.(?:jpg|png))", r"\1/\2"),), _count_isic),
+    "isaid5i": Recipe(
+        ((r"((?:train|val)/(?:images|semantic_png)/[^/]+\.png)", r"\1"),),
+        counted(("training patches", "train/images/*.png", 18076), ("validation patches", "val/images/*.png", 6363)),
+        _finish_isaid,
+    ),
+    "isic2018": Recipe(
+        ((rf"({PICTURES}|{MASKS})/(?:\d/)?([^/]+\.(?:jpg|png))", r"\1/\2"),),
+        counted(("images", f"{PICTURES}/*.jpg", 2594), ("masks", f"{MASKS}/*_segmentation.png", 2594)),
+    ),
     "deepglobe": Recipe(
         (
             (r"\d/test/origin/([^/]+\.jpg)", r"image/\1"),
@@ -244,10 +232,21 @@ RECIPES: dict[str, Recipe] = {
             (r"filter_mask/(\d)/([^/]+?)_(?:mask|sat)(_\d\d\.png)", r"filter_mask/\1/\2_sat\3"),
             (r"(\d+_(?:sat\.jpg|mask\.png))", r"raw/\1"),
         ),
-        _count_deepglobe,
+        counted(
+            ("patches (5666 by the paper, 9174 by its script: unverified)", "image/*.jpg", None),
+            ("masks", "filter_mask/*/*.png", None),
+        ),
         _finish_deepglobe,
     ),
-    "chest_xray": Recipe(((r"(CXR_png|masks)/([^/]+\.png)", r"\1/\2"),), _count_chest, _finish_chest),
+    "chest_xray": Recipe(
+        ((r"(CXR_png|masks)/([^/]+\.png)", r"\1/\2"),),
+        counted(
+            ("images", "CXR_png/*.png", 800),
+            ("masks CHNCXR*_mask", "masks/CHNCXR*_mask.png", 566),
+            ("masks MCUCXR*", "masks/MCUCXR*.png", 138),
+        ),
+        _finish_chest,
+    ),
     "suim": Recipe(
         (
             (r"images/([^/]+\.jpg)", r"images/\1"),

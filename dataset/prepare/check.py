@@ -1,26 +1,25 @@
 """Verification of a data set on disk: its lists, every file in them, and the known sizes of the official ones."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from dataset.benchmarks.table import open_benchmark
 from dataset.index import ImageMaskStore, Mode, load_index
 from dataset.lists import locate, read_list
 from dataset.prepare.files import LEAST, check_image, in_parallel, is_intact_png
 from dataset.prepare.known import AREA_THRESHOLD, CLASS_SIZES, FOLD_SIZES, LIST_SIZES
-from dataset.reading import count_classes, oversize_note
+from dataset.reading import check_sizes, oversize_note, read_mask
 from util.config import Config
 from util.errors import UserError
-from util.image import image_size
+from util.pixels import IGNORE
 
 MODES: tuple[Mode, ...] = ("train", "val")
 MODE_NAMES = {"train": "training", "val": "validation"}
 SHOWN = 20  # complaints of one list that are printed
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """One line of the report, and whether what it describes is in order; None: no fault, but worth a look."""
 
     good: bool | None
@@ -52,7 +51,7 @@ def _check_files(cfg: Config, mode: Mode, workers: int) -> Iterator[Finding]:
     if cfg.released_lists is None:
         yield _compare(f"{name} list, images", len(files), LIST_SIZES.get(cfg.data_set, {}).get(mode))
     tasks = [(image, mask, cfg.num_classes) for image, mask in files.values()]
-    complaints = in_parallel(_check_pair, tasks, f"check {name} files", workers).complaints
+    _, complaints = in_parallel(_check_pair, tasks, f"check {name} files", workers)
     yield Finding(not complaints, f"{name} files: {len(tasks) - len(complaints)} of {len(tasks)} pairs are whole")
     yield from (Finding(False, complaint) for complaint in complaints[:SHOWN])
     if len(complaints) > SHOWN:
@@ -74,14 +73,11 @@ def _files(cfg: Config, mode: Mode) -> ImageMaskStore:
 
 def _check_pair(task: tuple[Path, Path, int]) -> None:
     image, mask, num_classes = task
-    size = check_image(image)
-    classes = count_classes(mask)
-    label_size = image_size(mask)
+    size, label = check_image(image), read_mask(mask)
     if mask.suffix.lower() == ".png" and not is_intact_png(mask):
         raise UserError(f"{mask} is damaged: a checksum in it is wrong")
-    if label_size != size:
-        raise UserError(f"{mask} is {label_size[1]}x{label_size[0]}, its image {image} {size[1]}x{size[0]}")
-    if (highest := max(classes, default=0)) > num_classes:
+    check_sizes(size, label, image, mask)
+    if (highest := label[label != IGNORE].max(initial=0)) > num_classes:
         raise UserError(f"{mask} holds class {highest}, of {num_classes}")
 
 

@@ -2,26 +2,18 @@
 
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from dataset.benchmarks.coco import COCO_CLASSES
-from dataset.lists import read_list
-from dataset.prepare.annotations import CocoFile, parse
-from dataset.prepare.archive import Source, unpack
-from dataset.prepare.files import (
-    RECORDS,
-    Pair,
-    in_parallel,
-    is_intact_png,
-    official_name,
-    raise_if_any,
-    write_label,
-    write_pairs,
-)
-from dataset.prepare.image import CocoImage, upright_label
+from dataset.lists import Pair, read_list
+from dataset.prepare.annotations import CocoFile, Segmentation, decode_segmentation, paint, parse
+from dataset.prepare.archive import Source, unpack, unpack_prepared, write_prepared
+from dataset.prepare.files import RECORDS, in_parallel, is_intact_png, official_name, write_lists
+from dataset.prepare.image import AnnotatedImage, Size, make_masks
 from dataset.prepare.known import coco_archives
-from dataset.prepare.prepared import unpack_prepared, write_prepared
 from util.errors import UserError
+from util.mask import Label
 
 PARTS = {"train": "train2014", "val": "val2014"}
 PREPARED = r"(?:train|val)2014/[^/]+\.jpg|annotations/(?:train|val)2014/[^/]+\.png"
@@ -35,15 +27,16 @@ def prepare_coco(root: Path, source: Source, workers: int) -> dict[str, list[Pai
     """
     raw = [f"annotations/instances_{folder}.json" for folder in PARTS.values()]
     if unpack_prepared(source, coco_archives(), root, PREPARED, "annotations/val2014/*.png", (*raw, RECORDS)):
-        return write_prepared(root, {part: _prepared_pairs(root, folder) for part, folder in PARTS.items()})
+        masks = {part: sorted((root / "annotations" / folder).glob("*.png")) for part, folder in PARTS.items()}
+        pairs = {part: [_pair(PARTS[part], mask.stem) for mask in found] for part, found in masks.items()}
+        return write_prepared(root, pairs)
     for archive in coco_archives():
         unpack(archive, source, root, root / RECORDS)
     return {part: _prepare_part(root, part, folder, workers) for part, folder in PARTS.items()}
 
 
-def _prepared_pairs(root: Path, folder: str) -> list[Pair]:
-    masks = sorted((root / "annotations" / folder).glob("*.png"))
-    return [(f"{folder}/{mask.stem}.jpg", f"annotations/{folder}/{mask.name}") for mask in masks]
+def _pair(folder: str, name: str) -> Pair:
+    return f"{folder}/{name}.jpg", f"annotations/{folder}/{name}.png"
 
 
 def _prepare_part(root: Path, part: str, folder: str, workers: int) -> list[Pair]:
@@ -58,13 +51,10 @@ def _prepare_part(root: Path, part: str, folder: str, workers: int) -> list[Pair
         raise UserError(f"{source} has {many} categories instead of {len(COCO_CLASSES)}: not the official file")
     for image in content.images:
         official_name(source, image.file_name)
-    _, pictures = coco_images(content, lambda name: root / folder / name, all_classes=True)
-    tasks = [(picture, root / "annotations" / folder / f"{picture.name}.png") for picture in pictures]
-    outcome = in_parallel(make_mask, tasks, f"masks {folder}", workers)
-    raise_if_any(outcome.complaints, "annotations")
-    print(f"{folder}: {sum(outcome.results)} of {len(tasks)} masks written, the others were there")
-    pairs = [(str(picture.image.relative_to(root)), str(mask.relative_to(root))) for picture, mask in tasks]
-    write_pairs(list_file, pairs)
+    _, items = coco_images(content, lambda name: root / folder / name, all_classes=True)
+    pairs = [_pair(folder, item.name) for item in items]
+    make_masks([(item, root / mask) for item, (_, mask) in zip(items, pairs, strict=True)], f"{folder}: ", workers)
+    write_lists(root, {part: pairs})
     return pairs
 
 
@@ -73,12 +63,12 @@ def _is_done(root: Path, list_file: Path, source: Path, workers: int) -> bool:
     if not list_file.is_file() or not source.is_file() or list_file.stat().st_mtime < source.stat().st_mtime:
         return False
     masks = [root / mask for _, mask in read_list(list_file)]
-    return all(in_parallel(is_intact_png, masks, f"look at masks of {list_file.name}", workers).results)
+    return all(in_parallel(is_intact_png, masks, f"look at masks of {list_file.name}", workers)[0])
 
 
 def coco_images(
     content: CocoFile, locate: Callable[[str], Path], all_classes: bool = False
-) -> tuple[list[str], list[CocoImage]]:
+) -> tuple[list[str], list[AnnotatedImage]]:
     """Names of the classes, in the order of the categories' ids, and the annotated images, sorted by file name.
 
     `locate` finds an image by its file name; categories that nobody uses are classes only with `all_classes`; crowds
@@ -89,29 +79,20 @@ def coco_images(
     classes = [category for category in categories if all_classes or category.id in used]
     numbers = {category.id: number for number, category in enumerate(classes, start=1)}
     shapes = defaultdict(list)
-    for item in content.annotations:
-        shapes[item.image_id].append((numbers[item.category_id], item.segmentation))
-    pictures = [
-        CocoImage(
-            str(Path(image.file_name).with_suffix("")),
-            locate(image.file_name),
-            image.height,
-            image.width,
-            shapes[image.id],
-        )
-        for image in sorted(content.images, key=lambda image: image.file_name)
-        if image.id in shapes
-    ]
-    return [category.name for category in classes], pictures
+    for annotation in content.annotations:
+        shapes[annotation.image_id].append((numbers[annotation.category_id], annotation.segmentation))
+    items = []
+    for image in sorted(content.images, key=lambda image: image.file_name):
+        if image.id in shapes:
+            path, name = locate(image.file_name), str(Path(image.file_name).with_suffix(""))
+            draw = partial(_draw, path, shapes[image.id])
+            items.append(AnnotatedImage(name, path, (image.height, image.width), draw))
+    return [category.name for category in classes], items
 
 
-def make_mask(task: tuple[CocoImage, Path]) -> bool:
-    """Write the class map of an image's objects unless it is there and intact; return whether it was written.
-
-    UserError when the image is missing, damaged or not of the annotated size, or a segmentation cannot be decoded.
-    """
-    picture, mask = task
-    if is_intact_png(mask) and picture.image.is_file():
-        return False
-    write_label(mask, upright_label(picture))
-    return True
+def _draw(image: Path, segmentations: list[tuple[int, Segmentation]], size: Size) -> Label:
+    try:
+        shapes = [(value, decode_segmentation(item, *size)) for value, item in segmentations]
+    except Exception as error:  # whatever pycocotools makes of malformed polygons
+        raise UserError(f"{image} has a segmentation that cannot be decoded: {error}") from None
+    return paint(*size, shapes)

@@ -8,26 +8,24 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import yaml
 
-from dataset.lists import Pair, class_lines
-from dataset.prepare import files
-from dataset.prepare.files import LEAST, in_parallel, raise_first, raise_if_any, write_text
+from dataset.lists import class_lines
+from dataset.prepare.files import LEAST, is_intact_png, run_all, write_label, write_lists, write_text
 from dataset.prepare.image import AnnotatedImage, Collection, check_size, upright_label
 from dataset.prepare.known import AREA_THRESHOLD, FOLD_SIZES, LIST_SIZES
-from dataset.prepare.labels import read_label
 from dataset.prepare.sources import read_source
-from dataset.reading import CROP_RATIO
+from dataset.reading import CROP_RATIO, read_mask
 from util.config import BASE_DIR, load_config
 from util.errors import UserError
 from util.files import atomic_open, claimed, own_name
 from util.folds import fold_classes
-from util.mask import Label, MaskKind
+from util.mask import MaskKind
 from util.pixels import IGNORE
 
 VOC_AREA = 500 * 375  # pixels of the images for which the area threshold was chosen
@@ -42,8 +40,7 @@ NOT_DIVIDED = (
 HEAD = "# split: the fold whose classes are novel, 0 to"  # of the config in such a folder
 
 
-@dataclass(frozen=True)
-class Conversion:
+class Conversion(NamedTuple):
     """An annotated image, and where its image and its class map go."""
 
     source: AnnotatedImage
@@ -51,8 +48,7 @@ class Conversion:
     mask: Path
 
 
-@dataclass(frozen=True)
-class Converted:
+class Converted(NamedTuple):
     """What a converted image holds: pixels in all, and pixels of each class."""
 
     area: int
@@ -85,7 +81,7 @@ def prepare_custom(
     collection = read_source(source, images, workers, kind)
     folds = _fold_count(source, len(collection.classes), folds)
     conversions = plan(collection, out)
-    raise_first(in_parallel(check_size, collection.images, "sizes", workers).complaints)
+    run_all(check_size, collection.images, "sizes", workers, "images")
     with claimed(out, lambda path: path.name == MARKER):
         is_new = write_text(out / MARKER, "made by tools.prepare custom, which may write into this folder\n")
         try:
@@ -112,31 +108,32 @@ def _build(
     workers: int,
     threshold: int | None,
 ) -> Path:
-    outcome = in_parallel(convert, conversions, "images", workers)
-    raise_if_any(outcome.complaints, "images")
-    threshold = threshold or _area_threshold(outcome.results)
+    converted = run_all(convert, conversions, "images", workers, "images")
+    threshold = threshold or _area_threshold(converted)
     counting = {
         item.source.name: {value for value, area in made.classes.items() if area >= threshold}
-        for item, made in zip(conversions, outcome.results, strict=True)
+        for item, made in zip(conversions, converted, strict=True)
     }
     val = collection.parts["val"] if collection.parts else choose_val(counting, val_share)
     train = collection.parts["train"] if collection.parts else counting.keys() - val
     if not val:
         warnings.warn(NOT_DIVIDED, stacklevel=2)
         val = set(counting)
-    for part, names in (("train", train), ("val", val)):
+    parts = {"train": train, "val": val}
+    for part, names in parts.items():
         if not any(counting[name] for name in names):
             raise _EmptyListError(
                 f"no image of the {part} list has a class of {threshold} pixels; give a lower --area-threshold"
             )
-    for part, names in (("train", train), ("val", val)):
-        pairs = [_pair(item, out) for item in conversions if item.source.name in names]
-        files.write_pairs(out / "ImageSets" / f"{part}.txt", pairs)
+    pairs = {
+        item.source.name: (str(item.image.relative_to(out)), str(item.mask.relative_to(out))) for item in conversions
+    }
+    write_lists(out, {part: [pairs[name] for name in pairs if name in names] for part, names in parts.items()})
     write_text(out / "classes.txt", class_lines(dict(enumerate(collection.classes, start=1))))
     config = out / "config.yaml"
     write_text(config, _config_text(name, out, len(collection.classes), folds, threshold))
     load_config(config)
-    print(_summary(collection.classes, folds, {"train": train, "val": val}, counting))
+    print(_summary(collection.classes, folds, parts, counting))
     return config
 
 
@@ -176,15 +173,11 @@ def plan(collection: Collection, out: Path) -> list[Conversion]:
 def convert(conversion: Conversion) -> Converted:
     """Write an image's image and class map unless they are there already; UserError when it cannot be read."""
     label = upright_label(conversion.source)
-    if not _holds(conversion.mask, label):
-        files.write_label(conversion.mask, label)
+    if not is_intact_png(conversion.mask) or not np.array_equal(read_mask(conversion.mask), label):
+        write_label(conversion.mask, label)
     _copy(conversion.source.image, conversion.image)
     pixels = np.bincount(label.ravel(), minlength=IGNORE + 1)
     return Converted(label.size, {value: int(pixels[value]) for value in range(1, IGNORE) if pixels[value]})
-
-
-def _holds(mask: Path, label: Label) -> bool:
-    return files.is_intact_png(mask) and np.array_equal(read_label(mask, kind="index"), label)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -267,7 +260,3 @@ def _summary(
             note = f"   too few {' and '.join(lack)} images for an episode" if lack else ""
             lines.append(f"{split:4} {value:>3} {classes[value - 1]:24} {train:5} {val:5}{note}")
     return "\n".join(lines)
-
-
-def _pair(conversion: Conversion, out: Path) -> Pair:
-    return str(conversion.image.relative_to(out)), str(conversion.mask.relative_to(out))

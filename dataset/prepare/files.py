@@ -3,11 +3,10 @@
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from PIL import Image
 from tqdm import tqdm
@@ -40,9 +39,10 @@ def write_label(path: Path, label: Label) -> None:
     atomic_write(path, buffer.getvalue())
 
 
-def write_pairs(path: Path, pairs: Sequence[Pair]) -> bool:
-    """Write a list file of `image mask` lines; return whether it changed."""
-    return write_text(path, "".join(f"{image} {mask}\n" for image, mask in pairs))
+def write_lists(root: Path, lists: Mapping[str, Sequence[Pair]]) -> None:
+    """Write the list of every part, ImageSets/PART.txt."""
+    for part, pairs in lists.items():
+        write_text(root / "ImageSets" / f"{part}.txt", "".join(f"{image} {mask}\n" for image, mask in pairs))
 
 
 def official_name(source: Path, name: str) -> str:
@@ -71,14 +71,6 @@ def check_image(path: Path) -> tuple[int, int]:
     return size
 
 
-@dataclass(frozen=True)
-class PoolOutcome(Generic[Result]):
-    """What became of a list of tasks: the results of those that succeeded, a one-line complaint for each other."""
-
-    results: list[Result]
-    complaints: list[str]
-
-
 def default_workers() -> int:
     """The number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -86,8 +78,8 @@ def default_workers() -> int:
 
 def in_parallel(
     function: Callable[[Task], Result], tasks: Sequence[Task], description: str, workers: int
-) -> PoolOutcome[Result]:
-    """Apply `function` to every task in `workers` processes under a progress bar; its UserErrors become complaints."""
+) -> tuple[list[Result], list[str]]:
+    """Apply `function` to every task in `workers` processes under a progress bar; the results and its UserErrors."""
     attempt = partial(_attempt, function)
     style: dict[str, Any] = {"total": len(tasks), "desc": description, "unit": "file", "mininterval": 0.5}
     if workers <= 1 or len(tasks) < 2:
@@ -95,27 +87,24 @@ def in_parallel(
     else:
         chunk = max(1, min(64, len(tasks) // (4 * workers)))
         outcomes = process_map(attempt, tasks, max_workers=workers, chunksize=chunk, **style)
-    results = [outcome for outcome in outcomes if not isinstance(outcome, _Complaint)]
-    return PoolOutcome(results, [outcome.text for outcome in outcomes if isinstance(outcome, _Complaint)])
+    results = [outcome for outcome in outcomes if not isinstance(outcome, UserError)]
+    return results, [str(outcome) for outcome in outcomes if isinstance(outcome, UserError)]
 
 
-@dataclass(frozen=True)
-class _Complaint:
-    text: str
-
-
-def _attempt(function: Callable[[Task], Result], task: Task) -> Result | _Complaint:
+def _attempt(function: Callable[[Task], Result], task: Task) -> Result | UserError:
     try:
         return function(task)
     except UserError as error:
-        return _Complaint(str(error))
+        return error
 
 
-def raise_first(complaints: Sequence[str]) -> None:
-    """Raise a UserError with the first complaint and the number of the others, if there are any."""
-    if complaints:
-        more = f" ({len(complaints) - 1} more files are like that)" if len(complaints) > 1 else ""
-        raise UserError(f"{complaints[0]}{more}")
+def run_all(
+    function: Callable[[Task], Result], tasks: Sequence[Task], description: str, workers: int, what: str
+) -> list[Result]:
+    """The results of `in_parallel`; UserError as in `raise_if_any` where there are complaints."""
+    results, complaints = in_parallel(function, tasks, description, workers)
+    raise_if_any(complaints, what)
+    return results
 
 
 def raise_if_any(complaints: Sequence[str], what: str) -> None:

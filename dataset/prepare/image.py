@@ -1,43 +1,34 @@
 """Images of one's own with their annotations, whatever the format they come in."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Protocol
 from unicodedata import normalize
 from urllib.parse import unquote
 
 import numpy as np
 
-from dataset.prepare.annotations import RunLengths
-from dataset.prepare.files import check_image
-from dataset.prepare.labels import decode_segmentation, paint, read_label
+from dataset.prepare.files import check_image, is_intact_png, run_all, write_label
 from util.errors import UserError
-from util.image import SIDEWAYS, image_size, is_image, open_image, orientation, shown_size, upright
-from util.mask import Colours, Label, MaskKind
+from util.image import SIDEWAYS, is_image, open_image, orientation, shown_size, upright
+from util.mask import Colours, InterpretedMask, Label, MaskKind, interpret_mask
 from util.pixels import IGNORE
 
 Size = tuple[int, int]  # height, width
 SUFFIX = re.compile(r"\.[A-Za-z0-9]{2,8}$")
 
 
-class AnnotatedImage(Protocol):
-    """An image file and its annotation; `name` is its path without suffix below the source folder."""
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """An image file and its annotation."""
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def image(self) -> Path: ...
-
-    def size(self) -> Size | None:
-        """The size that was annotated, without decoding anything; None where that is the image's as it is shown."""
-
-    def label(self, size: Size) -> Label:
-        """The class map of that size, either of the image as it is shown or of its pixels as they are stored."""
+    name: str  # path without suffix below the source folder
+    image: Path
+    size: Size | None  # that was annotated; None where that is the image's as it is shown
+    draw: Callable[[Size], Label]  # the class map of that size, of the image as it is shown or of its stored pixels
 
 
 @dataclass(frozen=True)
@@ -49,47 +40,59 @@ class Collection:
     parts: dict[str, set[str]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class MaskImage:
-    """An image annotated by an index or colour image; `numbers` gives the class of a value in it."""
-
-    name: str
-    image: Path
-    mask: Path
-    colours: Colours | None
-    numbers: Mapping[int, int]
-    kind: MaskKind | None = None
-
-    def size(self) -> Size:
-        return image_size(self.mask)
-
-    def label(self, size: Size) -> Label:
-        table = np.zeros(256, dtype=np.uint8)
-        table[IGNORE] = IGNORE
-        for value, number in self.numbers.items():
-            table[value] = number
-        return table[read_label(self.mask, self.colours, self.kind)]
+def renumbered(item: AnnotatedImage, numbers: Mapping[int, int], name: str | None = None) -> AnnotatedImage:
+    """The same with the classes of `numbers`, and of another name if given; other values become background."""
+    table = np.zeros(IGNORE + 1, np.uint8)
+    table[IGNORE] = IGNORE
+    for value, number in numbers.items():
+        table[value] = number
+    return replace(item, name=name or item.name, draw=partial(_look_up, table, item.draw))
 
 
-@dataclass(frozen=True)
-class CocoImage:
-    """An image annotated by COCO segmentations, (class, segmentation)."""
+def _look_up(table: Label, draw: Callable[[Size], Label], size: Size) -> Label:
+    return table[draw(size)]
 
-    name: str
-    image: Path
-    height: int
-    width: int
-    segmentations: list[tuple[int, list[list[float]] | RunLengths]]
 
-    def size(self) -> Size:
-        return self.height, self.width
+def mask_image(
+    name: str,
+    image: Path,
+    mask: Path,
+    size: Size,
+    kind: MaskKind | None = None,
+    colours: Colours | None = None,
+) -> AnnotatedImage:
+    """An image annotated by an index or colour image of `size`; its classes are the values in it."""
+    return AnnotatedImage(name, image, size, partial(_mask_label, mask, kind, colours))
 
-    def label(self, size: Size) -> Label:
-        try:
-            shapes = [(value, decode_segmentation(item, *size)) for value, item in self.segmentations]
-        except Exception as error:  # whatever pycocotools makes of malformed polygons
-            raise UserError(f"{self.image} has a segmentation that cannot be decoded: {error}") from None
-        return paint(*size, shapes)
+
+def _mask_label(mask: Path, kind: MaskKind | None, colours: Colours | None, _: Size) -> Label:
+    return interpret_mask(mask, kind, colours).label
+
+
+def read_label(path: Path, colours: Colours | None = None, kind: MaskKind | None = None) -> Label:
+    """Read a class map (H, W) to train on: a palette's index, a grey value, or the class of a colour; 255 is ignored.
+
+    `colours` (default: PASCAL VOC's) says which class a colour stands for. UserError when the file is missing or
+    damaged, and for what is no class: another colour, a shade between two. `kind` settles what a mask is.
+    """
+    mask = interpret_mask(path, kind, colours)
+    check_hard(path, mask, kind)
+    if kind is None and len(mask.color) == 1:
+        raise UserError(f"{path}: the value {mask.color[0]} is no class; classes are 1 to 254, 255 is ignored")
+    if kind is None and mask.color:
+        raise UserError(f"{path}: the colour {mask.color} stands for no class; name it in labelmap.txt")
+    return mask.label * np.uint8(IGNORE) if kind is None and mask.look == "binary" else mask.label
+
+
+def check_hard(path: Path, mask: InterpretedMask, kind: MaskKind | None) -> None:
+    """UserError for a mask with shades between object and background, which is not to be trained on."""
+    if kind is None and mask.look in ("soft", "trimap"):
+        raise UserError(f"{path}: {mask.note}; for training save it with hard edges as PNG, or give --mask binary")
+
+
+def values_of(label: Label) -> list[int]:
+    """The classes in a label."""
+    return [value for value in np.unique(label).tolist() if value not in (0, IGNORE)]
 
 
 def files_below(folder: Path, suffix: str | None = None) -> list[Path]:
@@ -104,10 +107,10 @@ def composed(path: Path | str) -> str:
     return normalize("NFC", str(path))
 
 
-def by_stem(paths: Iterable[Path], folder: Path) -> dict[str, Path]:
-    """Files by their path below a folder without suffix, accents composed; UserError for two of one name."""
+def by_stem(folder: Path) -> dict[str, Path]:
+    """The images below a folder by their path without suffix, accents composed; UserError for two of one name."""
     found: dict[str, Path] = {}
-    for path in paths:
+    for path in files_below(folder):
         name = composed(path.relative_to(folder).with_suffix(""))
         if found.setdefault(name, path) != path:
             raise UserError(f"{path}: {found[name].name} beside it has the same name; remove or rename one")
@@ -150,23 +153,37 @@ def _by_lower_case(folder: Path, _changed: int) -> dict[str, Path]:
     return {lower: paths[name] for lower, name in spellings(paths).items() if lower == name.casefold()}
 
 
-def check_size(picture: AnnotatedImage) -> tuple[Size, Size, int]:
+def check_size(item: AnnotatedImage) -> tuple[Size, Size, int]:
     """Size as shown, size as annotated, and EXIF orientation, from headers alone; UserError for sizes that differ."""
-    with open_image(picture.image) as image:
+    with open_image(item.image) as image:
         shown, turn = shown_size(image), orientation(image)
-    size = picture.size() or shown
+    size = item.size or shown
     if size not in (shown, shown[::-1] if turn in SIDEWAYS else shown):
         (height, width), (h, w) = shown, size
-        raise UserError(f"{picture.image} is {width}x{height}, its annotation {w}x{h}; make them equal")
+        raise UserError(f"{item.image} is {width}x{height}, its annotation {w}x{h}; make them equal")
     return shown, size, turn
 
 
-def upright_label(picture: AnnotatedImage) -> Label:
+def upright_label(item: AnnotatedImage) -> Label:
     """The class map (H, W) of an image as it is shown, turned if it was drawn on the pixels as they are stored.
 
     UserError when image or annotation is missing or damaged, or their sizes differ.
     """
-    check_image(picture.image)
-    shown, size, turn = check_size(picture)
-    label = picture.label(size)
+    check_image(item.image)
+    shown, size, turn = check_size(item)
+    label = item.draw(size)
     return label if size == shown else upright(label, turn)
+
+
+def make_masks(tasks: Sequence[tuple[AnnotatedImage, Path]], title: str, workers: int) -> None:
+    """Write the class map of every image unless it is there and intact; UserError as in `upright_label`."""
+    written = run_all(_make_mask, tasks, f"{title}masks", workers, "annotations")
+    print(f"{title}{sum(written)} of {len(tasks)} masks written, the others were there")
+
+
+def _make_mask(task: tuple[AnnotatedImage, Path]) -> bool:
+    item, mask = task
+    if is_intact_png(mask) and item.image.is_file():
+        return False
+    write_label(mask, upright_label(item))
+    return True

@@ -3,8 +3,7 @@
 import base64
 import io
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from dataset.prepare.annotations import AREAS, FREE_FORMS, LabelMeFile, LabelMeShape, parse
-from dataset.prepare.files import in_parallel, raise_first
-from dataset.prepare.image import Collection, Size, composed, find_image
-from dataset.prepare.labels import paint
+from dataset.prepare.annotations import AREAS, FREE_FORMS, LabelMeFile, LabelMeShape, paint, parse
+from dataset.prepare.files import run_all
+from dataset.prepare.image import AnnotatedImage, Collection, Size, composed, find_image
 from util.errors import UserError
 from util.image import is_image
 from util.mask import Label
@@ -25,59 +23,32 @@ from util.pixels import IGNORE
 SPECIAL_LABELS = {"__ignore__": IGNORE, "_background_": 0}
 
 
-@dataclass(frozen=True)
-class LabelMeImage:
-    """An image annotated by LabelMe; `classes` gives the value of a label."""
-
-    name: str
-    image: Path
-    file: Path
-    content: LabelMeFile
-    classes: dict[str, int]
-
-    def size(self) -> Size | None:
-        height, width = self.content.imageHeight, self.content.imageWidth
-        return (height, width) if height and width else None
-
-    def label(self, size: Size) -> Label:
-        """Paint the shapes; what is to be ignored only where no class is."""
-        shapes = []
-        for number, shape in enumerate(self.content.shapes):
-            if shape.shape_type in AREAS:
-                try:
-                    shapes.append((self.classes[shape.label], _draw(shape, size)))
-                except Exception as error:  # whatever Pillow makes of a packed mask
-                    raise UserError(f"{self.file}: shapes[{number}]: cannot be drawn: {error}") from None
-        label = paint(*size, [shape for shape in shapes if shape[0] != IGNORE])
-        for value, mask in shapes:
-            if value == IGNORE:
-                label[mask & (label == 0)] = IGNORE
-        return label
-
-
 def read_labelme(root: Path, files: Sequence[Path], images: Path | None, workers: int = 1) -> Collection:
     """Read LabelMe files below `root`; the classes are the labels of shapes that have an area, in alphabetical order.
 
     Images are looked for beside the file by its own name, then where it says, or in `images`. UserError names what is
     missing, and the file and key that are no LabelMe's.
     """
-    outcome = in_parallel(partial(parse, LabelMeFile, kind="LabelMe"), files, "LabelMe files", workers)
-    raise_first(outcome.complaints)
-    shapes = [shape for content in outcome.results for shape in content.shapes]
+    parse_file = partial(parse, LabelMeFile, kind="LabelMe")
+    contents = run_all(parse_file, files, "LabelMe files", workers, "LabelMe files")
+    shapes = [shape for content in contents for shape in content.shapes]
     names = sorted({shape.label for shape in shapes if shape.shape_type in AREAS} - set(SPECIAL_LABELS))
     if without_area := sum(shape.shape_type not in AREAS for shape in shapes):
         print(f"{without_area} points and lines left out: only {', '.join(AREAS)} shapes have an area")
     if not names:
         raise UserError(f"{root}: no LabelMe file has a {' or '.join(AREAS)} shape")
     classes = {name: number for number, name in enumerate(names, start=1)} | SPECIAL_LABELS
-    pictures: dict[Path, LabelMeImage] = {}
-    for file, content in zip(files, outcome.results, strict=True):
+    items: list[AnnotatedImage] = []
+    annotated_by: dict[Path, Path] = {}
+    for file, content in zip(files, contents, strict=True):
         image = _image(file, content.imagePath or "", images)
-        name = str(file.relative_to(root).with_suffix(""))
-        if (other := pictures.get(image.resolve())) is not None:
-            raise UserError(f"{file}: {image} is annotated by {other.file} too; remove one")
-        pictures[image.resolve()] = LabelMeImage(name, image, file, content, classes)
-    return Collection(names, list(pictures.values()))
+        if (other := annotated_by.setdefault(image.resolve(), file)) != file:
+            raise UserError(f"{file}: {image} is annotated by {other} too; remove one")
+        height, width = content.imageHeight, content.imageWidth
+        size = (height, width) if height and width else None
+        draw = partial(_draw, file, content.shapes, classes)
+        items.append(AnnotatedImage(str(file.relative_to(root).with_suffix("")), image, size, draw))
+    return Collection(names, items)
 
 
 def _image(file: Path, stated: str, images: Path | None) -> Path:
@@ -101,7 +72,23 @@ def _image(file: Path, stated: str, images: Path | None) -> Path:
     return found
 
 
-def _draw(shape: LabelMeShape, size: Size) -> NDArray[np.bool_]:
+def _draw(file: Path, shapes: Sequence[LabelMeShape], classes: Mapping[str, int], size: Size) -> Label:
+    """Paint the shapes; what is to be ignored only where no class is."""
+    drawn = []
+    for number, shape in enumerate(shapes):
+        if shape.shape_type in AREAS:
+            try:
+                drawn.append((classes[shape.label], _draw_shape(shape, size)))
+            except Exception as error:  # whatever Pillow makes of a packed mask
+                raise UserError(f"{file}: shapes[{number}]: cannot be drawn: {error}") from None
+    label = paint(*size, [shape for shape in drawn if shape[0] != IGNORE])
+    for value, mask in drawn:
+        if value == IGNORE:
+            label[mask & (label == 0)] = IGNORE
+    return label
+
+
+def _draw_shape(shape: LabelMeShape, size: Size) -> NDArray[np.bool_]:
     """The pixels (height, width) of a shape."""
     image = Image.new("1", size[::-1])
     draw = ImageDraw.Draw(image)

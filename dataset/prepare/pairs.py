@@ -3,47 +3,29 @@
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import numpy as np
+from typing import NamedTuple
 
 from dataset.lists import read_class_file
 from dataset.prepare.annotations import class_name
 from dataset.prepare.files import raise_if_any
-from dataset.prepare.image import Size, check_size, composed
+from dataset.prepare.image import AnnotatedImage, check_hard, check_size, composed, mask_image, renumbered, values_of
 from util.errors import UserError
-from util.image import image_size, is_image
-from util.mask import SETTLE, InterpretedMask, Label, MaskKind, interpret_mask
-from util.pixels import IGNORE
+from util.image import is_image
+from util.mask import SETTLE, InterpretedMask, MaskKind, interpret_mask
 
 SINGLE = "object"  # the name of a class where none is given
 MASK_ENDING = "_mask"  # name_mask.png is the mask of an image that is itself name.png
+Pairs = tuple[list[AnnotatedImage], dict[int, str]]  # and the names of the classes by value
 
 
-@dataclass(frozen=True)
-class PairedImage:
-    """An image and the mask that belongs to it; `numbers` gives the class of a value in it, default: the value."""
+class _Pair(NamedTuple):
+    """An image and the mask that belongs to it."""
 
-    name: str
-    image: Path
+    item: AnnotatedImage
     mask: Path
-    kind: MaskKind | None
-    found: InterpretedMask  # without its label, which is read again where it is wanted
-    values: list[int]  # in its label, but for background and what is ignored
-    numbers: dict[int, int] = field(default_factory=dict)
-
-    def size(self) -> Size:
-        return image_size(self.mask)
-
-    def label(self, size: Size) -> Label:
-        table = np.arange(IGNORE + 1, dtype=np.uint8)
-        for value, number in self.numbers.items():
-            table[value] = number
-        return table[interpret_mask(self.mask, self.kind).label]
-
-
-Pairs = tuple[list[PairedImage], dict[int, str]]  # and the names of the classes by value
+    found: InterpretedMask
+    values: list[int]  # the classes in it
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -52,36 +34,41 @@ def files_of(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.suffix.lower() == ".json" or is_image(path))
 
 
-def read_pairs(folder: Path, kind: MaskKind | None = None) -> Pairs:
+def read_pairs(folder: Path, kind: MaskKind | None = None, to_train: bool = False) -> Pairs:
     """The images of one folder with their masks, whose values are classes named by `classes.txt`.
 
-    UserError names every image without a mask and every mask without an object.
+    UserError names every image without a mask and every mask without an object, and with `to_train` one of soft edges.
     """
-    pairs, complaints = pair_masks([path for path in files_of(folder) if path.suffix.lower() != ".json"], kind)
-    complaints += [f"{pair.image}: its annotation marks no object" for pair in pairs if not pair.values]
+    pairs, complaints = _pair_masks([path for path in files_of(folder) if path.suffix.lower() != ".json"], kind)
     for pair in pairs:
+        if not pair.values:
+            complaints.append(f"{pair.item.image}: its annotation marks no object")
         try:
-            check_size(pair)
+            check_size(pair.item)
         except UserError as error:
             complaints.append(str(error))
     raise_if_any(complaints, "images")
     _check_looks(pairs)
-    shown = sorted({value for pair in pairs for value in pair.values})
+    for pair in pairs if to_train else ():
+        check_hard(pair.mask, pair.found, kind)
+    items, shown = [pair.item for pair in pairs], sorted({value for pair in pairs for value in pair.values})
     file = folder / "classes.txt"
     if not file.is_file():
-        return pairs, {value: SINGLE if len(shown) == 1 else f"class_{value}" for value in shown}
+        return items, {value: SINGLE if len(shown) == 1 else f"class_{value}" for value in shown}
     names = read_class_file(file)
     if nameless := [value for value in shown if value not in names]:
         raise UserError(f"{file}: has no name for the value {nameless[0]} of the masks")
-    return pairs, {value: names[value] for value in shown}
+    return items, {value: names[value] for value in shown}
 
 
-def read_class_folders(folder: Path, subfolders: Sequence[Path], kind: MaskKind | None = None) -> Pairs:
+def read_class_folders(
+    folder: Path, subfolders: Sequence[Path], kind: MaskKind | None = None, to_train: bool = False
+) -> Pairs:
     """The images of one class from each subfolder, which gives the class its name; UserError as in `read_pairs`."""
-    pairs: list[PairedImage] = []
+    items: list[AnnotatedImage] = []
     names: dict[int, str] = {}
     for number, subfolder in enumerate(subfolders, 1):
-        found, values = read_pairs(subfolder, kind)
+        found, values = read_pairs(subfolder, kind, to_train)
         if len(values) > 1:
             shown = ", ".join(values.values())
             raise UserError(f"{subfolder}: marks {shown}, but a subfolder is one class; put the images into {folder}")
@@ -90,8 +77,8 @@ def read_class_folders(folder: Path, subfolders: Sequence[Path], kind: MaskKind 
             raise UserError(f"{folder}: two subfolders are called the same but for blanks; rename one")
         names[number] = name
         numbers = dict.fromkeys(values, number)
-        pairs += [replace(pair, name=f"{subfolder.name}/{pair.name}", numbers=numbers) for pair in found]
-    return pairs, names
+        items += [renumbered(item, numbers, f"{subfolder.name}/{item.name}") for item in found]
+    return items, names
 
 
 def name_of_class(text: str, where: Path | str) -> str:
@@ -102,12 +89,7 @@ def name_of_class(text: str, where: Path | str) -> str:
         raise UserError(f"{where}: {error}; rename it") from None
 
 
-def values_of(label: Label) -> list[int]:
-    """The classes in a label."""
-    return [value for value in np.unique(label).tolist() if value not in (0, IGNORE)]
-
-
-def pair_masks(images: Sequence[Path], kind: MaskKind | None = None) -> tuple[list[PairedImage], list[str]]:
+def _pair_masks(images: Sequence[Path], kind: MaskKind | None) -> tuple[list[_Pair], list[str]]:
     """Find the mask of every image of one folder; and a complaint for each image without one, and each bad mask.
 
     `name_mask.png` is a mask by its name; of two files that are both called `name` the one that looks like one is.
@@ -123,10 +105,11 @@ def pair_masks(images: Sequence[Path], kind: MaskKind | None = None) -> tuple[li
                 raise UserError(f"{files[0]}: has no mask; put {stem}{ending}.png beside it")
             if len(files) > 2:
                 raise UserError(f"{files[0]}: {files[1].name} and {files[2].name} have its name too; rename one")
-            mask, content = _choose(masks, kind)
+            mask, found = _choose(masks, kind)
             image = next(file for file in photographs if file != mask)
-            found = content._replace(label=np.zeros((0, 0), np.uint8))
-            pairs.append(PairedImage(composed(image.stem), image, mask, kind, found, values_of(content.label)))
+            height, width = found.label.shape
+            item = mask_image(composed(image.stem), image, mask, (height, width), kind)
+            pairs.append(_Pair(item, mask, found._replace(label=found.label[:0]), values_of(found.label)))
         except UserError as error:
             complaints.append(str(error))
     return pairs, complaints
@@ -166,7 +149,7 @@ def _choose(files: Sequence[Path], kind: MaskKind | None) -> tuple[Path, Interpr
     raise UserError(f"{files[0]}, {files[1].name}: {both} like a mask; call the one that is {name}")
 
 
-def _check_looks(pairs: Sequence[PairedImage]) -> None:
+def _check_looks(pairs: Sequence[_Pair]) -> None:
     """Warn once of masks that were taken for something; UserError where those of one folder differ in kind."""
     notes = [f"{pair.mask}: {pair.found.note}" for pair in pairs if pair.found.note]
     if notes:

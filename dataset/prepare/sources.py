@@ -3,7 +3,6 @@
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +10,21 @@ import numpy as np
 from dataset.lists import read_class_file
 from dataset.prepare.annotations import CocoFile, class_name, parse, read_annotation
 from dataset.prepare.coco import coco_images
-from dataset.prepare.files import in_parallel, raise_first
+from dataset.prepare.files import raise_if_any, run_all
 from dataset.prepare.image import (
     SUFFIX,
-    AnnotatedImage,
-    CocoImage,
     Collection,
-    MaskImage,
+    Size,
     by_stem,
     composed,
     files_below,
     find_image,
+    mask_image,
+    read_label,
+    renumbered,
     spellings,
 )
 from dataset.prepare.labelme import read_labelme
-from dataset.prepare.labels import check_hard, read_label
 from dataset.prepare.pairs import SINGLE, files_of, read_class_folders, read_pairs
 from util.errors import UserError, printable
 from util.files import numbered_lines
@@ -83,16 +82,13 @@ def _read_pairs(source: Path, kind: MaskKind | None) -> Collection | None:
     """What predict.py takes: images with masks beside them, in one folder or in a subfolder for each class."""
     subfolders = [path for path in sorted(source.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     if files_of(source):
-        pairs, names = read_pairs(source, kind)
+        items, names = read_pairs(source, kind, to_train=True)
     elif filled := [folder for folder in subfolders if files_of(folder)]:
-        pairs, names = read_class_folders(source, filled, kind)
+        items, names = read_class_folders(source, filled, kind, to_train=True)
     else:
         return None
-    for pair in pairs:
-        check_hard(pair.mask, pair.found, kind)
     numbers = {value: number for number, value in enumerate(names, start=1)}
-    images = [replace(pair, numbers={k: numbers[pair.numbers.get(k, k)] for k in pair.values}) for pair in pairs]
-    return Collection(list(names.values()), images)
+    return Collection(list(names.values()), [renumbered(item, numbers) for item in items])
 
 
 def _read_splits(files: Sequence[Path], images: Path | None) -> Collection:
@@ -115,14 +111,11 @@ def _read_splits(files: Sequence[Path], images: Path | None) -> Collection:
         )
     collections = {part: _read_coco(file, images, file.parent.name) for part, file in parts.items()}
     classes = list(dict.fromkeys(name for found in collections.values() for name in found.classes))
-    merged: list[AnnotatedImage] = []
+    merged = []
     for part, found in collections.items():
-        numbers = [0, *(classes.index(name) + 1 for name in found.classes)]
-        for image in found.images:
-            assert isinstance(image, CocoImage)
-            shapes = [(numbers[value], shape) for value, shape in image.segmentations]
-            merged.append(replace(image, name=f"{part}/{image.name}", segmentations=shapes))
-    members = {part: {f"{part}/{image.name}" for image in collections[part].images} for part in PARTS}
+        numbers = {number: classes.index(name) + 1 for number, name in enumerate(found.classes, 1)}
+        merged += [renumbered(item, numbers, f"{part}/{item.name}") for item in found.images]
+    members = {part: {f"{part}/{item.name}" for item in collections[part].images} for part in PARTS}
     return Collection(classes, merged, members)
 
 
@@ -149,47 +142,45 @@ def _read_coco(path: Path, images: Path | None, part: str = "") -> Collection:
 
 def _read_voc(source: Path, image_folder: Path, mask_folder: Path, workers: int, kind: MaskKind | None) -> Collection:
     names, colours = _voc_names(source)
-    masks = by_stem(files_below(mask_folder), mask_folder)
-    images = by_stem(files_below(image_folder), image_folder)
+    masks, images = by_stem(mask_folder), by_stem(image_folder)
     known = spellings(images)
-    found_images = {name: known.get(name, known.get(name.casefold(), "")) for name in masks}
-    raise_first([f"{masks[name]} has no image in {image_folder}" for name, image in found_images.items() if not image])
-    if left_out := sorted(images.keys() - set(found_images.values())):
+    image_of = {name: known.get(name, known.get(name.casefold(), "")) for name in masks}
+    raise_if_any([f"{masks[name]} has no image in {image_folder}" for name in masks if not image_of[name]], "masks")
+    if left_out := sorted(images.keys() - set(image_of.values())):
         first = printable(str(images[left_out[0]]))
         print(f"{len(left_out)} images without a mask are left out; the first is {first}")
-    outcome = in_parallel(_values, [(mask, colours, kind) for mask in masks.values()], "classes", workers)
-    raise_first(outcome.complaints)
-    present = set().union(*outcome.results)
-    if present == {0, IGNORE} and kind is None and not colours:
-        return _one_object(source, masks, {name: images[image] for name, image in found_images.items()}, names)
-    found = sorted(present - {0, IGNORE})
-    if not found:
+    contents = run_all(_content, [(mask, colours, kind) for mask in masks.values()], "classes", workers, "masks")
+    present = set().union(*(values for values, _ in contents))
+    if one_object := present == {0, IGNORE} and kind is None and not colours:
+        folders = sorted({name.split("/")[0] for name in masks}) if all("/" in name for name in masks) else []
+        classes = folders or [next(iter(names.values())) if len(names) == 1 else SINGLE]
+    else:
+        found = sorted(present - {0, IGNORE})
+        classes = [names.get(value, f"class_{value}") for value in found]
+    if not classes:
         raise UserError(
             f"{mask_folder}: no mask holds a class, a value from 1 to 254 (0 is background, 255 is ignored)"
         )
-    for mask, values in zip(masks.values(), outcome.results, strict=True):
-        if names and (unknown := sorted(values - {0, IGNORE} - set(names))):
+    items = []
+    for (name, mask), (values, size) in zip(masks.items(), contents, strict=True):
+        if one_object:
+            numbers = {1: folders.index(name.split("/")[0]) + 1 if folders else 1}
+        elif names and (unknown := sorted(values - {0, IGNORE} - set(names))):
             raise UserError(f"{mask} holds the value {unknown[0]}, for which {source / 'classes.txt'} has no name")
-    numbers = {value: number for number, value in enumerate(found, start=1)}
-    annotated = [
-        MaskImage(name, images[found_images[name]], mask, colours, numbers, kind) for name, mask in masks.items()
-    ]
-    return Collection([names.get(value, f"class_{value}") for value in found], annotated, _voc_parts(source, masks))
+        elif values <= {0, IGNORE}:  # a mask that holds nothing but 255 says what is to be ignored
+            numbers = {1: IGNORE}
+        else:
+            numbers = {value: number for number, value in enumerate(found, start=1)}
+        item = mask_image(name, images[image_of[name]], mask, size, "binary" if one_object else kind, colours)
+        items.append(renumbered(item, numbers))
+    return Collection(classes, items, _voc_parts(source, masks))
 
 
-def _one_object(
-    source: Path, masks: Mapping[str, Path], images: Mapping[str, Path], names: Mapping[int, str]
-) -> Collection:
-    """Masks that are all 0 and 255: one object, or one for each subfolder where they all lie in some."""
-    folders = sorted({name.split("/")[0] for name in masks}) if all("/" in name for name in masks) else []
-    classes = folders or [next(iter(names.values())) if len(names) == 1 else SINGLE]
-    numbers = {name: {1: folders.index(name.split("/")[0]) + 1 if folders else 1} for name in masks}
-    annotated = [MaskImage(name, images[name], mask, None, numbers[name], "binary") for name, mask in masks.items()]
-    return Collection(classes, annotated, _voc_parts(source, masks))
-
-
-def _values(task: tuple[Path, Colours | None, MaskKind | None]) -> set[int]:
-    return set(np.unique(read_label(*task)).tolist())
+def _content(task: tuple[Path, Colours | None, MaskKind | None]) -> tuple[set[int], Size]:
+    """The values in a mask, and its size."""
+    label = read_label(*task)
+    height, width = label.shape
+    return set(np.unique(label).tolist()), (height, width)
 
 
 def _voc_names(source: Path) -> tuple[dict[int, str], Colours | None]:

@@ -70,7 +70,7 @@ def test_every_file_at_fault_is_named(data: Path, rng: np.random.Generator, caps
         f"{masks}/0.png: no such mask",
         f"{masks}/1.png: not a readable mask",
         f"{masks}/2.png",
-        f"{masks}/3.png is 6x5, its image {images}/3.jpg 100x90",
+        f"{masks}/3.png: mask is 6x5, its image {images}/3.jpg is 100x90",
         f"{masks}/4.png holds class 5, of 4",
         f"{images}/5.jpg: not a readable image",
         f"{images}/6.jpg: not a readable image (it is no image)",

@@ -8,8 +8,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from scipy.io import savemat
 
-from dataset.prepare.annotations import RunLengths, unpack_runs
-from dataset.prepare.labels import decode_segmentation, paint, read_label, read_sbd
+from dataset.prepare.annotations import RunLengths, decode_segmentation, paint, unpack_runs
+from dataset.prepare.image import read_label
+from dataset.prepare.pascal import read_sbd
 from tests.dataset.prepare.trees import (
     SIZE,
     VOC_BORDER,

@@ -125,7 +125,7 @@ def test_files_at_fault_are_named_and_the_others_done(
     err = capsys.readouterr().err
     assert f"JPEGImages/{lost}.jpg: no such image\n" in err
     assert f"JPEGImages/{cut}.jpg: not a readable image" in err
-    assert f"{wide}.mat is 100x90, its image {root}/JPEGImages/{wide}.jpg 123x45\n" in err
+    assert f"{wide}.mat: mask is 100x90, its image {root}/JPEGImages/{wide}.jpg is 123x45; make them equal\n" in err
     assert f"{broken}.mat is damaged" in err
     written = {path.stem for path in (root / "SegmentationClassAug").iterdir()}
     assert written == set(raw_pascal.train + raw_pascal.val) - {lost, cut, wide, broken}
