@@ -1,7 +1,7 @@
-"""Figures for papers: `python -m tools.figures {panels,states,interception,curves,bars} --help`.
+"""Figures for papers: `python -m tools.figures {panels,states,interception,curves,bars,architecture} --help`.
 
 Each command writes PDF and PNG and, beside them, the drawn numbers as JSON. `panels` is the paper's Figure 4, `states`
-its Figure 5 and `interception` its Figure 7.
+its Figure 5 and `interception` its Figure 7. `architecture` draws the pictures of README and docs.
 """
 
 import argparse
@@ -26,6 +26,8 @@ from model.methods.hmnet import HMNet
 from model.methods.method import Method
 from model.released import load_weights
 from tools.paper.analysis import enhancement, state_cosines, visits
+from tools.paper.architecture import draw_diagrams
+from tools.paper.example import draw_example
 from tools.paper.history import Bar, read_bars, read_course, short_names
 from tools.paper.plots import draw_bars, draw_curves, draw_enhancement, draw_states, save
 from tools.paper.published import published
@@ -73,6 +75,9 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     for command in commands.choices.values():
         command.add_argument("--names", nargs="+", metavar="NAME", help="of the networks or runs, for the legend")
         command.add_argument("--out", type=Path, default=Path("exp/figures"), help="folder for the figures")
+    what = "the network, the rooms of this project and an example, for README and docs"
+    architecture = commands.add_parser("architecture", help=what)
+    architecture.add_argument("--out", type=Path, default=Path("docs/images"), help="folder for the figures")
     return parser.parse_args(words)
 
 
@@ -294,7 +299,13 @@ def support_image(cfg: Config, episode_set: EpisodeSet) -> RGB:
     return overlay(square, item["support_mask"][0].numpy())
 
 
+def architecture(arguments: argparse.Namespace) -> list[Path]:
+    """The diagrams of network and rooms, and the example."""
+    return [*draw_diagrams(arguments.out), draw_example(arguments.out / "example.jpg")]
+
+
 FIGURES = {"panels": panels, "states": states, "interception": interception, "curves": curves, "bars": bars}
+FIGURES |= {"architecture": architecture}
 
 
 def main(words: Sequence[str] | None = None) -> None:

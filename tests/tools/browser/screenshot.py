@@ -11,7 +11,7 @@ from playwright.sync_api import sync_playwright
 from tests.tools.browser.test_page import CHROMIUM, START, Tab, wait_for
 from util.files import atomic_write
 
-OUT = Path("docs/app.png")
+OUT = Path("docs/images/app.png")
 PORT = 7869
 SCREEN = {"width": 1280, "height": 1020}
 COLORS = 256  # of a palette, which makes the file a third of the size
