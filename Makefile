@@ -1,8 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# PyTorch's builds without CUDA, a tenth of the size, for Linux without an NVIDIA driver; empty: the default ones
+CPU_WHEELS ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: demo app test test-slow test-browser gpu lint format
+.PHONY: demo app test test-slow test-browser gpu docs lint format
 
 demo: $(INSTALLED)
 	$(BIN)/python -m tools.demo
@@ -25,6 +27,9 @@ test-browser: $(INSTALLED)
 gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu -p tests.report --report exp/gpu/report.json -o faulthandler_timeout=120
 
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,5 +42,6 @@ format: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv
+	@sh tools/cpu_wheels.sh $(BIN)/python "$(CPU_WHEELS)"
 	$(BIN)/python -m pip install -e '.[dev]'
 	touch $@

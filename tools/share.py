@@ -47,7 +47,7 @@ A network of *{paper}*: it segments in an image what a few others show, also cla
 ## Use
 
 ```python
-from prediction.predictor import Predictor
+from hmnet import Predictor
 
 predictor = Predictor.from_pretrained("{name}")
 predictor.set_support(["cat1.jpg", "cat2.jpg"], ["cat1.png", "cat2.png"])
