@@ -3,20 +3,26 @@
 Prints a table of mean IoU by method and number of masks. VOC: twelve classes, supports from the training list, queries
 from the validation list. MSRC v2: six classes that VOC lacks, supports and queries from all images, unlabelled pixels
 as background. Every class has some draws of supports, each a prefix of the larger ones, and one of queries.
+`--absent` adds as many queries without the class: how often something is found there, how often nothing is found where
+the class is, and how often a pixel of some probability is the object's.
 """
 
+import argparse
 import time
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dataset.benchmarks.pascal import PASCAL_CLASSES
 from dataset.lists import Pair, read_lines, read_list
 from dataset.scan import scan_masks
-from prediction.predictor import DEFAULT_CONFIG, Predictor
+from prediction.predictor import DEFAULT_CONFIG, MIN_CONFIDENCE, Predictor
 from tools.paper.table import Table
 from util.arguments import Parser
 from util.config import load_config
@@ -28,139 +34,218 @@ from util.pixels import IGNORE
 VOC = ("aeroplane", "bird", "boat", "bottle", "bus", "car", "cat", "cow", "dog", "horse", "sheep", "train")
 MSRC = ("face", "flower", "sign", "book", "tree", "building")
 MIN_SHARE = 0.01  # of an image's pixels that a class must have to count there
+BOUNDARY = 0.02  # of an image's diagonal: the width of the band in which outlines are compared (Cheng et al., 2021)
+BINS = 10  # of probabilities
+
+Files = tuple[Path, Path]  # an image and its mask
 
 
 class PhotoClass(NamedTuple):
-    """A class with images that show it; paths of image and mask."""
+    """A class with images that show it, and some that do not."""
 
+    dataset: str
     name: str
     value: int  # in the masks
-    draws: list[list[tuple[Path, Path]]]  # supports, the larger numbers of masks first
-    queries: list[tuple[Path, Path]]
+    ignored: int | None  # another value, which is not judged
+    draws: list[list[Files]]  # supports, the larger numbers of masks first
+    queries: list[Files]
+    absent: list[Files]
+
+
+class Answer(NamedTuple):
+    """What was found in one query."""
+
+    counts: NDArray[np.int64]  # (2, 2), intersection and union of the object and of its outline's band
+    confidence: float
+    bins: NDArray[np.int64]  # (2, BINS), pixels by probability, and how many of them are the object's
+    seconds: float
 
 
 class Measured(NamedTuple):
-    """What a method made of one number of masks."""
+    """What a method made of one draw of supports."""
 
-    ious: dict[str, list[float]]  # by class, of every draw
-    support_seconds: float  # per support set
-    query_seconds: float  # per image
+    support_seconds: float
+    present: list[Answer]
+    absent: list[Answer]
 
 
-def read_voc(root: Path, masks: int, draws: int, queries: int) -> Iterator[PhotoClass]:
+def read_voc(root: Path, numbers: tuple[int, int, int]) -> Iterator[PhotoClass]:
     """The twelve classes of a folder in VOC's layout; UserError for one that has too few images."""
-    train, val = (
-        images_by_class(root, read_list(path), path) for path in (root / f"ImageSets/{p}.txt" for p in ("train", "val"))
-    )
+    train, val = (ImagesByClass(root, root / f"ImageSets/{name}.txt") for name in ("train", "val"))
     for name in VOC:
         value = PASCAL_CLASSES.index(name) + 1
-        yield drawn(root, name, value, train.get(value, []), val.get(value, []), (masks, draws, queries))
+        yield drawn(root, ("VOC", name, value, IGNORE), (train.of(value), *val.split(value)), numbers)
 
 
-def read_msrc(root: Path, masks: int, draws: int, queries: int) -> Iterator[PhotoClass]:
+def read_msrc(root: Path, numbers: tuple[int, int, int]) -> Iterator[PhotoClass]:
     """The six classes of MSRC v2: JPEGImages, SegmentationClass and classes.txt, a name a line."""
     names = read_lines(root / "classes.txt")
     images = sorted(path.name for path in (root / "JPEGImages").glob("*.*"))
     pairs = [(f"JPEGImages/{name}", f"SegmentationClass/{Path(name).stem}.png") for name in images]
-    found = images_by_class(root, pairs, root / "classes.txt")
+    every = ImagesByClass(root, root / "classes.txt", pairs)
     for name in MSRC:
         if name not in names:
             raise UserError(f"{root / 'classes.txt'}: has no class {name}")
         value = names.index(name) + 1
-        order = np.random.default_rng([0, value]).permutation(len(found.get(value, [])))
-        shuffled = [found[value][i] for i in order]
-        yield drawn(root, name, value, shuffled[queries:], shuffled[:queries], (masks, draws, queries))
+        shown, absent = every.split(value)
+        shuffled = [shown[i] for i in np.random.default_rng([0, value]).permutation(len(shown))]
+        queries = numbers[2]
+        yield drawn(root, ("MSRC", name, value, None), (shuffled[queries:], shuffled[:queries], absent), numbers)
 
 
-def images_by_class(root: Path, pairs: Sequence[Pair], source: Path) -> dict[int, list[Pair]]:
-    """The pairs of every class that has MIN_SHARE of a mask's pixels."""
-    counts, found = scan_masks(root, [mask for _, mask in pairs], source), dict[int, list[Pair]]()
-    for pair in pairs:
-        total = sum(counts[pair[1]].values())
-        for value, pixels in counts[pair[1]].items():
-            if pixels >= MIN_SHARE * total:
-                found.setdefault(value, []).append(pair)
-    return found
+class ImagesByClass:
+    """Which images of a list show a class.
+
+    Args: the folder; the list, or the file that stands for it; its pairs, where it is no list file.
+    """
+
+    def __init__(self, root: Path, source: Path, pairs: Sequence[Pair] | None = None) -> None:
+        self.pairs = read_list(source) if pairs is None else pairs
+        self.counts = scan_masks(root, [mask for _, mask in self.pairs], source)
+
+    def of(self, value: int) -> list[Pair]:
+        """Those in which a class has MIN_SHARE of the pixels."""
+        totals = {mask: sum(counts.values()) for mask, counts in self.counts.items()}
+        return [pair for pair in self.pairs if self.counts[pair[1]].get(value, 0) >= MIN_SHARE * totals[pair[1]]]
+
+    def split(self, value: int) -> tuple[list[Pair], list[Pair]]:
+        """Those, and the images without a pixel of the class."""
+        return self.of(value), [pair for pair in self.pairs if not self.counts[pair[1]].get(value)]
 
 
 def drawn(
-    root: Path, name: str, value: int, supports: Sequence[Pair], queries: Sequence[Pair], numbers: tuple[int, int, int]
+    root: Path, what: tuple[str, str, int, int | None], images: Sequence[Sequence[Pair]], numbers: tuple[int, int, int]
 ) -> PhotoClass:
-    """Draws of a class from the generator of its own; UserError where there are too few images."""
+    """Draws of a class from the generator of its own; UserError where there are too few images.
+
+    Args: the folder; data set, name, value and ignored value; images to draw supports, queries and queries without the
+    class from; how many masks, draws and queries.
+    """
+    supports, queries, absent = images
     masks, draws, wanted = numbers
-    if len(supports) < masks or len(queries) < wanted:
-        raise UserError(
-            f"{root}: class {name} has {len(supports)} and {len(queries)} images; lower --shots or --queries"
-        )
+    _, name, value, _ = what
+    if len(supports) < masks or min(len(queries), len(absent)) < wanted:
+        counts = f"{len(supports)} images for supports and {len(queries)} for queries"
+        raise UserError(f"{root}: class {name} has {counts}; lower --shots or --queries")
 
-    def some(images: Sequence[Pair], count: int, *seed: int) -> list[tuple[Path, Path]]:
-        order = np.random.default_rng([*seed, value]).permutation(len(images))[:count]
-        return [(root / images[i][0], root / images[i][1]) for i in order]
+    def some(pairs: Sequence[Pair], count: int, *seed: int) -> list[Files]:
+        order = np.random.default_rng([*seed, value]).permutation(len(pairs))[:count]
+        return [(root / pairs[i][0], root / pairs[i][1]) for i in order]
 
-    return PhotoClass(name, value, [some(supports, masks, 1, d) for d in range(draws)], some(queries, wanted, 2))
-
-
-def measure(predictor: Predictor, classes: Sequence[PhotoClass], shot: int, ignore: int | None, title: str) -> Measured:
-    """IoU of every class over its queries, pixels of the value `ignore` left out, and seconds."""
-    ious, seconds, passes = dict[str, list[float]](), [0.0, 0.0], 0
-    for each in tqdm(classes, title, leave=False):
-        for draw in each.draws:
-            start = time.perf_counter()
-            chosen = draw[:shot]
-            predictor.set_support([image for image, _ in chosen], [(mask, each.value) for _, mask in chosen])
-            seconds[0] += time.perf_counter() - start
-            overlap = union = 0
-            for image, file in each.queries:
-                start = time.perf_counter()
-                found = predictor.predict(image).mask > 0
-                seconds[1] += time.perf_counter() - start
-                mask = interpret_mask(file, "index").label
-                truth, judged = mask == each.value, mask != ignore
-                overlap += int((found & truth & judged).sum())
-                union += int(((found | truth) & judged).sum())
-            passes += 1
-            ious.setdefault(each.name, []).append(overlap / union)
-    return Measured(ious, seconds[0] / passes, seconds[1] / passes / len(classes[0].queries))
+    draws_of_class = [some(supports, masks, 1, number) for number in range(draws)]
+    return PhotoClass(*what, draws_of_class, some(queries, wanted, 2), some(absent, wanted, 3))
 
 
-def row(method: str, name: str, shot: int, found: Measured) -> list[str]:
-    """Of the table: mean over classes and draws with the half width of its 95 % interval over classes."""
-    means = np.array([np.mean(values) for values in found.ious.values()])
+def measure(predictor: Predictor, each: PhotoClass, supports: Sequence[Files], absent: bool) -> Measured:
+    """What a method finds in a class's queries, and where wanted in those without it."""
+    start = time.perf_counter()
+    predictor.set_support([image for image, _ in supports], [(mask, each.value) for _, mask in supports])
+    seconds = time.perf_counter() - start
+    queries = each.queries, each.absent if absent else []
+    return Measured(seconds, *([answer(predictor, each, *files) for files in part] for part in queries))
+
+
+def answer(predictor: Predictor, each: PhotoClass, image: Path, file: Path) -> Answer:
+    """Segment one query and compare it with its mask."""
+    start = time.perf_counter()
+    prediction = predictor.predict(image)
+    seconds = time.perf_counter() - start
+    label = interpret_mask(file, "index").label
+    truth, judged = label == each.value, label != each.ignored
+    found = prediction.mask > 0
+    pairs = (found, truth), (band(found), band(truth))
+    counts = np.array([[(a & b & judged).sum(), ((a | b) & judged).sum()] for a, b in pairs])
+    bins = np.minimum(prediction.probability[judged] * BINS, BINS - 1).astype(int)
+    by_bin = np.array([np.bincount(bins, minlength=BINS), np.bincount(bins, truth[judged], BINS)], np.int64)
+    return Answer(counts, prediction.confidence, by_bin, seconds)
+
+
+def band(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The pixels of a mask (h, w) that are near its outline, the image's edges among it (Cheng et al., CVPR 2021)."""
+    width = max(1, round(BOUNDARY * float(np.hypot(*mask.shape))))
+    framed = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    return mask & (cv2.erode(framed, np.ones((3, 3), np.uint8), iterations=width)[1:-1, 1:-1] == 0)
+
+
+def row(of: tuple[str, str, str], found: dict[str, list[Measured]]) -> list[str]:
+    """Of the table: means over classes and draws with the half width of the 95 % interval over classes."""
+    sums = {name: [np.sum([a.counts for a in m.present], axis=0) for m in draws] for name, draws in found.items()}
+    means = np.array([np.mean([counts[:, 0] / counts[:, 1] for counts in draws], axis=0) for draws in sums.values()])
+    every = [measured for draws in found.values() for measured in draws]
+    seconds = np.mean([m.support_seconds for m in every]), np.mean([a.seconds for m in every for a in m.present])
+    by_class = " ".join(f"{name} {iou:.2f}" for name, (iou, _) in zip(found, means, strict=True))
+    return [*of, with_interval(means[:, 0]), with_interval(means[:, 1]), *(f"{s:.2f}" for s in seconds), by_class]
+
+
+def with_interval(means: NDArray[Any]) -> str:
+    """The mean over classes and the half width of its 95 % interval."""
     half = 1.96 * means.std(ddof=1) / len(means) ** 0.5 if len(means) > 1 else 0.0
-    by_class = " ".join(f"{key} {np.mean(values):.2f}" for key, values in found.ious.items())
-    seconds = f"{found.support_seconds:.2f}", f"{found.query_seconds:.2f}"
-    return [name, str(shot), method, f"{means.mean():.3f} ± {half:.3f}", *seconds, by_class]
+    return f"{means.mean():.3f} ± {half:.3f}"
 
 
-def main() -> None:
-    """Measure and print."""
+def absent_rows(of: tuple[str, str, str], found: dict[str, list[Measured]]) -> Iterator[list[str]]:
+    """By least confidence: how often something is found where nothing is, and nothing where something is."""
+    every = [measured for draws in found.values() for measured in draws]
+    absent, present = (np.array([a.confidence for m in every for a in part(m)]) for part in PARTS)
+    for least in (0.0, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95):
+        mark = " (default)" * (least == MIN_CONFIDENCE)
+        rates = (absent > 0) & (absent >= least), (present == 0) | (present < least)
+        yield [*of, f"{least:.2f}{mark}", *(f"{rate.mean():.2f}" for rate in rates)]
+
+
+def bins_row(of: tuple[str, str, str], found: dict[str, list[Measured]]) -> list[str]:
+    """Which share of the pixels of each bin of probability is the object's, and the mean difference from the bin's."""
+    answers = [a for draws in found.values() for m in draws for part in PARTS for a in part(m)]
+    pixels, objects = np.sum([a.bins for a in answers], axis=0)
+    shares = objects / pixels.clip(min=1)
+    error = float((pixels * abs(shares - (np.arange(BINS) + 0.5) / BINS)).sum() / pixels.sum())
+    return [*of, *(f"{share:.2f}" for share in shares), f"{error:.3f}"]
+
+
+PARTS = (lambda measured: measured.absent), (lambda measured: measured.present)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
     parser = Parser(prog="python -m tools.photos", description="Few masks on photographs.")
     parser.add_argument("--voc", type=Path, metavar="DIR", help="ImageSets, JPEGImages, SegmentationClassAug")
     parser.add_argument("--msrc", type=Path, metavar="DIR", help="JPEGImages, SegmentationClass, classes.txt")
     parser.add_argument("--methods", nargs="+", default=["prototype", "adapt"], help="training-free methods")
-    parser.add_argument("--shots", nargs="+", type=int, default=[1, 5, 15], help="numbers of masks; MSRC: up to 5")
+    parser.add_argument("--shots", nargs="+", type=int, default=[1, 5, 15], help="numbers of masks")
     parser.add_argument("--draws", type=int, default=3, help="of supports of a class")
     parser.add_argument("--queries", type=int, default=12, help="of a class")
+    parser.add_argument("--absent", action="store_true", help="queries without the class too, and the calibration")
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="backbone and size")
-    parser.add_argument("--out", type=Path, help="Markdown file of the table")
-    arguments = parser.parse_args()
-    numbers = arguments.draws, arguments.queries
-    sets: dict[str, tuple[list[PhotoClass], list[int], int | None]] = {}
-    if arguments.voc:
-        sets["VOC"] = list(read_voc(arguments.voc, max(arguments.shots), *numbers)), arguments.shots, IGNORE
-    if arguments.msrc:
-        few = [shot for shot in arguments.shots if shot <= 5]
-        sets["MSRC"] = list(read_msrc(arguments.msrc, max(few), *numbers)), few, None
-    table = Table("Photographs", ["set", "masks", "method", "mean IoU", "s/support set", "s/image", "classes"])
+    parser.add_argument("--out", type=Path, help="Markdown file of the tables")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = parse()
+    numbers = max(arguments.shots), arguments.draws, arguments.queries
+    readers = (read_voc, arguments.voc), (read_msrc, arguments.msrc)
+    classes = [each for read, root in readers if root for each in read(root, numbers)]
     cfg = load_config(arguments.config)
-    for method in arguments.methods:
-        predictor = Predictor.from_method(method, cfg, device="cpu", cache_mb=cfg.feature_cache_mb)
-        for name, (classes, shots, ignore) in sets.items():
-            for shot in shots:
-                found = measure(predictor, classes, shot, ignore, f"{name} {shot} {method}")
-                table.rows.append(row(method, name, shot, found))
-                print(" | ".join(table.rows[-1]), flush=True)
-    text = table.markdown()
+    predictors = {
+        name: Predictor.from_method(name, cfg, device="cpu", cache_mb=cfg.feature_cache_mb) for name in arguments.methods
+    }
+    found = dict[tuple[str, str, str], dict[str, list[Measured]]]()
+    for each in tqdm(classes, "classes"):  # all of a class together, as its images' features are kept
+        for (name, predictor), shot in product(predictors.items(), arguments.shots):
+            results = [measure(predictor, each, draw[:shot], arguments.absent) for draw in each.draws]
+            found.setdefault((each.dataset, str(shot), name), {})[each.name] = results
+    head = ["set", "masks", "method"]
+    columns = ["mean IoU", "boundary IoU", "s/support set", "s/image", "classes"]
+    tables = [Table("Photographs", [*head, *columns], [row(of, each) for of, each in found.items()])]
+    if arguments.absent:
+        rates = ["least confidence", "found where it is not", "not found where it is"]
+        rows = [line for of, each in found.items() for line in absent_rows(of, each)]
+        tables.append(Table("Absent objects", [*head, *rates], rows))
+        bins = [f"{(number + 0.5) / BINS:.2f}" for number in range(BINS)]
+        rows = [bins_row(of, each) for of, each in found.items()]
+        tables.append(Table("Share of object pixels by probability", [*head, *bins, "mean error"], rows))
+    text = "\n".join(table.markdown() for table in tables)
     if arguments.out:
         atomic_write(arguments.out, text)
     print(text)

@@ -1,0 +1,47 @@
+"""What was fitted to supports, in a file: the next run with the same supports, method and backbone needs no fitting."""
+
+import hashlib
+import inspect
+from pathlib import Path
+
+from safetensors.torch import save
+from torch import Tensor
+
+from prediction.predictor import Predictor
+from util.checkpoint import read_checkpoint, read_metadata
+from util.files import atomic_write
+
+NAME = "fitted.safetensors"
+
+
+def save_fitted(path: Path, predictor: Predictor) -> bool:
+    """Write the states of the predictor's supports; False, and nothing, where they are no mappings of tensors."""
+    current = [id(state) for state in predictor.states.values()]
+    states = {key: state for key, state in predictor.known.items() if id(state) in current}
+    if not all(isinstance(state, dict) and all(isinstance(x, Tensor) for x in state.values()) for state in states.values()):
+        return False
+    content = {f"{key}.{name}": x.cpu().contiguous() for key, state in states.items() for name, x in state.items()}
+    atomic_write(path, save(content, {"fitted_by": identity(predictor)}))
+    return True
+
+
+def load_fitted(path: Path, predictor: Predictor) -> bool:
+    """Let the predictor know the states in a file, so that `set_support` finds them by what the supports show.
+
+    False where there is no such file, or one of another method, backbone or size. UserError for a damaged one.
+    """
+    if not path.is_file() or read_metadata(path).get("fitted_by") != identity(predictor):
+        return False
+    for name, x in read_checkpoint(path).items():
+        key, field = name.split(".", 1)
+        predictor.known.setdefault(key, {})[field] = x.to(predictor.device)
+    return True
+
+
+def identity(predictor: Predictor) -> str:
+    """SHA-256 of all that a state depends on but for the supports: the method's code, its weights, the size."""
+    digest = hashlib.sha256(Path(inspect.getfile(type(predictor.model))).read_bytes())
+    digest.update(f"{predictor.size} {predictor.amp}".encode())
+    for name, x in sorted(predictor.model.state_dict().items()):
+        digest.update(name.encode() + x.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
