@@ -74,7 +74,7 @@ class Augmentation:
 
 
 def fit_image(image: Image, size: int, rule: ImageRule, shape: tuple[int, ...] | None = None) -> Image:
-    """An image (size, size, 3) for evaluation as a method's rule says; padding is black.
+    """An image (size, size, 3) for evaluation as a method's rule says.
 
     `shape` is (h, w) of the image before it was reduced, which says how much of the square is padding.
     """
@@ -82,7 +82,7 @@ def fit_image(image: Image, size: int, rule: ImageRule, shape: tuple[int, ...] |
     if rule.fit == "square":
         return resize(image, size, size)
     height, width = padded_size(shape or image.shape, size)
-    frame = np.zeros((size, size, 3), np.float32)
+    frame = np.zeros((size, size, 3), np.float32) + (MEAN if rule.padding == "mean" else np.float32(0))
     frame[:height, :width] = resize(image, height, width)
     return frame
 

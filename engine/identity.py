@@ -15,7 +15,7 @@ from util.schema import keys_of
 
 PACKAGES = ("hmnet", "torch", "torchvision", "timm", "numpy")
 # Keys whose change by --opts is told in a result's name: the same weights have other metrics then
-RELATED = ("val_size", "amp", "trained_shot", "kshot_unsort", "seeds", *keys_of("protocol"))
+RELATED = ("val_size", "amp", "trained_shot", "kshot_unsort", "corrections", "seeds", *keys_of("protocol"))
 NAMED = (
     "test_set",
     "test_fold",

@@ -24,6 +24,7 @@ def build_model(cfg: Config, pretrained: bool = True) -> Method:
     if learnt:
         base_learner = FastBaseLearner(backbone.channels(backbone.levels)[-1], cfg.base_class_count)
     model = kind.build(cfg, backbone, base_learner)
+    model.correct(cfg.corrections)
     check_sizes(cfg, backbone, *(["train_h"] if model.is_trained else []), "val_size")
     if pretrained:
         load_frozen_parts(model, cfg)

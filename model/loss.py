@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.resize import resize
 from util.pixels import IGNORE
 
 if TYPE_CHECKING:  # methods import this module
@@ -22,6 +23,14 @@ def episode_loss(scores: "Scores", query_mask: Tensor) -> dict[str, Tensor]:
         "cross_entropy": cross_entropy(scores.final, query_mask),
         "dice": dice_loss(scores.meta, query_mask),
     }
+
+
+def ensemble_losses(scores: "Scores", truth: Tensor, base_truth: Tensor | None) -> dict[str, Tensor]:
+    """BAM's losses by name; the base learner's, where its truth is known, is constant: nothing under it learns."""
+    losses = {"final": cross_entropy(scores.final, truth), "meta": cross_entropy(scores.meta, truth)}
+    if base_truth is not None and scores.base is not None:
+        losses["base"] = cross_entropy(resize(scores.base, base_truth.shape[-2:]), base_truth)
+    return losses
 
 
 def cross_entropy(logits: Tensor, target: Tensor, ignore: int = IGNORE) -> Tensor:

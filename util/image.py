@@ -73,6 +73,7 @@ class ImageRule(NamedTuple):
     # Training images are changed at random and cropped, or changed and squashed (HDMNet), or squashed as they are.
     augment: Literal["crop", "squash", "none"] = "crop"
     keep_ignored: bool = True  # whether 255 stays in support masks, or becomes background
+    padding: Literal["black", "mean"] = "black"  # the colour around images in proportion
 
 
 @contextmanager

@@ -119,8 +119,8 @@ class Config(BaseModel):
         "network", "PFENet: sides of its maps; up to 1, shares of the feature's side"
     )
     aux_weight: NotNegativeFloat = about("recipe", "PFENet: of the losses at those scales")
-    batch_statistics: bool = about(
-        "recipe", "PFENet: True trains with the backbone's batch norms on the batch; False: they stay as they are"
+    corrections: Annotated[list[str], BeforeValidator(as_list)] = about(
+        "network", "quirks of a method's published code that are switched off, by name (docs/methods.md)"
     )
     qim_skip: Literal["scalar", "channel"] = about(
         "network", "released checkpoints: scalar; the paper's equation: channel"

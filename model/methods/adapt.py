@@ -1,7 +1,7 @@
 """A discriminant fitted to the supports alone, and adapted to every query: needs no weights but the backbone's."""
 
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,16 +46,12 @@ class Adapt(Method):
     Args: backbone; names of the maps that are joined, from finer to coarser.
     """
 
-    images: ClassVar[ImageRule] = ImageRule(fit="padded")
+    uses_base_learner = False
+    images = ImageRule(fit="padded")
 
     def __init__(self, backbone: Backbone, maps: tuple[str, ...]) -> None:
         super().__init__(backbone, maps)
         self.rich = sum(backbone.channels(maps)[-RICH_MAPS:])  # channels of the maps that count for the prototype
-
-    @classmethod
-    def has_base_learner(cls, cfg: Config) -> bool:
-        """Never."""
-        return False
 
     @classmethod
     def build(cls, cfg: Config, backbone: Backbone, base_learner: BaseLearner | None) -> "Adapt":

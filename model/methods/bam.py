@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from model.backbone.base import Backbone, StagedBackbone
-from model.loss import cross_entropy
-from model.methods.method import Explanation, Features, Method, Role, Scores, State
+from model.loss import ensemble_losses
+from model.methods.method import MEAN_PADDING, STEADY_BASE_LEARNER, Explanation, Features, Method, Role, Scores, State
 from model.parts.base_learner import BaseLearner
 from model.parts.decoder import Decoder
 from model.parts.ensemble import Ensemble, base_map, gram, scene_difference
@@ -35,7 +35,9 @@ class BAM(Method):
     (B, K, 1, h, w), `gram` (B, K, C2, C2).
     """
 
+    uses_base_learner = True
     images = ImageRule(fit="padded")
+    corrections = MEAN_PADDING | STEADY_BASE_LEARNER
     released_names: ClassVar[NameTable] = (
         (r"base_learner\.ppm", r"learner_base.0"),
         (r"base_learner\.conv", r"learner_base.1.0"),
@@ -67,11 +69,6 @@ class BAM(Method):
         ensemble = Ensemble(cfg.trained_shot or cfg.shot, cfg.kshot_trans_dim, unsort=True)
         return cls(backbone, base_learner, ensemble, cfg.width)
 
-    @classmethod
-    def has_base_learner(cls, cfg: Config) -> bool:
-        """Always."""
-        return True
-
     def maps_in(self, role: Role) -> tuple[str, ...]:
         """A support's stage 4 waits for its mask."""
         return self.maps if role == "query" else self.maps[:2]
@@ -94,9 +91,7 @@ class BAM(Method):
 
     def support_state(self, support: Features, masks: Tensor) -> State:
         """As in Method; weights over K shots take exactly so many: the shots repeated, or the first."""
-        shot = masks.shape[1]
-        fitting = shot if self.ensemble.shot == 1 else self.ensemble.shot
-        chosen = [number % shot for number in range(fitting)]
+        chosen = self.ensemble.chosen(masks.shape[1])
         reduced, f3, grams = (
             support[name].unflatten(0, masks.shape[:2])[:, chosen] for name in ("reduced", "f3", "gram")
         )
@@ -123,11 +118,8 @@ class BAM(Method):
         return (weights[..., None, None] * prior).sum(1, keepdim=True)
 
     def losses(self, scores: Scores, truth: Tensor, base_truth: Tensor | None = None) -> dict[str, Tensor]:
-        """As in Method; the base learner's, where its truth is known, is constant: nothing under it learns."""
-        losses = {"final": cross_entropy(scores.final, truth), "meta": cross_entropy(scores.meta, truth)}
-        if base_truth is not None and scores.base is not None:
-            losses["base"] = cross_entropy(resize(scores.base, base_truth.shape[-2:]), base_truth)
-        return losses
+        """As in Method."""
+        return ensemble_losses(scores, truth, base_truth)
 
     def parameter_groups(self) -> list[list[nn.Parameter]]:
         """One group a module, in the published order."""
@@ -139,12 +131,6 @@ class BAM(Method):
     def explain(self, query: Features, state: State) -> Explanation:
         """Scores with the prior, and the meta and base learners' probabilities."""
         scores = self.score(query, state)
-        assert scores.base is not None
         weights = self.ensemble.weights(scene_difference(query["gram"], state["gram"]))
-        maps = {
-            "prior: like the object": self.prior(query, state, weights),
-            "probability before the ensemble (meta)": scores.meta.softmax(1)[:, 1:],
-            "probability of any base class": base_map(scores.base),
-            "probability after the ensemble": scores.final.softmax(1)[:, 1:],
-        }
-        return Explanation(scores, {caption: x.squeeze(1) for caption, x in maps.items()})
+        prior = self.prior(query, state, weights).squeeze(1)
+        return Explanation(scores, {"prior: like the object": prior, **scores.probabilities()})

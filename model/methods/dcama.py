@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from torch.optim import SGD
 
 from model.backbone import Backbone
-from model.methods.method import Features, Method, Role, Scores, State
+from model.loss import cross_entropy
+from model.methods.method import IGNORED_PIXELS, Features, Method, Role, Scores, State
 from model.optim import ScheduledOptimizer
 from model.parts.base_learner import BaseLearner
 from model.parts.block_maps import (
@@ -62,7 +63,8 @@ class DCAMA(Method):
     `(B, K * h * w, C)`, `masks` by stage `(B, K * h * w)`, and of the skips the maximum over the shots.
     """
 
-    images: ClassVar[ImageRule] = ImageRule(resample="antialias", augment="none", keep_ignored=False)
+    uses_base_learner = False
+    images = ImageRule(resample="antialias", augment="none", keep_ignored=False)
     released_names: ClassVar[NameTable] = (
         (r"backbone\.layer0\.0", r"feature_extractor.conv1"),
         (r"backbone\.layer0\.1", r"feature_extractor.bn1"),
@@ -75,6 +77,7 @@ class DCAMA(Method):
         (r"(mixer\d)", r"model.\1"),
     )
     unused_names: ClassVar[tuple[str, ...]] = ("feature_extractor.fc.", "model.pe.")  # `position_code` as tables
+    corrections = IGNORED_PIXELS
 
     def __init__(self, backbone: Backbone, stages: dict[str, tuple[str, ...]], skips: tuple[str, str]) -> None:
         super().__init__(backbone, (*skips[:1], *(name for stage in STAGES for name in stages[stage])))
@@ -103,11 +106,6 @@ class DCAMA(Method):
         """As in Method: torchvision's ResNet with timm's weights."""
         weights = cfg.imagenet_weights or IMAGENET_FILES.get(cfg.backbone_name)
         return plain_backbone(cfg, imagenet_weights=weights)
-
-    @classmethod
-    def has_base_learner(cls, cfg: Config) -> bool:
-        """It has none."""
-        return False
 
     def embed(self, features: Features, role: Role) -> Features:
         """Tokens projected for one of the two roles, and the skips as they are."""
@@ -157,8 +155,9 @@ class DCAMA(Method):
         }
 
     def losses(self, scores: Scores, truth: Tensor, base_truth: Tensor | None = None) -> dict[str, Tensor]:
-        """As in Method: the mean over all pixels, also those to ignore."""
-        return {"cross_entropy": all_pixel_cross_entropy(scores.final, truth)}
+        """As in Method: the mean over all pixels, also those to ignore (quirk)."""
+        loss = cross_entropy if "ignored_pixels" in self.corrected else all_pixel_cross_entropy
+        return {"cross_entropy": loss(scores.final, truth)}
 
     def optimizers(self, cfg: Config) -> dict[str, ScheduledOptimizer]:
         """SGD with Nesterov's momentum and a constant rate."""

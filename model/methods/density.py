@@ -21,14 +21,11 @@ class Density(Method):
     the object is in the supports (after FROST's idea of a ratio in place of a distance).
     """
 
+    uses_base_learner = False
+
     def __init__(self, backbone: Backbone, level: str, concentration: float = CONCENTRATION) -> None:
         super().__init__(backbone, (level,))
         self.level, self.concentration = level, concentration
-
-    @classmethod
-    def has_base_learner(cls, cfg: Config) -> bool:
-        """Never."""
-        return False
 
     @classmethod
     def build(cls, cfg: Config, backbone: Backbone, base_learner: BaseLearner | None) -> "Density":

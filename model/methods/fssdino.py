@@ -1,6 +1,7 @@
 """FSSDINO (arXiv 2602.07550): several prototypes a class by k-means, and the Gram matrix of its features."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -31,22 +32,24 @@ class ClassModel(NamedTuple):
 class FSSDINO(Method):
     """Segments by the frozen last level alone; meant for DINOv3's vision transformers.
 
-    Args: backbone and the name of that level, of vision transformers before their last norm; prototypes of a class.
+    Args: backbone and the name of that level; prototypes of a class.
     """
+
+    uses_base_learner = False
+    corrections: ClassVar[Mapping[str, str]] = {
+        "last_norm": "the level is taken behind the last norm; it is taken in front of it",
+        "unit_gram": "unit vectors are compared with the Gram matrix of unit vectors; the query's are as they are",
+    }
 
     def __init__(self, backbone: Backbone, level: str, clusters: int = CLUSTERS) -> None:
         super().__init__(backbone, (level,))
         self.level, self.clusters = level, clusters
 
     @classmethod
-    def has_base_learner(cls, cfg: Config) -> bool:
-        """Never."""
-        return False
-
-    @classmethod
     def build(cls, cfg: Config, backbone: Backbone, base_learner: BaseLearner | None) -> "FSSDINO":
         """As in Method."""
-        backbone.skip_last_norm()  # as released, where `hidden_states[-1]` is the last block's output
+        if "last_norm" not in cfg.corrections:
+            backbone.skip_last_norm()  # as released, where `hidden_states[-1]` is the last block's output (quirk)
         return cls(backbone, backbone.levels[-1])
 
     @torch.no_grad()
@@ -65,6 +68,7 @@ class FSSDINO(Method):
         """As in Method, at the images' size."""
         features = query[self.level].float()
         size = image_size(self.backbone, self.level, features.shape[-2:])
+        features = F.normalize(features, dim=1) if "unit_gram" in self.corrected else features  # else as is (quirk)
         final = torch.stack(
             [class_scores(each, ClassModel(*(part[b] for part in state)), size) for b, each in enumerate(features)]
         )

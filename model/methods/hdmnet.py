@@ -13,12 +13,12 @@ from torch.optim import AdamW
 from typing_extensions import Self
 
 from model.backbone import Backbone
-from model.loss import cross_entropy
-from model.methods.hmnet import three_levels
-from model.methods.method import Explanation, Features, Method, Role, Scores, State
+from model.loss import ensemble_losses
+from model.methods.method import STEADY_BASE_LEARNER, Explanation, Features, Method, Role, Scores, State
 from model.optim import ScheduledOptimizer
 from model.parts.base_learner import BaseLearner
 from model.parts.ensemble import Ensemble, base_map, gram, scene_difference
+from model.parts.maps import three_levels
 from model.parts.prior import foreground, masked_average, max_cosine_prior
 from model.parts.pyramid import Matching, Pyramid, conv_bn
 from model.parts.reduction import concat_maps, reduction
@@ -56,7 +56,8 @@ class HDMNet(Method):
     their `mask` (B, K, 1, f, f); `gram` (B, K, C2, C2).
     """
 
-    images: ClassVar[ImageRule] = ImageRule(augment="squash")
+    uses_base_learner = True
+    images = ImageRule(augment="squash")
     features_by_role: ClassVar[bool] = True
     item_means: ClassVar[Collection[str]] = ("distillation",)
     released_names: ClassVar[NameTable] = (
@@ -75,6 +76,12 @@ class HDMNet(Method):
         (r"classifier", rf"{MIX}.cls"),
         *ENSEMBLE,
     )
+    corrections = STEADY_BASE_LEARNER | {
+        "cropped_images": "training images are cropped, as for the other methods; they are squashed",
+        "own_statistics": "its own batch norms collect statistics in training; they only scale and shift",
+        "trained_shot_weights": "the weights over shots learn; they stay as initialised",
+        "aligned_corners": "maps of the decoder and targets of the distillation are resized with aligned corners",
+    }
     base_learner: BaseLearner
 
     def __init__(
@@ -89,25 +96,21 @@ class HDMNet(Method):
         self.matches = nn.ModuleList(Matching(WIDTH, len(PRIORS)) for _ in self.pyramid.stages)
         self.classifier = conv_bn(WIDTH, 2)
         self.ensemble = ensemble
-        if ensemble.shot_weights is not None:  # the released optimiser leaves them out (quirk)
-            ensemble.shot_weights.requires_grad_(False)
 
     @classmethod
     def build(cls, cfg: Config, backbone: Backbone, base_learner: BaseLearner | None) -> "HDMNet":
         """As in Method."""
         assert base_learner is not None, "has_base_learner says so"
         ensemble = Ensemble(cfg.trained_shot or cfg.shot, cfg.kshot_trans_dim, cfg.kshot_unsort)
-        return cls(backbone, three_levels(backbone), base_learner, ensemble)
-
-    @classmethod
-    def has_base_learner(cls, cfg: Config) -> bool:
-        """Always: its features make a prior."""
-        return True
+        model = cls(backbone, three_levels(backbone), base_learner, ensemble)
+        if ensemble.shot_weights is not None:  # the published optimiser leaves them out (quirk)
+            ensemble.shot_weights.requires_grad_("trained_shot_weights" in cfg.corrections)
+        return model
 
     def train(self, mode: bool = True) -> Self:
         """As in Method; also its own batch norms never collect statistics, and only scale and shift (quirk)."""
         super().train(mode)
-        for module in self.modules():
+        for module in self.modules() if "own_statistics" not in self.corrected else ():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
         return self
@@ -145,14 +148,12 @@ class HDMNet(Method):
         size = reduced.shape[-2:]
         prototypes = masked_average(reduced, foreground(masks, size, reduced.dtype).flatten(0, 1))[..., None, None]
         tokens = self.merge_support(torch.cat([reduced, prototypes.expand_as(reduced)], dim=1))
-        # The weights over shots take exactly as many as they were built for: repeated, or the first.
-        fitting = shots[1] if self.ensemble.shot == 1 else self.ensemble.shot
         return {
             "prototype": prototypes.unflatten(0, shots).mean(1),
             "memories": [match.remember(x, masks) for match, x in zip(self.scales, self.pyramid(tokens), strict=True)],
             "levels": {name: found[name].unflatten(0, shots) for name in PRIORS},
             "mask": F.interpolate((masks == 1).to(reduced.dtype), found["f4"].shape[-2:]).unsqueeze(2),
-            "gram": found["gram"].unflatten(0, shots)[:, [number % shots[1] for number in range(fitting)]],
+            "gram": found["gram"].unflatten(0, shots)[:, self.ensemble.chosen(shots[1])],
         }
 
     def score(self, query: Features, state: State, episode_class: Tensor | None = None) -> Scores:
@@ -165,6 +166,11 @@ class HDMNet(Method):
             known = base_map(resize(base, meta.shape[-2:]), episode_class)
             difference = scene_difference(query["gram"], state["gram"])
         return Scores(meta, self.ensemble(meta, known, difference), base, correlations)
+
+    @property
+    def aligned(self) -> bool:
+        """Whether corners are aligned where the published code does not (quirk)."""
+        return "aligned_corners" in self.corrected
 
     @property
     def scales(self) -> list[Matching]:
@@ -185,29 +191,24 @@ class HDMNet(Method):
             y, correlation = match(q, memory, priors)
             if z is None:
                 z = F.relu(match.parse(y))
-            else:  # corners are not aligned here (quirk)
-                z = F.interpolate(z, size=y.shape[-2:], mode="bilinear", align_corners=False)
+            else:
+                z = resize(z, y.shape[-2:], self.aligned)
                 z = z + F.relu(match.parse(y + z))
             correlations.append(correlation)
         return self.classifier(z), tuple(correlations)
 
     def losses(self, scores: Scores, truth: Tensor, base_truth: Tensor | None = None) -> dict[str, Tensor]:
-        """As in Method; the base learner's, where its truth is known, is constant: nothing under it learns."""
-        losses = {
-            "final": cross_entropy(scores.final, truth),
-            "meta": cross_entropy(scores.meta, truth),
-            "distillation": distillation(scores.auxiliary, truth) / len(scores.auxiliary),
-        }
-        if base_truth is not None and scores.base is not None:
-            losses["base"] = cross_entropy(resize(scores.base, base_truth.shape[-2:]), base_truth)
-        return losses
+        """As in Method: BAM's, and the distillation."""
+        taught = distillation(scores.auxiliary, truth, self.aligned) / len(scores.auxiliary)
+        return ensemble_losses(scores, truth, base_truth) | {"distillation": taught}
 
     def parameter_groups(self) -> list[list[nn.Parameter]]:
         """The pyramid's and the decoder's, then one group a module, in the published order."""
         transformer = nn.ModuleList([self.pyramid, self.matches, self.classifier])
         reductions = [self.reduce_support, self.reduce_query, self.merge_support, self.merge_query]
-        modules = [transformer, *reductions, self.ensemble.gram_merge, self.ensemble.base_merge]
-        return [list(module.parameters()) for module in modules]
+        modules = [transformer, *reductions, *self.ensemble.children()]
+        groups = [[p for p in module.parameters() if p.requires_grad] for module in modules]
+        return [group for group in groups if group]
 
     def optimizers(self, cfg: Config) -> dict[str, ScheduledOptimizer]:
         """AdamW with a polynomial rate; with `index_split` 0 all but the transformer learn ten times as fast."""
@@ -218,20 +219,17 @@ class HDMNet(Method):
     def explain(self, query: Features, state: State) -> Explanation:
         """Scores with the priors, the finest correlations, and the meta and base learners' probabilities."""
         scores = self.score(query, state)
-        assert scores.base is not None
         f5, f4 = self.priors(query, state).unbind(1)
         maps = {
             "prior: largest cosine of stage 4": f4,
             "prior: largest cosine of the base learner's feature": f5,
             "correlations at the finest scale": scores.auxiliary[-1],
-            "probability before the ensemble (meta)": scores.meta.softmax(1)[:, 1],
-            "probability of any base class": base_map(scores.base)[:, 0],
-            "probability after the ensemble": scores.final.softmax(1)[:, 1],
+            **scores.probabilities(),
         }
         return Explanation(scores, maps)
 
 
-def distillation(correlations: Sequence[Tensor], truth: Tensor) -> Tensor:
+def distillation(correlations: Sequence[Tensor], truth: Tensor, aligned: bool = False) -> Tensor:
     """Each scale's correlations are taught by the coarser one's, the coarsest by the truth (paper, section 3.4).
 
     The sum over the scales of KL(teacher, student) over positions, a mean over the batch. `correlations (B, h, w)` from
@@ -240,7 +238,7 @@ def distillation(correlations: Sequence[Tensor], truth: Tensor) -> Tensor:
     total = truth.new_zeros((), dtype=torch.float32)
     teacher = torch.where(truth == 1, 1.0, -1e9)
     for student in (x.float() for x in correlations):  # as half precision has neither 1e-12 nor 1e9
-        teacher = F.interpolate(teacher.unsqueeze(1), size=student.shape[-2:], mode="bilinear", align_corners=False)
+        teacher = resize(teacher.unsqueeze(1), student.shape[-2:], aligned)
         t, s = (x.flatten(1).softmax(1) for x in (teacher, student))
         total = total + (t * ((t + 1e-12).log() - (s + 1e-12).log())).sum(1).mean()
         teacher = student.detach()

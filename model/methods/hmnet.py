@@ -3,8 +3,7 @@
 Source: "Hybrid Mamba for Few-Shot Segmentation", NeurIPS 2024 (arXiv 2409.19613).
 """
 
-from collections.abc import Callable, Mapping
-from itertools import cycle
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -12,20 +11,20 @@ from torch import Tensor, nn
 
 from model.backbone import Backbone
 from model.loss import ITEM_MEANS, episode_loss
-from model.methods.method import Explanation, Features, Method, Role, Scores, State
+from model.methods.method import STEADY_BASE_LEARNER, Explanation, Features, Method, Role, Scores, State
 from model.optim import ScheduledOptimizer, make_sgd, make_trunk_adamw
 from model.parts.base_learner import BaseLearner
 from model.parts.decoder import Decoder
 from model.parts.ensemble import Ensemble, base_map, gram, scene_difference
-from model.parts.fusion import FUSIONS
-from model.parts.mamba import HybridBlock, SelfBlock, SupportMemory
+from model.parts.fusion import build_trunk
+from model.parts.mamba import HybridBlock, SupportMemory
+from model.parts.maps import three_levels
 from model.parts.prior import foreground, level_prior, masked_average, prototypes, select_prior
 from model.parts.reduction import reduction
-from model.parts.trunk import Block, Trunk
+from model.parts.trunk import Trunk
 from model.released import DECODER, ENSEMBLE, FROZEN, NameTable
 from model.resize import resize
 from util.config import Config
-from util.errors import UserError
 
 PRIOR_GAIN = 10  # of the released code; the paper does not mention it
 LEVELS = ("f4", "f5")  # features that priors are made of, as far as they are there
@@ -78,6 +77,7 @@ class HMNet(Method):
     )
     flattened_names: ClassVar[tuple[str, ...]] = ("scan.A_log", "scan.skip")  # (4, D, ...) here, (4 * D, ...) there
     item_means = ITEM_MEANS
+    corrections = STEADY_BASE_LEARNER
 
     def __init__(
         self,
@@ -150,10 +150,7 @@ class HMNet(Method):
             "memories": self.trunk.encode_support(s),
         }
         if self.ensemble is not None:
-            grams = support["gram"].unflatten(0, shots)
-            # The ensemble weighs the scenes of exactly as many shots as it was built for: repeated, or the first.
-            fitting = shots[1] if self.ensemble.shot == 1 else self.ensemble.shot
-            state["gram"] = grams[:, [number % shots[1] for number in range(fitting)]]
+            state["gram"] = support["gram"].unflatten(0, shots)[:, self.ensemble.chosen(shots[1])]
         return state
 
     def score(self, query: Features, state: State, episode_class: Tensor | None = None) -> Scores:
@@ -207,12 +204,8 @@ class HMNet(Method):
         maps = {
             "prior: like the object": like,
             "prior: more like the object than like its surroundings": more_like,
-            "probability before the ensemble (meta)": scores.meta.softmax(1)[:, 1],
         }
-        if scores.base is not None:
-            maps["probability of any base class"] = base_map(scores.base)[:, 0]
-            maps["probability after the ensemble"] = scores.final.softmax(1)[:, 1]
-        return Explanation(scores, maps | norms.maps)
+        return Explanation(scores, maps | scores.probabilities() | norms.maps)
 
 
 class InterceptionNorms:
@@ -240,29 +233,3 @@ class InterceptionNorms:
         u = block.query.scan_input(block.ln_1(q))
         added = block.intercepted(u, block.scan.project(u.flatten(1, 2)), memory.state)
         self.maps[self.blocks[block]] = added.norm(dim=-1)
-
-
-def build_trunk(cfg: Config) -> Trunk:
-    """The trunk of the blocks that `fusion` names, in turn."""
-    kinds = hmnet_blocks(cfg) if cfg.fusion_name == "hmnet" else FUSIONS[cfg.fusion_name]
-    blocks = [make(cfg) for make, _ in zip(cycle(kinds), range(cfg.blocks), strict=False)]
-    return Trunk(blocks, cfg.width, cfg.checkpoint_blocks)
-
-
-def hmnet_blocks(cfg: Config) -> tuple[Callable[[Config], Block], ...]:
-    """The kinds of HMNet's blocks, in turn."""
-    own = (lambda cfg: SelfBlock(cfg.width, cfg.state_size, cfg.scan),) if cfg.self_blocks else ()
-    return own if cfg.srm == cfg.qim == "none" else (*own, hybrid_block)
-
-
-def hybrid_block(cfg: Config) -> HybridBlock:
-    """A hybrid block with the options that the configuration names."""
-    options = (cfg.patch_ratio, cfg.srm, cfg.qim, cfg.qim_skip, cfg.qim_state_grad)
-    return HybridBlock(cfg.width, cfg.state_size, cfg.scan, *options)
-
-
-def three_levels(backbone: Backbone) -> tuple[str, ...]:
-    """The names of a backbone's three levels; UserError where `backbone_layers` names another number."""
-    if len(backbone.levels) != 3:
-        raise UserError(f"backbone_layers: this method takes three maps, not {len(backbone.levels)}")
-    return backbone.levels

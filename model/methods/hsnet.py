@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from model.backbone import Backbone
-from model.methods.method import Features, Method, Scores
+from model.loss import cross_entropy
+from model.methods.method import IGNORED_PIXELS, Features, Method, Scores
 from model.optim import ScheduledOptimizer
 from model.parts.base_learner import BaseLearner
 from model.parts.block_maps import (
@@ -78,15 +79,17 @@ class Learner(nn.Module):
 class Votes(Scores):
     """The scores of several shots, each alone in `auxiliary`, of which `meta` and `final` are the vote."""
 
+    of_all = False  # whether a pixel needs half of all shots' votes, not of the most that any pixel of its image gets
+
     @classmethod
     def of(cls, shots: tuple[Tensor, ...]) -> "Votes":
         """The vote on logits `(B, 2, h, w)`, one tensor a shot, as scores that are larger where it is won.
 
-        A pixel is foreground with half of the votes that the image's pixels get at most (quirk: not half of all shots,
-        so that where no pixel has more than three votes of five, two are enough).
+        A pixel is foreground with half of the votes that the image's pixels get at most (quirk: where none has more
+        than three of five, two are enough).
         """
         votes = torch.stack([logits.argmax(1) for logits in shots]).sum(0).to(shots[0].dtype)  # (B, h, w)
-        largest = votes.amax((1, 2), keepdim=True).clamp(min=1)
+        largest = votes.amax((1, 2), keepdim=True).clamp(min=len(shots) if cls.of_all else 1)
         final = torch.stack([(largest / 2 - 1 / 4).expand_as(votes), votes], dim=1)
         return cls(final, final, None, shots)
 
@@ -104,6 +107,12 @@ class Votes(Scores):
         return foreground - background
 
 
+class Majority(Votes):
+    """The same where the quirk is corrected."""
+
+    of_all = True
+
+
 class HSNet(Method):
     """Every shot alone is matched with the query and segments it; the shots vote.
 
@@ -112,7 +121,8 @@ class HSNet(Method):
     Features: the maps. State: the maps under the masks, unit vectors, `(B, K, C, h, w)`.
     """
 
-    images: ClassVar[ImageRule] = ImageRule(resample="antialias", augment="none", keep_ignored=False)
+    uses_base_learner = False
+    images = ImageRule(resample="antialias", augment="none", keep_ignored=False)
     released_names: ClassVar[NameTable] = (
         (r"backbone\.layer0\.0", r"backbone.conv1"),
         (r"backbone\.layer0\.1", r"backbone.bn1"),
@@ -122,6 +132,9 @@ class HSNet(Method):
         (r"learner", r"hpn_learner"),
     )
     unused_names: ClassVar[tuple[str, ...]] = ("backbone.fc.", "backbone.classifier.")
+    corrections = IGNORED_PIXELS | {
+        "majority_of_shots": "foreground needs half of the shots' votes; it needs half of the most votes in the image"
+    }
 
     def __init__(self, backbone: Backbone, stages: dict[str, tuple[str, ...]]) -> None:
         super().__init__(backbone, tuple(name for stage in STAGES for name in stages[stage]))
@@ -142,11 +155,6 @@ class HSNet(Method):
         """As in Method: torchvision's ResNet or VGG-16."""
         return plain_backbone(cfg)
 
-    @classmethod
-    def has_base_learner(cls, cfg: Config) -> bool:
-        """It has none."""
-        return False
-
     def support_state(self, support: Features, masks: Tensor) -> dict[str, Tensor]:
         """As in Method; the mask is resized to each map."""
         state = {}
@@ -160,7 +168,8 @@ class HSNet(Method):
         """As in Method, `(B, 2, S / 4, S / 4)`; Votes for more than one shot."""
         shots = next(iter(state.values())).shape[1]
         logits = [self.learner(self.correlations(query, state, shot)) for shot in range(shots)]
-        return Scores(logits[0], logits[0]) if shots == 1 else Votes.of(tuple(logits))
+        vote = Majority if "majority_of_shots" in self.corrected else Votes
+        return Scores(logits[0], logits[0]) if shots == 1 else vote.of(tuple(logits))
 
     @torch.no_grad()
     def correlations(self, query: Features, state: dict[str, Tensor], shot: int) -> dict[str, Tensor]:
@@ -171,9 +180,10 @@ class HSNet(Method):
         }
 
     def losses(self, scores: Scores, truth: Tensor, base_truth: Tensor | None = None) -> dict[str, Tensor]:
-        """As in Method: the mean over all pixels, also those to ignore, and over the shots."""
+        """As in Method: the mean over all pixels, also those to ignore (quirk), and over the shots."""
         shots = scores.auxiliary or (scores.final,)
-        return {"cross_entropy": all_pixel_cross_entropy(torch.cat(shots), torch.cat([*repeat(truth, len(shots))]))}
+        loss = cross_entropy if "ignored_pixels" in self.corrected else all_pixel_cross_entropy
+        return {"cross_entropy": loss(torch.cat(shots), torch.cat([*repeat(truth, len(shots))]))}
 
     def optimizers(self, cfg: Config) -> dict[str, ScheduledOptimizer]:
         """Adam with a constant rate."""

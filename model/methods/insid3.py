@@ -54,17 +54,14 @@ class INSID3(Method):
     the mean cosine down to which clusters are merged; `threshold` of the product that lets a cluster join.
     """
 
+    uses_base_learner = False
+
     def __init__(
         self, backbone: Backbone, level: str, components: int = 0, tau: float = TAU, threshold: float = THRESHOLD
     ) -> None:
         super().__init__(backbone, (level,))
         self.level, self.components, self.tau, self.threshold = level, components, tau, threshold
         self.bases: dict[tuple[int, int, torch.device], Tensor] = {}  # of position, by a map's size and device
-
-    @classmethod
-    def has_base_learner(cls, cfg: Config) -> bool:
-        """Never."""
-        return False
 
     @classmethod
     def build(cls, cfg: Config, backbone: Backbone, base_learner: BaseLearner | None) -> "INSID3":

@@ -11,14 +11,23 @@ from typing_extensions import Self
 from model.backbone import Backbone
 from model.optim import ScheduledOptimizer, make_sgd
 from model.parts.base_learner import BaseLearner
+from model.parts.ensemble import base_map
 from model.released import FROZEN, NameTable
 from model.resize import resize
 from model.tensors import tree_map
 from util.config import Config
+from util.errors import UserError
 from util.image import ImageRule
 
 Role = Literal["query", "support"]
 Features = dict[str, Any]  # tensors by name, each (B, ...), of images
+IMAGE_CORRECTIONS: dict[str, dict[str, Any]] = {  # those that change how images get to a method
+    "mean_padding": {"padding": "mean"},
+    "cropped_images": {"augment": "crop"},
+}
+MEAN_PADDING = {"mean_padding": "padding of images has ImageNet's mean colour, as in training; it is black"}
+STEADY_BASE_LEARNER = {"steady_base_learner": "the frozen base learner is trained on without its dropout, which works"}
+IGNORED_PIXELS = {"ignored_pixels": "255 counts for nothing in the loss, where it is background"}
 State = Any  # a tree of tensors (model/tensors.py), each (B, ...): all that a query needs of its supports
 
 
@@ -47,6 +56,14 @@ class Scores(NamedTuple):
         """How far the foreground is above the background at the last size, (B, *last size)."""
         return _resized(self.final[:, 1:] - self.final[:, :1], sizes).squeeze(1)
 
+    def probabilities(self) -> dict[str, Tensor]:
+        """Of foreground before and after the ensemble, and of any base class, by a caption each, (B, h, w)."""
+        maps = {"probability before the ensemble (meta)": self.meta.softmax(1)[:, 1]}
+        if self.base is not None:
+            maps["probability of any base class"] = base_map(self.base)[:, 0]
+            maps["probability after the ensemble"] = self.final.softmax(1)[:, 1]
+        return maps
+
 
 class Explanation(NamedTuple):
     """Scores, and the maps behind them by a caption each, (B, h, w)."""
@@ -62,12 +79,15 @@ class Method(nn.Module, ABC):
     that its weights are bound to, None for any.
     """
 
-    images: ClassVar[ImageRule] = ImageRule()
+    images: ImageRule = ImageRule()
+    uses_base_learner: ClassVar[bool | None] = None  # None: as `ensemble` says
     released_names: ClassVar[NameTable] = FROZEN  # of its tensors in published checkpoints
     flattened_names: ClassVar[tuple[str, ...]] = ()  # endings of tensors whose first two dimensions are one there
     unused_names: ClassVar[tuple[str, ...]] = ()  # beginnings of names there of tensors that it has no use for
     features_by_role: ClassVar[bool] = False  # whether a support's frozen features are others than a query's
     item_means: ClassVar[Collection[str]] = ()  # losses that are means over the batch's items, not over its pixels
+    corrections: ClassVar[Mapping[str, str]] = {}  # what can be done instead of the published code's quirks, by name
+    corrected: Collection[str] = ()  # those of them that are done
 
     def __init__(
         self,
@@ -94,7 +114,16 @@ class Method(nn.Module, ABC):
     @classmethod
     def has_base_learner(cls, cfg: Config) -> bool:
         """Whether it is built with a base learner."""
-        return cfg.ensemble
+        return cfg.ensemble if cls.uses_base_learner is None else cls.uses_base_learner
+
+    def correct(self, names: Collection[str]) -> None:
+        """Do without quirks of the published code, by names of `corrections`; UserError for any other name."""
+        if unknown := sorted({*names} - self.corrections.keys()):
+            known = ", ".join(self.corrections) or "there are none"
+            raise UserError(f"corrections: {unknown[0]!r} is none of {type(self).__name__}'s; choose of: {known}")
+        self.corrected = frozenset(names)
+        for name in names:
+            self.images = self.images._replace(**IMAGE_CORRECTIONS.get(name, {}))
 
     @torch.no_grad()
     def features(self, images: Tensor | Mapping[str, Tensor], role: Role) -> Features:
@@ -193,7 +222,7 @@ class Method(nn.Module, ABC):
         super().train(mode)
         self.backbone.eval()
         if self.base_learner:
-            self.base_learner.eval().dropout.train(mode)
+            self.base_learner.eval().dropout.train(mode and "steady_base_learner" not in self.corrected)
         return self
 
     def explain(self, query: Features, state: State) -> Explanation:

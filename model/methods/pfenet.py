@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from model.backbone.base import Backbone, StagedBackbone
 from model.loss import cross_entropy
-from model.methods.method import Explanation, Features, Method, Role, Scores, State, support_batch
+from model.methods.method import MEAN_PADDING, Explanation, Features, Method, Role, Scores, State, support_batch
 from model.parts.base_learner import BaseLearner
 from model.parts.decoder import classifier, refinement
 from model.parts.prior import foreground, masked_average, masked_stage4, max_cosine_prior, with_stage4
@@ -47,7 +47,7 @@ class PFENet(Method):
     """Segments what the support's prototype and prior mask have in common with the query at several scales.
 
     Args: backbone whose stage 4 can be run alone; scales, which are sides of maps, or up to 1 their share of f3's side;
-    weight of the scales' own losses; whether the backbone's batch norms normalise by the batch in training; width C.
+    weight of the scales' own losses; width C.
     The published recipe, kept as it is: padded images, f3 before f2, a support's stage 4 that sees its object only,
     scales finer than f3, and batch norms that never learn but whose running statistics follow the training images.
 
@@ -55,7 +55,12 @@ class PFENet(Method):
     State: `prototype` (B, C); by shot `f4` (B, K, C4, h, w) and `mask` (B, K, 1, h, w).
     """
 
+    uses_base_learner = False
     images = ImageRule(fit="padded")
+    corrections = MEAN_PADDING | {
+        "frozen_statistics": "the backbone's batch norms stay as they are; in training they normalise by the batch",
+        "scales_within_map": "no scale is finer than the features, whose cells it would repeat",
+    }
     released_names: ClassVar[NameTable] = (
         *FROZEN,
         (r"reduce_query", r"down_query"),
@@ -76,11 +81,10 @@ class PFENet(Method):
         backbone: Backbone,
         scales: Sequence[float],
         inner_weight: float = 1.0,
-        batch_statistics: bool = True,
         width: int = 256,
     ) -> None:
         super().__init__(with_stage4(backbone, "PFENet"), backbone.levels)
-        self.sides, self.inner_weight, self.batch_statistics = tuple(scales), inner_weight, batch_statistics
+        self.sides, self.inner_weight = tuple(scales), inner_weight
         channels = sum(backbone.channels(self.maps[:2]))
         self.reduce_query, self.reduce_support = reduction(channels, width), reduction(channels, width)
         self.scales = nn.ModuleList(Scale(width, first=index == 0) for index in range(len(scales)))
@@ -90,17 +94,12 @@ class PFENet(Method):
     @classmethod
     def build(cls, cfg: Config, backbone: Backbone, base_learner: BaseLearner | None) -> "PFENet":
         """As in Method."""
-        return cls(backbone, cfg.ppm_scales, cfg.aux_weight, cfg.batch_statistics, cfg.width)
-
-    @classmethod
-    def has_base_learner(cls, cfg: Config) -> bool:
-        """Never."""
-        return False
+        return cls(backbone, cfg.ppm_scales, cfg.aux_weight, cfg.width)
 
     def train(self, mode: bool = True) -> Self:
-        """As in Method, except for the backbone's batch norms with `batch_statistics`."""
+        """As in Method, but for the backbone's batch norms (quirk)."""
         super().train(mode)
-        self.backbone.train(mode and self.batch_statistics)
+        self.backbone.train(mode and "frozen_statistics" not in self.corrected)
         return self
 
     def maps_in(self, role: Role) -> tuple[str, ...]:
@@ -139,7 +138,8 @@ class PFENet(Method):
         inner, finished = [], list[Tensor]()
         for side, scale in zip(self.sides, self.scales, strict=True):
             b = max(int(q.shape[-1] * side), 1) if side <= 1 else int(side)
-            pooled = F.adaptive_avg_pool2d(q, b)  # where b exceeds f, cells are repeated
+            b = min(b, q.shape[-1]) if "scales_within_map" in self.corrected else b
+            pooled = F.adaptive_avg_pool2d(q, b)  # where b exceeds f, cells are repeated (quirk)
             prototype = state["prototype"][..., None, None].expand_as(pooled)
             x, logits = scale(concat_maps(pooled, prototype, prior), finished[-1] if finished else None)
             finished.append(resize(x, q.shape[-2:]))

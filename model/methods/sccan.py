@@ -13,11 +13,11 @@ from torch.optim import AdamW
 
 from model.backbone.base import Backbone, StagedBackbone
 from model.loss import dice_loss
-from model.methods.hmnet import three_levels
-from model.methods.method import Explanation, Features, Method, Role, Scores, State
+from model.methods.method import MEAN_PADDING, Explanation, Features, Method, Role, Scores, State
 from model.optim import ScheduledOptimizer, make_sgd
 from model.parts.base_learner import BaseLearner
 from model.parts.decoder import Decoder
+from model.parts.maps import three_levels
 from model.parts.prior import foreground, masked_average, min_max
 from model.parts.reduction import reduction
 from model.released import DECODER, RESNET, NameTable, name_at
@@ -47,14 +47,16 @@ class WindowAttention(nn.Module):
         super().__init__()
         self.q, self.kv, self.proj = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
 
-    def forward(self, own: Tensor, other: Tensor | None = None) -> Tensor:
-        """Windows `(B, W, n, C)` to the same."""
+    def forward(self, own: Tensor, other: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
+        """Windows `(B, W, n, C)` to the same; `seen (B, W, keys)` says which cells count, by default all."""
         q, k, v = self._heads(self.q(own))[0], *self._heads(self.kv(own))
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5  # (B, W, heads, n, n)
         if other is not None:
             k, others = self._heads(self.kv(other))
             cosines = F.normalize(q, dim=-1, eps=1e-7) @ F.normalize(k, dim=-1, eps=1e-7).transpose(-1, -2)
             scores, v = torch.cat([scores, cosines], dim=-1), torch.cat([v, others], dim=-2)
+        if seen is not None:
+            scores = scores.masked_fill(~seen[:, :, None, None], -torch.inf)
         return self.proj((scores.softmax(-1) @ v).transpose(2, 3).flatten(3))
 
     def _heads(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -66,12 +68,12 @@ class WindowAttention(nn.Module):
 class Block(nn.Module):
     """Attention within windows for query and support; `shifted`, windows begin half a window outside the map.
 
-    The map is padded by zeros for that, which take part as cells of value 0, instead of being rolled.
+    The map is padded by zeros for that, which take part as cells of value 0 (quirk), unless `masked`.
     """
 
-    def __init__(self, width: int, shifted: bool) -> None:
+    def __init__(self, width: int, shifted: bool, masked: bool = False) -> None:
         super().__init__()
-        self.pad = WINDOW // 2 if shifted else 0
+        self.pad, self.masked = WINDOW // 2 if shifted else 0, masked and shifted
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)  # of both query and support
         self.query_attention, self.support_attention = WindowAttention(width), WindowAttention(width)
         self.query_mlp, self.support_mlp = (
@@ -87,15 +89,22 @@ class Block(nn.Module):
 
     def encode_support(self, s: Tensor, memory: Memory) -> Tensor:
         """The support map `(B, f, f, C)` for the next block."""
-        s = s + self._map(self.support_attention(memory.cells), s)
+        s = s + self._map(self.support_attention(memory.cells, seen=self._seen(s)), s)
         return s + self.support_mlp(self.norm2(s))
 
     def forward(self, q: Tensor, memory: Memory) -> Tensor:
         """The query map `(B, f, f, C)`; each window also sees the support's window that is most like it, unmasked."""
-        cells = self._windows(self.norm1(q))
-        best = most_like(cells.mean(2), memory)[..., None, None].expand_as(cells)
-        q = q + self._map(self.query_attention(cells, memory.cells.gather(1, best)), q)
+        cells, seen = self._windows(self.norm1(q)), self._seen(q)
+        best = most_like(cells.mean(2), memory)[..., None]  # (B, W, 1)
+        fetched = memory.cells.gather(1, best[..., None].expand_as(cells))
+        if seen is not None:
+            seen = torch.cat([seen, seen.gather(1, best.expand_as(seen))], dim=2)  # (B, W, 128)
+        q = q + self._map(self.query_attention(cells, fetched, seen), q)
         return q + self.query_mlp(self.norm2(q))
+
+    def _seen(self, x: Tensor) -> Tensor | None:
+        """Which cells of the windows `(B, W, 64)` of a map `(B, f, f, C)` are no padding, where that counts."""
+        return self._windows(torch.ones_like(x[..., :1])).squeeze(-1) > 0 if self.masked else None
 
     def _windows(self, x: Tensor) -> Tensor:
         """Map `(B, f, f, C)` to windows `(B, W, 64, C)`."""
@@ -133,7 +142,9 @@ class SCCAN(Method):
     (B, C, 1, 1); `f4` (B, K, C4, n), unit vectors, and `mask` (B, K, n, 1) of n = f * f; `memories` by block.
     """
 
+    uses_base_learner = False
     images = ImageRule(fit="padded")
+    corrections = MEAN_PADDING | {"masked_padding": "padding of shifted windows is left out; it is attended to"}
     released_names: ClassVar[NameTable] = (
         (r"backbone\.(layer0\.\d)", lambda m: f"backbone.body.{name_at(RESNET, m[1])}"),
         (r"backbone\.(layer\d)", r"backbone.body.\1"),
@@ -151,7 +162,7 @@ class SCCAN(Method):
     item_means = frozenset({"dice"})
 
     def __init__(
-        self, backbone: Backbone, maps: tuple[str, ...], feature_size: int = 64, blocks: int = 8, width: int = 256
+        self, backbone: Backbone, maps: tuple[str, ...], feature_size: int, blocks: int, width: int, masked: bool
     ) -> None:
         super().__init__(backbone, maps)
         for norm in backbone.modules() if isinstance(backbone, StagedBackbone) else ():
@@ -161,7 +172,7 @@ class SCCAN(Method):
         channels = sum(backbone.channels(maps[:2]))
         self.reduce_query, self.reduce_support = reduction(channels, width), reduction(channels, width)
         self.merge_query, self.merge_support = (nn.Conv2d(2 * width + 1, width, 1, bias=False) for _ in range(2))
-        self.blocks = nn.ModuleList(Block(width, shifted=index % 2 == 1) for index in range(blocks))
+        self.blocks = nn.ModuleList(Block(width, index % 2 == 1, masked) for index in range(blocks))
         self.norm, self.decoder = nn.LayerNorm(width), Decoder(width)
 
     @classmethod
@@ -170,17 +181,13 @@ class SCCAN(Method):
         for key, unit in (("feature_size", WINDOW), ("width", min(HEAD, cfg.width))):
             if getattr(cfg, key) % unit:
                 raise UserError(f"{key}: {getattr(cfg, key)} should be a multiple of {unit} for SCCAN")
-        return cls(backbone, three_levels(backbone), cfg.feature_size, cfg.blocks, cfg.width)
+        masked = "masked_padding" in cfg.corrections
+        return cls(backbone, three_levels(backbone), cfg.feature_size, cfg.blocks, cfg.width, masked)
 
     @classmethod
     def configured(cls, cfg: Config) -> Config:
         """As in Method."""
         return cfg.model_copy(update={"dilate_first": False})
-
-    @classmethod
-    def has_base_learner(cls, cfg: Config) -> bool:
-        """Never."""
-        return False
 
     def derive(self, maps: Mapping[str, Tensor], role: Role) -> Features:
         """As in Method; the same for both roles."""

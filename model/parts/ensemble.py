@@ -67,6 +67,10 @@ class Ensemble(nn.Module):
         self.gram_merge = _pair_merge()
         self.base_merge = _pair_merge()
 
+    def chosen(self, shots: int) -> list[int]:
+        """Which of so many shots count: all, or as many as it was built to weigh, the first ones or repeated."""
+        return [number % shots for number in range(shots if self.shot == 1 else self.shot)]
+
     def weights(self, difference: Tensor) -> Tensor:
         """Weights over the shots `(B, K)`, which sum to 1, from their scene differences `(B, K)`."""
         if self.shot_weights is None:

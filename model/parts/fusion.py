@@ -5,14 +5,16 @@ network's way of mixing query and support, put into the same surroundings.
 """
 
 from collections.abc import Callable
+from itertools import cycle
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.parts.mamba import HybridBlock, SelfBlock
 from model.parts.order import patch_orders
-from model.parts.trunk import Block
+from model.parts.trunk import Block, Trunk
 from util.config import Config
 
 HEADS = 8
@@ -189,6 +191,25 @@ FUSIONS: dict[str, tuple[Callable[[Config], Block], ...]] = {  # what makes the 
     "cross_attention": (_self_attention, lambda cfg: CrossAttentionBlock(cfg.width)),
     "self_calibrated": (_self_attention, lambda cfg: SelfCalibratedBlock(cfg.width, cfg.patch_ratio)),
 }
+
+
+def build_trunk(cfg: Config) -> Trunk:
+    """The trunk of the blocks that `fusion` names, in turn."""
+    kinds = hmnet_blocks(cfg) if cfg.fusion_name == "hmnet" else FUSIONS[cfg.fusion_name]
+    blocks = [make(cfg) for make, _ in zip(cycle(kinds), range(cfg.blocks), strict=False)]
+    return Trunk(blocks, cfg.width, cfg.checkpoint_blocks)
+
+
+def hmnet_blocks(cfg: Config) -> tuple[Callable[[Config], Block], ...]:
+    """The kinds of HMNet's blocks, in turn."""
+    own = (lambda cfg: SelfBlock(cfg.width, cfg.state_size, cfg.scan),) if cfg.self_blocks else ()
+    return own if cfg.srm == cfg.qim == "none" else (*own, hybrid_block)
+
+
+def hybrid_block(cfg: Config) -> HybridBlock:
+    """A hybrid block with the options that the configuration names."""
+    options = (cfg.patch_ratio, cfg.srm, cfg.qim, cfg.qim_skip, cfg.qim_state_grad)
+    return HybridBlock(cfg.width, cfg.state_size, cfg.scan, *options)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from model.backbone import Backbone
 from model.resize import resize
+from util.errors import UserError
 
 
 def unit(x: Tensor, dim: int = -3) -> Tensor:
@@ -40,7 +41,7 @@ def coarse_mask(mask: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
 
 def enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Maps (B, C, h, w) at an image's size, bilinear with half-pixel centres."""
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+    return resize(x, size, aligned=False)
 
 
 def to_size(x: Tensor, size: torch.Size | tuple[int, int], aligned: bool) -> Tensor:
@@ -60,3 +61,10 @@ def stage_maps(backbone: Backbone) -> tuple[str, ...]:
     last = backbone.maps[[info.name for info in backbone.maps].index(backbone.levels[-1])]
     shown = backbone.maps[: backbone.maps.index(last) + 1]
     return tuple(info.name for info in shown if info.stride >= 4 and not info.name.endswith(".sum"))[-4:]
+
+
+def three_levels(backbone: Backbone) -> tuple[str, ...]:
+    """The names of a backbone's three levels; UserError where `backbone_layers` names another number."""
+    if len(backbone.levels) != 3:
+        raise UserError(f"backbone_layers: this method takes three maps, not {len(backbone.levels)}")
+    return backbone.levels

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from model.build import build_base_learner, build_model
-from model.methods.hmnet import build_trunk, hybrid_block
+from model.parts.fusion import build_trunk, hybrid_block
 from util.config import Config, load_config
 from util.errors import UserError
 

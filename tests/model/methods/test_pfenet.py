@@ -42,7 +42,7 @@ def test_training_reproduces_the_original(model: PFENet, statistics: str) -> Non
     expected = recorded.arrays("pfenet_resnet50_1s")
     truth = golden_rule.masks(2, SIZE).long()
     truth[..., -(SIZE // 8) :] = 255
-    model.batch_statistics = statistics == "batch"
+    model.correct(["frozen_statistics"] * (statistics == "frozen"))
     before = {key: value.clone() for key, value in model.backbone.named_buffers()}
     with torch.set_grad_enabled(statistics == "frozen"):
         losses = model.losses(recorded.training_scores(model, SIZE, 2), truth)

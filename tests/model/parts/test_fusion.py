@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from model.build import build_model
 from model.loss import episode_loss
-from model.methods.hmnet import build_trunk
 from model.parts.fusion import FUSIONS as MIXINGS
-from model.parts.fusion import CrossAttentionBlock, SelfAttentionBlock, SelfCalibratedBlock, attend
+from model.parts.fusion import CrossAttentionBlock, SelfAttentionBlock, SelfCalibratedBlock, attend, build_trunk
 from model.parts.trunk import Trunk
 from model.released import load_weights, released_state_dict
 from model.resize import resize
