@@ -18,7 +18,9 @@ def save_fitted(path: Path, predictor: Predictor) -> bool:
     """Write the states of the predictor's supports; False, and nothing, where they are no mappings of tensors."""
     current = [id(state) for state in predictor.states.values()]
     states = {key: state for key, state in predictor.known.items() if id(state) in current}
-    if not all(isinstance(state, dict) and all(isinstance(x, Tensor) for x in state.values()) for state in states.values()):
+    if not all(
+        isinstance(state, dict) and all(isinstance(x, Tensor) for x in state.values()) for state in states.values()
+    ):
         return False
     content = {f"{key}.{name}": x.cpu().contiguous() for key, state in states.items() for name, x in state.items()}
     atomic_write(path, save(content, {"fitted_by": identity(predictor)}))

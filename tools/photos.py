@@ -228,7 +228,8 @@ def main() -> None:
     classes = [each for read, root in readers if root for each in read(root, numbers)]
     cfg = load_config(arguments.config)
     predictors = {
-        name: Predictor.from_method(name, cfg, device="cpu", cache_mb=cfg.feature_cache_mb) for name in arguments.methods
+        name: Predictor.from_method(name, cfg, device="cpu", cache_mb=cfg.feature_cache_mb)
+        for name in arguments.methods
     }
     found = dict[tuple[str, str, str], dict[str, list[Measured]]]()
     for each in tqdm(classes, "classes"):  # all of a class together, as its images' features are kept
