@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from prediction.formats.table import chosen_formats, write_formats
 from prediction.gallery import write_gallery
 from prediction.manifest import Part, read_manifest, write_manifest
 from prediction.outputs import PredictionPlan, begin, find_queries, fingerprint, is_ours, make_plan, segment_files
@@ -75,6 +76,7 @@ def finish(arguments: argparse.Namespace, complaints: Sequence[str]) -> int:
     out: Path = arguments.out
     records = read_manifest(out)
     write_manifest(out, records)
+    write_formats(chosen_formats(arguments.format), out)
     if arguments.html:
         write_gallery(out / "index.html", out.resolve().name, records, complaints)
     if complaints:
@@ -87,6 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Do what the command line asks; returns the exit code."""
     default = find_config(arguments.weights) if arguments.weights else DEFAULT_CONFIG
     arch = ["arch", arguments.arch] if arguments.arch else []
+    chosen_formats(arguments.format)  # a mistake in it is said before the work
     cfg = load_config(arguments.config or default, [*arch, *arguments.opts])
     try:
         with (
