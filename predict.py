@@ -35,6 +35,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="images per pass through the network (1)")
     parser.add_argument("--overwrite", action="store_true", help="do again what is done")
     parser.add_argument("--html", action="store_true", help="write index.html, one page with all thumbnails")
+    parser.add_argument(
+        "--format", default="", metavar="NAME,...", help="write these too: coco, labelme, yolo, geojson, csv"
+    )
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ...; default: the config's")
     parser.add_opts("key value ..., instead of the config's")
     arguments = parser.parse_args()

@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from engine.origin import checkpoint_config
+from prediction.formats.table import chosen_formats, write_formats
 from prediction.gallery import write_gallery
 from prediction.manifest import Part, read_manifest, write_manifest
 from prediction.outputs import PredictionPlan, begin, find_queries, fingerprint, is_ours, make_plan, segment_files
@@ -76,6 +77,7 @@ def finish(arguments: argparse.Namespace, complaints: Sequence[str]) -> int:
     out: Path = arguments.out
     records = read_manifest(out)
     write_manifest(out, records)
+    write_formats(chosen_formats(arguments.format), out)
     if arguments.html:
         write_gallery(out / "index.html", out.resolve().name, records, complaints)
     if complaints:
@@ -88,6 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Do what the command line asks; returns the exit code."""
     arch = ["arch", arguments.arch] if arguments.arch else []
     opts = [*arch, *arguments.opts]
+    chosen_formats(arguments.format)  # a mistake in it is said before the work
     if arguments.weights and not arguments.config:
         cfg = checkpoint_config(arguments.weights, opts)
     else:

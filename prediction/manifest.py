@@ -1,9 +1,9 @@
 """What was predicted: JSON Lines in one file, and while processes are at work in a part for each of them.
 
-A line is one class found in one image: `file`, `class`, `value` in the mask, `area` in pixels, `score`, `box`
-(left, top, right, bottom in pixels, the last two exclusive), `seconds`, `found` (how many classes, so many lines there
-are of the file), `mask` and `overlay` (files), `digest` (SHA-256 of the image's file). Where nothing
-is found there is one line without a class.
+A line is one class found in one image: `file`, `class`, `value` in the mask, `area` in pixels, `score`, `scores` of its
+objects one by one (`prediction.objects`), `box` (left, top, right, bottom in pixels, the last two exclusive),
+`seconds`, `found` (how many classes, so many lines there are of the file), `mask` and `overlay` (files), `digest`
+(SHA-256 of the image's file). Where nothing is found there is one line without a class.
 """
 
 import json

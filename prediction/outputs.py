@@ -20,6 +20,7 @@ from dataset.lists import class_lines
 from dataset.prepare.files import is_intact_png
 from model.backbone.build import imagenet_file
 from prediction.manifest import NAME, Part, Record, Records, read_manifest, write_manifest
+from prediction.objects import object_scores
 from prediction.predictor import Found, Prediction, Predictor
 from prediction.support import SupportClass
 from util.config import Config
@@ -140,12 +141,16 @@ class Outputs:
             **({"digest": digest} if digest else {}),
         }
         nothing = {"file": file, "class": None, "value": None, "area": 0, "score": 0.0, "box": None, **shared}
-        return [{**_record(file, item, values), **shared} for item in found] or [nothing]
+        scores = object_scores(prediction.mask, prediction.class_probabilities)
+        return [
+            {**_record(file, item, values, scores[prediction.names.index(item.name) + 1]), **shared} for item in found
+        ] or [nothing]
 
 
-def _record(file: str, item: Found, values: Mapping[str, int]) -> Record:
+def _record(file: str, item: Found, values: Mapping[str, int], scores: Sequence[float]) -> Record:
     known = {"file": file, "class": item.name, "value": values[item.name], "area": item.area}
-    return {**known, "score": round(item.score, 4), "box": list(item.box)}
+    rounded = [round(score, 4) for score in scores]
+    return {**known, "score": round(item.score, 4), "scores": rounded, "box": list(item.box)}
 
 
 def _is_whole_jpeg(path: Path) -> bool:

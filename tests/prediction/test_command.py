@@ -1,5 +1,7 @@
 """What stops a run before its first image leaves nothing behind."""
 
+import csv
+import json
 import sys
 from pathlib import Path
 
@@ -45,6 +47,31 @@ def test_mistakes_in_weights_and_boxes_leave_no_folder(
     with pytest.raises(UserError, match="is no box"):
         run(experiment[1], "--boxes", boxes, "--overwrite")
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_every_object_is_in_the_table(
+    experiment: tuple[Config, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, mask = draw_image(generator(), 40, 50, [3])
+    for name in ("support", "photos"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(image).save(tmp_path / name / "a.jpg")
+    Image.fromarray((mask == 3).astype(np.uint8)).save(tmp_path / "support/a.png")
+    folders = [word for name in ("support", "query", "out") for word in (f"--{name}", str(tmp_path / name))]
+    folders[3] = str(tmp_path / "photos")
+    words = ["predict.py", "--weights", str(experiment[1]), *folders, "--format"]
+    monkeypatch.setattr(sys, "argv", [*words, "csv,coca"])
+    with pytest.raises(UserError, match="--format coca"):
+        predict.main()
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(sys, "argv", [*words, "csv"])
+    assert predict.main() == 0
+    record = json.loads((tmp_path / "out/manifest.jsonl").read_text())
+    with (tmp_path / "out/objects.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    areas = [int(row["area"]) for row in rows]
+    assert [float(row["score"]) for row in rows] == record["scores"] and sum(areas) == record["area"] > 0
+    assert record["score"] == pytest.approx(np.average(record["scores"], weights=areas), abs=1e-4)
 
 
 def test_without_weights_the_supports_alone_are_fitted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,69 @@
+"""What a run has found, image by image, from its manifest and masks."""
+
+import json
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.PngImagePlugin import PngImageFile
+
+from prediction.manifest import NAME, Record
+from prediction.objects import MaskObject, find_objects
+from util.errors import UserError, first_line
+from util.tiff import Georeference, read_georeference
+
+
+class Segment(NamedTuple):
+    """An object with the name of its class."""
+
+    name: str
+    score: float  # mean probability over the object, or over all of its class where a run has not told them apart
+    object: MaskObject
+
+
+class SegmentedImage(NamedTuple):
+    """An image and the objects in it."""
+
+    file: str  # below the folder of the queries
+    path: Path  # of that file
+    name: str  # of its outputs, a path without suffix
+    size: tuple[int, int]  # height, width
+    segments: list[Segment]
+    place: Georeference | None  # where on the ground it lies, if that is known
+
+
+def segmented_images(folder: Path, root: Path) -> Iterator[SegmentedImage]:
+    """The images of the manifest in a folder of results, one at a time; `root` is the folder of the queries.
+
+    UserError for a mask that is missing or damaged, or has changed since.
+    """
+    with (folder / NAME).open("rb") as lines:
+        for file, records in groupby(map(json.loads, lines), lambda record: str(record["file"])):
+            yield _image(folder, root, file, list(records))
+
+
+def _image(folder: Path, root: Path, file: str, records: list[Record]) -> SegmentedImage:
+    path = folder / records[0]["mask"]
+    mask = read_mask(path)
+    known = {record["value"]: record for record in records if record["class"] is not None}
+    scores = {value: iter(record.get("scores", ())) for value, record in known.items()}
+    segments = []
+    for item in find_objects(mask):
+        if item.value not in known:
+            raise UserError(f"{path}: holds the value {item.value}, which the manifest does not; run with --overwrite")
+        record = known[item.value]
+        segments.append(Segment(record["class"], next(scores[item.value], record["score"]), item))
+    name = str(Path(records[0]["mask"]).relative_to("masks").with_suffix(""))
+    return SegmentedImage(file, root / file, name, mask.shape, segments, read_georeference(root / file))
+
+
+def read_mask(path: Path) -> NDArray[np.uint8]:
+    """An index mask (h, w) that a run has written, of any size; UserError if it is missing or damaged."""
+    try:
+        with path.open("rb") as file, PngImageFile(file) as image:  # `Image.open` takes a large one for an attack
+            return np.array(image, np.uint8)
+    except Exception as error:  # damaged files make Pillow fail in any way there is
+        raise UserError(f"{path}: no readable mask ({first_line(error)}); run again, which writes it anew") from None
