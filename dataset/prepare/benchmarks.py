@@ -30,8 +30,6 @@ GRID, LEAST = 6, 0.048  # DeepGlobe's patches a side; the share of a patch that 
 DEEPGLOBE_COLOURS = ((1, 1, 0), (0, 1, 1), (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1))  # of classes 1..
 SUIM_COLOURS = {"HD": (0, 0, 1), "PF": (0, 1, 0), "WR": (0, 1, 1), "RO": (1, 0, 0), "RI": (1, 0, 1), "FV": (1, 1, 0)}
 SUIM_COLOURS["SR"] = (1, 1, 1)
-
-
 VOC_COLOURS = list(voc_colours())  # in the order of the palette
 
 
@@ -219,15 +217,13 @@ def _count_parts(root: Path) -> Iterator[Count]:
 
 
 def _finish_msrc(root: Path, workers: int) -> None:
-    masks = _unmarked(root, "raw/*_GT.bmp")
-    raise_if_any(in_parallel(partial(_recode, root), masks, "masks", workers).complaints, "masks")
+    run_all(partial(_recode, root), _unmarked(root, "raw/*_GT.bmp"), "masks", workers, "masks")
     labels = _files(root, "SegmentationClass/*.png")
     images = {path.stem: path.name for path in _files(root, "JPEGImages/*.*")}
     if lacking := [path for path in labels if path.stem not in images]:
         raise UserError(f"{lacking[0]}: its image is not in {root / 'JPEGImages'}; unpack the archive again")
     pairs = [(f"JPEGImages/{images[path.stem]}", f"SegmentationClass/{path.name}") for path in labels]
-    for name, part in (("train", pairs[::2]), ("val", pairs[1::2]), ("trainval", pairs)):
-        write_pairs(root / f"ImageSets/{name}.txt", part)
+    write_lists(root, {"train": pairs[::2], "val": pairs[1::2], "trainval": pairs})
 
 
 def _recode(root: Path, path: Path) -> None:

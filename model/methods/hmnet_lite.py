@@ -32,6 +32,7 @@ class HMNetLite(HMNet):
     """
 
     images: ClassVar[ImageRule] = ImageRule(fit="padded")
+    corrections: ClassVar[Mapping[str, str]] = {}  # those of HMNet are of its base learner
     joined: ClassVar[slice] = slice(None)
     priors: ClassVar[int] = 2 + MARGINS
 
