@@ -39,7 +39,7 @@ class CropStore:
     def path(self, files: ImageMaskStore, name: str, class_id: int, number: int) -> Path:
         """The file of one crop, known by name and bytes of the image and bytes of its mask, wherever they lie."""
         content = " ".join(_current_digest(path) for path in (files[name][0], files.mask_file(name, class_id)))
-        text = f"{name} {content}/{class_id}/{number}{self.classes if number < 0 else ''}"
+        text = f"{name} {content}/{class_id}/{number}{self.classes if number < 0 else ''}{files.mask_rule(name)}"
         key = hashlib.sha256(text.encode()).hexdigest()[:32]
         return self.folder / key[:2] / f"{key[2:]}.safetensors"  # few files in one folder
 

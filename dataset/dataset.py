@@ -136,8 +136,10 @@ class _ChangedImages(Dataset[Item]):
 
 
 class TrainingEpisodes(_ChangedImages):
-    """One episode for every training image, a function of (seed, epoch, item) alone.
+    """As many episodes as training images, each a function of (seed, epoch, item) alone.
 
+    Every image is a query once, or with `balanced_queries` every class as often as another, and of joined data sets
+    each in turn, where supports and absent classes are of the query's own.
     In the share `hard_queries` of episodes the query is another image of the class that was drawn, one that shows
     another class too, if there is any: so classes are as frequent as before, and only the support tells which object
     is meant. In the share `absent_queries` the supports show a class that the query lacks, into the share
@@ -161,22 +163,30 @@ class TrainingEpisodes(_ChangedImages):
         crops: CropStore | None = None,
         rule: ImageRule = ImageRule(),
     ) -> None:
-        check_possible(index, cfg.shot)
         super().__init__(cfg, index, files, rule)
+        self.parts = index.parts if index.parts and cfg.balanced_queries else (index,)
+        for part in self.parts:
+            check_possible(part, cfg.shot)
         self.classes, self.seed, self.epoch, self.crops = list(classes), seed, epoch, crops
-        self.hard = hard_images(index) if cfg.hard_queries else {}
+        self.hard = [hard_images(part) if cfg.hard_queries else {} for part in self.parts]
 
     def __len__(self) -> int:
         return len(self.index.images)
 
     def __getitem__(self, item: int) -> Item:
         cfg, rng = self.cfg, _item_generator(self.seed, self.epoch, item)
-        episode = draw_episode(self.index, self.index.images[item], cfg.shot, rng)
-        if (harder := self.hard.get(episode.class_id)) and _happens(cfg.hard_queries, rng):
-            episode = draw_episode(self.index, rng.choice(harder), cfg.shot, rng, episode.class_id)
+        number = item % len(self.parts)
+        index = self.parts[number]
+        if cfg.balanced_queries:
+            class_id = rng.choice([class_id for class_id, images in index.by_class.items() if images])
+            episode = draw_episode(index, rng.choice(index.by_class[class_id]), cfg.shot, rng, class_id)
+        else:
+            episode = draw_episode(index, index.images[item], cfg.shot, rng)
+        if (harder := self.hard[number].get(episode.class_id)) and _happens(cfg.hard_queries, rng):
+            episode = draw_episode(index, rng.choice(harder), cfg.shot, rng, episode.class_id)
         shown, absent = episode.class_id, None
         if _happens(cfg.absent_queries, rng):
-            absent = draw_absent(self.index, episode.query, cfg.shot, rng)
+            absent = draw_absent(index, episode.query, cfg.shot, rng)
         pasted = absent is None and _happens(cfg.paste_queries, rng)  # or the absent class might be pasted in
         query, query_mask = self._seen(episode.query, shown, rng, pasted=pasted)
         if absent:

@@ -31,7 +31,8 @@ def without_rare(index: ImageIndex, least: int) -> ImageIndex:
     if not by_class:
         raise UserError(f"min_class_images: no class has {least} images; lower it")
     kept = {image for images in by_class.values() for image in images}
-    return replace(index, images=[image for image in index.images if image in kept], by_class=by_class)
+    parts = tuple(without_rare(part, least) for part in index.parts)
+    return replace(index, images=[image for image in index.images if image in kept], by_class=by_class, parts=parts)
 
 
 def episode_count(cfg: Config, index: ImageIndex) -> int:

@@ -305,11 +305,11 @@ class Run:
         self._write_result()
         self.save_or_stop()
 
-    def _publish(self, position: float, miou: float) -> None:
-        """Write the best weights under their names, and remove the second name of those that they replace."""
+    def _publish(self, position: float, miou: float | None) -> None:
+        """Write the best weights, or the last ones without `miou`, and remove the second name of those before."""
         progress, old = self.progress, self.progress.best_file
         progress.best, progress.best_epoch = miou, position
-        if self.paths.numbered:
+        if self.paths.numbered and miou is not None:
             progress.best_file = self.paths.numbered_best(position, miou).name
         if not self.process_group.is_main:
             return
@@ -317,11 +317,12 @@ class Run:
         content["config"] = {key: value for key, value in self.cfg.given().items() if key != "resume"}
         content["state_dict"] = self.weights(self.learner.model)
         save_checkpoint(self.paths.best, content)
-        if self.paths.numbered:
+        if self.paths.numbered and miou is not None:
             save_checkpoint(self.paths.snapshots / progress.best_file, content)
         if old and old != progress.best_file:
             (self.paths.snapshots / old).unlink(missing_ok=True)
-        self.log.info(f"best so far: mIoU {miou:.4f}, {self.paths.best}")
+        quality = "last weights" if miou is None else f"best so far: mIoU {miou:.4f}"
+        self.log.info(f"{quality}, {self.paths.best}")
 
     def _end_epoch(self) -> None:
         progress = self.progress
@@ -356,6 +357,8 @@ class Run:
         """The run has come to its end: save it for `resume`, and write result.json."""
         if self.saved_at != (self.progress.epoch, self.progress.step):
             self.save()
+        if self.progress.best is None:
+            self._publish(self.progress.epoch - 1, None)
         self._write_result(finished=True)
         progress = self.progress
         best = "no validation" if progress.best is None else f"mIoU {progress.best:.4f}, epoch {progress.best_epoch:g}"

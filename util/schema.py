@@ -46,6 +46,7 @@ class Config(BaseModel):
         "recipe", "pascal, coco, or any other name for a data set of your own", "base"
     )
     data_root: str = about("place", "folder of the data set; all paths are relative to the working directory")
+    mixed_root: str = about("place", "data_set mixed: the folder of MSRC v2; data_root is VOC's")
     train_list: str = about(
         "recipe",
         "lines `image mask`, looked for in the working directory, then in data_root; filtered: "
@@ -145,6 +146,9 @@ class Config(BaseModel):
     epochs: Positive = about("recipe", "of meta-training")
     hard_queries: Share = about(
         "recipe", "share of episodes, 0 to 1, whose query shows another base class too, if possible"
+    )
+    balanced_queries: bool = about(
+        "recipe", "True: queries are drawn by class, all equally often; False: every training image once an epoch"
     )
     absent_queries: Share = about("recipe", "share whose query does not show the support's class: all background")
     paste_queries: Share = about("recipe", "share into whose query an object of another base class is pasted")

@@ -32,6 +32,10 @@ class ImageMaskStore(dict[str, tuple[Path, Path]]):
         """Height and width in pixels of an image as it is."""
         return image_size(self[name][0])
 
+    def mask_rule(self, name: str) -> str:
+        """What an image's masks depend on besides their file."""
+        return ""
+
     def mask_file(self, name: str, class_id: int) -> Path:
         """The file that holds the mask of a class in an image."""
         return self[name][1]
@@ -89,6 +93,7 @@ class ImageIndex:
     classes: dict[str, list[int]]  # image -> classes in its mask, ascending, however small
     by_class: dict[int, list[str]]  # wanted class -> its images above the area threshold, in list order
     hsnet: HsnetRule = field(default_factory=HsnetRule)
+    parts: "tuple[ImageIndex, ...]" = ()  # where it joins several: balanced episodes are drawn from each in turn
     contents: dict[str, list[int]] | None = None  # image -> all classes in its mask, where `classes` are a list's alone
 
 

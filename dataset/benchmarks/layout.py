@@ -52,11 +52,16 @@ class ListedMasks(Benchmark):
         else:
             path = self._list_file(mode)
             pairs = read_list(path)
-            only_wanted = cfg.list_kind == "filtered" if mode == "train" else cfg.test_classes == "base"
-            index = _select(pairs, _scan(root, pairs, path, names), wanted, cfg.area_threshold, only_wanted)
+            index = _select(
+                pairs, _scan(root, pairs, path, names), wanted, cfg.area_threshold, self.without_others(mode)
+            )
         if not index.images:
             raise UserError(f"{path}: no image for classes {span(wanted)}; check split, num_classes and area_threshold")
         return index, existing_files(root, [pair for pair in pairs if pair[0] in index.classes], path)
+
+    def without_others(self, mode: Mode) -> bool:
+        """Whether images with classes that are not wanted are left out."""
+        return self.cfg.list_kind == "filtered" if mode == "train" else self.cfg.test_classes == "base"
 
     def contents(self, mode: Mode) -> tuple[dict[str, list[int]], ImageMaskStore]:
         """Every image of a mode's list with the classes in its mask, however small, and the files of all."""

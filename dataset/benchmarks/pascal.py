@@ -1,5 +1,7 @@
 """PASCAL-5i: PASCAL VOC 2012 with the masks of the Semantic Boundaries Dataset, 4 folds of 5 classes."""
 
+from typing import ClassVar
+
 from dataset.benchmarks.base import ImageIndex, query_index
 from dataset.benchmarks.layout import ListedMasks
 from dataset.lists import find_list, read_labelled
@@ -15,7 +17,7 @@ PASCAL_CLASSES = (
 class Pascal(ListedMasks):
     """PASCAL-5i (Shaban et al., BMVC 2017); its public lists are HSNet's."""
 
-    CLASSES = PASCAL_CLASSES
+    CLASSES: ClassVar[tuple[str, ...]] = PASCAL_CLASSES
     ROOT, FOLDS, EPISODES = "../data/VOCdevkit2012/VOC2012", 4, 1000
 
     def public_index(self) -> ImageIndex:

@@ -12,6 +12,8 @@ from dataset.benchmarks.isaid5i import Isaid
 from dataset.benchmarks.isic2018 import Isic2018
 from dataset.benchmarks.layout import ListedMasks
 from dataset.benchmarks.lvis92i import Lvis92i
+from dataset.benchmarks.mixed import Mixed
+from dataset.benchmarks.msrc import Msrc
 from dataset.benchmarks.paco_part import PacoPart
 from dataset.benchmarks.pascal import Pascal
 from dataset.benchmarks.pascal_part import PascalPart
@@ -22,6 +24,8 @@ from util.errors import UserError
 BENCHMARKS: dict[str, type[Benchmark]] = {
     "pascal": Pascal,
     "coco": Coco,
+    "msrc": Msrc,
+    "mixed": Mixed,
     "coco2pascal": Coco2Pascal,
     "fss1000": Fss1000,
     "isaid5i": Isaid,

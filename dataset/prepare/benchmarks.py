@@ -13,6 +13,7 @@ from PIL import Image
 from dataset.benchmarks.deepglobe import DeepGlobe
 from dataset.benchmarks.isaid5i import Isaid, mask_path
 from dataset.benchmarks.isic2018 import MASKS, PICTURES
+from dataset.benchmarks.msrc import MSRC_CLASSES
 from dataset.benchmarks.pascal_part import KINDS, LIST, part_names, read_parts
 from dataset.benchmarks.suim import Suim
 from dataset.lists import class_lines, read_pickle
@@ -22,11 +23,14 @@ from dataset.reading import read_grey_mask
 from util.errors import UserError
 from util.files import atomic_write
 from util.image import open_image
+from util.mask import voc_colours
+from util.pixels import IGNORE
 
 GRID, LEAST = 6, 0.048  # DeepGlobe's patches a side; the share of a patch that every colour in it has
 DEEPGLOBE_COLOURS = ((1, 1, 0), (0, 1, 1), (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1))  # of classes 1..
 SUIM_COLOURS = {"HD": (0, 0, 1), "PF": (0, 1, 0), "WR": (0, 1, 1), "RO": (1, 0, 0), "RI": (1, 0, 1), "FV": (1, 1, 0)}
 SUIM_COLOURS["SR"] = (1, 1, 1)
+VOC_COLOURS = list(voc_colours())  # in the order of the palette
 
 
 class Count(NamedTuple):
@@ -212,6 +216,28 @@ def _count_parts(root: Path) -> Iterator[Count]:
     yield from counted(("images", "JPEGImages/*.jpg", 11321))(root)
 
 
+def _finish_msrc(root: Path, workers: int) -> None:
+    run_all(partial(_recode, root), _unmarked(root, "raw/*_GT.bmp"), "masks", workers, "masks")
+    labels = _files(root, "SegmentationClass/*.png")
+    images = {path.stem: path.name for path in _files(root, "JPEGImages/*.*")}
+    if lacking := [path for path in labels if path.stem not in images]:
+        raise UserError(f"{lacking[0]}: its image is not in {root / 'JPEGImages'}; unpack the archive again")
+    pairs = [(f"JPEGImages/{images[path.stem]}", f"SegmentationClass/{path.name}") for path in labels]
+    write_lists(root, {"train": pairs[::2], "val": pairs[1::2], "trainval": pairs})
+
+
+def _recode(root: Path, path: Path) -> None:
+    """The classes of a mask by its colours: those of VOC's palette without its 19th and 20th; others are unlabelled."""
+    with open_image(path) as mask:
+        colours = np.asarray(mask.convert("RGB"))
+    label = np.full(colours.shape[:2], IGNORE, np.uint8)
+    places = [place for place in range(1, len(MSRC_CLASSES) + 3) if place not in (19, 20)]
+    for value, place in enumerate(places, 1):
+        label[(colours == VOC_COLOURS[place]).all(-1)] = value
+    write_label(root / f"SegmentationClass/{path.stem.removesuffix('_GT')}.png", label)
+    _mark(root, path)
+
+
 COCO_2017 = (r"((?:train|val)2017/\d+\.jpg)", r"coco/\1")
 RECIPES: dict[str, Recipe] = {
     "fss1000": Recipe(((r"([^/]+/(?:10|[1-9])\.(?:jpg|png))", r"\1"),), _count_fss),
@@ -223,6 +249,15 @@ RECIPES: dict[str, Recipe] = {
     "isic2018": Recipe(
         ((rf"({PICTURES}|{MASKS})/(?:\d/)?([^/]+\.(?:jpg|png))", r"\1/\2"),),
         counted(("images", f"{PICTURES}/*.jpg", 2594), ("masks", f"{MASKS}/*_segmentation.png", 2594)),
+    ),
+    "msrc": Recipe(
+        (
+            (r"Images/(\d+_\d+_s\.bmp)", r"JPEGImages/\1"),
+            (r"GroundTruth/(\d+_\d+_s_GT\.bmp)", r"raw/\1"),
+            (r"((?:JPEGImages|SegmentationClass)/\d+_\d+_s\.\w+)", r"\1"),
+        ),
+        counted(("images", "JPEGImages/*.*", 591), ("masks", "SegmentationClass/*.png", 591)),
+        _finish_msrc,
     ),
     "deepglobe": Recipe(
         (

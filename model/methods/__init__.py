@@ -10,6 +10,7 @@ from model.methods.density import Density
 from model.methods.fssdino import FSSDINO
 from model.methods.hdmnet import HDMNet
 from model.methods.hmnet import HMNet
+from model.methods.hmnet_lite import HMNetLite
 from model.methods.hsnet import HSNet
 from model.methods.insid3 import INSID3
 from model.methods.method import Method
@@ -21,6 +22,7 @@ from util.errors import UserError
 
 METHODS: dict[str, type[Method]] = {
     "HMNet": HMNet,
+    "HMNetLite": HMNetLite,
     "HMNetAMP": HMNet,  # the released name for training with `amp: auto`
     "BAM": BAM,
     "PFENet": PFENet,

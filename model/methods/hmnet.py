@@ -32,13 +32,13 @@ BLOCK, BRANCH, MAMBA = r"trunk\.blocks\.(\d+)", r"(?:(q)uery|(s)upport)", r"mamb
 
 
 class Embedding(nn.Module):
-    """Query and support embedding (paper, section 4.1). Args: channels of stages 2 and 3 together, and width C."""
+    """Query and support embedding (paper, section 4.1). Args: channels of its maps, width C, number of priors."""
 
-    def __init__(self, channels: int, width: int) -> None:
+    def __init__(self, channels: int, width: int, priors: int = 2) -> None:
         super().__init__()
         self.channels, self.width = channels, width
         self.query, self.support = reduction(channels, width), reduction(channels, width)
-        self.merge_query = nn.Conv2d(2 * width + 2, width, 1, bias=False)
+        self.merge_query = nn.Conv2d(2 * width + priors, width, 1, bias=False)
         self.merge_support = nn.Conv2d(2 * width + 1, width, 1, bias=False)
 
 
@@ -78,6 +78,8 @@ class HMNet(Method):
     flattened_names: ClassVar[tuple[str, ...]] = ("scan.A_log", "scan.skip")  # (4, D, ...) here, (4 * D, ...) there
     item_means = ITEM_MEANS
     corrections = STEADY_BASE_LEARNER
+    joined: ClassVar[slice] = slice(2)  # of the maps: what the embedding takes
+    priors: ClassVar[int] = 2  # maps
 
     def __init__(
         self,
@@ -91,7 +93,7 @@ class HMNet(Method):
         feature_size: int = 64,
     ) -> None:
         super().__init__(backbone, maps, base_learner, ensemble.shot if ensemble else None)
-        assert embedding.channels == sum(backbone.channels(maps[:2])), "the embedding takes f2 and f3"
+        assert embedding.channels == sum(backbone.channels(maps[self.joined])), "the embedding takes the joined maps"
         assert embedding.width == trunk.width == decoder.width, "embedding, trunk and decoder have one width"
         assert (base_learner is None) == (ensemble is None), "the ensemble adjusts by the base learner"
         self.feature_size = feature_size
@@ -100,18 +102,23 @@ class HMNet(Method):
     @classmethod
     def build(cls, cfg: Config, backbone: Backbone, base_learner: BaseLearner | None) -> "HMNet":
         """As in Method."""
-        maps = three_levels(backbone)
+        maps = cls.levels(backbone)
         shot = cfg.trained_shot or cfg.shot
         return cls(
             backbone,
             maps,
             base_learner,
-            Embedding(sum(backbone.channels(maps[:2])), cfg.width),
+            Embedding(sum(backbone.channels(maps[cls.joined])), cfg.width, cls.priors),
             cls.make_trunk(cfg),
             Decoder(cfg.width),
             Ensemble(shot, cfg.kshot_trans_dim, cfg.kshot_unsort) if base_learner else None,
             cfg.feature_size,
         )
+
+    @staticmethod
+    def levels(backbone: Backbone) -> tuple[str, ...]:
+        """The names of the maps that it takes."""
+        return three_levels(backbone)
 
     @staticmethod
     def make_trunk(cfg: Config) -> Trunk:
@@ -164,7 +171,7 @@ class HMNet(Method):
 
     @torch.no_grad()
     def prior(self, query: Features, state: State) -> Tensor:
-        """Foreground and discriminative prior masks, `(B, 2, f, f)`."""
+        """Foreground and discriminative prior masks, `(B, priors, f, f)`."""
         known = state["prototypes"]
         return select_prior([level_prior(query[name], known[name], self.feature_size) for name in known])
 
