@@ -123,6 +123,13 @@ class Config(BaseModel):
     corrections: Annotated[list[str], BeforeValidator(as_list)] = about(
         "network", "quirks of a method's published code that are switched off, by name (docs/methods.md)"
     )
+    insid3_components: Annotated[Float, Field(ge=0, lt=1)] = about(
+        "network", "INSID3: share of the channels, 500 at most, that is taken for mere position and removed"
+    )
+    insid3_tau: Share = about("network", "INSID3: mean cosine down to which clusters are merged")
+    insid3_threshold: Float = about("network", "INSID3: product of likenesses above which a cluster joins")
+    fssdino_clusters: Positive = about("network", "FSSDINO: prototypes of a class")
+    density_concentration: PositiveFloat = about("network", "density: of its kernels; larger ones are narrower")
     qim_skip: Literal["scalar", "channel"] = about(
         "network", "released checkpoints: scalar; the paper's equation: channel"
     )

@@ -10,27 +10,27 @@ from model.parts.base_learner import BaseLearner
 from model.parts.maps import unit
 from util.config import Config
 
-CONCENTRATION = 20.0  # of the kernel: its value falls by e where the cosine falls by 1 / 20
 CHUNK = 512  # query positions compared at once
 
 
 class Density(Method):
     """Ratio of two densities of unit features, each a mean of von Mises-Fisher kernels around the support's positions.
 
-    Args: backbone and the name of its level; the kernel's concentration. Both densities count alike, however large
+    Args: backbone and the name of its level; the kernel's concentration: its value falls by e where the
+    cosine falls by the concentration's inverse. Both densities count alike, however large
     the object is in the supports (after FROST's idea of a ratio in place of a distance).
     """
 
     uses_base_learner = False
 
-    def __init__(self, backbone: Backbone, level: str, concentration: float = CONCENTRATION) -> None:
+    def __init__(self, backbone: Backbone, level: str, concentration: float) -> None:
         super().__init__(backbone, (level,))
         self.level, self.concentration = level, concentration
 
     @classmethod
     def build(cls, cfg: Config, backbone: Backbone, base_learner: BaseLearner | None) -> "Density":
         """As in Method."""
-        return cls(backbone, backbone.levels[-1])
+        return cls(backbone, backbone.levels[-1], cfg.density_concentration)
 
     @torch.no_grad()
     def support_state(self, support: Features, masks: Tensor) -> dict[str, Tensor]:

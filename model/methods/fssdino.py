@@ -14,7 +14,6 @@ from model.parts.base_learner import BaseLearner
 from model.parts.maps import enlarge, image_size
 from util.config import Config
 
-CLUSTERS = 5
 SEED = 0
 TOLERANCE = 1e-4  # of the squared sum of the centres' moves
 MAX_ROUNDS = 300
@@ -41,7 +40,7 @@ class FSSDINO(Method):
         "unit_gram": "unit vectors are compared with the Gram matrix of unit vectors; the query's are as they are",
     }
 
-    def __init__(self, backbone: Backbone, level: str, clusters: int = CLUSTERS) -> None:
+    def __init__(self, backbone: Backbone, level: str, clusters: int) -> None:
         super().__init__(backbone, (level,))
         self.level, self.clusters = level, clusters
 
@@ -50,7 +49,7 @@ class FSSDINO(Method):
         """As in Method."""
         if "last_norm" not in cfg.corrections:
             backbone.skip_last_norm()  # as released, where `hidden_states[-1]` is the last block's output (quirk)
-        return cls(backbone, backbone.levels[-1])
+        return cls(backbone, backbone.levels[-1], cfg.fssdino_clusters)
 
     @torch.no_grad()
     def support_state(self, support: Features, masks: Tensor) -> ClassModel:

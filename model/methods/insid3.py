@@ -18,8 +18,6 @@ from model.parts.maps import coarse_mask, enlarge, image_size, unit
 from util.config import Config
 from util.image import MEAN, STD
 
-TAU = 0.6  # cosine above which, on average, clusters are merged
-THRESHOLD = 0.2  # of cross * intra * area, above which a cluster joins
 CANDIDATE_QUANTILE = 0.9  # where nothing of the query has a positive cosine
 MAX_COMPONENTS = 500  # of position, as published for the 1024 channels of DINOv3's ViT-L
 
@@ -56,18 +54,17 @@ class INSID3(Method):
 
     uses_base_learner = False
 
-    def __init__(
-        self, backbone: Backbone, level: str, components: int = 0, tau: float = TAU, threshold: float = THRESHOLD
-    ) -> None:
+    def __init__(self, backbone: Backbone, level: str, components: int, tau: float, threshold: float) -> None:
         super().__init__(backbone, (level,))
         self.level, self.components, self.tau, self.threshold = level, components, tau, threshold
         self.bases: dict[tuple[int, int, torch.device], Tensor] = {}  # of position, by a map's size and device
 
     @classmethod
     def build(cls, cfg: Config, backbone: Backbone, base_learner: BaseLearner | None) -> "INSID3":
-        """As in Method, with the backbone's defaults."""
+        """As in Method."""
         level = backbone.levels[-1]
-        return cls(backbone, level, *backbone_defaults(cfg.backbone_name, backbone.channels((level,))[0]))
+        components = min(MAX_COMPONENTS, int(cfg.insid3_components * backbone.channels((level,))[0]))
+        return cls(backbone, level, components, cfg.insid3_tau, cfg.insid3_threshold)
 
     @torch.no_grad()
     def derive(self, maps: Mapping[str, Tensor], role: Role) -> Features:
@@ -127,17 +124,6 @@ class INSID3(Method):
             black = torch.from_numpy(-MEAN / STD).to(whole)[None, :, None, None].expand(1, 3, *size)
             self.bases[key] = position_basis(self.backbone(black, (self.level,))[self.level][0], self.components)
         return self.bases[key]
-
-
-def backbone_defaults(name: str, channels: int) -> tuple[int, float, float]:
-    """Components, tau and threshold for a backbone of that many channels in its last level.
-
-    DINOv3's are the published ones, the components in proportion to its channels. Convolutional networks tell
-    positions apart far less and their cosines are of another range; theirs are measured on photographs.
-    """
-    if "dino" in name:
-        return min(MAX_COMPONENTS, channels // 2), TAU, THRESHOLD
-    return 0, TAU, THRESHOLD
 
 
 def position_basis(empty: Tensor, components: int) -> Tensor:

@@ -1,6 +1,7 @@
 """What is done instead of quirks of published code, against a statement of each rule of its own."""
 
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ from torch.nn import functional as F
 
 from dataset.transform import fit_image
 from model.methods import METHODS
-from model.methods.method import Method
 from model.methods.sccan import Block
 from tests.model.methods.recorded import without_dropout
 from tests.model.methods.test_every_method import NAMES, episode, small
@@ -18,7 +18,7 @@ from util.errors import UserError
 from util.image import MEAN, STD, normalise
 
 
-def pair(name: str, correction: str, **keys: object) -> tuple[Method, Method, int]:
+def pair(name: str, correction: str, **keys: object) -> tuple[Any, Any, int]:
     """The same network as published and as corrected, and the side of its images."""
     (published, size), (corrected, _) = small(name, **keys), small(name, corrections=f"[{correction}]", **keys)
     corrected.load_state_dict(published.state_dict())
@@ -106,7 +106,7 @@ def test_corners_are_aligned() -> None:
         parsed: list[tuple[Tensor, Tensor]] = []
         for match in model.matches:
             match.parse.register_forward_hook(lambda _module, ins, out, parsed=parsed: parsed.append((ins[0], out)))
-        z, fine = None, []
+        z, fine = None, list[Tensor]()
         hooks = [m.register_forward_hook(lambda _m, _i, out, fine=fine: fine.append(out[0])) for m in model.matches]
         scores = model.score(query, state)
         for y, (given, out) in zip(fine, parsed, strict=True):
@@ -216,7 +216,7 @@ def test_gram_maps_are_of_unit_vectors() -> None:
     assert (published.score(features, state).final[0] - torch.stack(scores)).abs().max() > 1e-4
 
 
-def support_rows(model: Method, support: Tensor, mask: Tensor, value: int) -> Tensor:
+def support_rows(model: Any, support: Tensor, mask: Tensor, value: int) -> Tensor:
     """Vectors of the support's positions in one class, (n, C)."""
     level = model.features(support[0], "support")[model.level]
     coarse = F.interpolate(mask.float(), level.shape[-2:])[0, 0]
