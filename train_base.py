@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dataset.benchmarks.table import open_benchmark
-from dataset.dataset import BaseTraining, BaseValidation, collate
+from dataset.dataset import BaseImages, collate
 from dataset.reading import oversize_note
 from engine.claim import claimed_run
 from engine.learner import Learner, Output, Tensors
@@ -73,12 +73,12 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
     epochs = range(1, cfg.base_epochs + 1)
     run = Run(cfg, run_paths(cfg), plan, learner, len(epochs), cfg.base_stop_interval, weights, TOPICS, epochs)
 
-    validation = BaseValidation(cfg)
+    validation = BaseImages(cfg, "val")
     with run.started(viz):
         if note := oversize_note(images, cfg.base_train_h, cfg.max_side):
             run.log.warning(note)
         for epoch in run.epochs():
-            for batches in run.batches(BaseTraining(cfg, cfg.manual_seed, epoch, files), collate):
+            for batches in run.batches(BaseImages(cfg, "train", cfg.manual_seed, epoch, files), collate):
                 rate = poly_rate(cfg.base_lr_encoder, run.iteration, run.iterations, cfg.power)
                 set_rates(sgd, rate, cfg.base_index_split)
                 report = learner.accumulate(batches, forward, target="label")
@@ -108,7 +108,7 @@ def forward(network: nn.Module, batch: Tensors) -> Output:
     return Output({"cross_entropy": loss}, {"pixel accuracy": accuracy})
 
 
-def measure(model: PSPNet, cfg: Config, process_group: ProcessGroup, dataset: BaseValidation) -> dict[str, float]:
+def measure(model: PSPNet, cfg: Config, process_group: ProcessGroup, dataset: BaseImages) -> dict[str, float]:
     """Mean IoU over the base classes on the validation list, at the labels' own sizes, and pixel accuracy."""
     process_group.broadcast_buffers(model)  # on CPUs every process has its own running statistics
     network = copy.deepcopy(model).eval()  # to fold the batch norms of

@@ -12,8 +12,7 @@ from dataset.benchmarks.base import ImageIndex, ImageMaskStore, Mode
 from dataset.benchmarks.table import open_benchmark
 from dataset.cached_crops import Crop, CropStore
 from dataset.episode import Episode, absent_classes, check_possible, draw_absent, draw_episode, hard_images
-from dataset.reading import check_sizes, read_pair
-from dataset.recent import RecentArrays
+from dataset.reading import RecentArrays, check_sizes, read_pair
 from dataset.transform import (
     Augmentation,
     Image,
@@ -42,8 +41,11 @@ class _Reader:
     def __init__(self, cfg: Config, files: ImageMaskStore, kept_bytes: int = 0) -> None:
         self.cfg, self.files, self.recent = cfg, files, RecentArrays(kept_bytes)
 
-    def read(self, name: str, class_id: int) -> tuple[Image, Mask]:
-        """An image and its mask: 1 where the class is, 255 kept, else 0. Must not be changed: it may be shared."""
+    def read(self, name: str, class_id: int, is_support: bool = False) -> tuple[Image, Mask]:
+        """An image and its mask: 1 where the class is, 255 kept, else 0; of a support with ann_type `bbox` its boxes.
+
+        Must not be changed: it may be shared.
+        """
         files, max_side = self.files, self.cfg.max_side
         image = self.recent.get(name, lambda: files.image(name, max_side))
         mask = self.recent.get((name, class_id), lambda: files.read(name, class_id))
@@ -51,12 +53,8 @@ class _Reader:
         if not (mask == 1).any() and not files.may_be_empty:
             path = files[name][1]
             raise UserError(f"{path}: no pixel of class {class_id}; draw the episodes from the masks as they are")
-        return image.astype(np.float32), mask
-
-    def read_support(self, name: str, class_id: int) -> tuple[Image, Mask]:
-        """The same with the annotation of supports: with ann_type `bbox` the mask's boxes."""
-        image, mask = self.read(name, class_id)
-        return image, fill_boxes(mask) if self.cfg.ann_type == "bbox" else mask
+        is_boxed = is_support and self.cfg.ann_type == "bbox"
+        return image.astype(np.float32), fill_boxes(mask) if is_boxed else mask
 
 
 class EvaluationEpisodes(Dataset[Item]):
@@ -89,15 +87,17 @@ class EvaluationEpisodes(Dataset[Item]):
         support_names = episode.support[::-1]
         query, query_mask = self.reader.read(episode.query, episode.class_id)
         shown = episode.class_id if episode.support_class is None else episode.support_class
-        images, masks = zip(*(self.reader.read_support(name, shown) for name in support_names), strict=True)
-        if not self.rule.keep_ignored:
-            masks = tuple(without_ignored(mask) for mask in masks)
-        pairs = zip(images, masks, strict=True)
+        supports = [self.reader.read(name, shown, is_support=True) for name in support_names]
+        masks = [mask if self.rule.keep_ignored else without_ignored(mask) for _, mask in supports]
+        if self.metric_size == "input":
+            truth = fit_mask(query_mask, self.size, self.rule)
+        else:
+            truth = pad_to_square(query_mask) if self.rule.fit == "padded" else query_mask.copy()
         return {
             "query": self._fit(query, query_mask),
-            "support": torch.stack([self._fit(image, mask) for image, mask in pairs]),
+            "support": torch.stack([self._fit(image, mask) for image, mask in supports]),
             "support_mask": torch.stack([_tensor(fit_mask(mask, self.size, self.rule)) for mask in masks]),
-            "query_mask": _tensor(self._truth(query_mask)),
+            "query_mask": _tensor(truth),
             "class_index": self.classes.index(episode.class_id),
             "class_id": episode.class_id,
             "names": [episode.query, *support_names],
@@ -106,11 +106,6 @@ class EvaluationEpisodes(Dataset[Item]):
 
     def _fit(self, image: Image, mask: Mask) -> torch.Tensor:
         return normalise(fit_image(image, self.size, self.rule, mask.shape))
-
-    def _truth(self, mask: Mask) -> Mask:
-        if self.metric_size == "input":
-            return fit_mask(mask, self.size, self.rule)
-        return pad_to_square(mask) if self.rule.fit == "padded" else mask.copy()
 
 
 class _ChangedImages(Dataset[Item]):
@@ -127,8 +122,7 @@ class _ChangedImages(Dataset[Item]):
 
         With `pasted` an object of a wanted class that the image lacks lies over it, unless it has them all.
         """
-        read = self.reader.read_support if is_support else self.reader.read
-        image, mask = self.augmentation(*read(name, class_id), rng)
+        image, mask = self.augmentation(*self.reader.read(name, class_id, is_support), rng)
         if pasted and (absent := absent_classes(self.index, name)):
             other = rng.choice(absent)
             image, mask = paste(image, mask, *self.reader.read(rng.choice(self.index.by_class[other]), other), rng)
@@ -235,13 +229,23 @@ class TrainingCrops(_ChangedImages):
         return {"image": image, "mask": _tensor(mask)}
 
 
-class _BaseImages(Dataset[Item]):
-    """Images of a list for the base learner; labels are i + 1 for the i-th base class, 255 ignore, 0 for all else."""
+class BaseImages(Dataset[Item]):
+    """Images of a list with the labels of the base learner: i + 1 for the i-th base class, 255 ignore, else 0. Item:
 
-    def __init__(self, cfg: Config, mode: Mode, files: ImageMaskStore | None = None) -> None:
+    image (3, H, W) float32 normalised; label (H, W) int64; names, of the image alone. Training images are changed at
+    random as a function of (seed, epoch, item) alone; validation's have one size, the label (h, w) its own. `files` are
+    those of the list, where they are at hand: else it is read. UserError for files that cannot be read.
+    """
+
+    def __init__(
+        self, cfg: Config, mode: Mode, seed: int = 0, epoch: int = 0, files: ImageMaskStore | None = None
+    ) -> None:
         benchmark = open_benchmark(cfg)
         files = benchmark.base_files(mode) if files is None else files
         self.names, self.pairs, self.max_side = list(files), list(files.values()), cfg.max_side
+        self.mode, self.seed, self.epoch, self.size = mode, seed, epoch, cfg.base_train_h
+        scales, rotation = (cfg.base_scale_min, cfg.base_scale_max), (cfg.rotate_min, cfg.rotate_max)
+        self.augmentation = Augmentation(self.size, self.size, scales, rotation, keep_object=0)
         classes = benchmark.wanted("train")
         self.label_of_value = np.zeros(256, np.uint8)
         self.label_of_value[classes] = np.arange(1, len(classes) + 1)
@@ -250,39 +254,14 @@ class _BaseImages(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def _read(self, item: int) -> tuple[Image, Mask]:
+    def __getitem__(self, item: int) -> Item:
         image, mask = read_pair(*self.pairs[item], self.max_side)
-        return image, self.label_of_value[mask]
-
-
-class BaseTraining(_BaseImages):
-    """The whole training list, changed at random as a function of (seed, epoch, item) alone. Item:
-
-    image (3, H, W) float32 normalised; label (H, W) int64; names, of the image alone. `files` are those of the list,
-    where they are at hand: else it is read. UserError for files that cannot be read.
-    """
-
-    def __init__(self, cfg: Config, seed: int, epoch: int, files: ImageMaskStore | None = None) -> None:
-        super().__init__(cfg, "train", files)
-        scales, rotation = (cfg.base_scale_min, cfg.base_scale_max), (cfg.rotate_min, cfg.rotate_max)
-        self.augmentation = Augmentation(cfg.base_train_h, cfg.base_train_h, scales, rotation, keep_object=0)
-        self.seed, self.epoch = seed, epoch
-
-    def __getitem__(self, item: int) -> Item:
-        image, label = self.augmentation(*self._read(item), _item_generator(self.seed, self.epoch, item))
+        label = self.label_of_value[mask]
+        if self.mode == "train":
+            image, label = self.augmentation(image, label, _item_generator(self.seed, self.epoch, item))
+        else:
+            image = resize_image(image, self.size, self.size)
         return {"image": normalise(image), "label": _tensor(label).long(), "names": [self.names[item]]}
-
-
-class BaseValidation(_BaseImages):
-    """The whole validation list at one size; image and label as in BaseTraining, the label (h, w) of its own size."""
-
-    def __init__(self, cfg: Config) -> None:
-        super().__init__(cfg, "val")
-        self.size = cfg.base_train_h
-
-    def __getitem__(self, item: int) -> Item:
-        image, label = self._read(item)
-        return {"image": normalise(resize_image(image, self.size, self.size)), "label": _tensor(label).long()}
 
 
 def train_augmentation(cfg: Config, rule: ImageRule = ImageRule()) -> Augmentation:

@@ -1,4 +1,4 @@
-"""A small generated data set in the VOC layout: `python -m dataset.demo OUT`.
+"""A small generated data set in the VOC layout.
 
 A class is a shape filled with a texture in two colours; every shape and texture belongs to two classes, so neither
 alone tells a class. Objects vary in size, place, turn, proportions, colour and light. They stand before clutter, among
@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dataset.lists import class_lines
-from util.arguments import Parser
-from util.errors import run_main
 from util.files import atomic_write
 from util.pixels import IGNORE
 from util.visualize import save_index
@@ -37,10 +35,6 @@ def _polar(radius: NDArray[np.floating] | float, angle: Array) -> Array:
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1).astype(np.float32)
 
 
-def _points(*xy: tuple[float, float]) -> Array:
-    return np.array(xy, np.float32)
-
-
 TURN = np.linspace(0, 2 * np.pi, 60, endpoint=False, dtype=np.float32)
 HEART = np.stack([np.sin(TURN) ** 3, 0.38 * np.cos(2 * TURN) + 0.15 * np.cos(3 * TURN) - np.cos(TURN)], axis=-1)
 CORNER = ((-1, -0.4), (-0.4, -0.4), (-0.4, -1), (0.4, -1), (0.4, -0.4), (1, -0.4))
@@ -51,11 +45,11 @@ SHAPES: dict[str, list[Array]] = {
     "square": [_polar(1.15, TURN[7::15])],
     "triangle": [_polar(1.25, TURN[5::20])],
     "star": [_polar(np.where(np.arange(10) % 2, 0.55, 1.2), TURN[::6])],
-    "cross": [_points(*CORNER, *((-x, -y) for x, y in CORNER))],
+    "cross": [np.array([*CORNER, *((-x, -y) for x, y in CORNER)], np.float32)],
     "ring": [_polar(1.1, TURN), _polar(0.45, TURN)],
     "heart": [1.15 * HEART.astype(np.float32)],
-    "bar": [_points((-1.3, -0.5), (1.3, -0.5), (1.3, 0.5), (-1.3, 0.5))],
-    "arrow": [_points((-1.1, -0.45), (0, -0.45), (0, -1), (1.2, 0), (0, 1), (0, 0.45), (-1.1, 0.45))],
+    "bar": [np.array([(-1.3, -0.5), (1.3, -0.5), (1.3, 0.5), (-1.3, 0.5)], np.float32)],
+    "arrow": [np.array([(-1.1, -0.45), (0, -0.45), (0, -1), (1.2, 0), (0, 1), (0, 0.45), (-1.1, 0.45)], np.float32)],
     "flower": [_polar(0.85 + 0.3 * np.cos(5 * TURN), TURN)],
 }
 
@@ -229,18 +223,3 @@ def _paint(canvas: Array, cover: Array, centre: NDArray[np.floating], frame: Arr
     pixels = np.mgrid[left : left + width, top : top + height].transpose(2, 1, 0) - centre  # (height, width, 2)
     own = (pixels @ np.linalg.inv(frame).T).astype(np.float32)
     canvas[window] += (fill(own[..., 0], own[..., 1]) - canvas[window]) * cover[window][..., None]
-
-
-def main() -> None:
-    """Write the data set to the folder named on the command line."""
-    parser = Parser(description="Write a small generated data set in the VOC layout.")
-    parser.add_argument("out", type=Path, help="folder to write to")
-    parser.add_argument("--images-per-class", type=int, default=40)
-    parser.add_argument("--size", type=int, default=160, help="pixels, about")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    write_demo(args.out, args.images_per_class, args.size, args.seed)
-
-
-if __name__ == "__main__":
-    run_main(main)

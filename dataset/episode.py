@@ -134,7 +134,9 @@ def _draw_released(index: ImageIndex, shot: int, count: int, seed: int, workers:
     while len(episodes) < count:
         streams = next(passes)
         for number, query in enumerate(index.images[: count - len(episodes)]):
-            episodes.append(_draw_as_released(index, query, shot, streams[number % workers]))
+            rng, classes = streams[number % workers], wanted_classes(index, query)
+            class_id = classes[rng.randint(1, len(classes)) - 1]
+            episodes.append(Episode(query, class_id, draw_support(index.by_class[class_id], query, shot, rng)))
     return episodes
 
 
@@ -144,12 +146,6 @@ def released_streams(seed: int, workers: int) -> Iterator[list[random.Random]]:
     while True:
         base_seed = int(torch.empty((), dtype=torch.int64).random_(generator=base_seeds).item())
         yield [random.Random(base_seed + worker) for worker in range(workers)]
-
-
-def _draw_as_released(index: ImageIndex, query: str, shot: int, rng: random.Random) -> Episode:
-    classes = wanted_classes(index, query)
-    class_id = classes[rng.randint(1, len(classes)) - 1]
-    return Episode(query, class_id, draw_support(index.by_class[class_id], query, shot, rng))
 
 
 def draw_support(images: Sequence[str], query: str, shot: int, rng: random.Random) -> list[str]:

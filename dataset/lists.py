@@ -76,9 +76,15 @@ def read_released(
         theirs, ours = span(list(listed)), span(wanted)
         raise UserError(f"{class_path}: has classes {theirs}, this fold {ours}; check split and use_split_coco")
     prefix = _foreign_prefix(root, pairs[0], list_path)
-    pairs = [_reroot(pair, prefix, list_path) for pair in pairs]
+
+    def reroot(path: Path, pair: Pair) -> Pair:
+        if not all(name.startswith(prefix) for name in pair):
+            raise UserError(f"{path}: {' '.join(pair)}: do not begin with {prefix} as others do; fetch the file again")
+        return pair[0].removeprefix(prefix), pair[1].removeprefix(prefix)
+
+    pairs = [reroot(list_path, pair) for pair in pairs]
     known = {image for image, _ in pairs}
-    by_class = {class_id: [_reroot(pair, prefix, class_path)[0] for pair in listed[class_id]] for class_id in wanted}
+    by_class = {class_id: [reroot(class_path, pair)[0] for pair in listed[class_id]] for class_id in wanted}
     for class_id, images in by_class.items():
         if unknown := [image for image in images if image not in known]:
             raise UserError(f"{class_path}: class {class_id} has {unknown[0]}, {list_path} does not; fetch both again")
@@ -95,12 +101,6 @@ def _foreign_prefix(root: Path, pair: Pair, path: Path) -> str:
         if pair[1].startswith(prefix) and all((root / name.removeprefix(prefix)).exists() for name in pair):
             return prefix
     raise UserError(f"{path}: {pair[0]} or its mask {pair[1]} is not under data_root {root}; check data_root")
-
-
-def _reroot(pair: Pair, prefix: str, path: Path) -> Pair:
-    if not all(name.startswith(prefix) for name in pair):
-        raise UserError(f"{path}: {' '.join(pair)}: do not begin with {prefix} as others do; fetch the file again")
-    return pair[0].removeprefix(prefix), pair[1].removeprefix(prefix)
 
 
 def span(classes: list[int]) -> str:

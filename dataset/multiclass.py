@@ -12,9 +12,9 @@ from torch.utils.data import Dataset
 from dataset.benchmarks.base import ImageMaskStore
 from dataset.episode import draw_support, released_streams
 from dataset.reading import Mask
-from dataset.transform import Image, pad_to_square, padded_size, squash_mask, without_ignored
+from dataset.transform import fit_image, fit_mask, pad_to_square, without_ignored
 from util.errors import UserError
-from util.image import normalise, resize_image, resize_mask
+from util.image import ImageRule, normalise
 from util.pixels import IGNORE
 
 Contents = Mapping[str, Sequence[int]]  # image -> the classes in its mask, however small
@@ -81,9 +81,9 @@ def draw_generalized(
 class MultiEpisodes(Dataset[dict[str, Any]]):
     """Item: query (3, S, S), support (N, K, 3, S, S) normalised, support_mask (N, K, S, S) and truth (h, w) of labels.
 
-    "square" squashes images to S x S and the truth with them; "fit" brings the longer side to S, cuts both sides to
-    multiples of 8 and puts the image top left on zeros, and the truth on a square of its own longer side (255).
-    Ignored pixels of support masks become background unless `keep_ignored`.
+    `fit` "square" squashes images to S x S and the truth with them; "padded" brings the longer side to S, cuts both
+    sides to multiples of 8 and puts the image top left on zeros, and the truth on a square of its own longer side
+    (255). Ignored pixels of support masks become background unless `keep_ignored`.
     """
 
     def __init__(
@@ -92,26 +92,26 @@ class MultiEpisodes(Dataset[dict[str, Any]]):
         contents: Contents,
         files: ImageMaskStore,
         size: int,
-        layout: Literal["square", "fit"],
+        fit: Literal["square", "padded"],
         keep_ignored: bool = True,
     ) -> None:
         self.episodes, self.contents, self.files, self.size = episodes, contents, files, size
-        self.layout, self.keep_ignored = layout, keep_ignored
+        self.rule, self.keep_ignored = ImageRule(fit, padding="mean"), keep_ignored  # which becomes 0
+        self.mask_rule = ImageRule(fit, "antialias" if fit == "square" else "opencv")
 
     def __len__(self) -> int:
         return len(self.episodes)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         episode = self.episodes[number]
-        pairs = zip(episode.classes, episode.support, strict=True)
-        shots = [[self._shot(name, class_id) for name in names[::-1]] for class_id, names in pairs]
-        truth = self._truth(episode)
-        is_square = self.layout == "square"
-        truth = squash_mask(truth, self.size, self.size) if is_square else pad_to_square(truth)
+        pairs = [(c, name) for c, names in zip(episode.classes, episode.support, strict=True) for name in names[::-1]]
+        shots = len(episode.classes), len(episode.support[0])
+        truth, is_square = self._truth(episode), self.rule.fit == "square"
+        truth = fit_mask(truth, self.size, self.mask_rule) if is_square else pad_to_square(truth)
         return {
-            "query": self._image(self.files.image(episode.query).astype(np.float32)),
-            "support": torch.stack([torch.stack([image for image, _ in images]) for images in shots]),
-            "support_mask": torch.stack([torch.stack([mask for _, mask in images]) for images in shots]),
+            "query": self._image(episode.query),
+            "support": torch.stack([self._image(name) for _, name in pairs]).unflatten(0, shots),
+            "support_mask": torch.stack([self._mask(name, c) for c, name in pairs]).unflatten(0, shots),
             "truth": torch.from_numpy(truth),
             "number": number,
         }
@@ -119,28 +119,19 @@ class MultiEpisodes(Dataset[dict[str, Any]]):
     def _truth(self, episode: MultiEpisode) -> Mask:
         """The label of every pixel (h, w), 0 where none of the episode's classes is, 255 kept."""
         label_of = {class_id: label for label, class_id in episode.labels.items()}
-        truth: Mask | None = None
-        for class_id in self.contents[episode.query] or list(label_of)[:1]:  # any class's mask has the ignored pixels
-            mask = self.files.read(episode.query, class_id)
-            truth = np.where(mask == IGNORE, mask, 0).astype(np.uint8) if truth is None else truth
+        shown = self.contents[episode.query] or list(label_of)[:1]  # any class's mask has the ignored pixels
+        masks = {class_id: self.files.read(episode.query, class_id) for class_id in shown}
+        first = masks[shown[0]]
+        truth = np.where(first == IGNORE, first, 0).astype(np.uint8)
+        for class_id, mask in masks.items():
             truth[mask == 1] = label_of.get(class_id, 0)
-        assert truth is not None
         return truth
 
-    def _shot(self, name: str, class_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-        image, mask = self.files.image(name).astype(np.float32), self.files.read(name, class_id)
+    def _mask(self, name: str, class_id: int) -> torch.Tensor:
+        mask = self.files.read(name, class_id)
         mask = mask if self.keep_ignored else without_ignored(mask)
-        if self.layout == "square":
-            return self._image(image), torch.from_numpy(squash_mask(mask, self.size, self.size))
-        placed = np.zeros((self.size, self.size), np.uint8)
-        height, width = padded_size(mask.shape, self.size)
-        placed[:height, :width] = resize_mask(mask, height, width)
-        return self._image(image), torch.from_numpy(placed)
+        return torch.from_numpy(fit_mask(mask, self.size, self.mask_rule, fill=0))
 
-    def _image(self, image: Image) -> torch.Tensor:
-        if self.layout == "square":
-            return normalise(resize_image(image, self.size, self.size))
-        height, width = padded_size(image.shape, self.size)
-        placed = torch.zeros(3, self.size, self.size)
-        placed[:, :height, :width] = normalise(resize_image(image, height, width))
-        return placed
+    def _image(self, name: str) -> torch.Tensor:
+        image = self.files.image(name).astype(np.float32)
+        return normalise(fit_image(image, self.size, self.rule))

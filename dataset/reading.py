@@ -1,10 +1,12 @@
 """Reads the pairs of image and mask; whatever is wrong with a file is a UserError that names it."""
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.utils.data import get_worker_info
 
 from util.errors import UserError
 from util.image import image_size, open_image, read_image
@@ -67,3 +69,23 @@ def count_classes(path: Path) -> dict[int, int]:
     """Class -> pixels of a mask, without background and ignored pixels; UserError as in read_pair."""
     counts = np.bincount(read_mask(path).ravel())
     return {value: count for value, count in enumerate(counts.tolist()) if count and value not in (0, IGNORE)}
+
+
+class RecentArrays:
+    """Arrays by key, up to `budget` bytes over all workers of a loader; the least recently used goes first."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget, self.nbytes = budget, 0
+        self.held: OrderedDict[Hashable, Mask] = OrderedDict()
+
+    def get(self, key: Hashable, read: Callable[[], Mask]) -> Mask:
+        """The array of a key, which must not be changed; `read` makes it where it is not held."""
+        if key in self.held:
+            self.held.move_to_end(key)
+            return self.held[key]
+        array = self.held[key] = read()
+        self.nbytes += array.nbytes
+        worker = get_worker_info()
+        while self.nbytes > self.budget // (worker.num_workers if worker else 1):
+            self.nbytes -= self.held.popitem(last=False)[1].nbytes
+        return array

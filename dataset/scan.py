@@ -5,12 +5,12 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
+from dataset.prepare.files import default_workers, run_all
 from dataset.reading import count_classes
 from util.errors import UserError
 from util.files import atomic_write, user_cache
@@ -30,25 +30,18 @@ def scan_masks(root: Path, masks: Sequence[str], list_file: Path) -> dict[str, C
     The counts know nothing of folds or thresholds, so one scan serves all. UserError names a missing or broken mask.
     """
     stamps = {name: _stamp(os.path.join(root, name), list_file) for name in masks}  # pathlib takes 10 times as long
-    cache_file = _cache_file(root, list_file)
+    places = hashlib.sha256(f"{root.resolve()} {list_file.resolve()}".encode()).hexdigest()[:16]
+    cache_file = counts_folder() / f"{list_file.stem}-{places}.json"
     kept = _read_cache(cache_file)
     counts = {name: count for name, (stamp, count) in kept.items() if stamps.get(name) == stamp}
     todo = [name for name in stamps if name not in counts]
     if todo:
-        progress = tqdm(
-            _count_all([root / name for name in todo]), f"scanning masks of {list_file.name}", len(todo), delay=1
-        )
-        counts |= dict(zip(todo, progress, strict=True))
+        workers = default_workers() if len(todo) >= POOL_FROM else 1
+        title = f"scanning masks of {list_file.name}"
+        found = run_all(count_classes, [root / name for name in todo], title, workers, "masks")
+        counts |= dict(zip(todo, found, strict=True))
         _write_cache(cache_file, stamps, counts)
     return counts
-
-
-def _count_all(paths: list[Path]) -> Iterator[Counts]:
-    if len(paths) < POOL_FROM:
-        yield from map(count_classes, paths)
-        return
-    with ProcessPoolExecutor() as pool:
-        yield from pool.map(count_classes, paths, chunksize=64)
 
 
 def _stamp(path: str, list_file: Path) -> Stamp:
@@ -62,11 +55,6 @@ def _stamp(path: str, list_file: Path) -> Stamp:
 def counts_folder() -> Path:
     """Where the counts of all lists are kept, a file for each."""
     return user_cache() / "masks"
-
-
-def _cache_file(root: Path, list_file: Path) -> Path:
-    places = hashlib.sha256(f"{root.resolve()} {list_file.resolve()}".encode()).hexdigest()[:16]
-    return counts_folder() / f"{list_file.stem}-{places}.json"
 
 
 def _read_cache(file: Path) -> dict[str, tuple[Stamp, Counts]]:

@@ -1,8 +1,9 @@
 """From images and masks to what the network takes: random changes for training, one resize for evaluation."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -79,37 +80,33 @@ def fit_image(image: Image, size: int, rule: ImageRule, shape: tuple[int, ...] |
     `shape` is (h, w) of the image before it was reduced, which says how much of the square is padding.
     """
     resize = squash_image if rule.resample == "antialias" else resize_image
-    if rule.fit == "square":
-        return resize(image, size, size)
-    height, width = padded_size(shape or image.shape, size)
-    frame = np.zeros((size, size, 3), np.float32) + (MEAN if rule.padding == "mean" else np.float32(0))
-    frame[:height, :width] = resize(image, height, width)
-    return frame
+    fill = FILL if rule.padding == "mean" else (0, 0, 0)
+    return np.asarray(_frame(resize(image, *_fitted(shape or image.shape, size, rule)), size, fill), np.float32)
 
 
-def fit_mask(mask: Mask, size: int, rule: ImageRule) -> Mask:
-    """A mask (size, size) for evaluation as a method's rule says; padding is 255."""
+def fit_mask(mask: Mask, size: int, rule: ImageRule, fill: int = IGNORE) -> Mask:
+    """A mask (size, size) for evaluation as a method's rule says; padding is `fill`, 255."""
     resize = squash_mask if rule.resample == "antialias" else resize_mask
-    if rule.fit == "square":
-        return resize(mask, size, size)
-    height, width = padded_size(mask.shape, size)
-    frame = np.full((size, size), IGNORE, np.uint8)
-    frame[:height, :width] = resize(mask, height, width)
-    return frame
-
-
-def padded_size(shape: tuple[int, ...], size: int) -> tuple[int, int]:
-    """Height and width of an image in proportion: longer side `size`, both cut to multiples of 8 (as BAM's code)."""
-    ratio = size / max(shape[:2])
-    height, width = (max(int(side * ratio) // 8 * 8, 8) for side in shape[:2])
-    return height, width
+    return np.asarray(_frame(resize(mask, *_fitted(mask.shape, size, rule)), size, fill), np.uint8)
 
 
 def pad_to_square(mask: Mask) -> Mask:
     """A mask (h, w) at the top left of 255 (L, L), L the longer side: where scores of padded images are judged."""
-    frame = np.full((max(mask.shape),) * 2, IGNORE, np.uint8)
-    frame[: mask.shape[0], : mask.shape[1]] = mask
-    return frame
+    return np.asarray(_frame(mask, max(mask.shape), IGNORE), np.uint8)
+
+
+def _fitted(shape: tuple[int, ...], size: int, rule: ImageRule) -> tuple[int, int]:
+    """Height and width of an image in the square: if padded, its longer side, both cut to multiples of 8 (as BAM)."""
+    if rule.fit == "square":
+        return size, size
+    height, width = (max(int(side * (size / max(shape[:2]))) // 8 * 8, 8) for side in shape[:2])
+    return height, width
+
+
+def _frame(values: NDArray[Any], size: int, fill: float | Sequence[float]) -> NDArray[Any]:
+    """Values (h, w[, 3]) at the top left of a square."""
+    height, width = values.shape[:2]
+    return cv2.copyMakeBorder(values, 0, size - height, 0, size - width, cv2.BORDER_CONSTANT, value=fill)
 
 
 def without_ignored(mask: Mask) -> Mask:
@@ -146,14 +143,11 @@ def rotate(image: Image, mask: Mask, degrees: float) -> tuple[Image, Mask]:
 
 def pad(image: Image, mask: Mask, height: int, width: int) -> tuple[Image, Mask]:
     """Put into the centre of a frame of at least height x width: mean colour around the image, 255 around the mask."""
-    h, w = mask.shape
-    top, left = max(height - h, 0) // 2, max(width - w, 0) // 2
-    frame = np.empty((max(height, h), max(width, w), 3), np.float32)
-    frame[:] = MEAN
-    frame_mask = np.full(frame.shape[:2], IGNORE, np.uint8)
-    frame[top : top + h, left : left + w] = image
-    frame_mask[top : top + h, left : left + w] = mask
-    return frame, frame_mask
+    rows, columns = max(height - mask.shape[0], 0), max(width - mask.shape[1], 0)
+    sides = rows // 2, rows - rows // 2, columns // 2, columns - columns // 2
+    framed = cv2.copyMakeBorder(image, *sides, cv2.BORDER_CONSTANT, value=FILL)
+    framed_mask = cv2.copyMakeBorder(mask, *sides, cv2.BORDER_CONSTANT, value=[IGNORE])
+    return np.asarray(framed, np.float32), np.asarray(framed_mask, np.uint8)
 
 
 def paste(image: Image, mask: Mask, source: Image, source_mask: Mask, rng: random.Random) -> tuple[Image, Mask]:
@@ -163,7 +157,9 @@ def paste(image: Image, mask: Mask, source: Image, source_mask: Mask, rng: rando
     `PASTE_TRIES` random places more than half of the image's own object would be covered.
     """
     source_mask = resize_mask(source_mask, *source.shape[:2])
-    top, left, height, width = bounding_box(source_mask == 1)
+    left, top, width, height = cv2.boundingRect((source_mask == 1).astype(np.uint8))
+    if not width:  # reduced away: the whole stands for it
+        height, width = source_mask.shape
     box = slice(top, top + height), slice(left, left + width)
     factor = rng.uniform(0.3, 0.6) * min(mask.shape) / max(height, width)
     cut, shape = scale(source[box], source_mask[box], factor)
@@ -177,14 +173,6 @@ def paste(image: Image, mask: Mask, source: Image, source_mask: Mask, rng: rando
             image[covered] = cut[shape == 1]
             break
     return image, mask
-
-
-def bounding_box(is_object: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """Top, left, height and width of what is marked; the whole where nothing is."""
-    if not is_object.any():
-        return 0, 0, *is_object.shape
-    left, top, width, height = cv2.boundingRect(is_object.astype(np.uint8))
-    return top, left, height, width
 
 
 def fill_boxes(mask: Mask) -> Mask:

@@ -97,7 +97,7 @@ def test_generalized(model: Method, cfg: Config, process_group: ProcessGroup, fi
     for seed in _seeds(cfg, GENERALIZED_SEEDS):
         count = cfg.test_episodes or 1000
         episodes = draw_generalized(contents, base, novel, cfg.shot, count, seed, cfg.draw_workers)
-        dataset = MultiEpisodes(episodes, contents, files, cfg.val_size, "fit", model.images.keep_ignored)
+        dataset = MultiEpisodes(episodes, contents, files, cfg.val_size, "padded", model.images.keep_ignored)
         predict = _predict_novel_first if first == "novel" else _predict_base_first
         counts = _count(model, cfg, dataset, episodes, process_group, predict, 1 + max(*base, *novel))
         ious = _ious(counts, [*base, *novel], counts.false)

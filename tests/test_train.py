@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import train
 import train_base
-from dataset.dataset import BaseValidation
+from dataset.dataset import BaseImages
 from engine.snapshot import read_snapshot, snapshots
 from model.build import build_base_learner, build_model
 from model.inference import fold_batch_norms
@@ -199,7 +199,7 @@ def test_the_base_learner_is_validated_as_it_is_tested(data: Path, monkeypatch: 
     """Folded, channels last and under autocast, with the figures of the plain network."""
     cfg, seen, types = toy_config(data, batch_size_val=3), [], []
     model = build_base_learner(cfg, pretrained=False)
-    classifier, dataset = model.head.classifier, BaseValidation(cfg)
+    classifier, dataset = model.head.classifier, BaseImages(cfg, "val")
     nn.init.normal_(classifier.weight)
     with torch.no_grad():  # every class gets its share of the pixels, or background might be all that it sees
         images = torch.stack([dataset[number]["image"] for number in range(4)])

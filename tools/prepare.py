@@ -9,12 +9,11 @@ from dataset.benchmarks.table import BENCHMARKS
 from dataset.prepare.archive import Source
 from dataset.prepare.benchmarks import RECIPES, prepare_benchmark
 from dataset.prepare.check import Finding, check
-from dataset.prepare.coco import prepare_coco
 from dataset.prepare.custom import prepare_custom
 from dataset.prepare.files import default_workers
 from dataset.prepare.known import LIST_SIZES
 from dataset.prepare.lists import LISTS, fetch_lists, list_paths
-from dataset.prepare.pascal import prepare_pascal
+from dataset.prepare.official import prepare_coco, prepare_pascal
 from dataset.scan import scan_masks
 from tools.published import PUBLICATIONS, describe, unpack_published
 from tools.released import fetch, fetch_torchvision

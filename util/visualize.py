@@ -202,8 +202,8 @@ def save_image(path: Path, image: RGB) -> None:
 
 def save_index(path: Path, mask: NDArray[np.uint8]) -> None:
     """Write a mask (h, w) as a palette PNG whose pixel values are the classes."""
-    picture = Image.fromarray(mask).convert("L")
-    picture.putpalette(index_palette())
+    image = Image.fromarray(mask).convert("L")
+    image.putpalette(index_palette())
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     atomic_write(path, buffer.getvalue())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dataset.benchmarks.base import ImageIndex, listed_index
 from dataset.benchmarks.layout import ListedMasks
-from dataset.lists import find_list, read_class_lists
+from dataset.lists import read_class_lists
 from util.errors import UserError
 
 # fmt: off
@@ -26,14 +26,14 @@ class Coco(ListedMasks):
 
     CLASSES = COCO_CLASSES
     ROOT, FOLDS, EPISODES = "../data/MSCOCO2014", 4, 1000
+    PUBLIC = "coco20i_hsnet_{part}_fold{fold}.txt", "coco/{part}/fold{fold}.pkl", "{part}/fold{fold}.pkl"
 
     def public_index(self) -> ImageIndex:
         """HSNet's lists: the class is drawn, then the query from its images."""
         if not self.cfg.use_split_coco:
             raise UserError("use_split_coco: HSNet's lists are of the folds of use_split_coco True")
         fold = self.cfg.split
-        names = f"coco20i_hsnet_val_fold{fold}.txt", f"coco/val/fold{fold}.pkl", f"val/fold{fold}.pkl"
-        path = find_list(self.lists, *names)
+        path = self.public_list("val", fold)
         listed = read_class_lists(path)
         if missing := [c for c in self.wanted("test") if not listed.get(c)]:
             raise UserError(f"{path}: no image of class {missing[0]}, novel in split {fold}; take the fold's own list")

@@ -2,6 +2,7 @@
 
 from dataset.benchmarks.base import ImageIndex, Mode
 from dataset.benchmarks.pascal import Pascal, pascal_lines
+from dataset.lists import read_labelled
 
 FPTRANS = ((1, 4, 9, 11, 12, 15), (2, 6, 13, 18), (3, 7, 16, 17, 19, 20), (5, 8, 10, 14))
 CAR, CAT = 7, 8
@@ -24,7 +25,8 @@ class Coco2Pascal(Pascal):
 
     def public_index(self) -> ImageIndex:
         """HSNet's: the lines of these classes in all its training and validation lists."""
-        lines = [line for part in ("trn", "val") for fold in range(4) for line in self.read_fold(part, fold)]
+        lists = [self.public_list(part, fold) for part in ("trn", "val") for fold in range(4)]
+        lines = [line for path in lists for line in read_labelled(path)]
         wanted = self.wanted("test")
         return pascal_lines([line for line in lines if line[1] in wanted], wanted)
 

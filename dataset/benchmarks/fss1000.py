@@ -9,7 +9,6 @@ from util.errors import UserError
 from util.image import resize_mask
 
 PARTS: dict[Mode, str] = {"test": "test", "val": "val", "train": "trn"}
-PICTURES = range(1, 11)
 
 
 class FssMaskStore(GreyMaskStore):
@@ -31,7 +30,7 @@ class Fss1000(Benchmark):
     def index(self, mode: Mode) -> ImageIndex:
         """Ten images a class; queries in the order 1, 10, 2, ... 9, as a sorted folder has them."""
         classes = self._part(mode)
-        by_class = {number: [f"{name}/{k}.jpg" for k in PICTURES] for number, name in classes.items()}
+        by_class = {number: [f"{name}/{k}.jpg" for k in range(1, 11)] for number, name in classes.items()}
         return listed_index(by_class, [(name, number) for number in classes for name in sorted(by_class[number])])
 
     def files(self, index: ImageIndex) -> ImageMaskStore:

@@ -2,7 +2,7 @@
 
 from dataset.benchmarks.base import ImageIndex, query_index
 from dataset.benchmarks.layout import ListedMasks
-from dataset.lists import find_list, read_labelled
+from dataset.lists import read_labelled
 
 PATCH = 256
 SUFFIX = "_instance_color_RGB.png"
@@ -25,12 +25,11 @@ class Isaid(ListedMasks):
 
     CLASSES = ISAID_CLASSES
     ROOT, FOLDS = "../data/iSAID_patches", 3
+    PUBLIC = "isaid5i_{part}_fold{fold}.txt", "isaid/{part}/fold{fold}.txt", "{part}/fold{fold}.txt"
 
     def public_index(self) -> ImageIndex:
         """Every line of the fold's list is a query, once."""
-        fold = self.cfg.split
-        names = (f"{start}{fold}.txt" for start in ("isaid5i_val_fold", "isaid/val/fold", "val/fold"))
-        lines = read_labelled(find_list(self.lists, *names))
+        lines = read_labelled(self.public_list("val", self.cfg.split))
         return query_index([(f"val/images/{patch_name(name)}.png", c) for name, c in lines], self.wanted("test"))
 
     def mask_of(self, image: str) -> str:
@@ -47,5 +46,5 @@ def patch_name(name: str) -> str:
     parts = name.split("_")
     if len(parts) != 3:
         return name
-    picture, y, x = parts[0], int(parts[1]), int(parts[2])
-    return f"{picture}_{y}_{y + PATCH}_{x}_{x + PATCH}"
+    image, y, x = parts[0], int(parts[1]), int(parts[2])
+    return f"{image}_{y}_{y + PATCH}_{x}_{x + PATCH}"

@@ -4,7 +4,7 @@ from dataset.benchmarks.base import Benchmark, GreyMaskStore, ImageIndex, ImageM
 from dataset.lists import find_list, read_lines
 from util.errors import UserError
 
-PICTURES, MASKS = "ISIC2018_Task1-2_Training_Input", "ISIC2018_Task1_Training_GroundTruth"
+IMAGES, MASKS = "ISIC2018_Task1-2_Training_Input", "ISIC2018_Task1_Training_GroundTruth"
 
 
 class Isic2018(Benchmark):
@@ -27,7 +27,7 @@ class Isic2018(Benchmark):
         }
         if not all(by_class.values()):
             raise UserError(f"{path}: no lines `ID,Class` of {', '.join(self.CLASSES)}; fetch the list again")
-        return listed_index({c: [f"{PICTURES}/{name}.jpg" for name in names] for c, names in by_class.items()})
+        return listed_index({c: [f"{IMAGES}/{name}.jpg" for name in names] for c, names in by_class.items()})
 
     def files(self, index: ImageIndex) -> ImageMaskStore:
         masks = {name: self.root / MASKS / f"{self.image_label(name)}_segmentation.png" for name in index.images}

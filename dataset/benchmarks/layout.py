@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 from dataset.benchmarks.base import Benchmark, ImageIndex, ImageMaskStore, Mode
-from dataset.lists import Pair, locate, read_class_file, read_list, read_released, span
+from dataset.lists import Pair, find_list, locate, read_class_file, read_list, read_released, span
 from dataset.scan import Counts, scan_masks
 from util.errors import UserError
 
 
 class ListedMasks(Benchmark):
     """Images that count by the area of their classes; the base of all sets in the VOC layout."""
+
+    PUBLIC: ClassVar[tuple[str, ...]] = ()  # where a public list may lie, by its part and fold
 
     def names(self) -> dict[int, str]:
         """Name of every class 1..num_classes; UserError for a class file that is absent, malformed or of others."""
@@ -40,21 +43,18 @@ class ListedMasks(Benchmark):
         if self._is_public(mode):
             index, files = super().load(mode)
             masks = [(image, self.mask_of(image)) for image in index.images]
-            counts = _scan(root, masks, self.lists / f"{cfg.data_set}_fold{cfg.split}", names)
-            return replace(index, contents={image: sorted(counts[mask]) for image, mask in masks}), files
+            present = _present(_scan(root, masks, self.lists / f"{cfg.data_set}_fold{cfg.split}", names), masks)
+            return replace(index, contents=present), files
         if cfg.released_lists is not None:
             folder = locate(root, cfg.released_lists) / ("train" if mode == "train" else "val")
             path = folder / f"data_list_{cfg.split}.txt"
             pairs, by_class = read_released(root, path, folder / f"sub_class_file_list_{cfg.split}.txt", wanted)
-            counts = _scan(root, pairs, path, names)
-            classes = {image: sorted(counts[mask]) for image, mask in pairs}
-            index = ImageIndex([image for image, _ in pairs], classes, by_class)
+            present = _present(_scan(root, pairs, path, names), pairs)
+            index = ImageIndex(list(present), present, by_class)
         else:
-            path = self._list_file(mode)
-            pairs = read_list(path)
-            index = _select(
-                pairs, _scan(root, pairs, path, names), wanted, cfg.area_threshold, self.without_others(mode)
-            )
+            path, pairs = self._list(mode)
+            counts = _scan(root, pairs, path, names)
+            index = _select(pairs, counts, wanted, cfg.area_threshold, self.without_others(mode))
         if not index.images:
             raise UserError(f"{path}: no image for classes {span(wanted)}; check split, num_classes and area_threshold")
         return index, existing_files(root, [pair for pair in pairs if pair[0] in index.classes], path)
@@ -65,10 +65,9 @@ class ListedMasks(Benchmark):
 
     def contents(self, mode: Mode) -> tuple[dict[str, list[int]], ImageMaskStore]:
         """Every image of a mode's list with the classes in its mask, however small, and the files of all."""
-        root, path = self._existing_root(), self._list_file(mode)
-        pairs = read_list(path)
-        counts = _scan(root, pairs, path, self.names())
-        return {image: sorted(counts[mask]) for image, mask in pairs}, existing_files(root, pairs, path)
+        path, pairs = self._list(mode)
+        counts = _scan(self.root, pairs, path, self.names())
+        return _present(counts, pairs), existing_files(self.root, pairs, path)
 
     def index(self, mode: Mode) -> ImageIndex:
         """The index alone, for which public lists need no image."""
@@ -77,6 +76,10 @@ class ListedMasks(Benchmark):
     def files(self, index: ImageIndex) -> ImageMaskStore:
         """Files of the images of public lists."""
         return existing_files(self.root, [(image, self.mask_of(image)) for image in index.images], self.lists)
+
+    def public_list(self, part: str, fold: int) -> Path:
+        """The public list of a fold, `part` val or trn."""
+        return find_list(self.lists, *(name.format(part=part, fold=fold) for name in self.PUBLIC))
 
     def public_index(self) -> ImageIndex:
         """Index of the fold's public test lists."""
@@ -91,11 +94,14 @@ class ListedMasks(Benchmark):
 
     def base_files(self, mode: Mode) -> ImageMaskStore:
         """Files of every image in a mode's list, in list order; UserError names an image that is missing."""
-        root, path = self._existing_root(), self._list_file(mode)
-        return existing_files(root, read_list(path), path)
+        path, pairs = self._list(mode)
+        return existing_files(self.root, pairs, path)
 
-    def _list_file(self, mode: Mode) -> Path:
-        return locate(self.root, self.cfg.train_list_file if mode == "train" else self.cfg.val_list)
+    def _list(self, mode: Mode) -> tuple[Path, list[Pair]]:
+        """The list file of a mode and its pairs."""
+        cfg = self.cfg
+        path = locate(self._existing_root(), cfg.train_list_file if mode == "train" else cfg.val_list)
+        return path, read_list(path)
 
     def _existing_root(self) -> Path:
         if not self.root.is_dir():
@@ -117,6 +123,10 @@ def _select(
         for class_id in counting:
             index.by_class[class_id].append(image)
     return index
+
+
+def _present(counts: dict[str, Counts], pairs: Sequence[Pair]) -> dict[str, list[int]]:
+    return {image: sorted(counts[mask]) for image, mask in pairs}
 
 
 def _scan(root: Path, pairs: Sequence[Pair], path: Path, names: dict[int, str]) -> dict[str, Counts]:

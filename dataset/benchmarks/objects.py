@@ -13,7 +13,7 @@ from dataset.prepare.annotations import RunLengths, decode_segmentation
 from dataset.reading import Mask
 from util.config import Config
 from util.errors import UserError
-from util.image import image_size, read_image
+from util.image import read_image
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, the last two exclusive
 
@@ -23,17 +23,14 @@ def union(shapes: Iterable[Any], size: tuple[int, int], source: str) -> Mask:
     mask = np.zeros(size, np.bool_)
     try:
         for shape in shapes:
-            mask |= decode_segmentation(_runs(shape) if isinstance(shape, dict) else shape, *size)
+            if isinstance(shape, dict):  # run lengths; packed ones may be bytes in a pickle
+                counts = shape["counts"]
+                shape = RunLengths(size=shape["size"], counts=counts.decode() if isinstance(counts, bytes) else counts)
+            mask |= decode_segmentation(shape, *size)
     except Exception as error:  # whatever pycocotools makes of malformed run lengths or polygons
         reason = str(error).splitlines()[-1] if str(error) else type(error).__name__
         raise UserError(f"{source}: a mask of it cannot be decoded ({reason}); fetch the annotations again") from None
     return mask.astype(np.uint8)
-
-
-def _runs(shape: dict[str, Any]) -> RunLengths:
-    """Run lengths; packed ones may be bytes in a pickle."""
-    counts = shape["counts"]
-    return RunLengths(size=shape["size"], counts=counts.decode() if isinstance(counts, bytes) else counts)
 
 
 class ObjectCropStore(ImageMaskStore, ABC):
@@ -51,14 +48,13 @@ class ObjectCropStore(ImageMaskStore, ABC):
 
     def box(self, name: str) -> Box:
         """The object's box, as far as it lies in the image."""
-        height, width = image_size(self[name][0])
+        height, width = super().size(name)
         left, top, right, bottom = self.raw_box(name)
         return max(left, 0), max(top, 0), min(right, width), min(bottom, height)
 
     def read(self, name: str, class_id: int) -> Mask:
         left, top, right, bottom = self.box(name)
-        size = image_size(self[name][0])
-        return union(self.shapes(name, class_id), size, name)[top:bottom, left:right]
+        return union(self.shapes(name, class_id), super().size(name), name)[top:bottom, left:right]
 
     @abstractmethod
     def raw_box(self, name: str) -> Box:

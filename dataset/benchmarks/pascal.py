@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from dataset.benchmarks.base import ImageIndex, query_index
 from dataset.benchmarks.layout import ListedMasks
-from dataset.lists import find_list, read_labelled
+from dataset.lists import read_labelled
 
 # fmt: off
 PASCAL_CLASSES = (
@@ -19,15 +19,11 @@ class Pascal(ListedMasks):
 
     CLASSES: ClassVar[tuple[str, ...]] = PASCAL_CLASSES
     ROOT, FOLDS, EPISODES = "../data/VOCdevkit2012/VOC2012", 4, 1000
+    PUBLIC = "pascal5i_hsnet_{part}_fold{fold}.txt", "pascal/{part}/fold{fold}.txt", "{part}/fold{fold}.txt"
 
     def public_index(self) -> ImageIndex:
         """Every line of the fold's list is a query, with its class."""
-        return pascal_lines(self.read_fold("val", self.cfg.split), self.wanted("test"))
-
-    def read_fold(self, part: str, fold: int) -> list[tuple[str, int]]:
-        """Name and class of every line of one of HSNet's lists, `part` val or trn, in its order."""
-        names = f"pascal5i_hsnet_{part}_fold{fold}.txt", f"pascal/{part}/fold{fold}.txt", f"{part}/fold{fold}.txt"
-        return read_labelled(find_list(self.lists, *names))
+        return pascal_lines(read_labelled(self.public_list("val", self.cfg.split)), self.wanted("test"))
 
 
 def pascal_lines(lines: list[tuple[str, int]], classes: list[int]) -> ImageIndex:

@@ -44,19 +44,17 @@ def class_name(text: str) -> str:
     return name
 
 
-def _flatten(polygon: Any) -> Any:
-    """Some write a polygon as a list of points."""
-    nested = isinstance(polygon, list) and polygon and all(isinstance(point, list) for point in polygon)
-    return [value for point in polygon for value in point] if nested else polygon
-
-
 def _as_polygons(segmentation: Any) -> Any:
-    """Some write a single polygon as it is, a list of numbers or of points, where a list of polygons should be."""
-    if isinstance(segmentation, list) and segmentation:
-        points = len(segmentation) > 2 and all(isinstance(part, list) and len(part) == 2 for part in segmentation)
-        if points or all(isinstance(part, int | float) for part in segmentation):
-            return [segmentation]
-    return [] if segmentation is None else segmentation
+    """Polygons as lists of numbers, which some write as lists of points; some write a single one as it is."""
+    if not isinstance(segmentation, list) or not segmentation:
+        return [] if segmentation is None else segmentation
+    points = len(segmentation) > 2 and all(isinstance(part, list) and len(part) == 2 for part in segmentation)
+    is_single = points or all(isinstance(part, int | float) for part in segmentation)
+    polygons = [segmentation] if is_single else list(segmentation)
+    for number, polygon in enumerate(polygons):
+        if isinstance(polygon, list) and polygon and all(isinstance(point, list) for point in polygon):
+            polygons[number] = [value for point in polygon for value in point]
+    return polygons
 
 
 def _in_pairs(polygon: list[float]) -> list[float]:
@@ -74,8 +72,7 @@ def _as_number(value: Any) -> Any:
 
 ClassName = Annotated[str, AfterValidator(class_name)]
 Id = Annotated[StrictInt | StrictStr, BeforeValidator(_as_number)]
-Polygon = Annotated[list[float], BeforeValidator(_flatten), AfterValidator(_in_pairs)]
-Polygons = Annotated[list[Polygon], BeforeValidator(_as_polygons)]
+Polygons = Annotated[list[Annotated[list[float], AfterValidator(_in_pairs)]], BeforeValidator(_as_polygons)]
 
 
 class _Checked(BaseModel):

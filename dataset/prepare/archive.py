@@ -135,7 +135,9 @@ def extract(path: Path, destination: Callable[[str], Path | None], replace: bool
                 if room < 0:
                     raise tarfile.TarError(f"with {member} it unpacks to far more than an archive of its size should")
                 if not _is_complete(file, size) and (replace or not os.path.lexists(file)):
-                    with opened() as content, atomic_open(file) as copy:
+                    content = opened()
+                    assert content  # a regular file
+                    with content, atomic_open(file) as copy:
                         shutil.copyfileobj(content, copy, COPIED)
                     written.append(file)
                 sizes[file] = size
@@ -152,7 +154,7 @@ def extract(path: Path, destination: Callable[[str], Path | None], replace: bool
     return sizes
 
 
-def _members(path: Path) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
+def _members(path: Path) -> Iterator[tuple[str, int, Callable[[], IO[bytes] | None]]]:
     """The files of a tar or zip archive: name, size in bytes, and a function that opens it; links are passed over."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as zipped:
@@ -163,15 +165,9 @@ def _members(path: Path) -> Iterator[tuple[str, int, Callable[[], IO[bytes]]]]:
         with tarfile.open(path) as archive:
             for member in archive:
                 if member.isfile():
-                    yield member.name, member.size, partial(_opened_member, archive, member)
+                    yield member.name, member.size, partial(archive.extractfile, member)
             while archive.fileobj and archive.fileobj.read(COPIED):  # to the end, where gzip compares its checksum
                 pass
-
-
-def _opened_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
-    content = archive.extractfile(member)
-    assert content  # a regular file
-    return content
 
 
 def unpack_prepared(

@@ -1,7 +1,7 @@
 """Benchmarks from archives on the disk: where each file belongs, what is made of them, and the known counts."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from PIL import Image
 
 from dataset.benchmarks.deepglobe import DeepGlobe
 from dataset.benchmarks.isaid5i import Isaid, mask_path
-from dataset.benchmarks.isic2018 import MASKS, PICTURES
+from dataset.benchmarks.isic2018 import IMAGES, MASKS
 from dataset.benchmarks.msrc import MSRC_CLASSES
 from dataset.benchmarks.pascal_part import KINDS, LIST, part_names, read_parts
 from dataset.benchmarks.suim import Suim
@@ -22,14 +22,14 @@ from dataset.prepare.files import run_all, write_label, write_lists, write_text
 from dataset.reading import read_grey_mask
 from util.errors import UserError
 from util.files import atomic_write
-from util.image import open_image
+from util.image import read_image
 from util.mask import voc_colours
 from util.pixels import IGNORE
 
 GRID, LEAST = 6, 0.048  # DeepGlobe's patches a side; the share of a patch that every colour in it has
-DEEPGLOBE_COLOURS = ((1, 1, 0), (0, 1, 1), (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1))  # of classes 1..
-SUIM_COLOURS = {"HD": (0, 0, 1), "PF": (0, 1, 0), "WR": (0, 1, 1), "RO": (1, 0, 0), "RI": (1, 0, 1), "FV": (1, 1, 0)}
-SUIM_COLOURS["SR"] = (1, 1, 1)
+# The colour of each class's folder, of channels that are none or full.
+DEEPGLOBE_COLOURS = {"1": "110", "2": "011", "3": "101", "4": "010", "5": "001", "6": "111"}
+SUIM_COLOURS = {"HD": "001", "PF": "010", "WR": "011", "RO": "100", "RI": "101", "FV": "110", "SR": "111"}
 VOC_COLOURS = list(voc_colours())  # in the order of the palette
 
 
@@ -111,27 +111,29 @@ def _finish_deepglobe(root: Path, workers: int) -> None:
 def _cut(root: Path, path: Path) -> None:
     """The patches of one satellite image whose every colour is more than 4.8 %, if there are two or more."""
     mask_path = path.with_name(path.name.replace("_sat.jpg", "_mask.png"))
-    with open_image(path) as image, open_image(mask_path) as mask:
-        pixels, colours = np.asarray(image.convert("RGB")), np.asarray(mask.convert("RGB")) >= 128
+    pixels, colours = read_image(path), _colours(mask_path)
     height, width = (side // GRID for side in pixels.shape[:2])
     for row in range(GRID):
         for column in range(GRID):
             window = slice(row * height, (row + 1) * height), slice(column * width, (column + 1) * width)
-            bits = colours[window] @ np.array([4, 2, 1])  # (h, w)
-            values, counts = np.unique(bits, return_counts=True)
-            if len(values) < 2 or counts.min() <= LEAST * bits.size:
-                continue
-            name = f"{path.stem}_{row}{column}"
-            _save(root / f"image/{name}.jpg", pixels[window])
-            for number, colour in enumerate(DEEPGLOBE_COLOURS, 1):
-                if (of_class := bits == np.dot(colour, [4, 2, 1])).any():
-                    write_label(root / f"filter_mask/{number}/{name}.png", of_class.astype(np.uint8) * 255)
+            values, counts = np.unique(colours[window], return_counts=True)
+            if len(values) > 1 and counts.min() > LEAST * colours[window].size:
+                name = f"{path.stem}_{row}{column}"
+                (root / "image").mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels[window]).save(root / f"image/{name}.jpg", quality=95)
+                _write_masks(root / "filter_mask", name, colours[window], DEEPGLOBE_COLOURS)
     _mark(root, path)
 
 
-def _save(path: Path, pixels: NDArray[np.uint8]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, quality=95)
+def _colours(path: Path) -> NDArray[np.int64]:
+    """The colour of every pixel (h, w) in bits, red first; colours are not pure, so each channel is cut at 128."""
+    return (read_image(path) >= 128) @ np.array([4, 2, 1])
+
+
+def _write_masks(folder: Path, name: str, colours: NDArray[np.int64], classes: Mapping[str, str]) -> None:
+    for class_folder, bits in classes.items():
+        if (of_class := colours == int(bits, 2)).any():
+            write_label(folder / class_folder / f"{name}.png", of_class.astype(np.uint8) * 255)
 
 
 def _write_lists(root: Path, name: str, folders: Sequence[str], masks: str, workers: int) -> None:
@@ -159,12 +161,8 @@ def _finish_suim(root: Path, workers: int) -> None:
 
 
 def _split(root: Path, path: Path) -> None:
-    """A mask per class from the original's colours, which are not pure: every channel is taken at 128."""
-    with open_image(path) as mask:
-        colours = np.asarray(mask.convert("RGB")) >= 128
-    for folder, colour in SUIM_COLOURS.items():
-        if (of_class := (colours == np.array(colour, np.bool_)).all(-1)).any():
-            write_label(root / f"masks/{folder}/{path.stem}.png", of_class.astype(np.uint8) * 255)
+    """A mask per class from the original's colours."""
+    _write_masks(root / "masks", path.stem, _colours(path), SUIM_COLOURS)
     _mark(root, path)
 
 
@@ -228,8 +226,7 @@ def _finish_msrc(root: Path, workers: int) -> None:
 
 def _recode(root: Path, path: Path) -> None:
     """The classes of a mask by its colours: those of VOC's palette without its 19th and 20th; others are unlabelled."""
-    with open_image(path) as mask:
-        colours = np.asarray(mask.convert("RGB"))
+    colours = read_image(path)
     label = np.full(colours.shape[:2], IGNORE, np.uint8)
     places = [place for place in range(1, len(MSRC_CLASSES) + 3) if place not in (19, 20)]
     for value, place in enumerate(places, 1):
@@ -247,8 +244,8 @@ RECIPES: dict[str, Recipe] = {
         _finish_isaid,
     ),
     "isic2018": Recipe(
-        ((rf"({PICTURES}|{MASKS})/(?:\d/)?([^/]+\.(?:jpg|png))", r"\1/\2"),),
-        counted(("images", f"{PICTURES}/*.jpg", 2594), ("masks", f"{MASKS}/*_segmentation.png", 2594)),
+        ((rf"({IMAGES}|{MASKS})/(?:\d/)?([^/]+\.(?:jpg|png))", r"\1/\2"),),
+        counted(("images", f"{IMAGES}/*.jpg", 2594), ("masks", f"{MASKS}/*_segmentation.png", 2594)),
     ),
     "msrc": Recipe(
         (

@@ -79,62 +79,44 @@ def prepare_custom(
     if name in LIST_SIZES.keys() | FOLD_SIZES.keys():
         raise UserError(f"--name {name} is that of an official data set; give another name")
     collection = read_source(source, images, workers, kind)
-    folds = _fold_count(source, len(collection.classes), folds)
+    classes = collection.classes
+    folds = _fold_count(source, len(classes), folds)
     conversions = plan(collection, out)
     run_all(check_size, collection.images, "sizes", workers, "images")
     with claimed(out, lambda path: path.name == MARKER):
         is_new = write_text(out / MARKER, "made by tools.prepare custom, which may write into this folder\n")
-        try:
-            return _build(collection, conversions, out, name, folds, val_share, workers, area_threshold)
-        except _EmptyListError:
-            for path in (out / folder for folder in FOLDERS if is_new):
-                shutil.rmtree(path)
-            if is_new:
-                (out / MARKER).unlink()
-            raise
+        converted = run_all(convert, conversions, "images", workers, "images")
+        threshold = area_threshold or _area_threshold(converted)
+        made = {item.source.name: content.classes for item, content in zip(conversions, converted, strict=True)}
+        counting = {key: {c for c, area in areas.items() if area >= threshold} for key, areas in made.items()}
+        parts = _divide(collection, counting, val_share)
+        if lacking := [part for part, names in parts.items() if not any(counting[key] for key in names)]:
+            for written in (*FOLDERS, MARKER) if is_new else ():
+                shutil.rmtree(out / written) if written in FOLDERS else (out / written).unlink()
+            raise UserError(
+                f"no image of the {lacking[0]} list has a class of {threshold} pixels; give a lower --area-threshold"
+            )
+        pairs = {
+            item.source.name: (str(item.image.relative_to(out)), str(item.mask.relative_to(out)))
+            for item in conversions
+        }
+        write_lists(out, {part: [pairs[key] for key in pairs if key in names] for part, names in parts.items()})
+        write_text(out / "classes.txt", class_lines(dict(enumerate(classes, start=1))))
+        config = out / "config.yaml"
+        write_text(config, _config_text(name, out, len(classes), folds, threshold))
+    load_config(config)
+    print(_summary(classes, folds, parts, counting))
+    return config
 
 
-class _EmptyListError(UserError):
-    """No image is left for training or for validation."""
-
-
-def _build(
-    collection: Collection,
-    conversions: list[Conversion],
-    out: Path,
-    name: str,
-    folds: int,
-    val_share: float,
-    workers: int,
-    threshold: int | None,
-) -> Path:
-    converted = run_all(convert, conversions, "images", workers, "images")
-    threshold = threshold or _area_threshold(converted)
-    counting = {
-        item.source.name: {value for value, area in made.classes.items() if area >= threshold}
-        for item, made in zip(conversions, converted, strict=True)
-    }
-    val = collection.parts["val"] if collection.parts else choose_val(counting, val_share)
-    train = collection.parts["train"] if collection.parts else counting.keys() - val
+def _divide(collection: Collection, counting: Mapping[str, AbstractSet[int]], val_share: float) -> dict[str, set[str]]:
+    """The training and validation images: the source's own lists, or else a choice; all in both where they are few."""
+    if collection.parts:
+        return {part: collection.parts[part] for part in ("train", "val")}
+    val = choose_val(counting, val_share)
     if not val:
         warnings.warn(NOT_DIVIDED, stacklevel=2)
-        val = set(counting)
-    parts = {"train": train, "val": val}
-    for part, names in parts.items():
-        if not any(counting[name] for name in names):
-            raise _EmptyListError(
-                f"no image of the {part} list has a class of {threshold} pixels; give a lower --area-threshold"
-            )
-    pairs = {
-        item.source.name: (str(item.image.relative_to(out)), str(item.mask.relative_to(out))) for item in conversions
-    }
-    write_lists(out, {part: [pairs[name] for name in pairs if name in names] for part, names in parts.items()})
-    write_text(out / "classes.txt", class_lines(dict(enumerate(collection.classes, start=1))))
-    config = out / "config.yaml"
-    write_text(config, _config_text(name, out, len(collection.classes), folds, threshold))
-    load_config(config)
-    print(_summary(collection.classes, folds, parts, counting))
-    return config
+    return {"train": counting.keys() - val, "val": val or set(counting)}
 
 
 def _fold_count(source: Path, classes: int, folds: int | None) -> int:

@@ -81,7 +81,7 @@ def in_parallel(
 ) -> tuple[list[Result], list[str]]:
     """Apply `function` to every task in `workers` processes under a progress bar; the results and its UserErrors."""
     attempt = partial(_attempt, function)
-    style: dict[str, Any] = {"total": len(tasks), "desc": description, "unit": "file", "mininterval": 0.5}
+    style: dict[str, Any] = {"total": len(tasks), "desc": description, "unit": "file", "delay": 1}
     if workers <= 1 or len(tasks) < 2:
         outcomes = list(tqdm(map(attempt, tasks), **style))
     else:

@@ -2,17 +2,27 @@
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from dataset.lists import read_class_file
-from dataset.prepare.annotations import CocoFile, class_name, parse, read_annotation
-from dataset.prepare.coco import coco_images
+from dataset.prepare.annotations import (
+    CocoFile,
+    Segmentation,
+    class_name,
+    decode_segmentation,
+    paint,
+    parse,
+    read_annotation,
+)
 from dataset.prepare.files import raise_if_any, run_all
 from dataset.prepare.image import (
     SUFFIX,
+    AnnotatedImage,
     Collection,
     Size,
     by_stem,
@@ -28,7 +38,7 @@ from dataset.prepare.labelme import read_labelme
 from dataset.prepare.pairs import SINGLE, files_of, read_class_folders, read_pairs
 from util.errors import UserError, printable
 from util.files import numbered_lines
-from util.mask import Colours, MaskKind
+from util.mask import Colours, Label, MaskKind
 from util.pixels import IGNORE
 
 LAYOUTS = (("JPEGImages", "SegmentationClassAug"), ("JPEGImages", "SegmentationClass"), ("images", "masks"))
@@ -138,6 +148,38 @@ def _read_coco(path: Path, images: Path | None, part: str = "") -> Collection:
             raise UserError(f"{which}, nor does any other; export polygons or run lengths")
         warnings.warn(f"{which}; {len(empty)} of {len(content.annotations)} annotations are like that", stacklevel=2)
     return Collection(*coco_images(content, locate))
+
+
+def coco_images(
+    content: CocoFile, locate: Callable[[str], Path], all_classes: bool = False
+) -> tuple[list[str], list[AnnotatedImage]]:
+    """Names of the classes, in the order of the categories' ids, and the annotated images, sorted by file name.
+
+    `locate` finds an image by its file name; categories that nobody uses are classes only with `all_classes`; crowds
+    count as objects.
+    """
+    used = {item.category_id for item in content.annotations}
+    categories = sorted(content.categories, key=lambda category: (isinstance(category.id, str), category.id))
+    classes = [category for category in categories if all_classes or category.id in used]
+    numbers = {category.id: number for number, category in enumerate(classes, start=1)}
+    shapes = defaultdict(list)
+    for annotation in content.annotations:
+        shapes[annotation.image_id].append((numbers[annotation.category_id], annotation.segmentation))
+    items = []
+    for image in sorted(content.images, key=lambda image: image.file_name):
+        if image.id in shapes:
+            path, name = locate(image.file_name), str(Path(image.file_name).with_suffix(""))
+            draw = partial(_draw_segmentations, path, shapes[image.id])
+            items.append(AnnotatedImage(name, path, (image.height, image.width), draw))
+    return [category.name for category in classes], items
+
+
+def _draw_segmentations(image: Path, segmentations: list[tuple[int, Segmentation]], size: Size) -> Label:
+    try:
+        shapes = [(value, decode_segmentation(item, *size)) for value, item in segmentations]
+    except Exception as error:  # whatever pycocotools makes of malformed polygons
+        raise UserError(f"{image} has a segmentation that cannot be decoded: {error}") from None
+    return paint(*size, shapes)
 
 
 def _read_voc(source: Path, image_folder: Path, mask_folder: Path, workers: int, kind: MaskKind | None) -> Collection:

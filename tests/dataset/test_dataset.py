@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 import dataset.dataset as dataset_module
 from dataset.benchmarks.table import open_benchmark
-from dataset.dataset import BaseTraining, BaseValidation, EvaluationEpisodes, Item, TrainingEpisodes, collate
+from dataset.dataset import BaseImages, EvaluationEpisodes, Item, TrainingEpisodes, collate
 from dataset.episode import Episode, draw_absent, draw_episodes
 from dataset.index import load_index
-from dataset.reading import read_pair
 from dataset.transform import fit_image, fit_mask
 from engine.evaluation import Outcome
 from util.config import Config
@@ -103,10 +102,7 @@ def test_hard_queries_show_another_base_class_wherever_a_class_has_such_images(
         mask = np.where(labels == own, labels, 0)
         mask[0, 0] = 0 if own == 8 else own + 1
         Image.fromarray(mask).save(path)
-    cfg, hard = (
-        toy_config(toy_root, train_h=41, train_w=41),
-        toy_config(toy_root, train_h=41, train_w=41, hard_queries=True),
-    )
+    cfg, hard = (toy_config(toy_root, train_h=41, train_w=41, hard_queries=share) for share in (0, 1))
     index, files = load_index(cfg, "train")
     classes = list(index.by_class)
     index.by_class[8] = [name for name in index.by_class[8] if index.classes[name] == [8]]  # one class has none
@@ -161,20 +157,6 @@ def test_queries_with_a_pasted_object(toy_root: Path, toy_config: MakeConfig) ->
     assert changed > len(pasted) / 2
 
 
-@pytest.mark.parametrize("key", ["hard_queries", "absent_queries"])
-def test_shares_of_episodes(toy_root: Path, toy_config: MakeConfig, key: str) -> None:
-    cfg = toy_config(toy_root, train_h=33, train_w=33, **{key: 0.5})
-    index, files = load_index(cfg, "train")
-    plain = toy_config(toy_root, train_h=33, train_w=33)
-    changed = sum(
-        TrainingEpisodes(cfg, index, files, list(index.by_class), 1, epoch)[number]["names"]
-        != TrainingEpisodes(plain, index, files, list(index.by_class), 1, epoch)[number]["names"]
-        for epoch in range(3)
-        for number in range(len(index.images))
-    )
-    assert 0.25 * 3 * len(index.images) < changed < 0.7 * 3 * len(index.images)
-
-
 def test_training_tells_impossible_classes(toy_root: Path, toy_config: MakeConfig) -> None:
     cfg = toy_config(toy_root, shot=2)
     index, files = load_index(cfg, "train")
@@ -186,7 +168,7 @@ def test_training_tells_impossible_classes(toy_root: Path, toy_config: MakeConfi
 def test_base_learner_labels(toy_root: Path, toy_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = toy_config(toy_root, split=1, base_train_h=65)  # novel: 3, 4
     values = {0: 0, 1: 1, 2: 2, 3: 0, 4: 0, 5: 3, 6: 4, 7: 5, 8: 6, 255: 255}
-    validation = BaseValidation(cfg)
+    validation = BaseImages(cfg, "val")
     lines = (toy_root / "ImageSets" / "val.txt").read_text().splitlines()
     assert len(validation) == len(lines)
     for item, line in zip((validation[i] for i in range(len(lines))), lines, strict=True):
@@ -194,11 +176,11 @@ def test_base_learner_labels(toy_root: Path, toy_config: MakeConfig, monkeypatch
         torch.testing.assert_close(item["image"], expected_image(toy_root / image, 65))
         expected = np.vectorize(values.get)(np.array(Image.open(toy_root / mask)))
         np.testing.assert_array_equal(item["label"], expected)
-    training = [BaseTraining(cfg, 1, epoch) for epoch in (0, 0, 1)]
+    training = [BaseImages(cfg, "train", 1, epoch) for epoch in (0, 0, 1)]
     assert len(training[0]) == 90
     files = open_benchmark(cfg).base_files("train")
     monkeypatch.setattr("dataset.benchmarks.layout.read_list", None)  # not read again
-    assert same(BaseTraining(cfg, 1, 0, files)[7], training[0][7])
+    assert same(BaseImages(cfg, "train", 1, 0, files)[7], training[0][7])
     items = [dataset[7] for dataset in training]
     assert same(items[0], items[1]) and not same(items[0], items[2])
     assert items[0]["image"].shape == (3, 65, 65) and items[0]["label"].dtype == torch.int64
@@ -316,79 +298,33 @@ def test_collate() -> None:
     assert collate(items[:1])["query_mask"].shape == (1, 4, 5)
 
 
-class Pairs(Dataset[tuple[np.ndarray, np.ndarray]]):
-    """One pair of files, read in a loader's worker."""
-
-    def __init__(self, image: Path, mask: Path) -> None:
-        self.image, self.mask = image, mask
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, item: int) -> tuple[np.ndarray, np.ndarray]:
-        return read_pair(self.image, self.mask)
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "RGB", "1", "LA"])
-def test_images_of_any_mode_become_rgb(tmp_path: Path, mode: str, generator: np.random.Generator) -> None:
-    colours = Image.fromarray(generator.integers(0, 256, (12, 9, 3), dtype=np.uint8))
-    image = colours.quantize(32) if mode == "P" else colours.convert(mode)
-    image.save(tmp_path / "image.png")
-    Image.fromarray(np.zeros((12, 9), np.uint8)).save(tmp_path / "mask.png")
-    read, _ = read_pair(tmp_path / "image.png", tmp_path / "mask.png")
-    assert read.dtype == np.float32
-    np.testing.assert_array_equal(read, np.array(image.convert("RGB")))
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "1"])
-def test_masks_are_class_numbers_whatever_their_palette(
-    tmp_path: Path, mode: str, generator: np.random.Generator
-) -> None:
-    values = generator.integers(0, 2 if mode == "1" else 256, (12, 9), dtype=np.uint8)
-    mask = Image.fromarray(values.astype(bool)) if mode == "1" else Image.fromarray(values)
-    if mode == "P":
-        mask.putpalette(generator.integers(0, 256, 768, dtype=np.uint8).tobytes())
-    assert mask.mode == mode
-    mask.save(tmp_path / "mask.png")
-    Image.new("RGB", (9, 12)).save(tmp_path / "image.png")
-    np.testing.assert_array_equal(read_pair(tmp_path / "image.png", tmp_path / "mask.png")[1], values)
-
-
 def test_wrong_files_are_named(toy_root: Path, toy_config: MakeConfig) -> None:
+    """Also from a loader's worker."""
     cfg = toy_config(toy_root)
     index, files = load_index(cfg, "val")
     query, support = index.by_class[2][:2]
-    episodes = [Episode(query, 2, [support])]
+    items = EvaluationEpisodes(cfg, [Episode(query, 2, [support])], files, [1, 2])
     image, mask = files[support]
-    good = mask.read_bytes()
+    good, whole = mask.read_bytes(), image.read_bytes()
     h, w = np.array(Image.open(mask)).shape
 
-    def message() -> str:
+    def encoded(pixels: np.ndarray) -> bytes:
+        return cv2.imencode(".png", pixels)[1].tobytes()
+
+    for path, content, message in (
+        (mask, encoded(np.full((h, w), 1, np.uint8)), "no pixel of class 2"),
+        (mask, encoded(np.full((h + 1, w), 2, np.uint8)), f"mask is {w}x{h + 1}, its image {image} is {w}x{h}"),
+        (mask, encoded(np.full((h, w, 3), 2, np.uint8)), "mask holds RGB pixels"),
+        (mask, good[: len(good) // 2], "not a readable mask"),
+        (image, whole[:99], "not a readable image"),
+        (mask, None, "no such mask"),
+        (image, None, "no such image"),
+    ):
+        path.unlink() if content is None else path.write_bytes(content)
         with pytest.raises(UserError) as error:
-            EvaluationEpisodes(cfg, episodes, files, [1, 2])[0]
-        assert "\n" not in str(error.value)
-        return str(error.value)
-
-    cv2.imwrite(str(mask), np.full((h, w), 1, np.uint8))
-    assert message().startswith(f"{mask}: no pixel of class 2")
-    cv2.imwrite(str(mask), np.full((h + 1, w), 2, np.uint8))
-    assert message().startswith(f"{mask}: mask is {w}x{h + 1}, its image {image} is {w}x{h}")
-    cv2.imwrite(str(mask), np.full((h, w, 3), 2, np.uint8))
-    assert message().startswith(f"{mask}: mask holds RGB pixels")
-    mask.write_bytes(good[: len(good) // 2])
-    assert message().startswith(f"{mask}: not a readable mask")
+            EvaluationEpisodes(cfg, items.episodes, files, [1, 2])[0]
+        assert str(error.value).startswith(f"{path}: {message}") and "\n" not in str(error.value)
+        path.write_bytes(good if path == mask else whole)
     mask.unlink()
-    assert message().startswith(f"{mask}: no such mask")
-    mask.write_bytes(good)
-    EvaluationEpisodes(cfg, episodes, files, [1, 2])[0]
-    image.write_bytes(image.read_bytes()[:99])
-    assert message().startswith(f"{image}: not a readable")
-    image.unlink()
-    assert message().startswith(f"{image}: no such")
-
-
-def test_user_errors_survive_a_loader_worker(toy_root: Path) -> None:
-    mask = toy_root / "absent.png"
-    loader = DataLoader(Pairs(toy_root / "JPEGImages" / "val000.jpg", mask), num_workers=1)
-    with pytest.raises(UserError, match=r"absent\.png: no such mask"):
-        next(iter(loader))
+    with pytest.raises(UserError, match="no such mask"):
+        next(iter(DataLoader(items, num_workers=1)))

@@ -59,11 +59,14 @@ def test_class_names(toy_root: Path, toy_config: MakeConfig) -> None:
     assert (PASCAL_CLASSES[14], COCO_CLASSES[0], COCO_CLASSES[79]) == ("person", "person", "toothbrush")
     assert open_benchmark(toy_config(toy_root)).names()[3] == "thing 3"
     assert open_benchmark(toy_config(toy_root, data_set="pascal", num_classes=20)).names()[20] == "tvmonitor"
-    with pytest.raises(UserError, match=r"num_classes: 7, but .*classes\.txt has classes 1\.\.8"):
-        open_benchmark(toy_config(toy_root, num_classes=7)).names()
-    (toy_root / "classes.txt").write_text("1 cat\nsecond dog\n")
-    with pytest.raises(UserError, match=r"classes\.txt:2: "):
-        open_benchmark(toy_config(toy_root, num_classes=2, folds=2)).names()
+    for text, count, message in (
+        (None, 7, r"num_classes: 7, but .*classes\.txt has classes 1\.\.8"),
+        ("1 cat\nsecond dog\n", 4, r"classes\.txt:2: "),
+    ):
+        if text:
+            (toy_root / "classes.txt").write_text(text)
+        with pytest.raises(UserError, match=message):
+            open_benchmark(toy_config(toy_root, num_classes=count)).names()
     (toy_root / "classes.txt").unlink()
     with pytest.raises(UserError, match=r"classes\.txt: no readable class file"):
         open_benchmark(toy_config(toy_root)).names()
@@ -103,12 +106,6 @@ def test_rare_classes_are_left_out(toy_root: Path, toy_config: MakeConfig) -> No
     assert index.classes == whole.classes and kept == files
     with pytest.raises(UserError, match="min_class_images: no class has 1000 images"):
         load_index(toy_config(toy_root, min_class_images=1000), "val")
-
-
-def test_base_learner_sees_the_whole_list(toy_root: Path, toy_config: MakeConfig) -> None:
-    lines = (toy_root / "ImageSets" / "train.txt").read_text().splitlines()
-    files = open_benchmark(toy_config(toy_root)).base_files("train")
-    assert [f"{image.relative_to(toy_root)} {mask.relative_to(toy_root)}" for image, mask in files.values()] == lines
 
 
 def test_masks_are_read_once_for_all_folds_and_thresholds(
@@ -234,12 +231,8 @@ def test_broken_released_lists_are_errors_and_never_run(toy_root: Path, tmp_path
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("JPEGImages/val000.jpg", r"val\.txt:61: not `image mask`"),
         ("a b c", r"val\.txt:61: not `image mask`"),
-        (
-            "JPEGImages/val003.jpg SegmentationClassAug/val004.png",
-            r"val\.txt:61: JPEGImages/val003\.jpg is listed twice",
-        ),
+        ("JPEGImages/val003.jpg m.png", r"val\.txt:61: JPEGImages/val003\.jpg is listed twice"),
         (
             "JPEGImages/no.jpg SegmentationClassAug/val000.png",
             r"JPEGImages/no\.jpg: no such image, named in .*val\.txt",
@@ -257,15 +250,15 @@ def test_mistakes_in_lists_are_named(toy_root: Path, toy_config: MakeConfig, lin
 
 
 def test_other_mistakes_are_named(toy_root: Path, toy_config: MakeConfig) -> None:
-    with pytest.raises(UserError, match=r"data_root: .*absent is no folder"):
-        load_index(toy_config(toy_root / "absent"), "val")
-    with pytest.raises(UserError, match=r"absent\.txt: no readable list file"):
-        load_index(toy_config(toy_root, val_list="absent.txt"), "val")
-    with pytest.raises(UserError, match=r"no image for classes 1\.\.2; check"):
-        load_index(toy_config(toy_root, area_threshold=10**6), "val")
-    cv2.imwrite(str(toy_root / "SegmentationClassAug" / "val001.png"), np.full((9, 9), 9, np.uint8))
-    with pytest.raises(UserError, match=r"val001\.png: holds class 9, but num_classes is 8"):
-        load_index(toy_config(toy_root), "val")
-    (toy_root / "ImageSets" / "val.txt").write_text("\n\n")
-    with pytest.raises(UserError, match=r"val\.txt: the list file is empty"):
-        load_index(toy_config(toy_root), "val")
+    mask = toy_root / "SegmentationClassAug" / "val001.png"
+    for cfg, path, content, message in (
+        (toy_config(toy_root / "absent"), None, b"", r"data_root: .*absent is no folder"),
+        (toy_config(toy_root, val_list="absent.txt"), None, b"", r"absent\.txt: no readable list file"),
+        (toy_config(toy_root, area_threshold=10**6), None, b"", r"no image for classes 1\.\.2; check"),
+        (toy_config(toy_root), mask, cv2.imencode(".png", np.full((9, 9), 9, np.uint8))[1].tobytes(), "holds class 9"),
+        (toy_config(toy_root), toy_root / "ImageSets" / "val.txt", b"\n\n", r"val\.txt: the list file is empty"),
+    ):
+        if path:
+            path.write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            load_index(cfg, "val")

@@ -49,7 +49,4 @@ def test_where_lists_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     assert locate(Path("data"), "second.txt") == Path("second.txt")
     assert locate(Path("data"), "third.txt") == Path("data/third.txt")
-
-
-def test_classes_for_people() -> None:
     assert (span([3, 4, 5]), span([1, 3]), span([])) == ("3..5", "1, 3", "none")

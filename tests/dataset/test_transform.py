@@ -19,7 +19,7 @@ STD = torch.tensor([58.395, 57.12, 57.375])
 
 
 @pytest.fixture
-def picture(generator: np.random.Generator) -> AnnotatedImage:
+def annotated(generator: np.random.Generator) -> AnnotatedImage:
     h, w = generator.integers(40, 90, 2)
     mask = np.zeros((h, w), np.uint8)
     mask[h // 4 : h // 2, w // 3 : w // 2] = 1
@@ -28,28 +28,18 @@ def picture(generator: np.random.Generator) -> AnnotatedImage:
 
 
 @pytest.mark.parametrize("size", [(33, 33), (121, 65), (40, 200)])
-def test_resize_is_opencvs_and_has_half_pixel_centres(picture: AnnotatedImage, size: tuple[int, int]) -> None:
-    image, mask = picture
-    h, w = size
-    resized = resize_image(image, h, w)
-    np.testing.assert_array_equal(resized, cv2.resize(image, (w, h), interpolation=cv2.INTER_LINEAR))
+def test_resize_has_half_pixel_centres(annotated: AnnotatedImage, size: tuple[int, int]) -> None:
+    image, mask = annotated
     planes = torch.from_numpy(image).permute(2, 0, 1)[None]
     plain = torch.nn.functional.interpolate(planes, size, mode="bilinear", align_corners=False, antialias=False)[0]
-    np.testing.assert_allclose(resized, plain.permute(1, 2, 0), atol=2e-2)
-    resized_mask = resize_mask(mask, h, w)
+    np.testing.assert_allclose(resize_image(image, *size), plain.permute(1, 2, 0), atol=2e-2)
     rows, columns = (
         np.minimum(np.arange(new) * (1 / (new / old)), old - 1).astype(int)
         for new, old in zip(size, mask.shape, strict=True)
     )
-    np.testing.assert_array_equal(resized_mask, mask[rows][:, columns])
-    np.testing.assert_array_equal(resized_mask, cv2.resize(mask, (w, h), interpolation=cv2.INTER_NEAREST))
-
-
-def test_normalise(picture: AnnotatedImage) -> None:
-    image, _ = picture
+    np.testing.assert_array_equal(resize_mask(mask, *size), mask[rows][:, columns])
     expected = (torch.from_numpy(image) - MEAN) / STD
     torch.testing.assert_close(normalise(image), expected.permute(2, 0, 1))
-    assert normalise(image).is_contiguous() and normalise(image).dtype == torch.float32
 
 
 def test_scale_and_rotate_move_image_and_mask_together(generator: np.random.Generator) -> None:
@@ -66,8 +56,8 @@ def test_scale_and_rotate_move_image_and_mask_together(generator: np.random.Gene
         assert agree[~edge & (changed_mask != 255)].all() and (is_object & ~edge).any()
 
 
-def test_rotation_turns_about_the_centre_and_fills(picture: AnnotatedImage) -> None:
-    image, mask = picture
+def test_rotation_turns_about_the_centre_and_fills(annotated: AnnotatedImage) -> None:
+    image, mask = annotated
     turned, turned_mask = rotate(image, mask, 180)
     np.testing.assert_array_equal(turned_mask, mask[::-1, ::-1])
     np.testing.assert_allclose(turned, image[::-1, ::-1], atol=0.1)
@@ -79,8 +69,8 @@ def test_rotation_turns_about_the_centre_and_fills(picture: AnnotatedImage) -> N
     assert rotate(np.zeros((41, 41, 3), np.float32), stripe, 90)[1][:11, 20].all()
 
 
-def test_pad_centres(picture: AnnotatedImage) -> None:
-    image, mask = picture
+def test_pad_centres(annotated: AnnotatedImage) -> None:
+    image, mask = annotated
     h, w = mask.shape
     padded, padded_mask = pad(image, mask, h + 7, w - 5)
     assert padded_mask.shape == (h + 7, w)
@@ -90,49 +80,20 @@ def test_pad_centres(picture: AnnotatedImage) -> None:
     np.testing.assert_allclose(padded[:3].reshape(-1, 3), MEAN.expand(3 * w, 3), rtol=1e-6)
 
 
-def test_augmentation_is_a_function_of_its_generator(picture: AnnotatedImage) -> None:
-    augment = Augmentation(57, 49, (0.5, 2), (-10, 10), 0.85)
-    results = [augment(*picture, random.Random(seed)) for seed in (5, 5, 6)]
-    for image, mask in results:
-        assert image.shape == (57, 49, 3) and mask.shape == (57, 49) and image.dtype == np.float32
-        assert set(np.unique(mask)) <= {0, 1, 255}
-    np.testing.assert_array_equal(results[0][0], results[1][0])
-    np.testing.assert_array_equal(results[0][1], results[1][1])
-    assert not np.array_equal(results[0][0], results[2][0])
-
-
-def test_augmentation_draws_what_it_says(picture: AnnotatedImage) -> None:
+def test_augmentation_draws_what_it_says(annotated: AnnotatedImage) -> None:
     """Flips, blurs and rotations come half of the time, scales spread evenly over their range."""
-    image, mask = picture
-    rng = random.Random()
-    ramp = np.repeat(np.linspace(0, 255, 64, dtype=np.float32)[None].repeat(64, 0)[..., None], 3, axis=2)
-    plain = Augmentation(64, 64, (1, 1), (0, 0), 0)
-    flipped = sum(plain(ramp, np.zeros((64, 64), np.uint8), rng)[0][32, 10, 0] > 128 for _ in range(400))
-    assert 150 < flipped < 250
-    noise = image[:40, :40]
-    still = Augmentation(40, 40, (1, 1), (0, 0), 0)
-    blurred = sum(still(noise, mask[:40, :40], rng)[0].std() < 0.8 * noise.std() for _ in range(400))
-    assert 150 < blurred < 250
-    turning = Augmentation(40, 40, (1, 1), (9, 10), 0)
-    turned = sum((turning(noise, np.zeros((40, 40), np.uint8), rng)[1] == 255).any() for _ in range(400))
-    assert 150 < turned < 250
+    noise, nothing = annotated[0][:40, :40], np.zeros((40, 40), np.uint8)
+    ramp = np.repeat(np.linspace(0, 255, 40, dtype=np.float32)[None].repeat(40, 0)[..., None], 3, axis=2)
+    rng, still = random.Random(), Augmentation(40, 40, (1, 1), (0, 0), 0)
+    for name, is_changed in (
+        ("flip", lambda: still(ramp, nothing, rng)[0][20, 6, 0] > 128),
+        ("blur", lambda: still(noise, nothing, rng)[0].std() < 0.8 * noise.std()),
+        ("turn", lambda: (Augmentation(40, 40, (1, 1), (9, 10), 0)(noise, nothing, rng)[1] == 255).any()),
+    ):
+        assert 150 < sum(is_changed() for _ in range(400)) < 250, name
     small, growing = np.ones((20, 20), np.uint8), Augmentation(81, 81, (1, 4), (0, 0), 0)
     factors = [(growing(noise[:20, :20], small, rng)[1] == 1).sum() ** 0.5 / 20 for _ in range(400)]
     assert min(factors) < 1.2 and max(factors) > 3.8 and 2.3 < np.mean(factors) < 2.7
-
-
-def test_crop_keeps_the_object(generator: np.random.Generator) -> None:
-    augment = Augmentation(50, 50, (1, 1), (0, 0), 0.85)
-    image, mask = np.zeros((100, 100, 3), np.float32), np.zeros((100, 100), np.uint8)
-    top, left = generator.integers(15, 65, 2)
-    mask[top : top + 20, left : left + 20] = 1
-    rng = random.Random()
-    kept = np.array([(augment(image, mask, rng)[1] == 1).sum() / 400 for _ in range(200)])
-    assert (kept >= 0.85).mean() > 0.9
-    places = [np.argwhere(augment(image, mask, rng)[1] == 1) for _ in range(50)]
-    assert len({tuple(place.min(0)) for place in places if len(place)}) > 10  # now and then all crops lose the object
-    mask[:] = 1  # cannot be kept: any crop will do
-    assert (augment(image, mask, rng)[1] == 1).all()
 
 
 @pytest.mark.parametrize("good", [None, 0, 7, 31])
@@ -194,7 +155,5 @@ def test_squashed_training_images_keep_all_of_the_object(generator: np.random.Ge
         changed, changed_mask = squash(image, mask, random.Random(seed))
         assert changed.shape == (33, 41, 3) and changed_mask.shape == (33, 41)
         assert 0.35 < (changed_mask == 1).sum() / (changed_mask != 255).sum() < 0.6
-        again, again_mask = squash(image, mask, random.Random(seed))
-        assert np.array_equal(changed, again) and np.array_equal(changed_mask, again_mask)
         agree = (changed[..., 0] > 100) == (changed_mask == 1)
         assert agree[changed_mask != 255].mean() > 0.85

@@ -14,7 +14,7 @@ from torch.amp import GradScaler
 import train
 import train_base
 from dataset.benchmarks.table import open_benchmark
-from dataset.dataset import BaseTraining, TrainingEpisodes, collate
+from dataset.dataset import BaseImages, TrainingEpisodes, collate
 from dataset.index import load_index
 from engine.learner import Learner, NotFiniteError, Output, Report
 from engine.loader import StepPlan, load_steps
@@ -62,7 +62,7 @@ def base_gradients(cfg: Config) -> tuple[dict[str, Tensor], Report]:
     """The same of the base learner, its batch norms at rest: on CPUs each process has its own statistics."""
     torch.manual_seed(1)
     network = Doubled(without_dropout(build_base_learner(cfg, pretrained=False)).eval())
-    return gradients(cfg, network, BaseTraining(cfg, 5, 1), train_base.forward, "label", cfg.base_batch_size)
+    return gradients(cfg, network, BaseImages(cfg, "train", 5, 1), train_base.forward, "label", cfg.base_batch_size)
 
 
 def gradients(cfg: Config, network: nn.Module, dataset: Any, forward: Any, target: str, batch: int) -> Any:

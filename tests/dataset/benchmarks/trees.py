@@ -35,9 +35,9 @@ def photo(path: Path, rng: np.random.Generator, size: tuple[int, int] = SIZE) ->
     save(path, rng.integers(0, 256, (*size, 3)))
 
 
-def grey(path: Path, mask: Mask, rng: np.random.Generator) -> None:
-    """A mask in two greys that are not pure, as JPEG-like tools leave them."""
-    save(path, np.where(mask == 1, rng.integers(128, 256), rng.integers(0, 128)))
+def impure(bits: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Bright and dark values that are not pure, as JPEG-like tools leave them."""
+    return np.where(bits, rng.integers(128, 256, bits.shape), rng.integers(0, 128, bits.shape))
 
 
 def encoded(mask: Mask) -> dict[str, Any]:
@@ -53,17 +53,17 @@ def pickled(mask: Mask) -> dict[str, Any]:
 
 def fss1000(folder: Path, lists: Path, rng: np.random.Generator) -> Truth:
     truth: Truth = {}
-    names = ["zebra", "abe's_flyingfish", "ox cart".replace(" ", "_")]
+    names = ["zebra", "abe's_flyingfish", "ox_cart"]
     (lists / "fss").mkdir(parents=True)
     (lists / "fss/test.txt").write_bytes("".join(f"{name}\r\n" for name in names).encode())
     for number, name in enumerate(sorted(names), 1):
         for k in range(1, 11):
             mask = rectangle(rng)
             photo(folder / f"FSS-1000/{name}/{k}.jpg", rng)
-            grey(folder / f"FSS-1000/{name}/{k}.png", mask, rng)
+            save(folder / f"FSS-1000/{name}/{k}.png", impure(mask == 1, rng))
             truth[f"{name}/{k}.jpg", number] = mask
     large = rectangle(rng).repeat(2, 0).repeat(2, 1)  # a mask of another size than its image
-    grey(folder / "FSS-1000/zebra/8.png", large, rng)
+    save(folder / "FSS-1000/zebra/8.png", impure(large == 1, rng))
     truth["zebra/8.jpg", 3] = large[::2, ::2]
     photo(folder / "FSS-1000/zebra/10.jpeg", rng)
     pack(folder.parent / "archives/FSS-1000.zip", folder)
@@ -97,7 +97,7 @@ def isic2018(folder: Path, lists: Path, rng: np.random.Generator) -> Truth:
     for i in range(12):
         name, mask = f"ISIC_{i:07}", rectangle(rng)
         photo(folder / f"a/ISIC2018_Task1-2_Training_Input/{name}.jpg", rng)
-        grey(folder / f"b/ISIC2018_Task1_Training_GroundTruth/{name}_segmentation.png", mask, rng)
+        save(folder / f"b/ISIC2018_Task1_Training_GroundTruth/{name}_segmentation.png", impure(mask == 1, rng))
         rows.append(f"{name},{kinds[i % 3]}")
         truth[f"ISIC2018_Task1-2_Training_Input/{name}.jpg", i % 3 + 1] = mask
     lists.mkdir(parents=True)
@@ -112,22 +112,20 @@ def deepglobe(folder: Path, lists: Path, rng: np.random.Generator) -> Truth:
     truth: Truth = {}
     colours = [(255, 255, 0), (0, 255, 255), (255, 0, 255), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)]
     side = 40
-    for picture in (17, 523):
+    for image in (17, 523):
         pixels = np.zeros((6 * side, 6 * side, 3), np.int64)
-        for row in range(6):
-            for column in range(6):
-                first, second = rng.choice(7, 2, replace=False).tolist()
-                cut = int(rng.choice([0, 1, 2, 15, 30]))  # 1 of 40 columns is 2.5 %, 2 are 5 %
-                patch = pixels[row * side : (row + 1) * side, column * side : (column + 1) * side]
-                patch[:, :cut], patch[:, cut:] = colours[first], colours[second]
-                for value, columns in ((first, slice(0, cut)), (second, slice(cut, side))):
-                    if cut >= 2 and value < 6:
-                        mask = np.zeros((side, side), np.uint8)
-                        mask[:, columns] = 1
-                        truth[f"image/{picture}_sat_{row}{column}.jpg", value + 1] = mask
-        impure = np.where(pixels > 0, rng.integers(128, 256, pixels.shape), rng.integers(0, 128, pixels.shape))
-        photo(folder / f"train/{picture}_sat.jpg", rng, (6 * side, 6 * side))
-        save(folder / f"train/{picture}_mask.png", impure)
+        for row, column in np.ndindex(6, 6):
+            first, second = rng.choice(7, 2, replace=False).tolist()
+            cut = int(rng.choice([0, 1, 2, 15, 30]))  # 1 of 40 columns is 2.5 %, 2 are 5 %
+            patch = pixels[row * side : (row + 1) * side, column * side : (column + 1) * side]
+            patch[:, :cut], patch[:, cut:] = colours[first], colours[second]
+            for value, columns in ((first, slice(0, cut)), (second, slice(cut, side))):
+                if cut >= 2 and value < 6:
+                    mask = np.zeros((side, side), np.uint8)
+                    mask[:, columns] = 1
+                    truth[f"image/{image}_sat_{row}{column}.jpg", value + 1] = mask
+        photo(folder / f"train/{image}_sat.jpg", rng, (6 * side, 6 * side))
+        save(folder / f"train/{image}_mask.png", impure(pixels > 0, rng))
     pack(folder.parent / "archives/deepglobe.zip", folder)
     return truth
 
@@ -140,7 +138,7 @@ def chest_xray(folder: Path, lists: Path, rng: np.random.Generator) -> Truth:
             save(folder / f"Lung/CXR_png/{name}.png", rng.integers(0, 256, SIZE))
             if i == 4:
                 continue  # an image without a mask
-            grey(folder / f"Lung/masks/{name}{'_mask' if hospital == 'CHNCXR' else ''}.png", mask, rng)
+            save(folder / f"Lung/masks/{name}{'_mask' if hospital == 'CHNCXR' else ''}.png", impure(mask == 1, rng))
             if hospital == "CHNCXR":
                 truth[f"CXR_png/{name}.png", 1] = mask
     pack(folder.parent / "archives/lung.zip", folder)
@@ -159,8 +157,7 @@ def suim(folder: Path, lists: Path, rng: np.random.Generator) -> Truth:
         for class_id in classes:
             truth[f"images/d_r_{i}_.jpg", class_id] = (bits == np.array(colours[class_id])).all(-1).astype(np.uint8)
         photo(folder / f"train_val/images/d_r_{i}_.jpg", rng)
-        impure = np.where(bits == 1, rng.integers(128, 256, bits.shape), rng.integers(0, 128, bits.shape))
-        save(folder / f"train_val/masks/d_r_{i}_.bmp", impure)
+        save(folder / f"train_val/masks/d_r_{i}_.bmp", impure(bits > 0, rng))
     pack(folder.parent / "archives/SUIM.zip", folder)
     return truth
 
@@ -196,12 +193,13 @@ def pascal_part(folder: Path, _: Path, rng: np.random.Generator) -> Truth:
     truth: Truth = {}
     ids = [f"2008_{i:06}" for i in range(6)]
     kinds: dict[str, Any] = {}
-    for kind, objects in (
-        ("animals", ["cat"]),
-        ("indoor", ["bottle", "tvmonitor"]),
-        ("person", ["person"]),
-        ("vehicles", ["aeroplane"]),
-    ):
+    objects_of = {
+        "animals": ["cat"],
+        "indoor": ["bottle", "tvmonitor"],
+        "person": ["person"],
+        "vehicles": ["aeroplane"],
+    }
+    for kind, objects in objects_of.items():
         lists = {"BODY": {"train": ids[:2], "val": ids}, "TAIL": {"train": ids[:1], "val": ids[:4]}}
         lists["NONE"] = {"train": [], "val": ids}
         kinds[kind] = {"object": {name: {"part": lists} for name in objects}}
@@ -242,13 +240,8 @@ def paco_part(folder: Path, lists: Path, rng: np.random.Generator) -> Truth:
         img2anno[image] = []
         for k in range(2):
             mask, box = rectangle(rng), [4.6, 1.2, 40.0, 44.5]  # left, top, width, height
-            part = {
-                "category_id": class_id,
-                "obj_ann_id": 100 * image + k,
-                "obj_bbox": box,
-                "segmentation": encoded(mask),
-            }
-            img2anno[image].append(part)
+            part = {"category_id": class_id, "obj_ann_id": 100 * image + k, "obj_bbox": box}
+            img2anno[image].append(part | {"segmentation": pickled(mask)})
             truth[f"{image}#{100 * image + k}", class_id] = mask[1:45, 4:44]
     train: dict[int, list[Any]] = {10 + i: [] for i in range(448)}  # 11 and 15 are the first two of fold 1
     (folder / "paco").mkdir(parents=True)
@@ -260,8 +253,6 @@ def paco_part(folder: Path, lists: Path, rng: np.random.Generator) -> Truth:
     return truth
 
 
-MAKERS: dict[str, Callable[[Path, Path, np.random.Generator], Truth]] = {
-    **{"fss1000": fss1000, "isaid5i": isaid5i, "isic2018": isic2018, "deepglobe": deepglobe, "chest_xray": chest_xray},
-    **{"suim": suim, "lvis92i": lvis92i, "pascal_part": pascal_part, "paco_part": paco_part},
-}
+_MAKERS = (fss1000, isaid5i, isic2018, deepglobe, chest_xray, suim, lvis92i, pascal_part, paco_part)
+MAKERS: dict[str, Callable[[Path, Path, np.random.Generator], Truth]] = {maker.__name__: maker for maker in _MAKERS}
 FOLDS = {"isaid5i": 1, "lvis92i": 1, "pascal_part": 1, "paco_part": 1}

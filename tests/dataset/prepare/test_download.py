@@ -61,13 +61,10 @@ def test_gives_up_without_progress_and_keeps_the_part(server: Server, content: b
     assert not (tmp_path / "file.tar").exists()
 
 
-def test_missing_on_the_server_is_told_at_once(server: Server, tmp_path: Path) -> None:
+def test_what_is_refused_is_told_at_once(server: Server, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"file.tar could not be fetched: HTTP Error 404.*--mirror"):
         fetch(server, tmp_path / "file.tar")
     assert len(server.requests) == 1
-
-
-def test_refuses_other_addresses(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no http address"):
         download("file:///etc/hostname", tmp_path / "file")
 

@@ -10,7 +10,7 @@ from scipy.io import savemat
 
 from dataset.prepare.annotations import RunLengths, decode_segmentation, paint, unpack_runs
 from dataset.prepare.image import read_label
-from dataset.prepare.pascal import read_sbd
+from dataset.prepare.official import read_sbd
 from tests.dataset.prepare.trees import (
     SIZE,
     VOC_BORDER,
@@ -21,7 +21,6 @@ from tests.dataset.prepare.trees import (
     write_sbd_mat,
 )
 from util.errors import UserError
-from util.mask import voc_colours
 
 
 @pytest.fixture
@@ -29,25 +28,12 @@ def label(rng: np.random.Generator) -> np.ndarray:
     return random_label(rng, rng.integers(1, 21, 4).tolist(), border=True)
 
 
-def test_palette_index(tmp_path: Path, label: np.ndarray) -> None:
+def test_palettes_and_colours_of_voc(tmp_path: Path, label: np.ndarray) -> None:
     write_palette_png(tmp_path / "a.png", label)
-    np.testing.assert_array_equal(read_label(tmp_path / "a.png"), label)
-
-
-def test_colours_of_voc(tmp_path: Path, label: np.ndarray) -> None:
     colours = np.array(VOC_PALETTE + [(0, 0, 0)] * (255 - len(VOC_PALETTE)) + [VOC_BORDER], dtype=np.uint8)
-    Image.fromarray(colours[label]).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_label(tmp_path / "a.png"), label)
-    assert len(voc_colours()) == 256
-
-
-@pytest.mark.parametrize(("dtype", "suffix"), [(np.uint8, "png"), (np.uint16, "png"), (np.int32, "tif")])
-def test_grey_values(tmp_path: Path, label: np.ndarray, dtype: type, suffix: str) -> None:
-    path = tmp_path / f"a.{suffix}"
-    Image.fromarray(label.astype(dtype)).save(path)
-    read = read_label(path)
-    np.testing.assert_array_equal(read, label)
-    assert read.dtype == np.uint8
+    Image.fromarray(colours[label]).save(tmp_path / "b.png")
+    for name in ("a.png", "b.png"):
+        np.testing.assert_array_equal(read_label(tmp_path / name), label)
 
 
 def test_colours_of_ones_own_overrule_the_palette_index(tmp_path: Path, label: np.ndarray) -> None:
@@ -57,41 +43,33 @@ def test_colours_of_ones_own_overrule_the_palette_index(tmp_path: Path, label: n
     np.testing.assert_array_equal(read_label(tmp_path / "a.png", own), expected)
 
 
-def test_unknown_colours_and_values_are_named(tmp_path: Path) -> None:
+def test_what_is_no_class_map_is_named(tmp_path: Path, label: np.ndarray) -> None:
     Image.new("RGB", (4, 4), (1, 2, 3)).save(tmp_path / "colour.png")
-    with pytest.raises(UserError, match=r"colour.png: the colour \(1, 2, 3\) stands for no class"):
-        read_label(tmp_path / "colour.png", {(0, 0, 0): 0})
     Image.fromarray(np.full((4, 4), 300, np.uint16)).save(tmp_path / "high.png")
-    with pytest.raises(UserError, match=r"high.png: the value 300 is no class"):
-        read_label(tmp_path / "high.png")
-
-
-def test_damaged_image_is_named(tmp_path: Path, label: np.ndarray) -> None:
-    write_palette_png(tmp_path / "a.png", label)
-    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:-40])
-    with pytest.raises(UserError, match=r"a.png: not a readable mask"):
-        read_label(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"b.png: no such mask"):
-        read_label(tmp_path / "b.png")
+    write_palette_png(tmp_path / "cut.png", label)
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:-40])
+    for name, colours, message in (
+        ("colour", {(0, 0, 0): 0}, r"the colour \(1, 2, 3\) stands for no class"),
+        ("high", None, "the value 300 is no class"),
+        ("cut", None, "not a readable mask"),
+        ("absent", None, "no such mask"),
+    ):
+        with pytest.raises(UserError, match=rf"{name}.png: {message}"):
+            read_label(tmp_path / f"{name}.png", colours)
 
 
 def test_sbd(tmp_path: Path, label: np.ndarray) -> None:
     write_sbd_mat(tmp_path / "a.mat", label)
     np.testing.assert_array_equal(read_sbd(tmp_path / "a.mat"), label)
-
-
-def test_damaged_sbd_is_named(tmp_path: Path, label: np.ndarray) -> None:
-    write_sbd_mat(tmp_path / "a.mat", label)
     content = (tmp_path / "a.mat").read_bytes()
     for cut in (0, 50, 200, len(content) - 10):
         (tmp_path / "a.mat").write_bytes(content[:cut])
         with pytest.raises(UserError, match=r"a.mat is damaged"):
             read_sbd(tmp_path / "a.mat")
     savemat(tmp_path / "b.mat", {"GTcls": {"Segmentation": np.zeros((2, 3, 4), np.uint8)}})
-    with pytest.raises(UserError, match=r"b.mat is damaged: GTcls.Segmentation is uint8\[2, 3, 4\]"):
-        read_sbd(tmp_path / "b.mat")
-    with pytest.raises(UserError, match=r"c.mat is missing"):
-        read_sbd(tmp_path / "c.mat")
+    for name, message in (("b", r" is damaged: GTcls.Segmentation is uint8\[2, 3, 4\]"), ("c", " is missing")):
+        with pytest.raises(UserError, match=rf"{name}.mat{message}"):
+            read_sbd(tmp_path / f"{name}.mat")
 
 
 def test_smaller_instance_on_top(rng: np.random.Generator) -> None:

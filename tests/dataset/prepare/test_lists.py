@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from dataset.prepare.lists import LISTS, list_paths
 from tests.server import Server
 from tools.prepare import main
 from util.errors import UserError
@@ -20,19 +19,9 @@ def test_lists_are_fetched_once(tmp_path: Path, server: Server, capsys: pytest.C
     (tmp_path / "archives/trn.txt").write_bytes(b"ox\n")
     assert main(words) == 0
     asked = [path.removeprefix("/mirror/") for path, _ in server.requests]
-    assert asked == [
-        "fss/test.txt",
-        "fss/val.txt",
-        "fss/trn.txt",
-        "fss/trn.txt",
-    ]  # no list twice
+    assert asked == ["fss/test.txt", "fss/val.txt", "fss/trn.txt", "fss/trn.txt"]  # no list twice
     assert (tmp_path / "lists/fss/test.txt").read_bytes() == b"zebra\r\n"
     assert capsys.readouterr().out.count("there  ") == 3
     (tmp_path / "lists/fss/val.txt").unlink()
     assert main(words[:4]) == 1  # says so, and fetches nothing
     assert "missing  " in capsys.readouterr().out and len(server.requests) == 4
-
-
-def test_every_list_has_an_address_and_a_place() -> None:
-    for name, (address, files) in LISTS.items():
-        assert address.startswith("https://raw.githubusercontent.com/") and len(list_paths(name, Path())) == len(files)

@@ -50,16 +50,12 @@ def test_from_archives_on_disk(raw_pascal: Raw, tmp_path: Path, capsys: pytest.C
     out = capsys.readouterr().out
     assert f"train.txt: {len(raw_pascal.train)} images, should be 5953" in out
     assert f"val.txt: {len(raw_pascal.val)} images, should be 1449" in out
-
-
-def test_second_run_does_nothing(raw_pascal: Raw, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    prepare(tmp_path)
     before = stamps(tmp_path / "root")
     for archive in raw_pascal.archives:
         archive.unlink()
     prepare(tmp_path)
     assert stamps(tmp_path / "root") == before
-    assert "\n0 of " in capsys.readouterr().out
+    assert capsys.readouterr().out.startswith("0 of ")
 
 
 def test_repairs_damage(raw_pascal: Raw, tmp_path: Path) -> None:
@@ -94,18 +90,12 @@ def test_by_download(
     assert {path.name for path in (root / "archives").iterdir()} == {path.name for path in raw_pascal.archives}
 
 
-def test_corrupted_archive(raw_pascal: Raw, tmp_path: Path) -> None:
-    path = raw_pascal.archives[0]
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=f"{path} is damaged or not the official file"):
-        prepare(tmp_path)
-    assert not (tmp_path / "root/JPEGImages").exists()
-
-
-def test_archive_packed_anew(raw_pascal: Raw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_archives_of_other_checksums(raw_pascal: Raw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damaged, or packed anew."""
     monkeypatch.setattr(SBDataset, "md5", "0" * 32)
+    with pytest.raises(UserError, match=f"{raw_pascal.archives[1]} is damaged or not the official file"):
+        prepare(tmp_path)
+    assert not (tmp_path / "root/SBD").exists()
     prepare(tmp_path, "--no-checksum")
     assert_built(tmp_path / "root", raw_pascal)
 

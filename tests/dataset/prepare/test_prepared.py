@@ -21,8 +21,7 @@ def prepare(name: str, tmp_path: Path, archives: str, root: str) -> int:
     return main([name, *places, "--workers", "1"])
 
 
-@pytest.mark.parametrize("name", ["pascal", "coco"])
-@pytest.mark.parametrize("suffix", [".zip", ".tgz"])
+@pytest.mark.parametrize(("name", "suffix"), [("pascal", ".zip"), ("coco", ".tgz")])
 def test_prepared_data_is_as_good(
     name: str, suffix: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,16 +131,15 @@ def test_names_with_accents_of_either_form_and_of_no_encoding(
     assert {path.stem for path in (out / "JPEGImages").iterdir()} == {"\u00e9", "\u00fc", "_"}
 
 
-def test_mask_without_image_and_masks_without_class(
-    tmp_path: Path, rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mask_without_image_and_masks_without_class(tmp_path: Path, rng: np.random.Generator) -> None:
     write_jpeg(tmp_path / "JPEGImages/a.jpg", rng)
-    write_palette_png(tmp_path / "SegmentationClass/a.png", np.full(SIZE[::-1], 255, np.uint8))
-    with pytest.raises(UserError, match="no mask holds a class"):
-        read_source(tmp_path, None, workers=1)
-    write_palette_png(tmp_path / "SegmentationClass/b.png", random_label(rng, [1]))
-    with pytest.raises(UserError, match="b.png has no image"):
-        read_source(tmp_path, None, workers=1)
+    for name, label, message in (
+        ("a", np.full(SIZE[::-1], 255, np.uint8), "no mask holds a class"),
+        ("b", random_label(rng, [1]), "b.png has no image"),
+    ):
+        write_palette_png(tmp_path / f"SegmentationClass/{name}.png", label)
+        with pytest.raises(UserError, match=message):
+            read_source(tmp_path, None, workers=1)
 
 
 @pytest.mark.parametrize("place", ["instances.json", "annotations/instances.json", "."])
@@ -218,7 +217,10 @@ def test_labelme_circle_ignored_and_smaller_on_top(tmp_path: Path, rng: np.rando
     assert (label[(distance > 21) & (columns < 30)] == 255).all()
 
 
-def test_labelme_damage_is_named(tmp_path: Path, labels: Labels, rng: np.random.Generator) -> None:
+def test_what_cannot_be_read(tmp_path: Path, labels: Labels, rng: np.random.Generator) -> None:
+    for source, message in ((tmp_path, "holds no annotations"), (tmp_path / "nowhere", "nowhere is missing")):
+        with pytest.raises(UserError, match=message):
+            read_source(source, None, workers=1)
     write_labelme(tmp_path, labels, rng)
     (tmp_path / "a.jpg").unlink()
     with pytest.raises(UserError, match=rf"a.json names the image ..\\images\\a.jpg, which is not in {tmp_path}"):
@@ -228,33 +230,18 @@ def test_labelme_damage_is_named(tmp_path: Path, labels: Labels, rng: np.random.
         read_source(tmp_path, None, workers=1)
 
 
-def test_nothing_to_read(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no annotations"):
-        read_source(tmp_path, None, workers=1)
-    with pytest.raises(UserError, match="nowhere is missing"):
-        read_source(tmp_path / "nowhere", None, workers=1)
-
-
-def _oriented(tmp_path: Path, orientation: int, rng: np.random.Generator) -> Path:
-    image = Image.fromarray(rng.integers(0, 256, (*SIZE[::-1], 3), dtype=np.uint8))
-    exif = image.getexif()
-    exif[ExifTags.Base.Orientation] = orientation
-    image.save(tmp_path / "a.jpg", exif=exif)
-    return tmp_path / "a.jpg"
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_annotation_of_a_turned_photograph(tmp_path: Path, rng: np.random.Generator, orientation: int) -> None:
     """Whether it was drawn on the image as shown or on the stored pixels: Pillow's own turning is the oracle."""
-    path = _oriented(tmp_path, orientation, rng)
-    stored = random_label(rng, [1, 2, 3])
-    image = Image.fromarray(stored)
-    image.getexif()[ExifTags.Base.Orientation] = orientation
-    shown = np.array(ImageOps.exif_transpose(image))
+    stored, exif = random_label(rng, [1, 2, 3]), Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", SIZE).save(tmp_path / "a.jpg", exif=exif)
+    Image.fromarray(stored).save(tmp_path / "stored.png", exif=exif)
+    shown = np.array(ImageOps.exif_transpose(Image.open(tmp_path / "stored.png")))
     # Where the sizes do not tell, annotation tools show images upright.
     for label in (shown, stored) if orientation >= 5 else (shown,):
         Image.fromarray(label).save(tmp_path / "a.png")
-        item = mask_image("a", path, tmp_path / "a.png", label.shape)
+        item = mask_image("a", tmp_path / "a.jpg", tmp_path / "a.png", label.shape)
         np.testing.assert_array_equal(upright_label(item), shown)
 
 
