@@ -81,8 +81,8 @@ def attempt(
     for path in held:
         image = read_image(path, AVERAGING_FACTOR * predictor.size)
         wanted = {name: masks[path] for name, masks in truths.items() if path in masks}
-        prediction = predictor.predict(image) if wanted else None
-        for name, mask in wanted.items() if prediction else ():
+        prediction = predictor.predict(image)
+        for name, mask in wanted.items():
             truth, value = object_mask(mask, image_size(path), str(path)), prediction.names.index(name) + 1
             truth = resize_mask(truth, *image.shape[:2])
             yield Trial(path, name, np.array([iou(prediction.at(t).mask == value, truth) for t in THRESHOLDS]))
@@ -166,7 +166,7 @@ def write_curve(folder: Path, predictor: Predictor, support: Sequence[SupportCla
     """Write the IoU by the number of masks as curve.json and curve.png; changes the support."""
     images = list(dict.fromkeys(image for item in support for image in item.images))
     chosen = int(np.abs(np.array(THRESHOLDS) - threshold).argmin())
-    points = []
+    points: dict[int, tuple[float, float, float]] = {}  # mean and interval by number of masks
     for number in (number for number in CURVE if number < len(images)):
         ious: list[float] = []
         for draw in range(DRAWS):
@@ -174,14 +174,14 @@ def write_curve(folder: Path, predictor: Predictor, support: Sequence[SupportCla
             trials = attempt(predictor, support, {*order[:number]}, order[number:][:MAX_HELD])
             ious += [float(trial.ious[chosen]) for trial in trials]
         if ious:
-            points.append({"masks": number, "iou": np.mean(ious), "interval": interval_of(np.array(ious))})
-    atomic_write(folder / "curve.json", json.dumps(points, indent=1) + "\n")
+            points[number] = (round(float(np.mean(ious)), 4), *interval_of(np.array(ious)))
+    rows = [{"masks": number, "iou": mean, "interval": (low, high)} for number, (mean, low, high) in points.items()]
+    atomic_write(folder / "curve.json", json.dumps(rows, indent=1) + "\n")
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.add_subplot(xlabel="images with masks", ylabel="mean IoU", ylim=(0, 1))
-    numbers, means = [point["masks"] for point in points], [point["iou"] for point in points]
-    axes.plot(numbers, means, "o-")
-    low, high = zip(*(point["interval"] for point in points), strict=True) if points else ((), ())
-    axes.fill_between(numbers, low, high, alpha=0.2)
+    means, lows, highs = (list(column) for column in zip(*points.values(), strict=True)) if points else ([], [], [])
+    axes.plot([*points], means, "o-")
+    axes.fill_between([*points], lows, highs, alpha=0.2)
     with atomic_open(folder / "curve.png") as file:
         figure.savefig(file, format="png", dpi=150)
 

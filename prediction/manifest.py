@@ -119,7 +119,8 @@ def part_files(folder: Path) -> dict[Share, Path]:
 def read_manifest(folder: Path) -> Records:
     """The images whose lines are all there, in the manifest or in parts that a run left behind; parts win."""
     files = [folder / NAME, *part_files(folder).values()]
-    return {group.file: group.records for path in files for group in scan(path)}
+    groups = (group for path in files for group in scan(path))
+    return {group.file: group.records for group in groups if all(map(_is_valid, group.records))}
 
 
 def write_manifest(folder: Path, records: Mapping[str, Sequence[Record]]) -> None:
@@ -191,7 +192,16 @@ def _record(line: bytes) -> Record | None:
     """What a line holds; None where it is torn."""
     try:
         record = json.loads(line)
-        Line.model_validate(record)
-    except (ValidationError, ValueError, RecursionError):
+        name, found = record.get("class"), record["found"]
+    except (ValueError, RecursionError, KeyError, AttributeError, TypeError):
         return None
-    return record if isinstance(record.get("file"), str) and line.endswith(b"\n") else None
+    is_whole = isinstance(record.get("file"), str) and type(found) is int and found >= 0 and line.endswith(b"\n")
+    return record if is_whole and (name is None or isinstance(name, str)) else None
+
+
+def _is_valid(record: Record) -> bool:
+    try:
+        Line.model_validate(record)
+    except ValidationError:
+        return False
+    return True

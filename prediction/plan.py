@@ -86,7 +86,7 @@ def make_plan(
     """
     files = [file for file in queries.files if share.has(file)]
     place = {file: number for number, file in enumerate(files)}
-    done, stale = bytearray(len(files)), {}
+    done, stale, root = bytearray(len(files)), dict[str, Record](), str(queries.root)
     parts = part_files(outputs.folder)
     own = [path for other, path in parts.items() if share == WHOLE or other == share]
     for path in (outputs.folder / NAME, *own) if is_known else ():
@@ -98,13 +98,13 @@ def make_plan(
             if record.get("mask") != outputs.paths(group.file)["mask"]:
                 stale[group.file] = record
             elif done[number]:
-                done[number] = _is_unchanged(queries.root / group.file, record)
+                done[number] = _is_unchanged(os.path.join(root, group.file), record)
                 done[number] &= not verify or _is_verified(queries.root / group.file, record, outputs)
     left = [file for file, is_done in zip(files, done, strict=True) if not is_done]
     return PredictionPlan(support, queries, share, outputs, left, list(stale.values()))
 
 
-def _is_unchanged(path: Path, record: Record) -> bool:
+def _is_unchanged(path: str, record: Record) -> bool:
     """Whether an image has as many bytes as it had; one that is gone counts as done."""
     try:
         return record.get("bytes") in (None, os.stat(path).st_size)
