@@ -2,12 +2,14 @@
 
     python predict.py --weights exp/.../best_1shot.pth --support support --query photos --out out
     python predict.py --support support --query photos --out out     # without a trained network: `--arch adapt`
-    torchrun --nproc_per_node 4 predict.py ...
+    python predict.py ... --part 3/8     # one of eight processes, anywhere; in the end the same with --finish
 
-Exit codes: 1 when some images could not be read, 2 for a mistake in what was asked.
+Exit codes: 1 when some images could not be read or are missing, 2 for a mistake in what was asked.
 """
 
 import argparse
+import os
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -24,7 +26,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, metavar="FILE", help="checkpoint of a trained network")
     parser.add_argument("--arch", metavar="METHOD", help="a training-free method instead (adapt), such as prototype")
     parser.add_argument("--support", type=Path, required=True, metavar="DIR", help="name.jpg with name.png, or ...")
-    parser.add_argument("--query", nargs="+", required=True, metavar="DIR_OR_GLOB", help="images to segment")
+    parser.add_argument(
+        "--query", nargs="+", required=True, metavar="DIR", help="images to segment; or a list of them, *.txt"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="default: what training left by the weights, or config/predict.yaml"
@@ -32,7 +36,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--boxes", type=Path, metavar="FILE", help="CSV: file,left,top,right,bottom[,class]")
     parser.add_argument("--mask", choices=get_args(MaskKind), help="what masks are, where that cannot be seen")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="look for these only: names, or values in masks")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images per pass through the network (1)")
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, metavar="P", help="probability from which on an object is marked (0.5)"
+    )
+    parser.add_argument("--probabilities", action="store_true", help="write these too, as PNG of 16 bits")
+    parser.add_argument("--no-overlays", action="store_true", help="write masks alone")
+    parser.add_argument("--batch", type=int, metavar="N", help="images per pass through the network (CPU 1, GPU 16)")
+    parser.add_argument("--part", metavar="I/N", help="do a share only; slurm: from an array's task")
+    parser.add_argument("--finish", action="store_true", help="join all parts and name what is missing")
+    parser.add_argument("--verify", action="store_true", help="read what is done, and do again what has changed")
     parser.add_argument("--overwrite", action="store_true", help="do again what is done")
     parser.add_argument("--html", action="store_true", help="write index.html, one page with all thumbnails")
     parser.add_argument(
@@ -45,11 +57,31 @@ def parse_arguments() -> argparse.Namespace:
         raise UserError("give either --weights FILE, a trained network, or --arch METHOD, a training-free method")
     if not arguments.weights:
         arguments.arch = arguments.arch or DEFAULT_METHOD
-    if arguments.batch < 1:
+    if arguments.batch is not None and arguments.batch < 1:
         raise UserError(f"--batch {arguments.batch}: should be at least 1")
+    if not 0 < arguments.threshold < 1:
+        raise UserError(f"--threshold {arguments.threshold}: should be between 0 and 1")
+    arguments.part = arguments.part and parse_part(arguments.part)
+    if arguments.finish and (arguments.part or arguments.overwrite):
+        raise UserError("--finish joins what all parts have done; leave --part and --overwrite out")
     if arguments.out.resolve().is_relative_to(arguments.support.resolve()):
         raise UserError(f"--out {arguments.out}: is within the support folder; give another folder")
     return arguments
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """Number and count of a share, from 1/N to N/N; `slurm` takes both from the array that this task belongs to."""
+    if text == "slurm":
+        names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "STEP", "COUNT")]
+        try:
+            task, first, step, count = (int(os.environ[name]) for name in names)
+        except (KeyError, ValueError):
+            raise UserError("--part slurm: is no task of a Slurm array; submit it by sbatch --array=1-N") from None
+        text = f"{(task - first) // max(1, step) + 1}/{count}"
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(f"--part {text}: should be a number and how many there are, from 1/N to N/N")
+    return int(match[1]), int(match[2])
 
 
 def main() -> int:

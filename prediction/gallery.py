@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from prediction.drawing import overlay_size
 from prediction.manifest import Record, Records
-from prediction.outputs import overlay_size
 from util.errors import UserError, printable
 from util.files import atomic_write
 from util.image import open_image

@@ -2,22 +2,29 @@
 
 A line is one class found in one image: `file`, `class`, `value` in the mask, `area` in pixels, `score`, `scores` of its
 objects one by one (`prediction.objects`), `box` (left, top, right, bottom in pixels, the last two exclusive),
-`seconds`, `found` (how many classes, so many lines there are of the file), `mask` and `overlay` (files), `digest`
-(SHA-256 of the image's file). Where nothing is found there is one line without a class.
+`seconds`, `found` (how many classes, so many lines there are of the file), `mask`, `overlay` and `probability` (files,
+where they were asked for), `digest` (SHA-256 of the image's file) and `bytes` (its size). Where nothing is found there
+is one line without a class.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import re
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 
-from util.files import atomic_write
+from prediction.queries import Share
+from util.files import atomic_open, atomic_write
 
 NAME = "manifest.jsonl"
-PARTS = "manifest.part*.jsonl"
+PART = re.compile(r"manifest\.part(\d+)of(\d+)\.jsonl")
+TAIL = 2**20  # bytes at a part's end in which its last image is looked for; a line has some 300
 
 Record = dict[str, Any]
 Records = dict[str, list[Record]]  # by file, a record for every class found in it
@@ -33,18 +40,43 @@ class Line(BaseModel):
     score: float = 0
     mask: str = ""
     overlay: str = ""
+    probability: str = ""
     digest: str | None = None
+    size: NonNegativeInt = Field(0, alias="bytes")
+
+
+class Group(NamedTuple):
+    """The records of one image, and where they lie in their file."""
+
+    records: list[Record]
+    start: int
+    end: int
+
+    @property
+    def file(self) -> str:
+        """The image."""
+        return self.records[0]["file"]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all lines of the image are there."""
+        return len(self.records) == max(1, self.records[0]["found"])
 
 
 class Part:
-    """The lines of one process; a whole image's lines are written at once."""
+    """The lines of one process; a whole image's lines are written at once, behind those of an earlier run."""
 
-    def __init__(self, folder: Path, rank: int) -> None:
-        self.file = (folder / PARTS.replace("*", str(rank))).open("ab", buffering=0)
+    def __init__(self, folder: Path, share: Share) -> None:
+        path = part_path(folder, share)
+        if path.is_file():
+            os.truncate(path, _complete_end(path))
+        self.file = path.open("ab", buffering=0)
 
     def append(self, records: Sequence[Record]) -> None:
         """Add all records of one image."""
-        self.file.write(_text(records).encode())
+        data = _text(records).encode()
+        while data:
+            data = data[self.file.write(data) :]
 
     def __enter__(self) -> "Part":
         return self
@@ -53,40 +85,123 @@ class Part:
         self.file.close()
 
 
+def scan(path: Path, start: int = 0) -> Iterator[Group]:
+    """The images in a file of records from a position on whose lines are all there, in their order; torn lines do
+    not count."""
+    group: Group | None = None
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        position = file.seek(start)
+        for line in file:
+            before, position = position, position + len(line)
+            record = _record(line)
+            if record and group and group.file == record["file"]:
+                group = Group([*group.records, record], group.start, position)
+            else:
+                group = Group([record], before, position) if record else None
+            if group and group.is_complete:
+                yield group
+                group = None
+
+
+def part_path(folder: Path, share: Share) -> Path:
+    """The part of a manifest that a share's lines go to."""
+    return folder / f"manifest.part{share.number}of{share.total}.jsonl"
+
+
+def part_files(folder: Path) -> dict[Share, Path]:
+    """The parts of a manifest that were not yet joined."""
+    found = {path: PART.fullmatch(path.name) for path in sorted(folder.glob("manifest.part*"))}
+    return {Share(int(name[1]), int(name[2])): path for path, name in found.items() if name}
+
+
 def read_manifest(folder: Path) -> Records:
     """The images whose lines are all there, in the manifest or in parts that a run left behind; parts win."""
-    records: Records = {}
-    for path in (folder / NAME, *sorted(folder.glob(PARTS))):
-        if path.is_file():
-            records |= _complete(_lines(path))
-    return records
+    files = [folder / NAME, *part_files(folder).values()]
+    groups = (group for path in files for group in scan(path))
+    return {group.file: group.records for group in groups if all(map(_is_valid, group.records))}
 
 
 def write_manifest(folder: Path, records: Mapping[str, Sequence[Record]]) -> None:
     """Write the manifest, sorted by file, in place of what there is; its parts go."""
     atomic_write(folder / NAME, "".join(_text(records[file]) for file in sorted(records)))
-    for part in folder.glob(PARTS):
+    for part in part_files(folder).values():
         part.unlink()
+
+
+class Joined(NamedTuple):
+    """What a joined manifest holds."""
+
+    files: Mapping[str, int]  # its images, whose order is that in which they were read
+    found: Counter[str]  # images by the class found in them
+    nothing: int  # images in which nothing is found
+
+
+def join(folder: Path) -> Joined:
+    """Join the manifest and its parts to one, sorted by file, every image once; parts win, and go in the end.
+
+    In memory are the names of the images alone.
+    """
+    paths = [folder / NAME, *part_files(folder).values()]
+    rows: dict[str, int] = {}
+    places, starts, ends = array("l"), array("q"), array("q")
+    kinds, kind_of = array("l"), dict[tuple[str, ...], int]()
+    for place, path in enumerate(paths):
+        for group in scan(path):
+            classes = tuple(record["class"] for record in group.records if record["class"] is not None)
+            rows[group.file] = len(places)
+            kinds.append(kind_of.setdefault(classes, len(kind_of)))
+            for column, value in ((places, place), (starts, group.start), (ends, group.end)):
+                column.append(value)
+    if len(paths) > 1 or len(rows) < len(places) or not paths[0].is_file():
+        order = (rows[file] for file in sorted(rows))
+        _copy(folder / NAME, paths, ((places[row], starts[row], ends[row]) for row in order))
+    for path in paths[1:]:
+        path.unlink()
+    images = Counter(kinds[row] for row in rows.values())
+    by_classes = {classes: images[kind] for classes, kind in kind_of.items()}
+    found = Counter[str]()
+    for classes, count in by_classes.items():
+        found.update(dict.fromkeys(classes, count))
+    return Joined(rows, found, by_classes.get((), 0))
+
+
+def _copy(target: Path, paths: Sequence[Path], pieces: Iterable[tuple[int, int, int]]) -> None:
+    files = [path.open("rb") if path.is_file() else None for path in paths]
+    with atomic_open(target) as joined:
+        for place, start, end in pieces:
+            if file := files[place]:
+                file.seek(start)
+                joined.write(file.read(end - start))
+    for file in filter(None, files):
+        file.close()
+
+
+def _complete_end(path: Path) -> int:
+    """Where the last image of a part ends whose lines are all there."""
+    start = max(0, path.stat().st_size - TAIL)
+    return max((group.end for group in scan(path, start)), default=start)
 
 
 def _text(records: Iterable[Record]) -> str:
     return "".join(json.dumps(record) + "\n" for record in records)
 
 
-def _lines(path: Path) -> Iterable[Record]:
-    """The lines that are not torn."""
-    for line in path.read_bytes().splitlines():
-        try:
-            record = json.loads(line)
-            Line.model_validate(record)
-        except (ValidationError, ValueError, RecursionError):
-            continue
-        if isinstance(record.get("file"), str):
-            yield record
+def _record(line: bytes) -> Record | None:
+    """What a line holds; None where it is torn."""
+    try:
+        record = json.loads(line)
+        name, found = record.get("class"), record["found"]
+    except (ValueError, RecursionError, KeyError, AttributeError, TypeError):
+        return None
+    is_whole = isinstance(record.get("file"), str) and type(found) is int and found >= 0 and line.endswith(b"\n")
+    return record if is_whole and (name is None or isinstance(name, str)) else None
 
 
-def _complete(records: Iterable[Record]) -> Records:
-    groups: Records = {}
-    for record in records:
-        groups.setdefault(record["file"], []).append(record)
-    return {file: group for file, group in groups.items() if len(group) == max(1, group[0]["found"])}
+def _is_valid(record: Record) -> bool:
+    try:
+        Line.model_validate(record)
+    except ValidationError:
+        return False
+    return True

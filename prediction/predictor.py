@@ -6,43 +6,46 @@ prediction = predictor.predict("holiday.jpg")
 prediction.mask, prediction.probability, prediction.score
 """
 
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from time import perf_counter
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from dataset.transform import fit_image, fit_mask
 from engine.optim import autocast
 from model.build import build_model, load_frozen_parts
 from model.inference import FeatureCache, merge_classes, prepare_inference
+from model.methods import find_method
 from model.methods.method import Features, Method, Role, Scores, State
 from model.released import load_weights
 from model.tensors import expand
+from prediction.drawing import draw_overlay
+from prediction.masks import MaskSource, as_lists, object_mask
 from prediction.shared import add_backbone, open_shared
+from prediction.stream import default_threads, in_batches, in_threads
 from prediction.support import SINGLE
 from util.config import Config, load_config
 from util.distributed import pick_device
 from util.errors import UserError
-from util.image import ImageSource, normalise, read_image
-from util.mask import interpret_mask
-from util.pixels import IGNORE
+from util.image import RGB, ImageSource, normalise, read_image
+from util.visualize import class_color, save_index
 
-Box: TypeAlias = Sequence[float]  # left, top, right, bottom in pixels, the last two exclusive
-# A binary mask; an index mask and the class in it that is meant; or boxes: one, a list, or an array (n, 4).
-MaskSource: TypeAlias = ImageSource | tuple[ImageSource, int] | Box | Sequence[Box]
+Item = TypeVar("Item")
+Rest = TypeVar("Rest")
+Result = TypeVar("Result")
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "config" / "predict.yaml"
 MAX_CACHED_SUPPORTS = 64  # classes of support that are remembered
+GPU_BATCH = 16  # images per pass through the network where nothing else is asked for; on a CPU one is fastest
 AVERAGING_FACTOR = 2  # times the network's size above which images are averaged down, not sampled
 
 
@@ -75,6 +78,14 @@ class Prediction:
         inside = self.mask > 0
         return float(self.probability[inside].mean()) if inside.any() else 0.0
 
+    @property
+    def certainty(self) -> float:
+        """The mask's IoU if all probabilities held; where nothing is found, one minus the highest of them."""
+        inside, probability = self.mask > 0, self.probability
+        if not inside.any():
+            return 1 - float(probability.max())
+        return float(probability[inside].sum() / (inside.sum() + probability[~inside].sum()))
+
     def at(self, threshold: float) -> "Prediction":
         """The same with another threshold than 0.5 for the likeliest class against the background alone."""
         if threshold == 0.5:
@@ -93,6 +104,15 @@ class Prediction:
                 score = float(self.class_probabilities[value - 1][region].mean())
                 result.append(Found(name, value, area, score, (left, top, left + width, top + height)))
         return result
+
+    def overlay(self, image: ImageSource) -> RGB:
+        """Drawn on its image, with a legend below; the longer side has 320 to 2,000 pixels."""
+        entries = [(class_color(item.value), f"{item.name} {item.score:.2f}") for item in self.found()]
+        return draw_overlay(read_image(image), self.mask, entries)
+
+    def save(self, path: str | Path) -> None:
+        """Write the mask as an index PNG, whole or not at all; missing folders are made."""
+        save_index(Path(path), self.mask)
 
 
 class Predictor:
@@ -138,6 +158,11 @@ class Predictor:
         load_frozen_parts(model, cfg)
         return cls(model, cfg.val_size, cfg.shot, pick_device(device), cfg.amp, cache_mb)
 
+    def with_method(self, name: str, cfg: Config) -> "Predictor":
+        """The same backbone under another training-free method, with its supports still to be set."""
+        method = find_method(name).build(cfg.model_copy(update={"arch": name}), self.model.backbone, None)
+        return Predictor(method, self.size, self.shot, self.device, self.amp)
+
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str = "auto") -> "Predictor":
         """A predictor of a shared network: a folder that `tools.share` wrote, or a repository of Hugging Face's hub."""
@@ -170,25 +195,87 @@ class Predictor:
     def predict_batch(self, images: Iterable[ImageSource]) -> list[Prediction]:
         """The same for several images, of any sizes, in one pass through the network."""
         pictures = [read_image(image) for image in as_lists(images, None)[0]]
-        if not pictures:
-            return []
-        features = self.embed_queries(pictures)
-        with self.autocast():
-            scores = [self.model.score(features, expand(state, len(pictures))) for state in self.states.values()]
+        scores = self._scores([self.network_input(picture) for picture in pictures]) if pictures else []
         return [
-            self.prediction(tuple(self.states), [each.item(number) for each in scores], picture.shape[:2])
-            for number, picture in enumerate(pictures)
+            self.prediction(tuple(self.states), each, picture.shape[:2])
+            for each, picture in zip(scores, pictures, strict=True)
         ]
+
+    def stream(self, images: Iterable[ImageSource], batch: int | None = None) -> Iterator[Prediction]:
+        """The same for any number of images, in their order, while the next ones are read in threads.
+
+        UserError in its turn for an image that cannot be read.
+        """
+
+        def read(image: ImageSource) -> tuple[RGB, tuple[int, ...], None]:
+            picture = read_image(image)
+            return picture, picture.shape[:2], None
+
+        for result in self.segment(images, read, lambda _, prediction, seconds: prediction, batch):
+            if isinstance(result, UserError):
+                raise result
+            yield result
+
+    def segment(
+        self,
+        items: Iterable[Item],
+        read: Callable[[Item], tuple[RGB, tuple[int, ...], Rest]],
+        finish: Callable[[Rest, Prediction, float], Result],
+        batch: int | None = None,
+    ) -> Iterator[Result | UserError]:
+        """What `finish` makes of every item, in their order; reading, the network and finishing overlap.
+
+        `read` gives an item's image, reduced perhaps, the size that its prediction should have, and what `finish` takes
+        with that prediction and the network's seconds. Both are called in threads, with a bounded number of images at a
+        time. A UserError of `read` stands in the result's place.
+        """
+        names, threads = tuple(self.states), default_threads()
+        batch = batch or (1 if self.device.type == "cpu" else GPU_BATCH)
+
+        def load(item: Item) -> tuple[Tensor, tuple[int, ...], Rest] | UserError:
+            try:
+                picture, size, rest = read(item)
+            except UserError as error:
+                return error
+            return self.network_input(picture, size), size, rest
+
+        def score() -> Iterator[tuple[list[Scores], tuple[int, ...], Rest, float] | UserError]:
+            for group in in_batches(in_threads(load, items, threads, batch + threads), batch):
+                start = perf_counter()
+                inputs = [entry[0] for entry in group if not isinstance(entry, UserError)]
+                scores = iter(self._scores(inputs) if inputs else [])
+                seconds = (perf_counter() - start) / max(1, len(inputs))
+                for entry in group:
+                    yield entry if isinstance(entry, UserError) else (next(scores), *entry[1:], seconds)
+
+        def close(entry: tuple[list[Scores], tuple[int, ...], Rest, float] | UserError) -> Result | UserError:
+            if isinstance(entry, UserError):
+                return entry
+            scores, size, rest, seconds = entry
+            return finish(rest, self.prediction(names, scores, size), seconds)
+
+        return in_threads(close, score(), threads, threads)
+
+    @torch.inference_mode()
+    def _scores(self, inputs: Sequence[Tensor]) -> list[list[Scores]]:
+        """Of every input the scores of each class, B = 1."""
+        features = self._query_features(inputs)
+        with self.autocast():
+            scores = [self.model.score(features, expand(state, len(inputs))) for state in self.states.values()]
+        return [[each.item(number) for each in scores] for number in range(len(inputs))]
 
     @torch.inference_mode()
     def embed_queries(self, images: Sequence[ImageSource]) -> Features:
         """Images as the trunk takes them; UserError without a support and for an image that cannot be read."""
+        return self._query_features([self.network_input(read_image(image)) for image in images])
+
+    def _query_features(self, inputs: Sequence[Tensor]) -> Features:
         if not self.states:
             raise UserError("no support is set; call set_support first")
-        queries = torch.stack([self._network_input(read_image(image)) for image in images])
         with self.autocast():
-            return self._embed(queries, "query")
+            return self._embed(torch.stack(list(inputs)), "query")
 
+    @torch.inference_mode()
     def prediction(self, names: tuple[str, ...], scores: Sequence[Scores], size: tuple[int, ...]) -> Prediction:
         """Scores of one image for every class, B = 1, to what is found in it at that size.
 
@@ -211,7 +298,7 @@ class Predictor:
             picture = read_image(image)
             where = str(image) if isinstance(image, str | Path) else f"image {number}"
             where += "" if name == SINGLE else f" of {name!r}"
-            shots.append(self._network_input(picture))
+            shots.append(self.network_input(picture))
             shot_masks.append(torch.from_numpy(self._network_mask(mask, picture.shape[:2], where)))
         pictures, marks = torch.stack(shots), torch.stack(shot_masks)  # (K, 3, size, size), (K, size, size)
         key = _digest(pictures, marks)
@@ -230,10 +317,13 @@ class Predictor:
             return self.model.embed(self.model.features(images.to(self.device), role), role)
         return self.cache.embedded([_digest(image) for image in images], images.to(self.device), role)
 
-    def _network_input(self, picture: NDArray[np.uint8]) -> Tensor:
-        """An image (h, w, 3) as in testing, (3, size, size); a much larger one is averaged first, not to alias."""
-        shape = picture.shape
-        height, width = (min(side, AVERAGING_FACTOR * self.size) for side in shape[:2])
+    def network_input(self, picture: RGB, shape: tuple[int, ...] | None = None) -> Tensor:
+        """An image (h, w, 3) as in testing, (3, size, size); a much larger one is averaged first, not to alias.
+
+        `shape` is (h, w) of the image where `picture` is it reduced.
+        """
+        height, width = (min(side, AVERAGING_FACTOR * self.size) for side in picture.shape[:2])
+        shape = shape or picture.shape
         if (height, width) != picture.shape[:2]:
             picture = np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
         return normalise(fit_image(picture.astype(np.float32), self.size, self.model.images, shape))
@@ -256,73 +346,3 @@ def _digest(*tensors: Tensor) -> str:
     for tensor in tensors:
         digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def object_mask(source: Any, size: tuple[int, ...], where: str) -> NDArray[np.uint8]:
-    """The object (h, w) that a mask or boxes mark in an image of size (h, w): 1, 255 not to be judged, else 0.
-
-    `where` names the image in the UserError that a misfit raises.
-    """
-    if source is None:
-        raise UserError(f"{where}: has no mask; give one, or boxes")
-    if (boxes := as_boxes(source, size)) is not None:
-        return mask_from_boxes(boxes, size, where)
-    wanted: int | None = None
-    if isinstance(source, tuple):
-        if len(source) != 2 or not isinstance(source[1], int | np.integer):
-            raise UserError(f"{where}: a tuple for a mask is (index mask, class) or a box of four numbers")
-        source, wanted = source[0], int(source[1])
-    index, _, note, _ = interpret_mask(source)
-    if note:
-        warnings.warn(f"{where}: in its mask {note}", stacklevel=2)
-    if index.shape != size:
-        (height, width), (h, w) = size, index.shape
-        raise UserError(f"{where}: is {width}x{height} as shown, but its mask is {w}x{h}; make them equal")
-    classes = [value for value in np.unique(index).tolist() if value not in (0, IGNORE)]
-    if wanted is None and len(classes) > 1:
-        raise UserError(f"{where}: its mask has the classes {classes}; say which one is meant by (mask, class)")
-    wanted = classes[0] if wanted is None and classes else wanted
-    if wanted not in classes:
-        raise UserError(f"{where}: its mask marks no object" + (f" of class {wanted}" if wanted else ""))
-    return np.where(index == IGNORE, index, index == wanted).astype(np.uint8)
-
-
-def as_lists(images: Any, masks: Any) -> tuple[list[ImageSource], list[MaskSource]]:
-    """Images and masks as lists; a single image and its mask as lists of one."""
-    if not isinstance(images, str | Path | Image.Image) and not hasattr(images, "read"):
-        if getattr(images, "ndim", 4) > 3 and isinstance(images, Iterable):
-            return list(images), list(masks) if isinstance(masks, Iterable) else [masks]
-        if not isinstance(images, np.ndarray | Tensor):
-            raise UserError(f"{type(images).__name__} instead of images; give files, PIL images, arrays or tensors")
-    in_list = isinstance(masks, list) and len(masks) == 1 and not isinstance(masks[0], list | tuple)
-    return [images], masks if in_list else [masks]
-
-
-def as_boxes(source: Any, size: tuple[int, ...]) -> list[Any] | None:
-    """The boxes that a mask is given by in an image of size (h, w); None where it is an image."""
-    if isinstance(source, np.ndarray | Tensor):
-        is_mask = tuple(source.shape) == tuple(size) or source.ndim not in (1, 2) or source.shape[-1] != 4
-        return None if is_mask else source.reshape(-1, 4).tolist()
-    if not isinstance(source, list | tuple):
-        return None
-    if len(source) == 4 and all(isinstance(side, int | float | np.number) for side in source):
-        return [source]
-    are_boxes = isinstance(source, list) or all(np.ndim(box) == 1 for box in source)
-    return list(source) if are_boxes else None
-
-
-def mask_from_boxes(boxes: Sequence[Any], size: tuple[int, ...], where: str) -> NDArray[np.uint8]:
-    """The mask (h, w) of boxes; UserError for one that is empty or outside of the image."""
-    mask = np.zeros(size, np.uint8)
-    for box in boxes:
-        try:
-            left, top, right, bottom = (round(float(side)) for side in box)
-        except (TypeError, ValueError, OverflowError):
-            left, top, right, bottom = (0, 0, 0, 0)
-        if not (0 <= left < right <= size[1] and 0 <= top < bottom <= size[0]):
-            box = " ".join(str(box).split())[:80]
-            raise UserError(f"{where}: {box} is no box (left, top, right, bottom) within {size[1]}x{size[0]}")
-        mask[top:bottom, left:right] = 1
-    if not len(boxes):
-        raise UserError(f"{where}: has no box")
-    return mask

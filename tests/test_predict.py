@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,12 +20,13 @@ from PIL import Image
 
 import predict
 from prediction.manifest import Part, Record, read_manifest
-from prediction.outputs import is_ours
 from prediction.predictor import Predictor
-from tests.processes import run_processes, start_processes
+from prediction.queries import Share
+from prediction.settings import is_ours
+from tests.processes import FORK, start_processes
 from tests.toy import ROOT, draw_image, generator, write_experiment
 from util.errors import UserError
-from util.files import claimed
+from util.files import claimed, locked
 
 COLORS = (3, 5)  # of the classes that the supports show
 
@@ -200,7 +202,12 @@ def test_what_is_done_is_left_in_peace(run: Any, tmp_path: Path, support: Path) 
     (out / "masks/.3.png.77.tmp").write_text("half")
     lines = [json.dumps(record) + "\n" for record in manifest(tmp_path) if record["file"] != "3.jpg"]
     (out / "manifest.jsonl").write_text("".join(lines) + '{"file": "3.jpg", "cla')
+    torn = {path: path.stat().st_mtime_ns for path in out.glob("*/*.*")}
     assert run() == 0
+    assert lasting(tmp_path) == expected
+    again = {path: path.stat().st_mtime_ns for path in out.glob("*/*.*")}
+    assert {path.stem for path in again if again[path] != torn[path]} == {"3"}  # of the others nothing was read
+    assert run("--verify") == 0
     assert lasting(tmp_path) == expected
     again = {path: path.stat().st_mtime_ns for path in out.glob("*/*.*")}
     assert again.keys() == before.keys()
@@ -250,35 +257,126 @@ def test_a_killed_run_goes_on(run: Any, weights: Path, tmp_path: Path, monkeypat
     assert [name for name in before if after[name] == before[name]] == [name for name in before if name in noted]
 
 
-def test_two_processes_write_what_one_writes(
-    weights: Path, support: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def masks(tmp_path: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (tmp_path / "out/masks").iterdir()}
+
+
+def test_parts_write_what_one_process_writes(
+    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    photos = write_photos(tmp_path / "photos", 5)
+    photos = write_photos(tmp_path / "photos", 7)
     (photos / "torn.jpg").write_bytes((photos / "0.jpg").read_bytes()[:400])
-    monkeypatch.setattr(sys, "argv", arguments(weights, tmp_path))
-    assert run_processes(1, predict.main) == [1]  # with one thread, as the two have
-    alone = lasting(tmp_path)
-    masks = {path.name: path.read_bytes() for path in (tmp_path / "out/masks").iterdir()}
-    monkeypatch.setattr(sys, "argv", arguments(weights, tmp_path, "--overwrite", "--html"))
-    assert run_processes(2, predict.main) == [1, 0]
-    assert lasting(tmp_path) == alone
-    assert {path.name: path.read_bytes() for path in (tmp_path / "out/masks").iterdir()} == masks
+    assert run() == 1
+    alone, files = lasting(tmp_path), masks(tmp_path)
+    shutil.rmtree(tmp_path / "out")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "12")
+    for name, value in (("MIN", 10), ("STEP", 2), ("COUNT", 3)):
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+    codes = [run("--part", part) for part in ("3/3", "slurm", "2/3")]  # the second again
+    assert sorted(codes)[0] == 0 and not (tmp_path / "out/manifest.jsonl").exists()
+    with pytest.raises(UserError, match=r"holds parts of 3; go on with --part NUMBER/3, or join them by --finish"):
+        run("--part", "1/2")
+    capsys.readouterr()
+    assert run("--finish") == 1
+    missing = re.findall("(.*): is missing", capsys.readouterr().err)
+    assert {*missing} == {f"{n}.jpg" for n in [*range(7), "torn"] if Share(1, 3).has(f"{n}.jpg")} | {"torn.jpg"}
+    assert run("--part", "1/3") in (0, 1) and run("--finish", "--html") == 1
+    assert "1 images are missing:\ntorn.jpg: is missing" in capsys.readouterr().err
+    assert lasting(tmp_path) == alone and masks(tmp_path) == files
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         *("classes.txt", "index.html", "manifest.jsonl", "masks", "overlays", "run.json")
     ]
 
 
+def part_of(weights: Path, tmp_path: Path, part: str, kill_at: int | None) -> int:
+    """predict.main for one part, killed at its so many-th image."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", arguments(weights, tmp_path, "--part", part))
+        return killed_at(kill_at) if kill_at else predict.main()
+
+
+def test_parts_that_are_killed_and_done_twice(weights: Path, run: Any, tmp_path: Path) -> None:
+    """Real processes: three at a time, some are killed on the way, one part is done by two."""
+    write_photos(tmp_path / "photos", 12)
+    assert run() == 0
+    alone = lasting(tmp_path)
+    shutil.rmtree(tmp_path / "out")
+    jobs = [("1/3", 1), ("2/3", 2), ("3/3", None), ("3/3", None), ("1/3", None), ("2/3", None)]
+    for some in (jobs[:3], jobs[3:]):
+        processes = [FORK.Process(target=part_of, args=(weights, tmp_path, *job)) for job in some]
+        for process in processes:
+            process.start()
+        for process, (_, kill_at) in zip(processes, some, strict=True):
+            process.join()
+            assert process.exitcode == (-signal.SIGKILL if kill_at else 0)
+    assert run("--finish") == 0
+    assert lasting(tmp_path) == alone
+
+
+def test_a_part_that_another_process_does(run: Any, tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 2)
+    assert run("--part", "1/2") == 0
+    with locked(tmp_path / "out", ".lock.1of2", ""):
+        for more in (["--part", "1/2"], [], ["--finish"]):
+            with pytest.raises(UserError, match="another run is writing to it"):
+                run(*more)
+    for wrong in ("0/2", "3/2", "1/0", "x", "1/2/3", "slurm"):
+        with pytest.raises(UserError, match="--part"):
+            run("--part", wrong)
+
+
+def test_a_full_disk_loses_nothing(run: Any, tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 3)
+    assert run() == 0
+    expected, lines = lasting(tmp_path), (tmp_path / "out/manifest.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "out/manifest.jsonl").write_text("".join(line for line in lines if '"1.jpg"' not in line))
+    part = tmp_path / "out/manifest.part1of1.jsonl"
+    part.symlink_to("/dev/full")
+    with pytest.raises(UserError, match="No space left on device; make room and run the same command again"):
+        run()
+    part.unlink()
+    assert run() == 0 and lasting(tmp_path) == expected
+
+
+def test_a_file_that_vanishes(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_photos(tmp_path / "photos", 2)
+    listing = tmp_path / "photos/list.txt"
+    listing.write_text("0.jpg\ngone.jpg\n1.jpg\n")
+    assert run("--query", listing) == 1
+    assert "photos/gone.jpg: no such image" in capsys.readouterr().err
+    assert {record["file"] for record in manifest(tmp_path)} == {"0.jpg", "1.jpg"}
+
+
+def test_thresholds_probabilities_and_counts(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_photos(tmp_path / "photos", 2)
+    assert run("--probabilities", "--no-overlays", "--classes", "thing3") == 0
+    assert not (tmp_path / "out/overlays").exists()
+    for number in range(2):
+        probability = cv2.imread(str(tmp_path / f"out/probabilities/{number}.png"), cv2.IMREAD_UNCHANGED)
+        assert probability.dtype == np.uint16
+        wrong = (probability > 65535 / 2) != (read(tmp_path / f"out/masks/{number}.png") > 0)
+        assert np.abs(probability[wrong] - 65535 / 2).max(initial=0) < 1  # but for rounding
+    found = sum(record["class"] is not None for record in manifest(tmp_path))
+    counts = f"of 2 images {f'thing3 in {found}, ' if found else ''}nothing in {2 - found}"
+    assert counts in capsys.readouterr().out
+    settings = json.loads((tmp_path / "out/run.json").read_text())
+    assert (settings["images"], settings["found"].get("thing3", 0), settings["nothing"]) == (2, found, 2 - found)
+    with pytest.raises(UserError, match="other weights, settings"):
+        run("--classes", "thing3", "--threshold", "0.999999")
+    assert run("--threshold", "0.999999", "--overwrite", "--classes", "thing3") == 0
+    assert "nothing in 2" in capsys.readouterr().out
+    assert run("--threshold", "0.999999", "--classes", "thing3") == 0  # what was asked for more is there
+    with pytest.raises(UserError, match="--threshold 1.0"):
+        run("--threshold", 1)
+
+
 def test_from_the_command_line(weights: Path, support: Path, tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 3)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    (photos / "3.jpg").write_text("no image")
     script, *words = arguments(weights, tmp_path)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launcher, str(ROOT / script), *words], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("3 images segmented") == 1
-    (photos / "3.jpg").write_text("no image")
-    alone = [sys.executable, str(ROOT / script), *words]
-    done = subprocess.run(alone, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(ROOT / script), *words], env=environment, capture_output=True, text=True)
+    assert "3 images segmented" in done.stdout
     assert done.returncode == 1 and done.stderr.count("\n") == 2 and "3.jpg" in done.stderr
 
 
@@ -341,7 +439,7 @@ def test_only_our_own_temporary_files_go(run: Any, tmp_path: Path) -> None:
     ours, others = tmp_path / "out/masks/.0.png.77.tmp", tmp_path / "out/masks/.mine.tmp"
     ours.touch()
     others.touch()
-    assert run() == 0
+    assert run("--overwrite") == 0
     assert others.exists() and not ours.exists()
 
 
@@ -354,22 +452,25 @@ def test_one_run_at_a_time(run: Any, tmp_path: Path) -> None:
 
 
 def test_replaced_and_renamed_images(run: Any, tmp_path: Path) -> None:
-    photos = write_photos(tmp_path / "photos", 3)
+    photos = write_photos(tmp_path / "photos", 4)
     assert run() == 0
-    masks = tmp_path / "out/masks"
-    before = {path.name: path.stat().st_mtime_ns for path in masks.iterdir()}
+    folder = tmp_path / "out/masks"
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     Image.fromarray(scene(30, 44)).save(photos / "0.jpg")
     (photos / "1.jpg").rename(photos / "new.jpg")
     (photos / "2.png").write_bytes((photos / "2.jpg").read_bytes())  # two would be called 2
+    content = bytearray((photos / "3.jpg").read_bytes())
+    content[-5] ^= 1
+    (photos / "3.jpg").write_bytes(content)  # of the same size
     assert run() == 0
-    assert sorted(path.name for path in masks.iterdir()) == ["0.png", "2.jpg.png", "2.png.png", "new.png"]
-    assert {record["file"] for record in manifest(tmp_path)} == {"0.jpg", "2.jpg", "2.png", "new.jpg"}
-    assert read(masks / "0.png").shape == (30, 44) and (masks / "0.png").stat().st_mtime_ns > before["0.png"]
-    (photos / "new.jpg").unlink()
-    lines = (tmp_path / "out/manifest.jsonl").read_text().splitlines()
-    others = [json.dumps({**json.loads(line), "digest": None}) for line in lines]  # where the file was not to be read
-    (tmp_path / "out/manifest.jsonl").write_text("".join(f"{line}\n" for line in others))
-    assert run() == 0 and (masks / "new.png").exists()  # what is gone was not renamed
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("0.png", "1.png", "2.jpg.png", "2.png.png", "3.png", "new.png")
+    ]
+    assert {record["file"] for record in manifest(tmp_path)} == {f"{n}.jpg" for n in (0, 1, 2, 3, "new")} | {"2.png"}
+    assert read(folder / "0.png").shape == (30, 44) and (folder / "0.png").stat().st_mtime_ns > before["0.png"]
+    assert (folder / "3.png").stat().st_mtime_ns == before["3.png"]
+    assert run("--verify") == 0
+    assert (folder / "3.png").stat().st_mtime_ns > before["3.png"]
 
 
 def test_names_that_no_terminal_can_show(run: Any, weights: Path, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from util.errors import UserError
 
 LOCK = ".lock"
 LONGEST = 120  # bytes of a part of a path of ours; file systems take 255
+PASSING = re.compile(rf"{re.escape(LOCK)}|\..+\.\d+\.tmp$")  # locks, and what is half-written
+PLAIN = re.compile(r"(?:\w[\w.-]*/)*\w[\w.-]*", re.ASCII)  # a name to which nothing has to be done
 
 
 def read_text(path: Path, kind: str) -> str:
@@ -42,6 +44,8 @@ def own_name(stated: str) -> str:
 
     Steps up, roots and empty parts go; control characters and leading dots become underscores; long parts are cut.
     """
+    if len(stated) <= LONGEST and PLAIN.fullmatch(stated):
+        return stated
     parts = []
     for part in re.split(r"[/\\]", stated):
         clean = "".join(char if char.isprintable() else "_" for char in part).strip()
@@ -54,22 +58,24 @@ def own_name(stated: str) -> str:
 
 
 @contextmanager
-def claimed(folder: Path, is_marker: Callable[[Path], bool]) -> Iterator[None]:
+def claimed(folder: Path, is_marker: Callable[[Path], bool], timeout: float = 0) -> Iterator[None]:
     """Keep a folder for the files of one run of this program.
 
     UserError for a folder that holds something and no file that `is_marker` knows as ours, and while another run is
-    writing to it.
+    writing to it, for longer than `timeout` seconds.
     """
-    there = [path for path in folder.iterdir() if path.name != LOCK] if folder.is_dir() else []
+    there = [path for path in folder.iterdir() if not PASSING.match(path.name)] if folder.is_dir() else []
     if there and not any(is_marker(path) for path in there):
         raise UserError(f"{folder}: holds {there[0].name}, which this program did not write; give another --out")
-    with locked(folder, LOCK, "give another --out"):
+    with locked(folder, LOCK, "give another --out", timeout):
         yield
 
 
 @contextmanager
-def locked(folder: Path, name: str, remedy: str) -> Iterator[None]:
-    """Within the block no other process holds the folder's lock of this name; UserError at once where one does.
+def locked(folder: Path, name: str, remedy: str, timeout: float = 0) -> Iterator[None]:
+    """Within the block no other process holds the folder's lock of this name; UserError where one does.
+
+    Waits for it for `timeout` seconds.
 
     The lock's file is there as long as it is held; a folder that was made for it and stays empty goes with it.
     """
@@ -77,7 +83,7 @@ def locked(folder: Path, name: str, remedy: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / name)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=timeout)
     except Timeout:
         raise UserError(f"{folder}: another run is writing to it; wait for its end, or {remedy}") from None
     try:

@@ -67,11 +67,11 @@ def draw_contour(image: RGB, region: Any, color: Color) -> None:
 
 def overlay(image: RGB, mask: NDArray[Any], truth: NDArray[Any] | None = None, alpha: float = 0.5) -> RGB:
     """Fill every class of a mask translucently and outline it; outline the classes of `truth` in white."""
-    drawn = image.copy()
-    values = [int(value) for value in np.unique(mask) if value]
-    for value in values:
-        region = mask == value
-        drawn[region] = np.rint((1 - alpha) * image[region] + alpha * np.array(class_color(value)))
+    index = mask.astype(np.uint8)
+    counts = cv2.calcHist([index], [0], None, [256], [0, 256]).ravel()
+    values = [int(value) for value in np.flatnonzero(counts) if value]
+    colours = np.array(index_palette(), np.uint8).reshape(256, 1, 3)[index.ravel()].reshape(image.shape)
+    drawn = np.where(index[..., None] > 0, cv2.addWeighted(image, 1 - alpha, colours, alpha, 0), image)
     for value in values:
         if value != IGNORE:
             draw_contour(drawn, mask == value, class_color(value))

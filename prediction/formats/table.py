@@ -14,7 +14,7 @@ from prediction.formats.labelme import LabelMe
 from prediction.formats.objects_csv import ObjectsCsv
 from prediction.formats.writer import FormatWriter
 from prediction.formats.yolo import Yolo
-from prediction.outputs import SETTINGS
+from prediction.settings import SETTINGS
 from util.errors import UserError
 
 FORMATS: Mapping[str, type[FormatWriter]] = {

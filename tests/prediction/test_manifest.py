@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 from prediction.manifest import Part, read_manifest, write_manifest
+from prediction.queries import Share
 
 
 def records(file: str, found: int, **others: Any) -> list[dict[str, Any]]:
@@ -12,7 +13,7 @@ def records(file: str, found: int, **others: Any) -> list[dict[str, Any]]:
 def test_parts_join_the_manifest_and_win(tmp_path: Path) -> None:
     write_manifest(tmp_path, {"b": records("b", 1), "a": records("a", 2, old=True)})
     assert [json.loads(line)["file"] for line in (tmp_path / "manifest.jsonl").read_text().splitlines()] == list("aab")
-    with Part(tmp_path, 0) as first, Part(tmp_path, 10) as other:
+    with Part(tmp_path, Share(1, 2)) as first, Part(tmp_path, Share(2, 2)) as other:
         first.append(records("é\n", 0))
         other.append(records("a", 1, old=False))
     joined = {"é\n": records("é\n", 0), "a": records("a", 1, old=False), "b": records("b", 1)}
@@ -24,10 +25,10 @@ def test_parts_join_the_manifest_and_win(tmp_path: Path) -> None:
 
 def test_torn_lines_and_incomplete_images_do_not_count(tmp_path: Path) -> None:
     assert read_manifest(tmp_path) == {}
-    with Part(tmp_path, 0) as part:
+    with Part(tmp_path, Share(1, 2)) as part:
         part.append(records("whole", 2))
         part.append(records("torn", 3))
-    path = tmp_path / "manifest.part0.jsonl"
+    path = tmp_path / "manifest.part1of2.jsonl"
     text = path.read_bytes()
     last = text.rstrip().rindex(b"\n") + 1
     for end in (last - 1, last, last + 1, len(text) - 2):

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from prediction.outputs import find_queries, output_names
+from prediction.outputs import Outputs
+from prediction.queries import find_queries
 from util.errors import UserError
 
 
 def test_outputs_never_meet() -> None:
     files = ["a.jpg", "a.png", "b/a.jpg", "b.jpg", "a.jpg.png", "c.d.jpg", "c.jpg", "b/x.jpg", "b/x.jpg.jpg"]
-    names = output_names(files)
+    outputs = Outputs(Path("out"), files)
+    names = {file: outputs.name(file) for file in files}
     assert len(set(names.values())) == len(files)
     assert names["b.jpg"] == "b" and names["b/a.jpg"] == "b/a" and names["c.d.jpg"] == "c.d"
     assert names["a.jpg"] == "a.jpg" and names["a.png"] == "a.png"
@@ -57,5 +59,8 @@ def test_results_of_other_runs_are_no_queries(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "sub/other/run.json").write_text("[]")  # somebody else's
     for pattern in (str(tmp_path), f"{tmp_path}/**/*.jpg"):
         assert find_queries([pattern]).files == ["a.jpg", "sub/other/b.jpg"]
-    assert "files are no images, or results; the first is" in capsys.readouterr().out
+    assert "3 files or folders are no images, or results; the first is" in capsys.readouterr().out
+    list_file = tmp_path / "sub/list.txt"
+    list_file.write_text("other/b.jpg\n\n../a.jpg\nother/../gone.jpg\n")
+    assert find_queries([str(list_file)]) == (tmp_path / "sub", ["../a.jpg", "gone.jpg", "other/b.jpg"])
     assert find_queries([str(tmp_path / "sub/run/masks")]).files == ["a.png"]

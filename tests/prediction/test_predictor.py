@@ -12,7 +12,8 @@ from dataset.dataset import EvaluationEpisodes
 from engine.evaluation import make_episodes, run_episodes
 from model.build import build_model
 from model.released import load_weights
-from prediction.predictor import Found, Prediction, Predictor, mask_from_boxes, object_mask
+from prediction.masks import mask_from_boxes, object_mask
+from prediction.predictor import Found, Prediction, Predictor
 from tests.toy import draw_image, generator, random_network, toy_config, write_weights
 from util.config import Config
 from util.distributed import ProcessGroup

@@ -21,8 +21,9 @@ from dataset.index import load_index
 from dataset.lists import class_lines
 from prediction.evidence import Evidence, gather_evidence
 from prediction.manifest import write_manifest
-from prediction.outputs import Outputs, output_names
-from prediction.predictor import SINGLE, Prediction, Predictor, object_mask
+from prediction.masks import object_mask
+from prediction.outputs import Outputs
+from prediction.predictor import SINGLE, Prediction, Predictor
 from util.config import Config
 from util.errors import UserError
 from util.files import atomic_write
@@ -284,7 +285,7 @@ def write_zip(session: Session, predictor: Predictor, threshold: float, folder: 
     if len(set(names)) < len(names):
         names = [f"{number}_{name}" for number, name in enumerate(names, 1)]
     with TemporaryDirectory(dir=folder) as place:
-        outputs, records = Outputs(Path(place), output_names(names)), {}
+        outputs, records = Outputs(Path(place), names), {}
         for name, answer in zip(names, session.answers, strict=True):
             prediction = answer.prediction(predictor, threshold, answer.size)
             records[name] = outputs.write(name, read_image(answer.path), prediction, values, answer.seconds)
