@@ -19,6 +19,7 @@ from util.errors import UserError
 from util.image import SIDEWAYS, image_size, is_image, open_image, orientation, shown_size, upright
 from util.mask import Colours, Label, MaskKind
 from util.pixels import IGNORE
+from util.tiff import is_raster, raster_size
 
 Size = tuple[int, int]  # height, width
 SUFFIX = re.compile(r"\.[A-Za-z0-9]{2,8}$")
@@ -152,8 +153,11 @@ def _by_lower_case(folder: Path, _changed: int) -> dict[str, Path]:
 
 def check_size(picture: AnnotatedImage) -> tuple[Size, Size, int]:
     """Size as shown, size as annotated, and EXIF orientation, from headers alone; UserError for sizes that differ."""
-    with open_image(picture.image) as image:
-        shown, turn = shown_size(image), orientation(image)
+    if is_raster(picture.image):
+        shown, turn = raster_size(picture.image), 1
+    else:
+        with open_image(picture.image) as image:
+            shown, turn = shown_size(image), orientation(image)
     size = picture.size() or shown
     if size not in (shown, shown[::-1] if turn in SIDEWAYS else shown):
         (height, width), (h, w) = shown, size
