@@ -81,9 +81,7 @@ class ImageReader:
 
     def is_raster(self, path: Path) -> bool:
         """Whether a file is read here, and not as other images are."""
-        if path.suffix.lower() not in SUFFIXES:
-            return False
-        return bool(self.bands or self.page) or not is_plain(path)
+        return path.suffix.lower() in SUFFIXES and (bool(self.bands or self.page) or is_raster(path))
 
     def size(self, path: Path) -> tuple[int, int]:
         """Height and width; UserError as `read`."""
@@ -142,17 +140,24 @@ def parse_bands(text: str) -> tuple[int, ...]:
     return bands
 
 
-def is_plain(path: Path) -> bool:
-    """Whether Pillow knows a TIFF file's kind of pixels and takes it for no attack."""
+def is_raster(path: Path) -> bool:
+    """Whether a file is a TIFF that Pillow does not know, or takes for an attack by its size."""
+    if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        return False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=("TIFF",)):
-                return True
-    except FileNotFoundError:
-        return True  # who reads it is told
+                return False
     except Exception:  # what is no image makes Pillow fail in any way there is
-        return False
+        return True
+
+
+def raster_size(path: Path) -> tuple[int, int]:
+    """Height and width of such a file, from its header; UserError where it is damaged."""
+    with _rasterio(path) as (rasterio, stack):
+        dataset = stack.enter_context(rasterio.open(path))
+        return dataset.height, dataset.width
 
 
 def read_georeference(path: Path) -> Georeference | None:

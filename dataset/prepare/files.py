@@ -17,6 +17,7 @@ from util.errors import UserError, printable
 from util.files import atomic_write, own_name
 from util.image import open_image, shown_size
 from util.mask import Label
+from util.tiff import is_raster, raster_size
 
 RECORDS = ".prepared"  # folder below a data set's own: what has been unpacked
 LEAST = 2  # images of a class that an episode needs: the query and one support
@@ -64,6 +65,8 @@ def is_intact_png(path: Path) -> bool:
 
 def check_image(path: Path) -> tuple[int, int]:
     """Decode an image at its coarsest scale and return its height and width as shown; UserError for a damaged one."""
+    if is_raster(path):
+        return raster_size(path)
     with open_image(path) as image:
         size = shown_size(image)
         image.draft("L", (image.width // 8, image.height // 8))

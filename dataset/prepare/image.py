@@ -16,6 +16,7 @@ from util.errors import UserError
 from util.image import SIDEWAYS, is_image, open_image, orientation, shown_size, upright
 from util.mask import Colours, InterpretedMask, Label, MaskKind, interpret_mask
 from util.pixels import IGNORE
+from util.tiff import is_raster, raster_size
 
 Size = tuple[int, int]  # height, width
 SUFFIX = re.compile(r"\.[A-Za-z0-9]{2,8}$")
@@ -155,8 +156,11 @@ def _by_lower_case(folder: Path, _changed: int) -> dict[str, Path]:
 
 def check_size(item: AnnotatedImage) -> tuple[Size, Size, int]:
     """Size as shown, size as annotated, and EXIF orientation, from headers alone; UserError for sizes that differ."""
-    with open_image(item.image) as image:
-        shown, turn = shown_size(image), orientation(image)
+    if is_raster(item.image):
+        shown, turn = raster_size(item.image), 1
+    else:
+        with open_image(item.image) as image:
+            shown, turn = shown_size(image), orientation(image)
     size = item.size or shown
     if size not in (shown, shown[::-1] if turn in SIDEWAYS else shown):
         (height, width), (h, w) = shown, size

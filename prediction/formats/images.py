@@ -30,9 +30,14 @@ class SegmentedImage(NamedTuple):
     file: str  # below the folder of the queries
     path: Path  # of that file
     name: str  # of its outputs, a path without suffix
-    size: tuple[int, int]  # height, width
+    mask: NDArray[np.uint8]  # (h, w): 0 background, else the value of a class
     segments: list[Segment]
     place: Georeference | None  # where on the ground it lies, if that is known
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.mask.shape
 
 
 def segmented_images(folder: Path, root: Path) -> Iterator[SegmentedImage]:
@@ -57,7 +62,7 @@ def _image(folder: Path, root: Path, file: str, records: list[Record]) -> Segmen
         record = known[item.value]
         segments.append(Segment(record["class"], next(scores[item.value], record["score"]), item))
     name = str(Path(records[0]["mask"]).relative_to("masks").with_suffix(""))
-    return SegmentedImage(file, root / file, name, mask.shape, segments, read_georeference(root / file))
+    return SegmentedImage(file, root / file, name, mask, segments, read_georeference(root / file))
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:

@@ -1,7 +1,7 @@
 """The formats by name, and writing them: from the manifest and the masks, once all images are done."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +9,7 @@ from pathlib import Path
 from dataset.lists import read_class_file
 from prediction.formats.coco import Coco
 from prediction.formats.geojson import GeoJson
+from prediction.formats.geotiff import GeoTiff
 from prediction.formats.images import segmented_images
 from prediction.formats.labelme import LabelMe
 from prediction.formats.objects_csv import ObjectsCsv
@@ -16,12 +17,14 @@ from prediction.formats.writer import FormatWriter
 from prediction.formats.yolo import Yolo
 from prediction.settings import SETTINGS
 from util.errors import UserError
+from util.tiff import read_georeference
 
 FORMATS: Mapping[str, type[FormatWriter]] = {
     "coco": Coco,
     "labelme": LabelMe,
     "yolo": Yolo,
     "geojson": GeoJson,
+    "geotiff": GeoTiff,
     "csv": ObjectsCsv,
 }
 
@@ -31,9 +34,20 @@ def chosen_formats(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if unknown := [name for name in names if name not in FORMATS]:
         raise UserError(f"--format {unknown[0]}: no such format; there are {', '.join(FORMATS)}")
-    if "geojson" in names and find_spec("rasterio") is None:
-        raise UserError("--format geojson: needs rasterio; install it by pip install 'hmnet[geo]'")
+    if (needy := [name for name in names if name.startswith("geo")]) and find_spec("rasterio") is None:
+        raise UserError(f"--format {needy[0]}: needs rasterio; install it by pip install 'hmnet[geo]'")
     return names
+
+
+def check_places(names: Sequence[str], metres: bool, files: Iterable[Path]) -> None:
+    """UserError for the first of the images that does not say where it lies where GeoTIFF or metres are asked for."""
+    for path in files if metres or "geotiff" in names else ():
+        place = read_georeference(path)
+        asked = "--metres" if metres else "--format geotiff"
+        if place is None:
+            raise UserError(f"{path}: has no coordinate reference system; leave out {asked}, or give it one")
+        if metres and place.metres is None:
+            raise UserError(f"{path}: its coordinates are degrees; reproject it to metres, or leave out --metres")
 
 
 def write_formats(names: Sequence[str], folder: Path) -> None:

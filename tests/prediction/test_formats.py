@@ -14,12 +14,12 @@ from pycocotools.coco import COCO
 
 from dataset.prepare.image import upright_label
 from dataset.prepare.sources import read_source
-from prediction.formats.table import FORMATS, chosen_formats, write_formats
+from prediction.formats.table import FORMATS, check_places, chosen_formats, write_formats
 from prediction.manifest import write_manifest
 from prediction.objects import find_objects
 from tests.toy import generator
 from util.errors import UserError
-from util.visualize import save_image, save_index
+from util.visualize import class_color, save_image, save_index
 
 CLASSES = {3: "cat", 7: "a dog"}
 
@@ -185,20 +185,50 @@ def test_csv_has_a_row_for_every_object(results: tuple[Path, dict[str, np.ndarra
     assert [whole[key] for key in ("x", "y", "length", "width")] == ["5.0", "9.0", "18.0", "10.0"]
 
 
+def test_where_the_image_lies_there_lie_mask_polygons_and_metres(tmp_path: Path) -> None:
+    rasterio, geopandas = pytest.importorskip("rasterio"), pytest.importorskip("geopandas")
+    mask = blobs(generator(), 30, 44)
+    out = write_results(tmp_path, {"a.tif": mask})
+    move = rasterio.Affine(0.3, 0.4, 4e5, 0.4, -0.3, 5e6)  # pixels of half a metre, turned
+    profile = {"driver": "GTiff", "count": 1, "dtype": "uint8", "height": 30, "width": 44}
+    with rasterio.open(tmp_path / "photos/a.tif", "w", crs="EPSG:32633", transform=move, **profile) as file:
+        file.write(mask, 1)
+    check_places(["geotiff"], True, [tmp_path / "photos/a.tif"])
+    write_formats(["geojson", "geotiff", "csv"], out)
+    with rasterio.open(out / "geotiff/a.tif") as file:
+        assert file.crs == "EPSG:32633" and file.transform == move and np.array_equal(file.read(1), mask)
+        assert file.colormap(1)[3] == (*class_color(3), 255)
+    frame = geopandas.read_file(out / "geojson/a.geojson")
+    assert frame.crs == "EPSG:32633" and list(frame["area"]) == [item.area for item in find_objects(mask)]
+    with (out / "objects.csv").open(newline="") as text:
+        rows = list(csv.DictReader(text))
+    assert np.allclose([float(row["area_m2"]) for row in rows], frame.geometry.area)
+    boxes = frame.geometry.minimum_rotated_rectangle()
+    assert np.allclose([float(row["length_m"]) * float(row["width_m"]) for row in rows], boxes.area, rtol=1e-3)
+    with rasterio.open(tmp_path / "b.tif", "w", crs="EPSG:4326", transform=move, **profile) as file:
+        file.write(mask, 1)
+    with pytest.raises(UserError, match=r"b.tif: its coordinates are degrees"):
+        check_places([], True, [tmp_path / "photos/a.tif", tmp_path / "b.tif"])
+    with pytest.raises(UserError, match=r"c.jpg: has no coordinate reference system; leave out --format geotiff"):
+        check_places(["geotiff"], False, [tmp_path / "c.jpg"])
+    check_places(["coco"], False, [tmp_path / "c.jpg"])
+
+
 def test_an_error_on_the_way_leaves_what_was_there(results: tuple[Path, dict[str, np.ndarray]]) -> None:
     pytest.importorskip("rasterio")
     out, _ = results
     (out / ".coco.json.99.tmp").mkdir()  # of a run that was killed
-    write_formats(list(FORMATS), out)
+    formats = [name for name in FORMATS if name != "geotiff"]
+    write_formats(formats, out)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    write_formats(list(FORMATS), out)
+    write_formats(formats, out)
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     (out / "masks/b/ü 1.png").write_bytes(before[out / "masks/b/ü 1.png"][:200])
     with pytest.raises(UserError, match=r"masks/b/ü 1.png: no readable mask"):
-        write_formats(list(FORMATS), out)
+        write_formats(formats, out)
     save_index(out / "masks/b/ü 1.png", np.full((40, 57), 5, np.uint8))
     with pytest.raises(UserError, match=r"holds the value 5, which the manifest does not"):
-        write_formats(list(FORMATS), out)
+        write_formats(formats, out)
     del before[out / "masks/b/ü 1.png"]
     assert all(path.read_bytes() == content for path, content in before.items())
     assert not list(out.glob(".*"))
