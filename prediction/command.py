@@ -9,8 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from prediction.drawing import OVERLAY_SIDES
 from engine.origin import checkpoint_config
+from prediction.drawing import OVERLAY_SIDES
 from prediction.formats.table import chosen_formats, write_formats
 from prediction.gallery import write_gallery
 from prediction.manifest import Joined, Part, Record, join, read_manifest
