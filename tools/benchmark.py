@@ -1,35 +1,23 @@
-"""How fast a method is and what it needs: `python -m tools.benchmark [--arch NAME] [--rows ROW ...] [--quick]`.
+"""How fast methods are and what they need: `python -m tools.benchmark [--arch NAME ...] [--rows ROW ...] [--quick]`.
 
 It knows the interface of a method alone. Weights and images are random, since neither speed nor memory depends on
-them. Every row is measured in a process of its own. Writes benchmark.json and benchmark.md.
+them but for clusterings, which may end sooner. Every row is measured in a process of its own. Several methods, or
+`--arch all`, make one table, each at its own size. Writes benchmark.json and benchmark.md.
 """
 
 import argparse
 import json
-import os
-import platform
-import re
-import resource
-import shlex
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from importlib.metadata import distributions
-from math import inf, prod
-from multiprocessing import get_context
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.benchmark import Timer
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from tqdm import tqdm
 
 from dataset.benchmarks.table import open_benchmark
@@ -42,9 +30,18 @@ from engine.optim import amp_dtype, autocast, method_optimizers
 from model.backbone.build import build_backbone
 from model.build import build_model
 from model.inference import FeatureCache, prepare_inference
-from model.methods import find_method
+from model.methods import METHODS, find_method
 from model.methods.method import Method
-from prediction.predictor import Predictor
+from prediction.predictor import DEFAULT_CONFIG, Predictor
+from tools.measure import (
+    count_flops,
+    in_fresh_process,
+    machine,
+    parameter_count,
+    peak_memory,
+    product_peak,
+    timed,
+)
 from tools.paper.table import Table
 from train import forward
 from util.arguments import Parser
@@ -56,8 +53,6 @@ from util.files import atomic_write
 Row = dict[str, Any]
 Stages = Iterator[tuple[str, int, Callable[[], Any]]]  # a name, times in an episode, what to call
 CONFIG = "config/pascal/pascal_split0_resnet50_manet.yaml"
-PRODUCTS = ((1024, 1024, 1024), (2048, 2048, 2048), (4096, 256, 1024))  # M, K, N; the last is one of HMNet's trunk
-SCAN_OPERATIONS = 7  # for one state at one token: delta A, its exp, decay * h, delta u * B, sum, C * h, sum
 IMAGE_SIZE = 430  # pixels along a side of a generated image, which has as many pixels as PASCAL's 500 x 375
 TABLE_4 = {"arch": "HMNet", "ensemble": False, "shot": 1, "feature_size": 64, "fusion": "hmnet", "val_size": 473}
 BLOCKS = (4, 6, 8, 10)  # also of Table 4
@@ -122,7 +117,8 @@ def measure_episode(cfg: Config, seconds: float) -> Row:
     def call(cache: FeatureCache) -> None:
         cache.scores(query, support, masks, names)
 
-    row: Row = {"size": cfg.val_size, "parameters M": parameter_count(method) / 1e6}
+    whole, learnt = (parameter_count(method, learnable) / 1e6 for learnable in (False, True))
+    row: Row = {"size": cfg.val_size, "parameters M": whole, "learn M": learnt, "frozen M": whole - learnt}
     with autocast(cfg.amp, device):
         row["cold s"] = timed(lambda: call(FeatureCache(method, inf)), seconds)
         row["peak MB"] = peak_memory(device) / 2**20
@@ -207,94 +203,6 @@ def measure_predict(cfg: Config, seconds: float) -> Row:
         return {"images/s": 1 / timed(lambda: predictor.predict(images[1]), seconds), "size": IMAGE_SIZE}
 
 
-def timed(function: Callable[[], Any], seconds: float) -> float:
-    """Median seconds of calls, at least one and as many as fit into `seconds`, after one that does not count."""
-    timer = Timer("function()", globals={"function": function}, num_threads=torch.get_num_threads())
-    return timer.blocked_autorange(min_run_time=seconds).median
-
-
-def product_peak(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
-    """The best GFLOP/s in products (M, K) x (K, N), by matrix products or 1x1 convolutions.
-
-    On a CPU two libraries compute them, MKL and oneDNN, one of them perhaps at half the other's speed.
-    """
-    best = 0.0
-    for m, k, n in PRODUCTS:
-        a, b = (torch.randn(rows, k, dtype=dtype, device=device) for rows in (m, n))
-        image = a.view(1, m, 1, k).permute(0, 3, 1, 2)  # channels last
-        for way in (lambda a=a, b=b: F.linear(a, b), lambda x=image, b=b: F.conv2d(x, b[:, :, None, None])):
-            best = max(best, 2 * m * k * n / timed(way, seconds) / 1e9)
-    return best
-
-
-def count_flops(function: Callable[[], Any]) -> int:
-    """Floating-point operations that the products, convolutions, attentions and scans of one call of `function` need.
-
-    A multiplication and an addition are two, an exponential in the scan one. Element-wise operations, norms and
-    resizes are not counted.
-    """
-    formulas = {
-        torch.ops.selective_scan.forward: scan_flops,
-        torch.ops.selective_scan.backward: lambda grad_y, grad_state, saved, *inputs, **_: 2 * scan_flops(*inputs),
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
-    }
-    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
-        function()
-    return counter.get_total_flops()
-
-
-def scan_flops(*shapes: Any, **_: Any) -> int:
-    """Operations of a scan with inputs of these shapes, in the order of `model.scan.inputs.ScanInputs`."""
-    u, A, delta_proj = shapes[0], shapes[2], shapes[8]
-    return prod(u) * A[0] * (SCAN_OPERATIONS * A[2] + (2 * delta_proj[-1] if delta_proj else 0))
-
-
-def parameter_count(module: nn.Module, learnable: bool = False) -> int:
-    """Numbers in the parameters of a module, of all or only of those that learn."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad or not learnable)
-
-
-def peak_memory(device: torch.device | None = None) -> int:
-    """The most bytes this process has ever had in memory, or its tensors in that of `device`.
-
-    Linux keeps it per program; `ru_maxrss`, taken elsewhere, may also remember what the process was before it was that.
-    """
-    if device and device.type != "cpu":
-        return torch.get_device_module(device).max_memory_allocated()
-    if (status := Path("/proc/self/status")).is_file():
-        return int(re.findall(r"VmHWM:\s+(\d+)", status.read_text())[0]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a module's function in a new process with as many threads, so that its peak memory is its own.
-
-    Raises UserError when the process dies, as it does where memory does not suffice.
-    """
-    with ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (torch.get_num_threads(),)) as pool:
-        try:
-            return pool.submit(function, *arguments).result()
-        except BrokenProcessPool:
-            raise UserError(f"{function.__name__}: its process was killed, perhaps for lack of memory") from None
-
-
-def machine() -> Row:
-    """What ran, on what; None for packages that are not installed."""
-    information = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
-    model = re.search(r"model name\s*: (.*)", information)
-    installed = {package.metadata["Name"]: package.version for package in distributions()}
-    return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "python": platform.python_version(),
-        **{name: installed.get(name) for name in ("torch", "numpy", "triton", "mamba_ssm", "causal_conv1d")},
-        "cpu": model[1] if model else platform.processor() or platform.machine(),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "load average": os.getloadavg()[0],  # before it began; above 0 others were at work too
-    }
-
-
 METHOD_ROWS: dict[str, Callable[[Config, float], Any]] = {  # of any method
     **{"parameters": measure_parameters, "stages": measure_stages, "episode": measure_episode},
     **{"operators": measure_operators, "training": measure_training, "loader": measure_loader},
@@ -318,6 +226,33 @@ def variants(row: str, cfg: Config, quick: bool) -> list[Row]:
     methods = methods if cfg.arch.startswith("HMNet") else [{"arch": cfg.arch}, *methods]
     sizes = (QUICK_SIZES if quick else SIZES).items()
     return [{**method, "val_size": size, "feature_size": grid} for method in methods for size, grid in sizes]
+
+
+def own_config(arch: str) -> str:
+    """A config in which a method has its own size: the one with its name, HMNet's, or that of training-free methods."""
+    named = CONFIG.replace("manet", arch.lower())
+    if Path(named).is_file():
+        return named
+    with torch.device("meta"):
+        is_trained = build_model(load_config(CONFIG, ["arch", arch]), pretrained=False).is_trained
+    return CONFIG if is_trained else str(DEFAULT_CONFIG)
+
+
+def measure_methods(names: Sequence[str], config: str | None, opts: Sequence[str], quick: bool, seconds: float) -> Row:
+    """Several methods, each at its own size and without `amp`."""
+    rows = []
+    for name in tqdm(names, disable=None):
+        cfg = load_config(config or own_config(name), [*opts, "arch", name, "amp", "off"])
+        found = measure("episode", quick_config(cfg) if quick else cfg, quick, seconds)
+        rows += [{"method": name, "backbone": cfg.backbone_name, "shot": cfg.shot, **row} for row in found[:1]]
+    return {"kind": "benchmark", "quick": quick, "machine": machine(), "methods": rows}
+
+
+def quick_config(cfg: Config) -> Config:
+    """The configuration with small images and batches."""
+    size = build_backbone(find_method(cfg.arch).configured(cfg)).valid_size(max(QUICK_SIZES))
+    sizes = dict.fromkeys(("val_size", "train_h", "train_w"), size)
+    return cfg.model_copy(update={**sizes, "feature_size": max(QUICK_SIZES.values()), "batch_size": 2})
 
 
 def amp_modes(device: torch.device) -> tuple[str, ...]:
@@ -356,41 +291,52 @@ def run(cfg: Config, rows: Sequence[str], quick: bool, seconds: float) -> Row:
 
 def report(result: Mapping[str, Any]) -> str:
     """Everything as Markdown."""
-    about = {**result["machine"], **{f"peak GFLOP/s, amp {amp}": peak for amp, peak in result["peak GFLOP/s"].items()}}
+    peaks = {f"peak GFLOP/s, amp {amp}": peak for amp, peak in result.get("peak GFLOP/s", {}).items()}
+    about = {**result["machine"], **peaks, "weights and images": "random"}
     text = ["# Benchmark", "", *(f"- {key}: {value}" for key, value in about.items()), ""]
-    for name in (name for name in ROWS if name in result):
-        columns = list(dict.fromkeys(key for row in result[name] for key in row))
-        cells = [[row.get(column, "") for column in columns] for row in result[name]]
-        table = Table(f"{name}: {(ROWS[name].__doc__ or '').splitlines()[0]}", columns)
-        table.rows += [[f"{x:.4g}" if isinstance(x, float) else str(x) for x in row] for row in cells]
-        text.append(table.markdown())
+    for name, measured in {**ROWS, "methods": measure_methods}.items():
+        if rows := result.get(name):
+            columns = list(dict.fromkeys(key for row in rows for key in row))
+            table = Table(f"{name}: {(measured.__doc__ or '').splitlines()[0]}", columns)
+            cells = [[row.get(column, "") for column in columns] for row in rows]
+            table.rows += [[f"{x:.4g}" if isinstance(x, float) else str(x) for x in row] for row in cells]
+            text.append(table.markdown())
     return "\n".join(text)
 
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = Parser(description="Measure a method's speed, memory and cost.")
-    parser.add_argument("--config", default=CONFIG, help=f"YAML file of the experiment; default: {CONFIG}")
-    parser.add_argument("--arch", help="name of the method, instead of the config's")
+    parser = Parser(description="Measure the speed, memory and cost of methods.")
+    parser.add_argument("--config", help=f"YAML file; default: {CONFIG}, of several methods each one's own")
+    parser.add_argument("--arch", nargs="+", default=[], help="a method, instead of the config's; several, or all")
     parser.add_argument("--rows", nargs="+", choices=ROWS, help="default: all, with --arch those of any method")
     parser.add_argument("--quick", action="store_true", help="small images, about a minute")
     parser.add_argument("--seconds", type=float, default=2, help="for each figure: the median of as many calls as fit")
     parser.add_argument("--out", type=Path, help="folder for the results; default: exp/benchmark/ARCH/ROWS")
     parser.add_opts("key value ..., instead of the config's")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.arch == ["all"]:
+        arguments.arch = [name for name in METHODS if name != "HMNetAMP"]
+    if len(arguments.arch) > 1 and arguments.rows:
+        raise UserError("--rows: is for one method; several are measured in one row each")
+    return arguments
 
 
 def main() -> None:
     """Measure, write, print."""
     arguments = parse_arguments()
-    arch = ["arch", arguments.arch] if arguments.arch else []
-    cfg, quick = load_config(arguments.config, [*arguments.opts, *arch]), arguments.quick
-    if quick:
-        size = build_backbone(cfg).valid_size(max(QUICK_SIZES))
-        sizes = dict.fromkeys(("val_size", "train_h", "train_w"), size)
-        cfg = cfg.model_copy(update={**sizes, "feature_size": max(QUICK_SIZES.values()), "batch_size": 2})
-    result = run(cfg, [*(arguments.rows or (METHOD_ROWS if arch else ROWS))], quick, 0 if quick else arguments.seconds)
-    folder = arguments.out or Path("exp/benchmark", cfg.arch, *(arguments.rows or []))
+    seconds, rows = 0 if arguments.quick else arguments.seconds, arguments.rows or []
+    if len(arguments.arch) > 1:
+        names = [*map(str, arguments.arch)]
+        result = measure_methods(names, arguments.config, arguments.opts, arguments.quick, seconds)
+        folder = Path("methods")
+    else:
+        arch = [word for name in arguments.arch for word in ("arch", name)]
+        cfg = load_config(arguments.config or CONFIG, [*arguments.opts, *arch])
+        cfg = quick_config(cfg) if arguments.quick else cfg
+        result = run(cfg, [*(rows or (METHOD_ROWS if arch else ROWS))], arguments.quick, seconds)
+        folder = Path(cfg.arch, *rows)
+    folder = arguments.out or "exp/benchmark" / folder
     atomic_write(folder / "benchmark.json", json.dumps(result, indent=1) + "\n")
     atomic_write(folder / "benchmark.md", report(result))
     print(report(result))

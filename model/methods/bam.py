@@ -26,9 +26,7 @@ from util.image import ImageRule
 class BAM(Method):
     """Segments what is like the support's object and no base class.
 
-    Args: backbone whose stage 4 can be run alone; base learner; ensemble; width C. The published recipe, kept as it is:
-    padded images, f3 before f2, a support's stage 4 that sees its object only, final probabilities that go through
-    the cross-entropy's softmax, and a base classifier whose dropout works in training.
+    Args: backbone whose stage 4 can be run alone; base learner; ensemble; width C.
 
     Features: `f2`, `f3`, `gram`, and of queries `f4` and `f5`, the base learner's. Embedded: `reduced` instead of f2,
     and of queries without f3. State, all by shot: `prototype` (B, K, C), `f4` (B, K, C4, h, w), `mask`
@@ -36,7 +34,7 @@ class BAM(Method):
     """
 
     uses_base_learner = True
-    images = ImageRule(fit="padded")
+    images = ImageRule(fit="padded")  # black (quirk)
     corrections = MEAN_PADDING | STEADY_BASE_LEARNER
     released_names: ClassVar[NameTable] = (
         (r"base_learner\.ppm", r"learner_base.0"),
@@ -87,7 +85,7 @@ class BAM(Method):
         """As in Method."""
         reduce, unused = (self.reduce_query, ("f2", "f3")) if role == "query" else (self.reduce_support, ("f2",))
         others = {name: x for name, x in features.items() if name not in unused}
-        return {"reduced": reduce(concat_maps(features["f3"], features["f2"])), **others}
+        return {"reduced": reduce(concat_maps(features["f3"], features["f2"])), **others}  # f3 first (quirk)
 
     def support_state(self, support: Features, masks: Tensor) -> State:
         """As in Method; weights over K shots take exactly so many: the shots repeated, or the first."""

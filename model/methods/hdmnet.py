@@ -57,7 +57,7 @@ class HDMNet(Method):
     """
 
     uses_base_learner = True
-    images = ImageRule(augment="squash")
+    images = ImageRule(augment="squash")  # instead of crops (quirk)
     features_by_role: ClassVar[bool] = True
     item_means: ClassVar[Collection[str]] = ("distillation",)
     released_names: ClassVar[NameTable] = (
@@ -130,7 +130,7 @@ class HDMNet(Method):
     def derive(self, maps: Mapping[str, Tensor], role: Role) -> Features:
         """As in Method; the same for both roles."""
         f2, f3, f4 = (maps[name] for name in self.maps)
-        mid = concat_maps(f3, f2)
+        mid = concat_maps(f3, f2)  # f3 first (quirk)
         return {"mid": mid, "f4": f4, "f5": self.base_learner.features(f4), "gram": gram(mid[:, f3.shape[1] :])}
 
     def embed(self, features: Features, role: Role) -> Features:

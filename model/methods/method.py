@@ -222,6 +222,7 @@ class Method(nn.Module, ABC):
         super().train(mode)
         self.backbone.eval()
         if self.base_learner:
+            # Its dropout is left on in published training (quirk).
             self.base_learner.eval().dropout.train(mode and "steady_base_learner" not in self.corrected)
         return self
 

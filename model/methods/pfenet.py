@@ -48,15 +48,13 @@ class PFENet(Method):
 
     Args: backbone whose stage 4 can be run alone; scales, which are sides of maps, or up to 1 their share of f3's side;
     weight of the scales' own losses; width C.
-    The published recipe, kept as it is: padded images, f3 before f2, a support's stage 4 that sees its object only,
-    scales finer than f3, and batch norms that never learn but whose running statistics follow the training images.
 
     Features: `f2` and `f3`, and of queries `f4`. Embedded: `reduced` instead of f2, and of queries without f3.
     State: `prototype` (B, C); by shot `f4` (B, K, C4, h, w) and `mask` (B, K, 1, h, w).
     """
 
     uses_base_learner = False
-    images = ImageRule(fit="padded")
+    images = ImageRule(fit="padded")  # black (quirk)
     corrections = MEAN_PADDING | {
         "frozen_statistics": "the backbone's batch norms stay as they are; in training they normalise by the batch",
         "scales_within_map": "no scale is finer than the features, whose cells it would repeat",

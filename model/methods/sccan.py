@@ -17,6 +17,7 @@ from model.methods.method import MEAN_PADDING, Explanation, Features, Method, Ro
 from model.optim import ScheduledOptimizer, make_sgd
 from model.parts.base_learner import BaseLearner
 from model.parts.decoder import Decoder
+from model.parts.fusion import mlp
 from model.parts.maps import three_levels
 from model.parts.prior import foreground, masked_average, min_max
 from model.parts.reduction import reduction
@@ -76,16 +77,13 @@ class Block(nn.Module):
         self.pad, self.masked = WINDOW // 2 if shifted else 0, masked and shifted
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)  # of both query and support
         self.query_attention, self.support_attention = WindowAttention(width), WindowAttention(width)
-        self.query_mlp, self.support_mlp = (
-            nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)) for _ in range(2)
-        )
+        self.query_mlp, self.support_mlp = mlp(width), mlp(width)
 
     def remember(self, s: Tensor, mask: Tensor) -> Memory:
         """The memory of a support map `(B, f, f, C)` and its mask `(B, f, f, 1)`."""
         cells, weights = self._windows(self.norm1(s)), self._windows(mask)
         total = weights.sum((2, 3))  # (B, W)
-        prototypes = (cells * weights).sum(2) / (total.unsqueeze(-1) + 5e-4)
-        return Memory(cells, prototypes, total != 0)
+        return Memory(cells, (cells * weights).sum(2) / (total.unsqueeze(-1) + 5e-4), total != 0)
 
     def encode_support(self, s: Tensor, memory: Memory) -> Tensor:
         """The support map `(B, f, f, C)` for the next block."""
@@ -114,18 +112,17 @@ class Block(nn.Module):
 
     def _map(self, windows: Tensor, like: Tensor) -> Tensor:
         """The inverse of `_windows`, for a map of the shape of `like`."""
-        size, pad = like.shape[1], self.pad
-        rows = (size + 2 * pad) // WINDOW
+        rows, inside = (like.shape[1] + 2 * self.pad) // WINDOW, slice(self.pad, self.pad + like.shape[1])
         x = windows.unflatten(2, (WINDOW, WINDOW)).unflatten(1, (rows, rows)).transpose(2, 3)
-        return x.flatten(3, 4).flatten(1, 2)[:, pad : pad + size, pad : pad + size]
+        return x.flatten(3, 4).flatten(1, 2)[:, inside, inside]
 
 
 @torch.no_grad()
 def most_like(query: Tensor, memory: Memory) -> Tensor:
     """The support's window of the largest cosine with each window of the query `(B, W, C)`: `(B, W)`.
 
-    Windows without any mask come last, and of equals the first is taken. In double precision, as windows may differ
-    by less than single precision's rounding, and a result must not depend on how samples are batched.
+    Windows without any mask come last; of equals the first is taken. In double precision, as windows may differ by less
+    than single precision's rounding.
     """
     unit, known = (F.normalize(x.double(), dim=-1, eps=1e-7) for x in (query, memory.prototypes))
     return ((unit @ known.transpose(1, 2) + 1) * memory.masked.unsqueeze(1)).argmax(-1)
@@ -134,16 +131,14 @@ def most_like(query: Tensor, memory: Memory) -> Tensor:
 class SCCAN(Method):
     """Segments the query by attention between aligned windows of query and support.
 
-    Args: backbone and its maps f2, f3, f4; feature size f, a multiple of 8; blocks; width C. The published recipe, kept
-    as it is: padded images, first blocks of stages 3 and 4 with the dilation of the stage before, a prior that is not
-    amplified, and zero cells around the shifted windows.
+    Args: backbone of three levels f2, f3, f4; feature size f, a multiple of 8; blocks; width C; `masked` as in Block.
 
     Features: `mid` (B, C2 + C3, h, w) and `f4`. Embedded: `reduced` (B, C, f, f) and f4. State: `prototype`
     (B, C, 1, 1); `f4` (B, K, C4, n), unit vectors, and `mask` (B, K, n, 1) of n = f * f; `memories` by block.
     """
 
     uses_base_learner = False
-    images = ImageRule(fit="padded")
+    images = ImageRule(fit="padded")  # black (quirk)
     corrections = MEAN_PADDING | {"masked_padding": "padding of shifted windows is left out; it is attended to"}
     released_names: ClassVar[NameTable] = (
         (r"backbone\.(layer0\.\d)", lambda m: f"backbone.body.{name_at(RESNET, m[1])}"),
@@ -161,15 +156,13 @@ class SCCAN(Method):
     )
     item_means = frozenset({"dice"})
 
-    def __init__(
-        self, backbone: Backbone, maps: tuple[str, ...], feature_size: int, blocks: int, width: int, masked: bool
-    ) -> None:
-        super().__init__(backbone, maps)
+    def __init__(self, backbone: Backbone, size: int, blocks: int, width: int, masked: bool = False) -> None:
+        super().__init__(backbone, three_levels(backbone))
         for norm in backbone.modules() if isinstance(backbone, StagedBackbone) else ():
             if isinstance(norm, nn.BatchNorm2d):
                 norm.num_batches_tracked = None  # published checkpoints are without it
-        self.feature_size = feature_size
-        channels = sum(backbone.channels(maps[:2]))
+        self.feature_size = size
+        channels = sum(backbone.channels(self.maps[:2]))
         self.reduce_query, self.reduce_support = reduction(channels, width), reduction(channels, width)
         self.merge_query, self.merge_support = (nn.Conv2d(2 * width + 1, width, 1, bias=False) for _ in range(2))
         self.blocks = nn.ModuleList(Block(width, index % 2 == 1, masked) for index in range(blocks))
@@ -181,8 +174,7 @@ class SCCAN(Method):
         for key, unit in (("feature_size", WINDOW), ("width", min(HEAD, cfg.width))):
             if getattr(cfg, key) % unit:
                 raise UserError(f"{key}: {getattr(cfg, key)} should be a multiple of {unit} for SCCAN")
-        masked = "masked_padding" in cfg.corrections
-        return cls(backbone, three_levels(backbone), cfg.feature_size, cfg.blocks, cfg.width, masked)
+        return cls(backbone, cfg.feature_size, cfg.blocks, cfg.width, "masked_padding" in cfg.corrections)
 
     @classmethod
     def configured(cls, cfg: Config) -> Config:
@@ -212,8 +204,8 @@ class SCCAN(Method):
             memories.append(block.remember(s, m.permute(0, 2, 3, 1)))
             s = block.encode_support(s, memories[-1]) if number < len(self.blocks) else s
         f4 = F.normalize(resize(support["f4"], self.feature_size).flatten(2), dim=1, eps=1e-7)
-        state = {"f4": f4.unflatten(0, masks.shape[:2]), "mask": mask.flatten(2).unsqueeze(-1)}
-        return {"prototype": prototype, **state, "memories": memories}
+        f4, mask = f4.unflatten(0, masks.shape[:2]), mask.flatten(2).unsqueeze(-1)
+        return {"prototype": prototype, "f4": f4, "mask": mask, "memories": memories}
 
     def score(self, query: Features, state: State, episode_class: Tensor | None = None) -> Scores:
         """As in Method, `(B, 2, f, f)`."""
@@ -239,8 +231,8 @@ class SCCAN(Method):
 
     def parameter_groups(self) -> list[list[nn.Parameter]]:
         """What trains outside the blocks, one group a module, in the published order."""
-        modules = [self.reduce_query, self.reduce_support, self.merge_query, self.merge_support]
-        return [list(module.parameters()) for module in (*modules, *self.decoder.children())]
+        first = [self.reduce_query, self.reduce_support, self.merge_query, self.merge_support]
+        return [list(module.parameters()) for module in (*first, *self.decoder.children())]
 
     def optimizers(self, cfg: Config) -> dict[str, ScheduledOptimizer]:
         """AdamW with a constant rate for the blocks, SGD for the rest."""

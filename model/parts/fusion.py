@@ -47,7 +47,7 @@ class AttentionBranch(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, padding=1, groups=width)
         self.in_proj = nn.Linear(width, parts * width, bias=False)
         self.out_proj = nn.Linear(width, width, bias=False) if mixes else nn.Identity()
-        self.mlp = _mlp(width)
+        self.mlp = mlp(width)
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         """`(B, f, f, C)` to its projections `(B, f, f, heads, C / heads)`; neighbours say where a position lies."""
@@ -62,7 +62,7 @@ class MlpBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.ln_2, self.mlp = nn.LayerNorm(width), _mlp(width)
+        self.ln_2, self.mlp = nn.LayerNorm(width), mlp(width)
 
     def forward(self, q: Tensor, memory: None) -> Tensor:
         """The query's way through the block, `(B, f, f, C)` to the same."""
@@ -218,5 +218,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
 
-def _mlp(width: int) -> nn.Sequential:
+def mlp(width: int) -> nn.Sequential:
+    """Two linear layers of one width with a GELU between."""
     return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))

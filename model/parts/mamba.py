@@ -78,10 +78,7 @@ class SelectiveScan(nn.Module):
         initial_state: Tensor | None = None,
         skip: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Scan along `order (K, L)` in the first K directions: summed outputs `(B, L, D)`, last states `(B, K, D, N)`.
-
-        `skip (K, D)` is instead of the layer's own.
-        """
+        """Scan in K directions `order (K, L)`: sums `(B, L, D)`, last states `(B, K, D, N)`; other `skip (K, D)`."""
         k, sizes = len(order), (self.rank, self.state_size, self.state_size)
         low, B, C = tokens.projected[:, :, :k].transpose(1, 2).split(sizes, dim=-1)  # (B, K, L, R or N) each
         try:
@@ -239,8 +236,7 @@ class HybridBlock(MambaBlock):
 
     def intercepted(self, u: Tensor, tokens: Tokens, state: Tensor) -> Tensor:
         """QIM on the downsampled query; projections are linear, so SRM's are resized instead of made again."""
-        size = u.shape[1]
-        small = size // self.patch_ratio
+        size, small = u.shape[1], u.shape[1] // self.patch_ratio
         state = state if self.qim_state_grad else state.detach()
         x = resize_last(u, small).flatten(1, 2)  # (B, p * p, D)
         if self.qim == "share":

@@ -13,8 +13,9 @@ from model.parts.fusion import attend
 from model.parts.mamba import SelectiveScan
 from model.parts.order import plain_orders
 from tests.toy import toy_config
-from tools import benchmark
-from tools.benchmark import count_flops, in_fresh_process, inference_method, peak_memory, random_episode, timed
+from tools import benchmark, measure
+from tools.benchmark import inference_method, random_episode
+from tools.measure import count_flops, in_fresh_process, peak_memory, product_peak, timed
 from util.config import Config
 from util.errors import UserError
 
@@ -92,8 +93,8 @@ def test_timing_leaves_the_warm_up_out() -> None:
 
 
 def test_the_peak_is_of_the_fastest_product(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark, "PRODUCTS", ((64, 64, 64), (256, 32, 128)))
-    assert benchmark.product_peak(torch.device("cpu"), torch.float32, 0) > 1e-3
+    monkeypatch.setattr(measure, "PRODUCTS", ((64, 64, 64), (256, 32, 128)))
+    assert product_peak(torch.device("cpu"), torch.float32, 0) > 1e-3
 
 
 def allocate(megabytes: int) -> int:
@@ -123,7 +124,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[d
 
 def test_rows_that_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "in_fresh_process", lambda function, *arguments: function(*arguments))
-    monkeypatch.setattr(benchmark, "PRODUCTS", ((256, 256, 256),))
+    monkeypatch.setattr(measure, "PRODUCTS", ((256, 256, 256),))
     result, text = run(tmp_path, monkeypatch, "--arch", "prototype", "--rows", "stages", "training")
     assert result["config"]["arch"] == "prototype" and result["quick"] and result["peak GFLOP/s"].keys() >= {"off"}
     assert "## stages: Every stage of an episode." in text and "| embed, query " in text and "of peak" in text

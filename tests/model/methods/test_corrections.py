@@ -14,6 +14,7 @@ from model.methods import METHODS
 from model.methods.sccan import Block
 from tests.model.methods.recorded import without_dropout
 from tests.model.methods.test_every_method import NAMES, episode, small
+from tests.toy import ROOT
 from util.errors import UserError
 from util.image import MEAN, STD, normalise
 
@@ -232,3 +233,10 @@ def test_features_are_taken_behind_the_last_norm() -> None:
     norm = next(m for m in reversed([*published.backbone.modules()]) if isinstance(m, nn.LayerNorm))
     expected = F.layer_norm(before.movedim(1, -1), before.shape[1:2], norm.weight, norm.bias, norm.eps)
     torch.testing.assert_close(behind, expected.movedim(-1, 1), atol=1e-4, rtol=1e-3)
+
+
+def test_the_documentation_names_every_correction() -> None:
+    text = (ROOT / "docs" / "methods.md").read_text()
+    for name, method in METHODS.items():
+        for correction in method.corrections:
+            assert any(f"[{correction}]" in line and name.removesuffix("AMP") in line for line in text.splitlines())

@@ -1,10 +1,17 @@
-"""The prior and the nearest prototype against plain formulas."""
+"""The prior and the nearest prototype against plain formulas, and all training-free methods on kinds of backbones."""
 
+import numpy as np
+import pytest
 import torch
 from torch.nn import functional as F
 
+from model.build import build_model
+from model.methods.method import Method
 from model.resize import resize
+from prediction.predictor import Predictor
 from tests.model.methods.test_hmnet import episode, small
+from tests.toy import ROOT
+from util.config import load_config
 
 
 @torch.inference_mode()
@@ -35,3 +42,38 @@ def test_nearest_prototype_is_that_of_the_plain_formula() -> None:
         cosines.append(F.cosine_similarity(features[0], torch.stack(means).mean(0)[:, :, None, None], dim=1))
     expected = F.interpolate(torch.stack(cosines, 1), size=(65, 65), mode="bilinear", align_corners=True)
     torch.testing.assert_close(model(**one).final, expected, atol=2e-4, rtol=1e-3)
+
+
+SMALL = {  # instead of the backbone that a file names, and the side of images
+    "dinov2": ("timm/test_vit", 64),
+    "dinov3": ("timm/test_vit", 64),
+    "lite2": ("timm/test_efficientnet", 64),
+    "resnet": ("tiny", 65),
+    "vgg": ("tiny", 65),
+}
+
+
+def on_backbone(file: str, arch: str, *words: str) -> Method:
+    return build_model(load_config(ROOT / f"config/training_free/{file}.yaml", ["arch", arch, *words]), False)
+
+
+@pytest.mark.parametrize("file", SMALL)
+@pytest.mark.parametrize("arch", ["prior", "prototype", "adapt", "INSID3", "FSSDINO", "density"])
+def test_every_method_predicts_on_every_backbone(file: str, arch: str) -> None:
+    backbone, size = SMALL[file]
+    sides = [word for key in ("train_h", "train_w", "val_size") for word in (key, str(size))]
+    model = on_backbone(file, arch, "backbone", backbone, "feature_size", "8", *sides)
+    assert not model.is_trained
+    predictor = Predictor(model, size, 1, torch.device("cpu"))
+    image, mask = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8), np.zeros((40, 60), np.uint8)
+    mask[10:30, 10:40] = 1
+    image[mask == 1] //= 4
+    predictor.set_support([image], [mask])
+    prediction = predictor.predict(image)
+    assert prediction.mask.shape == (40, 60) and 0 <= prediction.probability.min() <= prediction.probability.max() <= 1
+
+
+@pytest.mark.parametrize("file", sorted(path.stem for path in (ROOT / "config" / "training_free").glob("*.yaml")))
+def test_every_file_names_a_backbone_and_a_size_that_it_takes(file: str) -> None:
+    assert file in SMALL
+    assert not on_backbone(file, "INSID3").is_trained
