@@ -3,6 +3,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 # PyTorch's builds without CUDA, a tenth of the size, for Linux without an NVIDIA driver; empty: the default ones
 CPU_WHEELS ?= https://download.pytorch.org/whl/cpu
+EXTRAS ?= dev
 
 .PHONY: demo app test test-slow test-browser gpu docs lint format
 
@@ -35,6 +36,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile Dockerfile.cuda
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
@@ -43,5 +45,5 @@ format: $(INSTALLED)
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv .venv
 	@sh tools/cpu_wheels.sh $(BIN)/python "$(CPU_WHEELS)"
-	$(BIN)/python -m pip install -e '.[dev]'
+	$(BIN)/python -m pip install -e '.[$(EXTRAS)]'
 	touch $@

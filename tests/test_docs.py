@@ -114,6 +114,12 @@ def test_messages_are_those_of_the_program() -> None:
     assert [text for row in rows for text in re.findall(r"`([^`]+)`", row) if text not in source] == []
 
 
+def test_one_version() -> None:
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    assert re.search(r"^version: (.+)", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)[1] == version
+    assert f"\n## {version}\n" in (ROOT / "CHANGELOG.md").read_text()
+
+
 class Runnable(NamedTuple):
     page: Path
     text: str
