@@ -35,6 +35,7 @@ class HMNetLite(HMNet):
     corrections: ClassVar[Mapping[str, str]] = {}  # those of HMNet are of its base learner
     joined: ClassVar[slice] = slice(None)
     priors: ClassVar[int] = 2 + MARGINS
+    dropout: ClassVar[float] = 0.1
 
     def __init__(self, *parts: Any, **options: Any) -> None:
         super().__init__(*parts, **options)
