@@ -1,4 +1,4 @@
-"""The zoo of trained networks as a table: `python -m tools.zoo [--speed]`; `--write` renews docs/zoo.md and model cards."""
+"""The zoo of trained networks as a table: `python -m tools.zoo [--speed]`; `--write` renews docs/zoo.md and cards."""
 
 import time
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ IMAGES = 20  # over which speed is measured
 SIZE = (480, 640)  # of an image
 INTRO = """# The zoo
 
-Trained networks by name. `python -m tools.zoo` prints this table with what of it is here, `--speed` with images per second.
+Trained networks by name. `python -m tools.zoo` prints the table with what of it is here, `--speed` images per second.
 
 ```sh
 python predict.py --weights hmnet-lite --support support --query photos --out out
@@ -39,9 +39,9 @@ from hmnet import Predictor
 predictor = Predictor.from_pretrained("hmnet-pascal-0-resnet50-1")
 ```
 
-A name stands for config and weights. `hmnet-lite` is part of the package; the others are where `python -m tools.prepare weights` puts
-them, and the error for one that is not there names the command ([weights](weights.md)). {0-3} are the folds, whose novel classes the
-network has not seen. Besides a name, a checkpoint, a folder of `python -m tools.share` or a repository `user/name` will do.
+`hmnet-lite` is part of the package. The others are found where `python -m tools.prepare weights` puts them; the error
+for one that is not there names the command ([weights](weights.md)). {0-3} are the folds, whose novel classes a network
+has not seen. Instead of a name, a checkpoint, a folder of `python -m tools.share` or a repository `user/name` will do.
 
 """
 

@@ -18,8 +18,8 @@ def test_every_name_has_its_config() -> None:
     experiments = [f"hmnet-{data}-{fold}" for data in ("pascal", "coco") for fold in range(4)]
     backbones = [f"{backbone}-{shot}" for backbone in ("resnet50", "vgg") for shot in (1, 5)]
     assert {f"{first}-{last}" for first in experiments for last in backbones} <= names.keys()
-    error = pytest.raises(UserError, names["bam-coco-2-vgg-5"].open).value
-    assert "python -m tools.prepare weights --method bam" in str(error)
+    with pytest.raises(UserError, match="fetch them by `python -m tools.prepare weights --method bam`"):
+        names["bam-coco-2-vgg-5"].open()
     with pytest.raises(UserError, match=r"hmnet-pascal-0-resnet50-1: its .*tools.prepare weights --download checkpoi"):
         Predictor.from_pretrained("hmnet-pascal-0-resnet50-1")
     with pytest.raises(UserError, match="no name that .*tools.zoo.* prints; nearest is hmnet-lite"):
