@@ -5,10 +5,17 @@ INSTALLED := .venv/.installed
 CPU_WHEELS ?= https://download.pytorch.org/whl/cpu
 EXTRAS ?= dev
 
-.PHONY: demo app test test-slow test-browser gpu docs lint format
+LITE := exp/zoo/mixed/HMNetLite/split4/timm/tf_efficientnet_lite2/snapshot/best_1shot.pth
+
+.PHONY: demo zoo app test test-slow test-browser gpu docs lint format
 
 demo: $(INSTALLED)
 	$(BIN)/python -m tools.demo
+
+zoo: $(INSTALLED)
+	@test -d "$(VOC)" && test -d "$(MSRC)" || { echo "make zoo VOC=DIR MSRC=DIR, as tools.prepare builds them"; exit 2; }
+	$(BIN)/python train.py --config config/zoo/hmnet_lite.yaml --opts data_root $(VOC) mixed_root $(MSRC) resume auto
+	$(BIN)/python -m tools.share $(LITE) --half --out exp/zoo/hmnet_lite --opts feature_size 44
 
 app: $(INSTALLED)
 	@$(BIN)/python -c 'import gradio' 2> /dev/null || $(BIN)/python -m pip install -e '.[app]'

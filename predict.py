@@ -23,7 +23,9 @@ DEFAULT_METHOD = "adapt"  # without weights: fits itself to the supports
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = Parser(description="Segment in images what a few support images show.")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="checkpoint of a trained network")
+    parser.add_argument(
+        "--weights", metavar="NAME", help="trained network: name of the zoo, file, folder, or user/name"
+    )
     parser.add_argument("--arch", metavar="METHOD", help="a training-free method instead (adapt), such as prototype")
     parser.add_argument("--support", type=Path, required=True, metavar="DIR", help="name.jpg with name.png, or ...")
     parser.add_argument(

@@ -313,7 +313,7 @@ class Run:
             progress.best_file = self.paths.numbered_best(position, miou).name
         if not self.process_group.is_main:
             return
-        content = {"epoch": position, "miou": miou, "trained_on": training_origin(self.cfg)}
+        content: dict[str, Any] = {"epoch": position, "miou": miou, "trained_on": training_origin(self.cfg)}
         content["config"] = {key: value for key, value in self.cfg.given().items() if key != "resume"}
         content["state_dict"] = self.weights(self.learner.model)
         save_checkpoint(self.paths.best, content)

@@ -9,7 +9,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from engine.origin import checkpoint_config
 from prediction.drawing import OVERLAY_SIDES
 from prediction.formats.table import chosen_formats, write_formats
 from prediction.gallery import write_gallery
@@ -19,6 +18,7 @@ from prediction.plan import PATIENCE, WHOLE, PredictionPlan, begin, claim_share,
 from prediction.predictor import AVERAGING_FACTOR, DEFAULT_CONFIG, Prediction, Predictor
 from prediction.queries import Share, find_queries
 from prediction.settings import contents_of, fingerprint, is_ours, read_settings, write_settings
+from prediction.shared import open_shared
 from prediction.support import read_support, select
 from util.config import Config, load_config
 from util.errors import UserError, printable
@@ -136,8 +136,8 @@ def run(arguments: argparse.Namespace) -> int:
     arch = ["arch", arguments.arch] if arguments.arch else []
     opts = [*arch, *arguments.opts]
     chosen_formats(arguments.format)  # a mistake in it is said before the work
-    if arguments.weights and not arguments.config:
-        cfg = checkpoint_config(arguments.weights, opts)
+    if arguments.weights:
+        cfg, arguments.weights = open_shared(arguments.weights, opts, arguments.config)
     else:
         cfg = load_config(arguments.config or DEFAULT_CONFIG, opts)
     share = Share(*arguments.part) if arguments.part else WHOLE

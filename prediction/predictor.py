@@ -164,9 +164,12 @@ class Predictor:
         return Predictor(method, self.size, self.shot, self.device, self.amp)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, device: str = "auto") -> "Predictor":
-        """A predictor of a shared network: a folder that `tools.share` wrote, or a repository of Hugging Face's hub."""
-        return cls.from_checkpoint(*open_shared(source), device)
+    def from_pretrained(cls, source: str | Path, device: str = "auto", cache_mb: float = 0) -> "Predictor":
+        """A predictor of a trained network by its name in the zoo, such as hmnet-lite, or by its place.
+
+        A place is a checkpoint, a folder that `tools.share` wrote, or a repository of Hugging Face's hub.
+        """
+        return cls.from_checkpoint(*open_shared(source), device, cache_mb)
 
     def set_support(
         self,

@@ -1,15 +1,17 @@
-"""Networks that others share: folders that `tools.share` wrote, and repositories of the Hugging Face hub."""
+"""Trained networks by name: checkpoints, the zoo, folders that `tools.share` wrote, repositories of the hub."""
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
+from engine.origin import checkpoint_config
 from model.backbone.build import imagenet_file, load_pretrained
 from model.methods.method import Method
 from model.released import released_state_dict
+from prediction.zoo import entries, nearest_name
 from util.checkpoint import read_checkpoint, read_metadata
 from util.config import Config, load_config
 from util.errors import UserError, first_line
@@ -18,18 +20,23 @@ WEIGHTS, CONFIG, CARD = "model.safetensors", "config.yaml", "README.md"
 LEFT_OUT = "left_out_backbone"  # in the metadata of weights: the digest of a backbone that they lack
 
 
-def open_shared(source: str | Path) -> tuple[Config, Path]:
-    """Config and weights of a shared network: a folder, or a repository of the Hugging Face hub as `user/name`.
+def open_shared(source: str | Path, overrides: Sequence[str] = (), config: Path | None = None) -> tuple[Config, Path]:
+    """Config, with `--opts` on top, and weights of a trained network; for a checkpoint the config may be named.
 
-    UserError where there is neither, or something of it is missing.
+    `source` is a checkpoint, a name of the zoo, a folder that `tools.share` wrote, or a repository of the Hugging Face
+    hub as `user/name`. UserError where it is none of these, or something of it is missing.
     """
-    folder = Path(source)
-    if not folder.is_dir():
-        folder = download_repository(str(source))
+    path = Path(source)
+    if path.is_file():
+        cfg = load_config(config, overrides) if config else checkpoint_config(path, overrides)
+        return cfg, path
+    if str(source) in entries():
+        return entries()[str(source)].open(overrides)
+    folder = path if path.is_dir() else download_repository(str(source))
     for name in (WEIGHTS, CONFIG):
         if not (folder / name).is_file():
             raise UserError(f"{source}: has no {name}; give a folder or repository that `python -m tools.share` wrote")
-    return load_config(folder / CONFIG), folder / WEIGHTS
+    return load_config(folder / CONFIG, overrides), folder / WEIGHTS
 
 
 def add_backbone(cfg: Config, model: Method, weights: str | Path) -> str | Path | dict[str, Tensor]:
@@ -58,7 +65,10 @@ def digest(state: Mapping[str, Tensor]) -> str:
 def download_repository(name: str) -> Path:
     """The folder that holds a repository's files, fetched unless they are there; UserError says why it is not."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise UserError(f"{name}: neither a folder nor a repository of the Hugging Face hub, such as user/name")
+        raise UserError(
+            f"{name}: no file or folder, no repository of the Hugging Face hub (user/name), and no name that "
+            f"`python -m tools.zoo` prints; nearest is {nearest_name(name)}"
+        )
     from huggingface_hub import snapshot_download  # a second that folders do not need
 
     try:

@@ -22,10 +22,11 @@ from tqdm import tqdm
 from dataset.benchmarks.pascal import PASCAL_CLASSES
 from dataset.lists import Pair, read_lines, read_list
 from dataset.scan import scan_masks
+from model.methods import METHODS
 from prediction.predictor import DEFAULT_CONFIG, MIN_CONFIDENCE, Predictor
 from tools.paper.table import Table
 from util.arguments import Parser
-from util.config import load_config
+from util.config import Config, load_config
 from util.errors import UserError, run_main
 from util.files import atomic_write
 from util.mask import interpret_mask
@@ -205,12 +206,21 @@ def bins_row(of: tuple[str, str, str], found: dict[str, list[Measured]]) -> list
 PARTS = (lambda measured: measured.absent), (lambda measured: measured.present)
 
 
+def open_named(name: str, cfg: Config) -> Predictor:
+    """A training-free method with a config, or a trained network by name or place."""
+    if name in METHODS:
+        return Predictor.from_method(name, cfg, device="cpu", cache_mb=cfg.feature_cache_mb)
+    return Predictor.from_pretrained(name, "cpu", cfg.feature_cache_mb)
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = Parser(prog="python -m tools.photos", description="Few masks on photographs.")
     parser.add_argument("--voc", type=Path, metavar="DIR", help="ImageSets, JPEGImages, SegmentationClassAug")
     parser.add_argument("--msrc", type=Path, metavar="DIR", help="JPEGImages, SegmentationClass, classes.txt")
-    parser.add_argument("--methods", nargs="+", default=["prototype", "adapt"], help="training-free methods")
+    parser.add_argument(
+        "--methods", nargs="+", default=["prototype", "adapt"], help="methods without training, networks"
+    )
     parser.add_argument("--shots", nargs="+", type=int, default=[1, 5, 15], help="numbers of masks")
     parser.add_argument("--draws", type=int, default=3, help="of supports of a class")
     parser.add_argument("--queries", type=int, default=12, help="of a class")
@@ -227,10 +237,7 @@ def main() -> None:
     readers = (read_voc, arguments.voc), (read_msrc, arguments.msrc)
     classes = [each for read, root in readers if root for each in read(root, numbers)]
     cfg = load_config(arguments.config)
-    predictors = {
-        name: Predictor.from_method(name, cfg, device="cpu", cache_mb=cfg.feature_cache_mb)
-        for name in arguments.methods
-    }
+    predictors = {name: open_named(name, cfg) for name in arguments.methods}
     found = dict[tuple[str, str, str], dict[str, list[Measured]]]()
     for each in tqdm(classes, "classes"):  # all of a class together, as its images' features are kept
         for (name, predictor), shot in product(predictors.items(), arguments.shots):

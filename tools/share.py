@@ -65,6 +65,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--results", nargs="+", type=Path, metavar="FILE", help="result_test_*.json; default: by them")
     parser.add_argument("--licence", default="unknown", metavar="ID", help="for the card, such as mit (unknown)")
     parser.add_argument("--without-backbone", action="store_true", help="leave out what torchvision provides")
+    parser.add_argument("--half", action="store_true", help="store numbers in 16 bits")
     parser.add_argument("--push", metavar="USER/NAME", help="upload it to this repository of the Hugging Face hub")
     parser.add_opts("key value ..., instead of the config's")
     return parser.parse_args(words)
@@ -79,6 +80,8 @@ def share(arguments: argparse.Namespace) -> None:
     model = build_model(cfg, pretrained=False)
     load_weights(model, arguments.weights)
     tensors = {name: tensor.contiguous() for name, tensor in released_state_dict(model).items()}
+    if arguments.half:
+        tensors = {name: x.half() if x.is_floating_point() else x for name, x in tensors.items()}
     about = {key: str(getattr(cfg, key)) for key in ("data_set", "split", "shot", "backbone_name")}
     without = ""
     if arguments.without_backbone:

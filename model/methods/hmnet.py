@@ -32,12 +32,12 @@ BLOCK, BRANCH, MAMBA = r"trunk\.blocks\.(\d+)", r"(?:(q)uery|(s)upport)", r"mamb
 
 
 class Embedding(nn.Module):
-    """Query and support embedding (paper, section 4.1). Args: channels of its maps, width C, number of priors."""
+    """Query and support embedding (paper, section 4.1). Args: channels of its maps, width C, priors, dropout."""
 
-    def __init__(self, channels: int, width: int, priors: int = 2) -> None:
+    def __init__(self, channels: int, width: int, priors: int = 2, dropout: float = 0.5) -> None:
         super().__init__()
         self.channels, self.width = channels, width
-        self.query, self.support = reduction(channels, width), reduction(channels, width)
+        self.query, self.support = (reduction(channels, width, dropout) for _ in range(2))
         self.merge_query = nn.Conv2d(2 * width + priors, width, 1, bias=False)
         self.merge_support = nn.Conv2d(2 * width + 1, width, 1, bias=False)
 
@@ -80,6 +80,7 @@ class HMNet(Method):
     corrections = STEADY_BASE_LEARNER
     joined: ClassVar[slice] = slice(2)  # of the maps: what the embedding takes
     priors: ClassVar[int] = 2  # maps
+    dropout: ClassVar[float] = 0.5  # of whole channels of the embedding
 
     def __init__(
         self,
@@ -108,7 +109,7 @@ class HMNet(Method):
             backbone,
             maps,
             base_learner,
-            Embedding(sum(backbone.channels(maps[cls.joined])), cfg.width, cls.priors),
+            Embedding(sum(backbone.channels(maps[cls.joined])), cfg.width, cls.priors, cls.dropout),
             cls.make_trunk(cfg),
             Decoder(cfg.width),
             Ensemble(shot, cfg.kshot_trans_dim, cfg.kshot_unsort) if base_learner else None,

@@ -31,17 +31,17 @@ class HMNetLite(HMNet):
     fitted to all shots together. Ignored support pixels, 255, are examples of nothing.
     """
 
-    images: ClassVar[ImageRule] = ImageRule(fit="padded")
-    corrections: ClassVar[Mapping[str, str]] = {}  # those of HMNet are of its base learner
+    images: ImageRule = ImageRule(fit="padded")
+    corrections: ClassVar[dict[str, str]] = {}  # those of HMNet are of its base learner
     joined: ClassVar[slice] = slice(None)
     priors: ClassVar[int] = 2 + MARGINS
+    dropout: ClassVar[float] = 0.1
 
     def __init__(self, *parts: Any, **options: Any) -> None:
         super().__init__(*parts, **options)
         self.shortcut = nn.Conv2d(MARGINS, 2, 1)
         with torch.no_grad():
             self.shortcut.weight.copy_(torch.tensor([-0.5, 0.5]).view(2, 1, 1, 1).expand_as(self.shortcut.weight))
-            self.shortcut.bias.zero_()
 
     @classmethod
     def has_base_learner(cls, cfg: Config) -> bool:

@@ -6,9 +6,9 @@ from torch import Tensor, nn
 from model.resize import resize
 
 
-def reduction(channels: int, width: int) -> nn.Sequential:
+def reduction(channels: int, width: int, dropout: float = 0.5) -> nn.Sequential:
     """`(B, channels, h, w)` to `(B, width, h, w)`: 1x1 convolution, ReLU, dropout of whole channels."""
-    return nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.ReLU(), nn.Dropout2d(0.5))
+    return nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.ReLU(), nn.Dropout2d(dropout))
 
 
 def concat_maps(first: Tensor, *others: Tensor) -> Tensor:
