@@ -41,7 +41,9 @@ def is_done(cfg: Config, path: Path) -> bool:
     made = {path: result.cfg} if result else {}
     for file, other in (made | ({saved: load_config(saved)} if saved.is_file() else {})).items():
         if changed := differences(other, cfg, KEYS):
-            raise UserError(f"{file}: made with {', '.join(changed)}; remove {cfg.exp}, or name the change by --try")
+            raise UserError(
+                f"{file}: made with {', '.join(changed)}; remove {cfg.exp}, or give what is changed a name of its own"
+            )
     return result is not None and stale(result) is None
 
 

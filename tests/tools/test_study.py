@@ -1,0 +1,89 @@
+"""A study trains and tests what is left, breadth first, and compares what there is."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from engine.identity import method_name, result_name
+from tests.tools.test_compare import write
+from tests.toy import ROOT, toy_config
+from tools import study
+from util.config import load_config
+from util.errors import UserError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    for fold in (0, 1):
+        (tmp_path / f"toy{fold}.yaml").write_text(toy_config(tmp_path, split=fold).to_yaml())
+    methods = {
+        "A": {"trainings": 2, "blocks": 4},
+        "B & C": {"fusion": "mlp"},
+        "free": {"trainings": 0, "arch": "prior"},
+    }
+    content = {"exp": str(tmp_path / "exp"), "sets": {"toy": ["toy0.yaml", "toy1.yaml"]}, "methods": methods}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def test_every_run_is_made_once_and_compared(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The entry points are tested elsewhere; here they leave what they would."""
+    called = []
+
+    def entry_point(title: str, script: str, *arguments: str, config: str) -> None:
+        cfg = load_config(config, arguments[arguments.index("--opts") + 1 :])
+        called.append((script, cfg.arch, cfg.fusion, cfg.split, cfg.manual_seed))
+        if script == "test.py":
+            name = result_name(cfg, method_name(cfg), config)
+            score = 5 if cfg.arch == "prior" else {"mlp": 10, "hmnet": 30}[cfg.fusion]
+            write(cfg.experiment_dir / f"result_{name}.json", [score] * 8, **cfg.model_dump())
+
+    monkeypatch.setattr(study, "step", entry_point)
+    monkeypatch.setattr(sys, "argv", ["study", str(file), "--folds", "1"])
+    study.main()
+    first = [
+        (script, *rest)
+        for rest in (("HMNet", "hmnet", 0, 0), ("HMNet", "mlp", 0, 0))
+        for script in ("train.py", "test.py")
+    ]
+    again = [(script, "HMNet", "hmnet", 0, 1) for script in ("train.py", "test.py")]
+    assert called == [*first, ("test.py", "prior", "hmnet", 0, 0), *again]
+    text = capsys.readouterr().out
+    row = next(line for line in text.splitlines() if line.startswith("| B & C"))
+    assert "+20.0 [+20.0, +20.0]" in row and (file.parent / "exp/study.md").read_text() in text
+    study.main()
+    assert len(called) == 7  # nothing is left to do
+    monkeypatch.setattr(sys, "argv", ["study", str(file), "--methods", "B & C", "--table"])
+    study.main()
+    assert len(called) == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("exp: x\nsets: {a: [b]}\n", "methods: Field required"),
+        ("exp: x\nsets: {a: [b]}\nmethods: {A: {trainings: -1}}\n", r"methods\.A\.trainings: Input should be greater"),
+        ("- 1\n", "should map exp, sets and methods"),
+        ("a: [", "should map exp, sets and methods"),
+    ],
+)
+def test_a_file_that_is_no_study_is_named(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"study.yaml: {message}"):
+        study.read_study(path)
+    with pytest.raises(UserError, match=r"none.yaml: No such file"):
+        study.read_study(tmp_path / "none.yaml")
+
+
+def test_the_study_of_the_tree(tmp_path: Path) -> None:
+    """Every run of it has a config that loads, and a folder of its own."""
+    path = ROOT / "config/study/study.yaml"
+    found = list(study.jobs(study.read_study(path), path.parent))
+    folders = {load_config(job.config, job.opts).experiment_dir for job in found}
+    assert len(folders) == len(found) == 8 * 17 + 2 * 2 * 8

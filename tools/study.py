@@ -1,0 +1,132 @@
+"""A comparison of methods from nothing: `python -m tools.study config/study/study.yaml`.
+
+Trains and tests every method on every fold of every set, first once each, then again with other seeds, and prints a
+table for each set. What is done is not done again, so the command goes on where it was stopped.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from tqdm import tqdm
+
+from engine.identity import method_name, result_name
+from tools.demo import step
+from tools.paper.paired import comparison_table, read_tests
+from tools.search import is_done
+from util.arguments import Parser
+from util.config import load_config
+from util.errors import UserError, run_main
+from util.files import atomic_write
+
+
+class StudyMethod(BaseModel):
+    """How often a method is trained, and the keys of the config that make it."""
+
+    model_config = ConfigDict(extra="allow")
+    trainings: Annotated[int, Field(ge=0)] = 1  # 0: training-free, tested once
+
+
+class Study(BaseModel):
+    """A file of a study: where its runs lie, configs by set (one a fold), methods by name."""
+
+    model_config = ConfigDict(extra="forbid")
+    exp: str
+    sets: Annotated[dict[str, list[str]], Field(min_length=1)]
+    methods: Annotated[dict[str, StudyMethod], Field(min_length=1)]
+
+    def folder(self, set_name: str, method: str) -> Path:
+        """Of all runs of a method on a set."""
+        return Path(self.exp, *("".join(c if c.isalnum() else "_" for c in name) for name in (set_name, method)))
+
+
+class Job(NamedTuple):
+    """One training with its test, or a test alone."""
+
+    title: str
+    trains: bool
+    config: str
+    opts: list[str]
+
+
+def read_study(path: Path) -> Study:
+    """UserError where the file is missing or is no study."""
+    try:
+        return Study(**yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; give a study, such as config/study/study.yaml") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except (yaml.YAMLError, TypeError) as error:
+        raise UserError(f"{path}: should map exp, sets and methods: {error}") from None
+
+
+def jobs(study: Study, folder: Path) -> Iterator[Job]:
+    """All of them: every method once on the first folds, then on the others, then with other seeds."""
+    folds = max(map(len, study.sets.values()))
+    for seed in range(max(1, *(method.trainings for method in study.methods.values()))):
+        for fold in range(folds):
+            for name, method in study.methods.items():
+                for set_name, configs in study.sets.items():
+                    if seed < max(1, method.trainings) and fold < len(configs):
+                        config = str(folder / configs[fold])
+                        exp = study.folder(set_name, name) / f"seed{seed}"
+                        keys = {**(method.model_extra or {}), "manual_seed": seed, "exp": exp}
+                        words = [word for key, value in keys.items() for word in (key, str(value))]
+                        yield Job(f"{name}, {configs[fold]}, seed {seed}", method.trainings > 0, config, words)
+
+
+def run(job: Job) -> None:
+    """Train where the method is trained, and test."""
+    cfg = load_config(job.config, job.opts)
+    if is_done(cfg, cfg.experiment_dir / f"result_{result_name(cfg, method_name(cfg), job.config)}.json"):
+        return
+    if job.trains:
+        step(job.title, "train.py", "--opts", *job.opts, "resume", "auto", config=job.config)
+    step(f"{job.title}: test", "test.py", "--support-check", "--opts", *job.opts, config=job.config)
+
+
+def tables(study: Study) -> str:
+    """The methods of each set side by side; a note names those that are not tested on all folds of the first yet."""
+    found = []
+    for set_name in study.sets:
+        folders = {name: study.folder(set_name, name) for name in study.methods}
+        tests = {name: read_tests(path) for name, path in folders.items() if any(path.rglob("result_test*.json"))}
+        folds = next(iter(tests.values()), {}).keys()
+        whole = {name: of_method for name, of_method in tests.items() if folds <= of_method.keys()}
+        if len(whole) > 1:
+            table = comparison_table(set_name, whole)
+            if left := [name for name in study.methods if name not in whole]:
+                table.notes.append(f"Not on all of these folds yet: {', '.join(left)}.")
+            found.append(table.markdown())
+    return "\n".join(found)
+
+
+def main() -> None:
+    """Run what is left, then print the tables."""
+    parser = Parser(prog="python -m tools.study", description="Compare methods on the same episodes.")
+    parser.add_argument("study", type=Path, metavar="FILE", help="such as config/study/study.yaml")
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help="these only; default: all of the file")
+    parser.add_argument("--folds", type=int, metavar="N", help="the first N of each set only")
+    parser.add_argument("--table", action="store_true", help="print what is there, and run nothing")
+    arguments: Any = parser.parse_args()
+    study = read_study(arguments.study)
+    if unknown := {*(arguments.methods or ())} - study.methods.keys():
+        raise UserError(f"--methods {min(unknown)}: not in {arguments.study}, which has {', '.join(study.methods)}")
+    if arguments.methods:
+        study.methods = {name: study.methods[name] for name in arguments.methods}
+    study.sets = {name: configs[: arguments.folds] for name, configs in study.sets.items()}
+    if not arguments.table:
+        for job in tqdm(list(jobs(study, arguments.study.parent)), "study", unit="run"):
+            run(job)
+    text = tables(study)
+    print(text)
+    if not arguments.table:
+        atomic_write(Path(study.exp) / "study.md", text)
+
+
+if __name__ == "__main__":
+    run_main(main)
