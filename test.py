@@ -28,9 +28,9 @@ from engine.results import (
     EpisodeRow,
     Metrics,
     OneClassResult,
+    SeedMetrics,
     SeveralClassesResult,
     episode_rows,
-    of_seed,
     write_result,
 )
 from engine.support_check import CHANGES, check_support, format_miou_drop, miou_drop
@@ -145,7 +145,7 @@ def write_test(
         kind="test",
         **tested.about,
         left_out=left_out,
-        results=[of_seed(seed, metrics) for seed, metrics in results.items()],
+        results=[SeedMetrics(seed=seed, **dict(metrics)) for seed, metrics in results.items()],
         aggregate=aggregate(own),
         support_check=check,
     )

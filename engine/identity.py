@@ -3,6 +3,7 @@
 import platform
 import re
 import warnings
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,15 +17,7 @@ from util.schema import keys_of
 PACKAGES = ("hmnet", "torch", "torchvision", "timm", "numpy")
 # Keys whose change by --opts is told in a result's name: the same weights have other metrics then
 RELATED = ("val_size", "amp", "trained_shot", "kshot_unsort", "corrections", "seeds", *keys_of("protocol"))
-NAMED = (
-    "test_set",
-    "test_fold",
-    "test_classes",
-    "variant",
-    "protocol",
-    "shot",
-    "ann_type",
-)  # are in the name in any case
+NAMED = ("test_set", "test_fold", "test_classes", "variant", "protocol", "shot", "ann_type")  # are so in any case
 
 
 class TestIdentity(NamedTuple):
@@ -100,8 +93,6 @@ def package_versions() -> dict[str, str]:
     """The versions that a test ran with."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):  # of this project's own, when it is run from its folder
             found[name] = version(name)
-        except PackageNotFoundError:  # this project's own, when it is run from its folder
-            continue
     return found

@@ -5,14 +5,14 @@ A test leaves `result_test_*.json`, a `OneClassResult`, and beside it a line for
 
 import hashlib
 import json
+import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-import numpy as np
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from dataset.episode import Episode
 from util.config import Config, restore_config
@@ -21,7 +21,6 @@ from util.files import atomic_write
 from util.schema import RENAMED_KEYS, UNUSED_KEYS
 
 EPISODES = ".episodes.jsonl"
-ROUNDING = 1e-6  # by which mIoU computed again may differ
 
 Pixels = list[list[int]]  # background and foreground, each [intersection, union]
 
@@ -120,34 +119,24 @@ class ResultFile(Record):
 class AnyTest(ResultFile):
     """What every test says of how it was made."""
 
-    method: str  # its name in model.methods
+    method: Annotated[str, AfterValidator(lambda name: "HMNet" if name == "hmnet" else name)]  # as in model.methods
     weights: str | None = None
     weights_digest: str | None = None  # SHA-256 of that file
-    versions: dict[str, str] = {}
+    versions: dict[str, str] | None = None
     config: dict[str, Any]  # every key: network, recipe, protocol, seeds
     test: TestProtocol | None = None
     classes: dict[int, str] = {}
     aggregate: dict[str, Moment] = {}  # over the seeds, by the metric's name
 
-    @field_validator("method")
-    @classmethod
-    def _method(cls, value: str) -> str:
-        return "HMNet" if value == "hmnet" else value  # as former versions called it
-
-    @field_validator("versions", mode="before")
-    @classmethod
-    def _versions(cls, value: Any) -> Any:
-        return value or {}
-
     @cached_property
     def cfg(self) -> Config:
         """The configuration of the test; UserError names the key that this version does not know."""
-        content = {RENAMED_KEYS.get(key, key): value for key, value in self.config.items() if key not in UNUSED_KEYS}
+        content = {key: value for key, value in self.config.items() if key not in UNUSED_KEYS}
         if str(content.get("arch")).removesuffix("AMP") != self.method:
             content["arch"] = self.method  # former versions had a network's there for methods without training
         if (cfg := restore_config(content)) is not None:
             return cfg
-        unknown = sorted(content.keys() - Config.model_fields.keys())
+        unknown = sorted(content.keys() - Config.model_fields.keys() - RENAMED_KEYS.keys())
         reason = f"unknown key {unknown[0]!r}" if unknown else "values that this version does not take"
         raise UserError(f"{self.path}: config: {reason}; remove the file or test again")
 
@@ -216,47 +205,44 @@ class EpisodeRow(Record):
     union: tuple[int, int] | None = None
 
 
-KINDS: dict[str, type[ResultFile]] = {"test": OneClassResult, "training": TrainingResult}
-KINDS |= {"ways": SeveralClassesResult, "generalized": SeveralClassesResult}
+AnyResult = Annotated[OneClassResult | SeveralClassesResult | TrainingResult, Field(discriminator="kind")]
+RESULT: TypeAdapter[AnyResult] = TypeAdapter(AnyResult)
 Result = TypeVar("Result", bound=ResultFile)
+Read = TypeVar("Read")
+
+
+def read_json(path: Path, adapter: TypeAdapter[Read]) -> Read:
+    """A JSON file as a type; UserError where it cannot be read, is something else or has a key that is not known."""
+    try:
+        return adapter.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; give a result as test.py or train.py writes it") from None
+    except (OSError, ValidationError) as error:
+        raise UserError(f"{path}: {_reason(error)}; remove the file or make it again") from None
 
 
 def read_result(path: Path, kind: type[Result]) -> Result:
-    """A result of this kind; UserError for a file that cannot be read, is of another kind or has an unknown key."""
-    found = read_any(path)
+    """A result of this kind, or of any for `ResultFile`; UserError as `read_json`, and for one of another kind."""
+    found = read_json(path, RESULT)
     if not isinstance(found, kind):
-        raise UserError(f"{path}: not {_called(kind)} (its kind is {getattr(found, 'kind', None)!r})")
-    return found
+        named = "training" if issubclass(kind, TrainingResult) else "test"
+        raise UserError(f"{path}: not the result of a {named} (its kind is {found.kind!r})")
+    return found.model_copy(update={"path": path})
 
 
-def read_any(path: Path) -> ResultFile:
-    """A result of any kind; UserError for a file that cannot be read or has an unknown key."""
-    content = read_json(path)
-    kind = KINDS.get(str(content.get("kind")))
-    if kind is None:
-        raise UserError(f"{path}: not a result (its kind is {content.get('kind')!r}); move it elsewhere")
-    try:
-        return kind.model_validate({**content, "path": path})
-    except ValidationError as error:
-        raise UserError(f"{path}: {_problem(error)}; remove the file or make it again") from None
+def current_results(files: Iterable[Path], kind: type[Result]) -> Iterator[Result]:
+    """The results of a kind among files, in the order of their paths; UserError for one that cannot be read.
 
-
-def results_below(folder: Path, kind: type[Result]) -> Iterator[Result]:
-    """All results of a kind below a folder, in the order of their paths; UserError for one that cannot be read."""
-    return (found for path in sorted(folder.rglob("result*.json")) if isinstance(found := read_any(path), kind))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What a JSON file holds; UserError for what is no mapping in JSON or cannot be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; give a result as test.py or train.py writes it") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable JSON file ({error}); remove it or make it again") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a result but a {type(content).__name__}; remove it or make it again")
-    return content
+    A warning names each that says nothing of the weights that lie at their path now; it is left out.
+    """
+    for path in sorted(files):
+        result = read_result(path, ResultFile)
+        if not isinstance(result, kind):
+            continue
+        if isinstance(result, AnyTest) and (reason := stale(result)):
+            warnings.warn(reason, stacklevel=2)
+        else:
+            yield result
 
 
 def read_rows(path: Path) -> list[EpisodeRow]:
@@ -265,39 +251,12 @@ def read_rows(path: Path) -> list[EpisodeRow]:
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
             rows.append(EpisodeRow.model_validate_json(line))
-    except ValidationError as error:
-        raise UserError(f"{path}:{len(rows) + 1}: not an episode of a test ({_problem(error)}); test again") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: no readable episodes there ({error}); test again") from None
+        raise UserError(f"{path}:{len(rows) + 1}: not an episode of a test ({_reason(error)}); test again") from None
     return rows
 
 
-def checked_rows(result: OneClassResult) -> dict[int, list[EpisodeRow]]:
-    """The episodes of a test by seed; UserError where they are not those of the result, or lack their pixels."""
-    path, by_seed = result.episodes_path, dict[int, list[EpisodeRow]]()
-    for row in read_rows(path):
-        by_seed.setdefault(row.seed, []).append(row)
-        if row.intersection is None or row.union is None:
-            raise UserError(f"{path}: no pixels of episode {row.number}; test again")
-    for metrics in result.results:
-        own = f"{path}: not the episodes of {result.path.name}: seed {metrics.seed}"
-        if metrics.seed not in by_seed:
-            raise UserError(f"{own} is missing; test again")
-        found = _miou(by_seed[metrics.seed])
-        if abs(found - metrics.miou) > ROUNDING:
-            raise UserError(f"{own} has mIoU {100 * found:.2f}, not {100 * metrics.miou:.2f}; test again")
-    return by_seed
-
-
-def _miou(rows: Sequence[EpisodeRow]) -> float:
-    sums: dict[int, Any] = {}
-    for row in rows:
-        assert row.intersection and row.union
-        sums[row.class_id] = sums.get(row.class_id, 0) + np.array([row.intersection[1], row.union[1]])
-    return float(np.mean([inside / union for inside, union in sums.values() if union]))
-
-
-def write_result(result: AnyTest | TrainingResult, rows: Sequence[EpisodeRow] | None = None) -> None:
+def write_result(result: ResultFile, rows: Sequence[EpisodeRow] | None = None) -> None:
     """Write a result to its path, and the episodes of a test beside it."""
     if rows is not None:
         lines = (row.model_dump_json(by_alias=True) + "\n" for row in rows)
@@ -317,11 +276,6 @@ def episode_rows(
         about = {"seed": seed, "number": number, "class": names[episode.class_id], **episode.fields()}
         rows.append(EpisodeRow(**about, hard=episode.hard, iou=iou, intersection=intersection, union=union))
     return rows
-
-
-def of_seed(seed: int, metrics: Metrics) -> SeedMetrics:
-    """Metrics with the seed that drew the episodes."""
-    return SeedMetrics(seed=seed, **metrics.model_dump())
 
 
 def file_digest(path: Path) -> str:
@@ -344,8 +298,8 @@ def stale(result: AnyTest, weights: Path | None = None) -> str | None:
 
     They are another file by the digest, or, in results of former versions, one that was written later.
     """
-    path = weights or (Path(result.weights) if result.weights else None)
-    if path is None or not path.is_file():
+    path = weights or Path(result.weights or "")
+    if not path.is_file():
         return None
     if result.weights_digest is None:
         same, reason = path.stat().st_mtime <= result.time, "is older than"
@@ -354,24 +308,13 @@ def stale(result: AnyTest, weights: Path | None = None) -> str | None:
     return None if same else f"{result.path}: {reason} {path}; not used: test again"
 
 
-def without_stale(results: Iterator[Result]) -> Iterator[Result]:
-    """The results, but for those that say nothing of the weights at their path now; each of these is a warning."""
-    for result in results:
-        reason = stale(result) if isinstance(result, AnyTest) else None
-        if reason is None:
-            yield result
-        else:
-            warnings.warn(reason, stacklevel=2)
-
-
-def _called(kind: type[ResultFile]) -> str:
-    return "the result of a training" if kind is TrainingResult else "the result of a test"
-
-
-def _problem(error: ValidationError) -> str:
+def _reason(error: Exception) -> str:
+    """What is wrong with a file, in one line; of a result's content the first that is."""
+    if not isinstance(error, ValidationError):
+        return str(error)
     first = error.errors(include_url=False)[0]
-    *outer, last = [str(part) for part in first["loc"]] or [""]
-    where = ".".join([*outer, last])
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {where!r}"
-    return f"{where!r} is missing" if first["type"] == "missing" else f"{where}: {first['msg']}"
+    where = re.sub(r"^(test|ways|generalized|training)\.", "", ".".join(map(str, first["loc"])))
+    if first["type"].startswith("union_tag"):
+        return f"not a result (its kind is {first['input'].get('kind')!r})"
+    texts = {"extra_forbidden": f"unknown key {where!r}", "missing": f"{where!r} is missing"}
+    return texts.get(first["type"], f"{where}: {first['msg']}".removeprefix(": "))

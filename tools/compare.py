@@ -4,6 +4,7 @@ Each is a result of `test.py` or a folder with the results of several folds and 
 ahead of each other one, with 95 % intervals, on all and on hard episodes, and which is better how often in every class.
 """
 
+from itertools import chain
 from pathlib import Path
 
 from tools.paper.history import short_names
@@ -30,7 +31,9 @@ def main() -> None:
     lead, *others = names
     classes = next(iter(methods[lead].values()))[0].result.classes
     tables = [comparison_table(f"{lead} against others", methods)]
-    tables += [wins_table((lead, n), pair_folds(methods[lead], methods[n]), classes) for n in others]
+    for name in others:
+        pairs = chain(*pair_folds(methods[lead], methods[name]))
+        tables.append(wins_table((lead, name), list(pairs), classes))
     text = "\n".join(table.markdown() for table in tables)
     print(text)
     if arguments.out:

@@ -5,7 +5,6 @@ its Figure 5 and `interception` its Figure 7. `architecture` draws the pictures 
 """
 
 import argparse
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +28,7 @@ from tools.paper.analysis import enhancement, state_cosines, visits
 from tools.paper.architecture import draw_diagrams
 from tools.paper.example import draw_example
 from tools.paper.history import Bar, read_bars, read_course, short_names
-from tools.paper.plots import draw_bars, draw_curves, draw_enhancement, draw_states, save
+from tools.paper.plots import draw_bars, draw_curves, draw_enhancement, draw_states, save, write_numbers
 from tools.paper.published import published
 from tools.paper.runs import COMPONENTS
 from tools.paper.table import Table, csv_text
@@ -41,7 +40,7 @@ from util.failures import explain_errors
 from util.files import atomic_write
 from util.image import RGB, resize_image
 from util.schema import keys_of
-from util.visualize import GAP, PAPER, encode_image, episode_panel, overlay
+from util.visualize import GAP, PAPER, episode_panel, overlay, save_image
 
 SAME_DATA = ("data_set", "data_root", "val_list", "split", "folds", "use_split_coco", "shot", "protocol", "ann_type")
 Enhancement = Mapping[int, Mapping[str, tuple[float, float]]]  # of an episode, as tools.paper.analysis has it
@@ -81,10 +80,11 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def two_configs(arguments: argparse.Namespace, default: Sequence[str]) -> tuple[Config, Config]:
-    """Both networks' configs: the second is that of --against, or the first with --against-opts (or `default`).
+def two_networks(arguments: argparse.Namespace, default: Sequence[str]) -> tuple[dict[str, Config], EpisodeSet]:
+    """Both networks' configs by their names, and the episodes to show.
 
-    Raises UserError when they would not see the same episodes.
+    The second config is that of --against, or the first with --against-opts (or `default`). Raises UserError when they
+    would not see the same episodes.
     """
     first = load_config(arguments.config, arguments.opts)
     changes = default if arguments.against_opts is None else arguments.against_opts
@@ -97,7 +97,8 @@ def two_configs(arguments: argparse.Namespace, default: Sequence[str]) -> tuple[
     for key in SAME_DATA:
         if getattr(first, key) != getattr(second, key):
             raise UserError(f"{key}: {getattr(first, key)!r} and {getattr(second, key)!r}: both need the same episodes")
-    return first, second
+    names = name_runs(arguments.names, describe(first, second))
+    return dict(zip(names, (first, second), strict=True)), spread(first, arguments.count, arguments.numbers)
 
 
 def name_runs(given: Sequence[str] | None, names: Sequence[str]) -> list[str]:
@@ -117,17 +118,7 @@ def describe(first: Config, second: Config) -> list[str]:
     return names if keys else [str(find_weights(cfg)) for cfg in (first, second)]
 
 
-def ready_method(cfg: Config) -> Method:
-    """The method of a config, trained if it has anything to learn, ready for inference."""
-    method = build_model(cfg, pretrained=False)
-    if method.is_trained:
-        load_weights(method, find_weights(cfg))
-    else:
-        load_frozen_parts(method, cfg)
-    return prepare_inference(method.to(pick_device(cfg.device)))
-
-
-def spread(cfg: Config, count: int, numbers: Sequence[int] | None = None) -> EpisodeSet:
+def spread(cfg: Config, count: int, numbers: Sequence[int] | None) -> EpisodeSet:
     """`count` of the test's episodes at equal distances, or those of these numbers."""
     chosen = make_episodes(cfg, cfg.seeds[0], cfg.test_episodes)
     total = len(chosen.episodes)
@@ -139,111 +130,130 @@ def spread(cfg: Config, count: int, numbers: Sequence[int] | None = None) -> Epi
     return chosen._replace(episodes=[chosen.episodes[place] for place in places])
 
 
+def ready_method(cfg: Config) -> Method:
+    """The method of a config, trained if it has anything to learn, ready for inference."""
+    method = build_model(cfg, pretrained=False)
+    if method.is_trained:
+        load_weights(method, find_weights(cfg))
+    else:
+        load_frozen_parts(method, cfg)
+    return prepare_inference(method.to(pick_device(cfg.device)))
+
+
+def items(cfg: Config, episode_set: EpisodeSet) -> Iterator[tuple[HMNet, dict[str, Any]]]:
+    """The trained network with each of the episodes; UserError for a method that is not HMNet."""
+    model, dataset = ready_method(cfg), EvaluationEpisodes(cfg, *episode_set)
+    if not isinstance(model, HMNet):
+        raise UserError(f"arch: {cfg.arch} has no Mamba blocks to look into; take HMNet")
+    for number in tqdm(range(len(dataset)), "episodes", leave=False, disable=None):
+        yield model, dataset[number]
+
+
+def about(kind: str, configs: Mapping[str, Config], episode_set: EpisodeSet) -> dict[str, Any]:
+    """Where a figure's numbers come from."""
+    weights = [expected_weights(cfg) for cfg in configs.values()]  # no file for a method without training
+    files = [str(path) if path.is_file() else None for path in weights]
+    return {"kind": kind, "weights": files, "episodes": len(episode_set.episodes)}
+
+
+def moments(values: Tensor) -> list[dict[str, float | None]]:
+    """Mean and standard deviation over episodes, in per cent, of cosines (E, P)."""
+    columns = (100 * values).T.tolist()
+    return [{"mean": fmean(column), "std": stdev(column) if len(column) > 1 else None} for column in columns]
+
+
 def panels(arguments: argparse.Namespace) -> list[Path]:
     """Figure 4: support(s) | query | truth | first network | second network, a row per episode."""
-    first, second = two_configs(arguments, [])
-    names = name_runs(arguments.names, describe(first, second))
-    episode_set = spread(first, arguments.count, arguments.numbers)
+    configs, episode_set = two_networks(arguments, [])
     outcomes: list[list[Outcome]] = []
-    for cfg in (first, second):
+    for cfg in configs.values():
         seen: list[Outcome] = []
         run_episodes(ready_method(cfg), cfg, episode_set, ProcessGroup(pick_device(cfg.device)), observe=seen.append)
         outcomes.append(sorted(seen, key=lambda outcome: outcome.number))
-    classes, images, rows = open_benchmark(first).names(), [], []
+    classes, images, rows = open_benchmark(next(iter(configs.values()))).names(), [], []
     for episode, *both in zip(episode_set.episodes, *outcomes, strict=True):
-        shots, query, truth = both[0].images(episode_set.files)
-        predictions = {n: (o.prediction.cpu().numpy(), o.iou) for n, o in zip(names, both, strict=True)}
-        shown = classes[episode.class_id]
-        images.append(episode_panel(shots, query, truth, predictions, shown))
+        predictions = {n: (o.prediction.cpu().numpy(), o.iou) for n, o in zip(configs, both, strict=True)}
+        shown, (query, *supports) = classes[episode.class_id], both[0].names
+        shots, image, truth = both[0].images(episode_set.files)
+        images.append(episode_panel(shots, image, truth, predictions, shown))
         iou = {name: value for name, (_, value) in predictions.items()}
-        rows.append({"query": both[0].names[0], "support": both[0].names[1:], "class": shown, "iou": iou})
-    content = {**about("figure 4", (first, second), episode_set), "rows": rows}
-    written = [arguments.out / f"figure4.{suffix}" for suffix in ("pdf", "png", "json")]
-    for path in written[:2]:
-        atomic_write(path, encode_image(stack(images), path.suffix))
-    atomic_write(written[2], json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    return written
-
-
-def stack(images: Sequence[RGB]) -> RGB:
-    """Images one below the other, flush left."""
+        rows.append({"query": query, "support": supports, "class": shown, "iou": iou})
     width = max(image.shape[1] for image in images)
     spaces = [((0, GAP), (0, width - image.shape[1]), (0, 0)) for image in images]
-    padded = [np.pad(image, space, constant_values=PAPER[0]) for image, space in zip(images, spaces, strict=True)]
-    return np.concatenate(padded)[:-GAP]
+    rows_below = [np.pad(image, space, constant_values=PAPER[0]) for image, space in zip(images, spaces, strict=True)]
+    files = [arguments.out / f"figure4{suffix}" for suffix in (".pdf", ".png", ".json")]
+    for file in files[:2]:
+        save_image(file, np.concatenate(rows_below)[:-GAP])
+    write_numbers(files[2], {**about("figure 4", configs, episode_set), "rows": rows})
+    return files
 
 
 def states(arguments: argparse.Namespace) -> list[Path]:
     """Figure 5: the support in the first SRM's state after each segment; by default without recap: `srm basic`."""
-    configs = two_configs(arguments, ["srm", "basic"])
-    names = name_runs(arguments.names, describe(*configs))
-    episode_set = spread(configs[0], arguments.count, arguments.numbers)
+    configs, episode_set = two_networks(arguments, ["srm", "basic"])
     series: dict[str, Any] = {}
     maps: dict[str, Any] = {}
-    for name, cfg in zip(names, configs, strict=True):
-        found = [state_cosines(next(visits(model, item))) for model, item in items(cfg, episode_set)]
-        series[name] = {
-            "after_support": moments([one.support_maxima for one in found]),
-            "after_query": moments([one.query_maxima for one in found]),
-        }
-        maps[name] = found[0].after_support.cpu().numpy(), found[0].after_query.cpu().numpy()
+    for name, cfg in configs.items():
+        found = [state_cosines(visits(model, item)[0]) for model, item in items(cfg, episode_set)]
+        series[name] = {part: moments(torch.stack([one[part][1] for one in found])) for part in found[0]}
+        maps[name] = [cosines.cpu().numpy() for cosines, _ in found[0].values()]
     numbers = {
         **about("figure 5", configs, episode_set),
         "series": series,
         "published": published("figure5_hidden_state"),
     }
-    support = support_image(configs[0], episode_set)
+    support = support_image(next(iter(configs.values())), episode_set)
     return save(arguments.out / "figure5", lambda: draw_states(numbers, maps, support), numbers)
+
+
+def support_image(cfg: Config, episode_set: EpisodeSet) -> RGB:
+    """The first support of the first episode with its mask."""
+    item = EvaluationEpisodes(cfg, *episode_set)[0]
+    image = episode_set.files.image(item["names"][1]).astype(np.float32)
+    square = resize_image(image, cfg.val_size, cfg.val_size).round().clip(0, 255).astype(np.uint8)
+    return overlay(square, item["support_mask"][0].numpy())
 
 
 def interception(arguments: argparse.Namespace) -> list[Path]:
     """Figure 7: the scan's input and output beside the support's, with QIM and without: `srm basic qim none`."""
-    configs = two_configs(arguments, ["srm", "basic", "qim", "none"])
-    names = name_runs(arguments.names, describe(*configs))
-    episode_set = spread(configs[0], arguments.count, arguments.numbers)
-    with_qim, without = ([enhancement(model, item) for model, item in items(cfg, episode_set)] for cfg in configs)
-    blocks = sorted(set.intersection(*({number for one in half for number in one} for half in (with_qim, without))))
+    configs, episode_set = two_networks(arguments, ["srm", "basic", "qim", "none"])
+    found = [[enhancement(model, item) for model, item in items(cfg, episode_set)] for cfg in configs.values()]
+    blocks = sorted(set.intersection(*({number for one in half for number in one} for half in found)))
     if not blocks:
         raise UserError("the networks have no hybrid block at the same place, or no episode shows an object")
+    places = {**{f"block {block + 1}": [block] for block in blocks}, "mean": blocks}
+    with_qim, without = ({place: read_blocks(half, some) for place, some in places.items()} for half in found)
     sources = {"before": (with_qim, "u"), "without": (without, "y"), "with": (with_qim, "y")}
-    rows = []
-    for chosen in [*([block] for block in blocks), blocks]:
-        keyed = {kind: over_episodes(found, chosen, reading)[0] for kind, (found, reading) in sources.items()}
-        rows.append({"name": "mean" if chosen is blocks else f"block {chosen[0] + 1}", **keyed})
+    rows: list[dict[str, Any]] = []
+    for place in places:
+        rows.append({"name": place, **{key: half[place][reading][0] for key, (half, reading) in sources.items()}})
     paper = zip(sources, published("figure7_qim"), strict=True)
     rows.append({"name": "published", **{key: {"mean": value, "std": None} for key, value in paper}})
-    read = {n: read_blocks(found, blocks) for n, found in zip(names, (with_qim, without), strict=True)}
+    read: dict[str, Any] = {}
+    for name, half in zip(configs, (with_qim, without), strict=True):
+        del half["mean"]
+        read[name] = {place: {n: [m["mean"] for m in both] for n, both in one.items()} for place, one in half.items()}
+        print(reading_table(name, read[name]).markdown())
     numbers = {**about("figure 7", configs, episode_set), "rows": rows, "readings": read}
-    print("\n".join(table.markdown() for table in reading_tables(read)))
     if len(set(numbers["weights"])) == 1:
-        print(
-            "Both networks have the same weights; the paper's without QIM was trained so: --against-opts ... exp DIR.\n"
-        )
+        trained = "the paper's without QIM was trained so: --against-opts ... exp DIR."
+        print(f"Both networks have the same weights; {trained}\n")
     return save(arguments.out / "figure7", lambda: draw_enhancement(numbers), numbers)
 
 
-def over_episodes(found: Sequence[Enhancement], blocks: Sequence[int], reading: str) -> list[dict[str, float | None]]:
-    """Mean and deviation of a reading over episodes and blocks: of the query's object, and of the whole query."""
-    return moments([torch.tensor(one[block][reading]) for one in found for block in blocks if block in one])
+def read_blocks(found: Sequence[Enhancement], blocks: Sequence[int]) -> dict[str, list[dict[str, float | None]]]:
+    """By reading, mean and deviation over episodes and blocks: of the query's object, and of the whole query."""
+    seen = [one[block] for one in found for block in blocks if block in one]
+    return {reading: moments(torch.tensor([one[reading] for one in seen])) for reading in seen[0]}
 
 
-def read_blocks(found: Sequence[Enhancement], blocks: Sequence[int]) -> dict[str, dict[str, list[float | None]]]:
-    """By block and reading, the means of the query's object and of the whole query, per cent."""
-    names = next(one[blocks[0]] for one in found if blocks[0] in one)
-    return {
-        f"block {block + 1}": {name: [row["mean"] for row in over_episodes(found, [block], name)] for name in names}
-        for block in blocks
-    }
-
-
-def reading_tables(read: Mapping[str, Mapping[str, Mapping[str, Sequence[float | None]]]]) -> Iterator[Table]:
-    """A table for each network: what figure 7 would be if "features" meant this or that."""
-    for name, by_block in read.items():
-        table = Table(f"Figure 7, {name}: cosine of the query's object (whole query) with the support's", ())
-        for block, values in by_block.items():
-            table.columns = ("", *values)
-            table.rows.append((block, *(f"{part:.1f} ({whole:.1f})" for part, whole in values.values())))
-        yield table
+def reading_table(name: str, by_block: Mapping[str, Mapping[str, Sequence[float]]]) -> Table:
+    """What figure 7 would be of a network if "features" meant this or that."""
+    title = f"Figure 7, {name}: cosine of the query's object (whole query) with the support's"
+    table = Table(title, ("", *next(iter(by_block.values()))))
+    for block, values in by_block.items():
+        table.rows.append((block, *(f"{part:.1f} ({whole:.1f})" for part, whole in values.values())))
+    return table
 
 
 def curves(arguments: argparse.Namespace) -> list[Path]:
@@ -264,39 +274,6 @@ def bars(arguments: argparse.Namespace) -> list[Path]:
     atomic_write(path.with_suffix(".csv"), csv_text(columns, rows))
     numbers = {"kind": "bars", "bars": [dict(zip(columns, row, strict=True)) for row in rows]}
     return [*save(path, lambda: draw_bars(named), numbers), path.with_suffix(".csv")]
-
-
-def items(cfg: Config, episode_set: EpisodeSet) -> Iterator[tuple[HMNet, dict[str, Any]]]:
-    """The trained network with each of the episodes; UserError for a method that is not HMNet."""
-    model, dataset = ready_method(cfg), EvaluationEpisodes(cfg, *episode_set)
-    if not isinstance(model, HMNet):
-        raise UserError(f"arch: {cfg.arch} has no Mamba blocks to look into; take HMNet")
-    for number in tqdm(range(len(dataset)), "episodes", leave=False, disable=None):
-        yield model, dataset[number]
-
-
-def about(kind: str, configs: Sequence[Config], episode_set: EpisodeSet) -> dict[str, Any]:
-    """Where a figure's numbers come from."""
-    weights = [expected_weights(cfg) for cfg in configs]  # no file for a method without training
-    return {
-        "kind": kind,
-        "weights": [str(path) if path.is_file() else None for path in weights],
-        "episodes": len(episode_set.episodes),
-    }
-
-
-def moments(values: Sequence[Tensor]) -> list[dict[str, float | None]]:
-    """Mean and standard deviation over the first dimension, in per cent, of cosines (P,) of every episode."""
-    columns = (100 * torch.stack(list(values))).T.tolist()
-    return [{"mean": fmean(column), "std": stdev(column) if len(column) > 1 else None} for column in columns]
-
-
-def support_image(cfg: Config, episode_set: EpisodeSet) -> RGB:
-    """The first support of the first episode with its mask."""
-    item = EvaluationEpisodes(cfg, *episode_set)[0]
-    image = episode_set.files.image(item["names"][1]).astype(np.float32)
-    square = resize_image(image, cfg.val_size, cfg.val_size).round().clip(0, 255).astype(np.uint8)
-    return overlay(square, item["support_mask"][0].numpy())
 
 
 def architecture(arguments: argparse.Namespace) -> list[Path]:

@@ -15,7 +15,7 @@ from dataset.prepare.known import LIST_SIZES
 from dataset.prepare.lists import LISTS, fetch_lists, list_paths
 from dataset.prepare.official import prepare_coco, prepare_pascal
 from dataset.scan import scan_masks
-from tools.published import PUBLICATIONS, describe, unpack_published
+from tools.published import PUBLICATIONS, unpack_published
 from tools.released import fetch, fetch_torchvision
 from util.arguments import Parser
 from util.config import Config, load_config
@@ -216,7 +216,7 @@ def fetch_published(arguments: argparse.Namespace, cfg: Config) -> int:
     method, folder = arguments.method, arguments.archives or Path(cfg.initmodel)
     if arguments.download or arguments.mirror:
         raise UserError(f"--download: {method}'s share links are followed in a browser; then give --archives FOLDER")
-    print(describe(method))
+    print(PUBLICATIONS[method].describe())
     if count := unpack_published(method, folder, Path(cfg.exp)):
         print(f"  {count} files of an archive in {folder} are below {cfg.exp}")
     else:

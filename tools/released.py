@@ -1,6 +1,5 @@
 """Released weights: fetched, and unpacked to where the configs look for them."""
 
-import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -57,7 +56,9 @@ def fetch(cfg: Config, kind: str | None, archives: Path, mirror: str | None) -> 
             found[key] = archives / f"{release.stem}.tar.gz"
             download(f"{mirror.rstrip('/')}/{found[key].name}" if mirror else release.url, found[key])
         if kind in (key, "all", None) and key in found:
-            unpack(found[key], release, Path(cfg.initmodel if key == "backbones" else cfg.exp))
+            folder = Path(cfg.initmodel if key == "backbones" else cfg.exp)
+            files = unpack(found[key], re.compile(rf"(?:.*/)?(?P<name>{release.known})"), folder, "{name}")
+            print(f"{found[key]}: {len(files)} files below {folder}; those that were there stay as they are")
 
 
 def find_archive(folder: Path, stem: str) -> Path | None:
@@ -65,22 +66,20 @@ def find_archive(folder: Path, stem: str) -> Path | None:
     return next((path for suffix in SUFFIXES if (path := folder / f"{stem}{suffix}").is_file()), None)
 
 
-def unpack(archive: Path, release: Release, target: Path) -> None:
-    """Unpack the known names below `target`; UserError where there is none. Files that are there are not touched."""
-    pattern = re.compile(rf"(?:.*/)?({release.known})")
-    kept: dict[Path, bool] = {}
+def unpack(archive: Path, known: re.Pattern[str], folder: Path, target: str) -> list[Path]:
+    """Unpack members of known names to `target` below a folder, in which the name's groups stand in braces.
+
+    Files that are there are not touched. UserError where no member has such a name. Returns the files.
+    """
 
     def destination(member: str) -> Path | None:
-        if match := pattern.fullmatch(member):
-            path = target / match[1]
-            kept.setdefault(path, os.path.lexists(path))
-            return path
-        return None
+        match = known.fullmatch(member)
+        return match and folder / target.format(**match.groupdict())
 
-    files = extract(archive, destination, replace=False)
-    if not files:
-        raise UserError(f"{archive} has no file of a name as in docs/weights.md: is it the right archive?")
-    print(f"{archive}: {len(files)} files below {target}, {sum(kept.values())} of them were there and stay as they are")
+    if files := extract(archive, destination, replace=False):
+        return list(files)
+    example = "pascal/split0/resnet50/train_epoch_1_0.5.pth"
+    raise UserError(f"{archive}: has no file such as {example} (docs/weights.md): is it the right archive?")
 
 
 def fetch_torchvision(folder: Path, mirror: str | None) -> None:

@@ -6,16 +6,20 @@ with the commands that would run it; `sh tools/reproduce.sh TABLE` does.
 
 import argparse
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
+from statistics import fmean
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from engine.results import read_json
 from tools.paper.benchmarks import benchmark_table
 from tools.paper.paired import Tests, comparable, comparison_table, tests_of
 from tools.paper.published import SOURCE
-from tools.paper.runs import Averages, read_runs
+from tools.paper.runs import Run, read_runs
 from tools.paper.table import Table, csv_text
-from tools.paper.tables import TABLES, Cell, Sheet, Sources, fill
+from tools.paper.tables import TABLES, Sheet, Sources, average, fill
 from util.arguments import Parser
 from util.config import load_config
 from util.errors import UserError, run_main
@@ -23,7 +27,6 @@ from util.failures import explain_errors
 from util.files import atomic_write
 
 BENCHMARKS = "benchmarks"
-INTERVALS = "mean IoU of the episodes and its 95 % interval"
 INTERVAL_LEGEND = (
     "Bootstrap over the distinct query images of a test, whose number stands behind the interval (over episodes where "
     "none does: a result of a former version); limits averaged over training seeds where there are several."
@@ -45,9 +48,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("exp/report"), help="folder for the tables")
     parser.add_argument("--config", help="for Tables 3 to 8: another data set and network than the paper's")
     parser.add_argument("--splits", nargs="+", type=int, default=[], help="these folds only; default: all")
-    parser.add_argument(
-        "--seeds", nargs="+", type=int, default=[], help="manual_seed of the trainings; default: any one"
-    )
+    seeds = "manual_seed of the trainings; default: any one"
+    parser.add_argument("--seeds", nargs="+", type=int, default=[], help=seeds)
     parser.add_argument("--commands", action="store_true", help="only print the commands for what is missing")
     arguments = parser.parse_args()
     if arguments.exp is None:
@@ -61,33 +63,25 @@ def find_benchmark(exp: Path) -> dict[str, Any]:
     """The rows of the benchmark.json below a folder that measured in full, of each the newest."""
     rows: dict[str, Any] = {}
     for path in sorted(exp.rglob("benchmark.json"), key=lambda path: path.stat().st_mtime):
-        content = read_json(path)
-        if content.get("kind") == "benchmark" and not content.get("quick", False):
-            rows |= content
+        content = read_json(path, TypeAdapter(dict[str, Any]))
+        rows |= content if content.get("kind") == "benchmark" and not content.get("quick") else {}
     return rows
 
 
-def cell_text(cell: Cell) -> str:
-    """A cell for people."""
-    own = "-" if cell.own is None else f"{cell.own:.1f}"
-    own += "" if cell.spread is None else f" ± {cell.spread:.1f}"
-    if cell.paper is None:
-        return own
-    return f"{own} / {cell.paper:.1f}" + ("" if cell.difference is None else f" / {cell.difference:+.1f}")
-
-
-def interval_text(averages: Averages | None) -> str:
+def interval_text(runs: Sequence[Run]) -> str:
     """The mean over episodes, its interval, and how many query images that rests on."""
-    if averages is None:
+    if not runs:
         return "-"
-    limits = " [{:.1f}, {:.1f}]".format(*averages.interval) if averages.interval else ""
-    images = "/".join(str(count) for count in dict.fromkeys(averages.query_images) if count)
-    return f"{averages.episode_iou:.1f}{limits}" + (f", {images} images" if images else "")
+    limits = [run.metrics.interval for run in runs if run.metrics.interval]
+    ends = [f"{fmean(100 * limit for limit in column):.1f}" for column in zip(*limits, strict=True)]
+    images = "/".join(str(count) for count in dict.fromkeys(run.metrics.query_images for run in runs) if count)
+    interval = f" [{', '.join(ends)}]" if ends else ""
+    return f"{average(runs, 'mean_episode_iou'):.1f}{interval}" + (f", {images} images" if images else "")
 
 
 def tables_of(sheet: Sheet) -> list[Table]:
     """The table, how sure its metrics are, and how sure its differences are, as far as there are runs."""
-    rows: list[Sequence[str]] = [(row.name, *map(cell_text, row.cells)) for row in sheet.rows]
+    rows: list[Sequence[str]] = [(name, *(cell.text() for cell in cells)) for name, cells in sheet.rows.items()]
     notes = [LEGEND, f"Published: {SOURCE}", *sheet.notes]
     whole = Table(sheet.title, ("", *sheet.columns), rows, notes)
     return [table for table in (whole, interval_table(sheet), paired_table(sheet)) if table]
@@ -100,15 +94,15 @@ def interval_table(sheet: Sheet) -> Table | None:
         return None
     columns = [f"fold {split}" for split in next(iter(shown.values()))]
     rows: list[Sequence[str]] = [(name, *map(interval_text, folds.values())) for name, folds in shown.items()]
-    return Table(f"{sheet.title.split(':')[0]}: {INTERVALS}", ("", *columns), rows, [INTERVAL_LEGEND])
+    title = f"{sheet.title.split(':')[0]}: mean IoU of the episodes and its 95 % interval"
+    return Table(title, ("", *columns), rows, [INTERVAL_LEGEND])
 
 
 def paired_table(sheet: Sheet) -> Table | None:
     """How far the last row with runs is ahead of those above on the same episodes; None without two such rows."""
     methods: dict[str, Tests] = {}
     for name, folds in reversed(sheet.runs.items()):
-        results = [result for found in folds.values() if found for result in found.results]
-        tests = tests_of(result for result in results if result.episodes_path.is_file())
+        tests = tests_of(run.result for run in chain(*folds.values()) if run.result.episodes_path.is_file())
         if tests and all(comparable(first, tests) for first in [*methods.values()][:1]):
             methods[name] = tests
     title = f"{sheet.title.split(':')[0]}: differences on the same episodes"
@@ -118,8 +112,8 @@ def paired_table(sheet: Sheet) -> Table | None:
 def as_csv(number: int, sheet: Sheet) -> str:
     """A line per cell."""
     columns = ("table", "row", "column", "own", "standard_deviation", "published", "difference")
-    pairs = [(row.name, pair) for row in sheet.rows for pair in zip(sheet.columns, row.cells, strict=True)]
-    return csv_text(columns, [(number, name, column, *cell, cell.difference) for name, (column, cell) in pairs])
+    cells = [(name, pair) for name, row in sheet.rows.items() for pair in zip(sheet.columns, row, strict=True)]
+    return csv_text(columns, [(number, name, column, *cell, cell.difference) for name, (column, cell) in cells])
 
 
 def write(folder: Path, name: str, tables: Sequence[Table], more: str = "") -> str:
@@ -130,24 +124,16 @@ def write(folder: Path, name: str, tables: Sequence[Table], more: str = "") -> s
     return text
 
 
-def main() -> None:
-    """Read, fill, write, print."""
-    with explain_errors("give another --out"):
-        report(parse_arguments())
-
-
 def report(arguments: argparse.Namespace) -> None:
     """Print the tables, or the commands for what they lack, and write the tables."""
     if BENCHMARKS in arguments.tables:
-        table = benchmark_table(arguments.exp)
-        print(table.markdown())
-        write(arguments.out, BENCHMARKS, [table])
+        print(write(arguments.out, BENCHMARKS, [benchmark_table(arguments.exp)]))
         return
-    runs, exp = read_runs(arguments.exp), arguments.exp
+    runs, exp = read_runs(arguments.exp, arguments.seeds), arguments.exp
     sources = Sources(runs, find_benchmark(exp), arguments.config, arguments.splits, arguments.seeds, exp)
     sheets = {number: fill(number, sources) for number in arguments.tables or TABLES}
     if arguments.commands:
-        missing = dict.fromkeys(command for sheet in sheets.values() for command in sheet.missing)
+        missing = dict.fromkeys(chain(*(sheet.missing for sheet in sheets.values())))
         print("".join(f"{command}\n" for command in missing), end="")
         return
     for number, sheet in sheets.items():
@@ -155,6 +141,12 @@ def report(arguments: argparse.Namespace) -> None:
         text = write(arguments.out, f"table{number}", tables_of(sheet), "\n".join(lines) if sheet.missing else "")
         atomic_write(arguments.out / f"table{number}.csv", as_csv(number, sheet))
         print(text)
+
+
+def main() -> None:
+    """Read, fill, write, print."""
+    with explain_errors("give another --out"):
+        report(parse_arguments())
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from dataset.benchmarks.table import open_benchmark
 from engine.identity import method_name
 from engine.metric import percent
 from engine.origin import checkpoint_config
-from engine.results import OneClassResult, read_any, read_result, stale
+from engine.results import OneClassResult, ResultFile, read_result, stale
 from model.backbone.build import build_backbone, imagenet_file, load_pretrained
 from model.build import build_model
 from model.released import DIGEST, load_weights, released_state_dict
@@ -29,7 +29,7 @@ from util.checkpoint import read_metadata
 from util.config import Config, load_config
 from util.errors import UserError, first_line, run_main
 from util.failures import explain_errors
-from util.files import atomic_write
+from util.files import atomic_write, claimed
 from util.schema import YamlDumper, keys_of
 
 # Keys of the config that mean something on another machine.
@@ -74,7 +74,6 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 def share(arguments: argparse.Namespace) -> None:
     """Write the folder; UserError, with nothing written, where weights and config do not fit or it is not ours."""
     out: Path = arguments.out
-    check_folder(out)
     source = arguments.weights, arguments.opts
     cfg = load_config(arguments.config, arguments.opts) if arguments.config else checkpoint_config(*source)
     model = build_model(cfg, pretrained=False)
@@ -90,19 +89,17 @@ def share(arguments: argparse.Namespace) -> None:
         without = "timm's, which is fetched when the network is built"
     results = own_results(arguments, method_name(cfg))
     card = model_card(cfg, results, arguments.licence, arguments.push or str(out), without)
-    settings = {key: getattr(cfg, key) for key in KEYS}
-    atomic_write(out / WEIGHTS, save(tensors, metadata={"format": "pt", **about}))
-    atomic_write(out / CONFIG, yaml.dump(settings, Dumper=YamlDumper, sort_keys=False))
-    atomic_write(out / CARD, card)
+    given = cfg.given()
+    settings = {key: given[key] for key in KEYS if key in given}
+    with claimed(out, is_shared):
+        atomic_write(out / WEIGHTS, save(tensors, metadata={"format": "pt", **about}))
+        atomic_write(out / CONFIG, yaml.dump(settings, Dumper=YamlDumper, sort_keys=False))
+        atomic_write(out / CARD, card)
 
 
-def check_folder(out: Path) -> None:
-    """UserError unless a folder is new, empty or one that this command has written."""
-    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if others := there - {WEIGHTS, CONFIG, CARD}:
-        raise UserError(f"--out {out}: holds other files, such as {min(others)}; give a folder of its own")
-    if there and "data_set" not in (read_metadata(out / WEIGHTS) if WEIGHTS in there else {}):
-        raise UserError(f"--out {out}: holds {min(there)}, which this command did not write; give a folder of its own")
+def is_shared(path: Path) -> bool:
+    """Whether a file is the weights of a network that this command has written."""
+    return path.name == WEIGHTS and "data_set" in read_metadata(path)
 
 
 def leave_out_backbone(cfg: Config, tensors: dict[str, Tensor]) -> str:
@@ -122,21 +119,22 @@ def own_results(arguments: argparse.Namespace, method: str) -> list[OneClassResu
     There, a warning names those of weights that lay at the same path before. UserError for a named result of others.
     """
     weights: Path = arguments.weights
-    if arguments.results is None:
-        found = map(read_any, sorted(weights.resolve().parent.parent.glob("result_test*.json")))
-        tests = [result for result in found if isinstance(result, OneClassResult)]
-        results = [result for result in tests if result.method == method and result.weights]
-    else:
-        results = [read_result(path, OneClassResult) for path in arguments.results]
+    named = arguments.results is not None
+    beside = sorted(weights.resolve().parent.parent.glob("result_test*.json"))
     taken = []
-    for result in results:
+    for path in arguments.results if named else beside:
+        result = read_result(path, OneClassResult if named else ResultFile)
+        if not isinstance(result, OneClassResult) or not (named or (result.method == method and result.weights)):
+            continue
         same_path = Path(result.weights or "").resolve() == weights.resolve()
-        reason = stale(result, weights) if result.method == method else f"{result.path}: a test of {result.method}"
-        if reason is None and (same_path or result.weights_digest):
+        reason = stale(result, weights) if result.method == method else f"{path}: a test of {result.method}"
+        if not reason and not same_path and not result.weights_digest:
+            reason = f"{path}: does not say of which weights it is; test again"
+        if not reason:
             taken.append(result)
-        elif arguments.results is not None:
-            raise UserError(f"--results: {reason or f'{result.path}: does not say of which weights it is; test again'}")
-        elif same_path and reason:
+        elif named:
+            raise UserError(f"--results: {reason}")
+        elif same_path:
             warnings.warn(reason, stacklevel=2)
     return taken
 

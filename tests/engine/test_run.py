@@ -33,7 +33,6 @@ from tests.engine.runs import (
 )
 from tests.processes import run_processes
 from util.checkpoint import read_checkpoint
-from util.config import load_config
 from util.distributed import ProcessGroup
 from util.errors import UserError
 
@@ -206,11 +205,6 @@ def test_early_stop(tmp_path: Path) -> None:
     scores = [0.1, 0.3, 0.2, 0.3, 0.9]
     assert drive(tmp_path, scores=scores, epochs=5, stop_interval=2, **KEYS)["progress"]["epoch"] == 5
     assert json.loads((tmp_path / "result.json").read_text())["epochs"] == 4
-
-
-def test_the_config_of_a_run_can_be_read_back(tmp_path: Path) -> None:
-    drive(tmp_path, **KEYS)
-    assert load_config(tmp_path / "config.yaml") == config(tmp_path, **KEYS)
 
 
 def test_a_snapshot_of_other_steps_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import sys
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,8 @@ from engine.results import EPISODES, OneClassResult, read_result
 from tests.toy import generator, toy_config
 from tests.written import episode_row, seed_metrics, write_test
 from tools import compare, report
-from tools.paper.paired import by_fold, pair_folds, read_tests
-from tools.paper.runs import Measured, average
+from tools.paper.paired import pair_folds, read_tests
+from tools.paper.runs import Run
 from tools.paper.tables import Sheet
 from util.errors import UserError
 
@@ -58,10 +59,10 @@ def test_table_of_two_folds_and_trainings(
     hardest = np.mean([values[hard] for key, values in counts.items() if key[0] == "ours"])
     assert float(rows["ours"][3]) == pytest.approx(hardest, abs=0.051)
     pairs = pair_folds(read_tests(Path("ours")), read_tests(Path("the*/*/*/result_test_1shot.json")))
-    assert rows["cat"] == [str(n) for n in wins(list(pairs.values())[-1])[1]]
-    found = difference(by_fold(pairs))
+    assert rows["cat"] == [str(n) for n in wins(pairs[-1][0])[1]]
+    found = difference(pairs)
     assert found is not None and found.text() == rows["theirs"][2]
-    assert f"- Of all episodes, {moved(list(pairs.values())):.1%} have IoUs more than 0.02 apart." in text
+    assert f"- Of all episodes, {moved([*chain(*pairs)]):.1%} have IoUs more than 0.02 apart." in text
 
 
 def test_report_compares_rows_that_were_tested_alike(tmp_path: Path) -> None:
@@ -71,11 +72,11 @@ def test_report_compares_rows_that_were_tested_alike(tmp_path: Path) -> None:
         path = tmp_path / name / "result_test_1shot.json"
         write(path, rng.integers(20, 60, episodes).tolist())
         result = read_result(path, OneClassResult)
-        runs[name] = {0: average([Measured(result, result.results[0])])}
+        runs[name] = {0: [Run(result, result.results[0])]}
     (tmp_path / "alone" / "result_test_1shot.episodes.jsonl").unlink()
     table = report.paired_table(Sheet("Table 3: components", ["fold 0"], runs=runs))
     assert table is not None and [row[0] for row in table.rows] == ["whole", "concat"]
-    found = difference(by_fold(pair_folds(read_tests(tmp_path / "whole"), read_tests(tmp_path / "concat"))))
+    found = difference(pair_folds(read_tests(tmp_path / "whole"), read_tests(tmp_path / "concat")))
     assert found is not None and table.rows[1][3] == found.text()
     assert report.paired_table(Sheet("Table 3: components", ["fold 0"], runs={"whole": runs["whole"]})) is None
 
@@ -105,8 +106,11 @@ def test_mistakes_are_named(
     one.with_suffix(EPISODES).write_text(lines)
     with pytest.raises(UserError, match=r"seed 5 has mIoU 52.50, not 72.50; test again"):
         read_tests(one)
+    one.with_suffix(EPISODES).write_text(lines.replace('"seed":5', '"seed":6'))
+    with pytest.raises(UserError, match=r"not the episodes of result_test_1shot.json: seed 5 is missing; test again"):
+        read_tests(one)
     other.with_suffix(EPISODES).unlink()
-    with pytest.raises(UserError, match=r"result_test_1shot\.episodes\.jsonl: no readable episodes.*test again"):
+    with pytest.raises(UserError, match=r"episodes\.jsonl:1: not an episode of a test .*No such file.*; test again"):
         read_tests(other)
     write(other, [50, 50, 60])
     write(one, [50, 90, 60])

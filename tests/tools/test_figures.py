@@ -111,7 +111,7 @@ def test_states_with_and_without_recap(cfg: Config, words: list[str], tmp_path: 
     assert recap["after_support"][0] == pytest.approx(plain["after_support"][0], abs=1e-3)  # one start, same weights
     assert content["published"] == published("figure5_hidden_state")
     model, dataset = network(cfg), EvaluationEpisodes(cfg, *make_episodes(cfg, cfg.seeds[0], cfg.test_episodes))
-    maxima = [state_cosines(next(visits(model, dataset[number]))).query_maxima[3] for number in (0, 2, 4)]
+    maxima = [state_cosines(visits(model, dataset[number])[0])["after_query"][1][3] for number in (0, 2, 4)]
     assert recap["after_query"][3]["mean"] == pytest.approx(100 * fmean(map(float, maxima)), abs=1e-2)
 
 

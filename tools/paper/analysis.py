@@ -3,7 +3,6 @@
 Maps are channels last as in `model.parts.mamba`, of one episode, B = 1: query `q` and support `s`, `(1, f, f, C)`.
 """
 
-from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -11,9 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.methods.hmnet import HMNet
-from model.parts.mamba import DIRECTIONS, HybridBlock, MambaBlock, Tokens
+from model.parts.mamba import DIRECTIONS, HybridBlock, Tokens
 from model.parts.order import patch_orders, plain_orders
-from model.parts.trunk import Trunk
 from model.resize import resize, resize_last
 from util.errors import UserError
 
@@ -28,62 +26,30 @@ class Visit(NamedTuple):
     mask: Tensor  # (1, f, f), the share of the supports that is foreground
 
 
-class StateCosines(NamedTuple):
-    """Cosine of every position of the downsampled support with the hidden state, segment by segment."""
-
-    after_support: Tensor  # (P or 1, p, p): after each time that the support was scanned
-    after_query: Tensor  # (P, p, p): after each query patch
-    support_maxima: Tensor  # (P or 1,): the largest cosine of a foreground position
-    query_maxima: Tensor  # (P,)
-
-
-class Captured(dict[str, Tensor]):
-    """Within the block, what leaves the trunk's two embeddings, channels last, under their names."""
-
-    def __init__(self, model: HMNet) -> None:
-        super().__init__()
-        self.modules = {name: getattr(model.embedding, name) for name in ("merge_query", "merge_support")}
-
-    def __enter__(self) -> "Captured":
-        def keep(name: str) -> Callable[..., None]:
-            return lambda _module, _inputs, out: self.update({name: out.permute(0, 2, 3, 1)})
-
-        self.hooks = [module.register_forward_hook(keep(name)) for name, module in self.modules.items()]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self.hooks:
-            hook.remove()
-
-
 @torch.inference_mode()
-def visits(model: HMNet, item: dict[str, Any]) -> Iterator[Visit]:
+def visits(model: HMNet, item: dict[str, Any]) -> list[Visit]:
     """The hybrid blocks of a network in the order of computation, for one episode as a test data set gives it.
 
     Raises UserError for a network without any.
     """
     device = next(model.parameters()).device
     query, support, mask = (item[key][None].to(device) for key in ("query", "support", "support_mask"))
-    if not any(isinstance(block, HybridBlock) for block in model.trunk.blocks):
+    blocks = {number: block for number, block in enumerate(model.trunk.blocks) if isinstance(block, HybridBlock)}
+    if not blocks:
         raise UserError("this network has no hybrid Mamba block: needs fusion hmnet, and srm or qim other than none")
-    with Captured(model) as captured:
-        model(query, support, mask)
+    entered: list[Tensor] = []  # what each block's first layer norm takes: all supports, then all queries
+    hooks = [block.ln_1.register_forward_hook(lambda *seen: entered.append(seen[1][0])) for block in blocks.values()]
+    model(query, support, mask)
+    for hook in hooks:
+        hook.remove()
     foreground = resize((mask == 1).float(), model.feature_size).mean(1)  # (1, f, f)
-    yield from walk(model.trunk, captured["merge_query"], captured["merge_support"], foreground)
-
-
-def walk(trunk: Trunk, q: Tensor, s: Tensor, mask: Tensor) -> Iterator[Visit]:
-    """Lead query and support through the trunk and stop at every hybrid block."""
-    for number, block in enumerate(trunk.blocks):
-        assert isinstance(block, MambaBlock)
-        if isinstance(block, HybridBlock):
-            yield Visit(number, block, q, s, mask)
-        s, memory = block.encode_support(s)
-        q = block(q, memory)
+    supports, queries = entered[: len(blocks)], entered[len(blocks) :]
+    found = zip(blocks.items(), queries, supports, strict=True)
+    return [Visit(number, block, q, s, foreground) for (number, block), q, s in found]
 
 
 @torch.inference_mode()
-def state_cosines(visit: Visit) -> StateCosines:
+def state_cosines(visit: Visit) -> dict[str, tuple[Tensor, Tensor]]:
     """Figure 5: how much of the support is left in SRM's hidden state after each segment of direction 0's sequence.
 
     The segments are those of section 4.2: support, query patch, support, query patch... With `srm: basic` the support
@@ -91,6 +57,9 @@ def state_cosines(visit: Visit) -> StateCosines:
     segment the state is `h (D, N)`; at position j of the support, whose scan input is `u_j (D)`, stands
     `max over n of cos(u_j, h[:, n])`. The figure's number is the maximum over the support's foreground: cells that are
     at least half foreground, or the fullest ones where none is. Raises UserError where no state sees the support.
+
+    Returns by name, `after_support` for each time that it was scanned and `after_query` for each of P patches: maps
+    (P or 1, p, p) of the downsampled support's positions, and those maxima (P or 1,).
     """
     block, scan = visit.block, visit.block.scan
     if block.srm == "none":
@@ -101,28 +70,23 @@ def state_cosines(visit: Visit) -> StateCosines:
     tokens = scan.project(block.query.scan_input(block.ln_1(visit.query)).flatten(1, 2))
     recap = block.srm == "recap"
     order = patch_orders(size, patches, small.device) if recap else plain_orders(size, small.device)
-    state, after_support, after_query = memory.state, [memory.state], []
+    state, states = memory.state, {"after_support": [memory.state], "after_query": []}
     for number, positions in enumerate(order[0].chunk(patches**2)):  # (f * f / P) each
         if recap and number:
             state = memory.decay * state + memory.state
-            after_support.append(state)
-        state = next_state(block, tokens, positions, state)
-        after_query.append(state)
+            states["after_support"].append(state)
+        part = Tokens(tokens.u[:, positions], tokens.projected[:, positions])
+        in_order = torch.arange(len(positions), device=small.device).expand(DIRECTIONS, -1).contiguous()
+        state = scan(part, in_order, initial_state=state)[1]
+        states["after_query"].append(state)
     mask = resize(visit.mask[None], size // patches)[0, 0]  # (p, p)
     unit = F.normalize(small[0].float(), dim=-1)  # (p, p, D)
-    maps = []
-    for states in (after_support, after_query):
-        h = F.normalize(torch.cat(states)[:, 0].float(), dim=1)  # (segments, D, N)
-        maps.append(torch.einsum("hwd,sdn->shwn", unit, h).amax(-1))  # (segments, p, p)
-    maxima = [cosine[:, mask >= min(0.5, float(mask.max()))].amax(1) for cosine in maps]
-    return StateCosines(maps[0], maps[1], maxima[0], maxima[1])
-
-
-def next_state(block: HybridBlock, tokens: Tokens, positions: Tensor, state: Tensor) -> Tensor:
-    """The states `(1, 4, D, N)` after the tokens at `positions (T,)`, an order that is direction 0's alone."""
-    part = Tokens(tokens.u[:, positions], tokens.projected[:, positions])
-    in_order = torch.arange(len(positions), device=positions.device).expand(DIRECTIONS, -1).contiguous()
-    return block.scan(part, in_order, initial_state=state)[1]
+    found = {}
+    for name, those in states.items():
+        h = F.normalize(torch.cat(those)[:, 0].float(), dim=1)  # (segments, D, N)
+        cosines = torch.einsum("hwd,sdn->shwn", unit, h).amax(-1)  # (segments, p, p)
+        found[name] = cosines, cosines[:, mask >= min(0.5, float(mask.max()))].amax(1)
+    return found
 
 
 def readings(visit: Visit) -> dict[str, tuple[Tensor, Tensor]]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import yaml
 
-from engine.results import AnyTest, OneClassResult, SeveralClassesResult, results_below, without_stale
+from engine.results import AnyTest, OneClassResult, SeveralClassesResult, current_results
 from tools.paper.published import published
 from tools.paper.table import Table
 
@@ -18,6 +18,7 @@ COLUMNS = (
     *("mIoU", "published, same protocol", "published, other protocol: not comparable"),
 )
 PAPER_TABLES = {1: ("pascal", 473), 2: ("coco", 633)}  # data set and HMNet's input size of two tables of paper.yaml
+GENERALIZED = {"mIoU-N": "miou_novel", "mIoU-B": "miou_base", "mIoU-A": "miou_all"}
 
 
 class Reference(NamedTuple):
@@ -32,6 +33,10 @@ class Reference(NamedTuple):
     variant: str = ""
     size: int | None = None
 
+    def tested_by(self) -> str:
+        """The protocol as results name it: BAM's generalized figure is of novel classes."""
+        return "generalized mIoU-N" if self.protocol == "generalized" else self.protocol
+
     def text(self, folds: Iterable[int]) -> str:
         """The mIoU over the same folds as far as the source has them, and how it was made."""
         known = [self.folds[fold] for fold in folds if fold < len(self.folds)]
@@ -41,17 +46,7 @@ class Reference(NamedTuple):
         return f"{self.method} {value:.1f} ({', '.join(filter(None, about))})"
 
 
-class Row(NamedTuple):
-    """What the tests of one row have in common: one benchmark, network and way of testing."""
-
-    set: str
-    variant: str
-    shot: int
-    protocol: str
-    train_list: str
-    size: int
-    metric_size: str
-    network: str
+Row = tuple[str, str, int, str, str, int, str, str]  # set, variant, shots, protocol, list, size, scored at, network
 
 
 class Fold(NamedTuple):
@@ -78,30 +73,29 @@ def references() -> list[Reference]:
     return found
 
 
-def read_results(folder: Path) -> dict[Row, dict[int, Fold]]:
+def read_folds(folder: Path) -> dict[Row, dict[int, Fold]]:
     """The folds of every test below a folder that says what it was made with; older files have no such entry."""
     rows: dict[Row, dict[int, Fold]] = defaultdict(dict)
-    for result in sorted(without_stale(results_below(folder, AnyTest)), key=lambda result: result.time):
-        if (about := result.test) is None:
-            continue
-        network = f"{result.method} {result.cfg.backbone_name}, {about.trained_on.split()[0]}"
-        how = about.train_list, about.size, about.metric_size, network
-        for protocol, miou, episodes, images in _metrics(result):
-            row = Row(about.set, about.variant, result.cfg.shot, protocol, *how)
-            rows[row][about.fold] = Fold(100 * miou, episodes, images, about.notes)
+    results = current_results(folder.rglob("result*.json"), AnyTest)
+    for result in sorted(results, key=lambda result: result.time):
+        if about := result.test:
+            network = f"{result.method} {result.cfg.backbone_name}, {about.trained_on.split()[0]}"
+            which, how = (about.set, about.variant, result.cfg.shot), (about.train_list, about.size, about.metric_size)
+            for protocol, miou, episodes, images in metrics_of(result):
+                row: Row = (*which, protocol, *how, network)
+                rows[row][about.fold] = Fold(100 * miou, episodes, images, about.notes)
     return rows
 
 
-def _metrics(result: AnyTest) -> Iterator[tuple[str, float, int, int | None]]:
+def metrics_of(result: AnyTest) -> Iterator[tuple[str, float, int, int | None]]:
     """Protocol, mIoU as a fraction, number of episodes and of query images; several of a generalized test."""
+    names: dict[str, str] = {result.cfg.protocol: "miou"}
     count = result.cfg.test_episodes or 1000
     if isinstance(result, OneClassResult):
-        names: dict[str, str] = {result.cfg.protocol: "miou"}
         images, count = result.results[0].query_images, len(result.results[0].episode_iou)
     elif isinstance(result, SeveralClassesResult):
         images, order = result.runs[0].query_images, "" if result.first == "novel" else ", base first"
-        labels = {"mIoU-N": "miou_novel", "mIoU-B": "miou_base", "mIoU-A": "miou_all"}
-        several = {f"generalized{order} {label}": name for label, name in labels.items()}
+        several = {f"generalized{order} {label}": name for label, name in GENERALIZED.items()}
         names = {f"ways {result.ways}": "miou"} if result.kind == "ways" else several
     for protocol, name in names.items():
         if (miou := result.aggregate[name].mean) is not None:
@@ -111,19 +105,18 @@ def _metrics(result: AnyTest) -> Iterator[tuple[str, float, int, int | None]]:
 def benchmark_table(folder: Path) -> Table:
     """A row per benchmark, shots and way of testing; published metrics stand in two columns by their protocol."""
     table, known, notes = Table("Benchmarks", COLUMNS), references(), dict[str, None]()
-    for row, found in sorted(read_results(folder).items()):
-        fitting = [r for r in known if (r.set, r.shot) == (row.set, row.shot)]
-        same = [r for r in fitting if _is_same(r, row)]
-        others = [r for r in fitting if r not in same]
-        texts = ("; ".join(r.text(found) for r in refs) or "-" for refs in (same, others))
+    for (data, variant, shot, protocol, *how), found in sorted(read_folds(folder).items()):
         tests = dict(sorted(found.items()))
+        fitting = [one for one in known if (one.set, one.shot) == (data, shot)]
+        same = [one for one in fitting if (one.tested_by(), one.variant or variant) == (protocol, variant)]
+        other = [one for one in fitting if one not in same]
         episodes = "/".join(map(str, dict.fromkeys(test.episodes for test in found.values())))
         images = "/".join(str(test.images) for test in tests.values() if test.images) or "-"
+        about = (str(shot), f"{protocol}, {episodes} episodes", images, *map(str, how))
         folds = ", ".join(f"{fold}: {test.miou:.1f}" for fold, test in tests.items())
-        name, mean = f"{row.set} {row.variant}".strip(), fmean(test.miou for test in tests.values())
-        protocol = f"{row.protocol}, {episodes} episodes"
-        about = (str(row.shot), protocol, images, row.train_list, str(row.size), row.metric_size, row.network)
-        table.rows.append((name, *about, folds, f"{mean:.1f}", *texts))
+        name, mean = f"{data} {variant}".strip(), f"{fmean(test.miou for test in tests.values()):.1f}"
+        published_ones = ("; ".join(one.text(found) for one in some) or "-" for some in (same, other))
+        table.rows.append((name, *about, folds, mean, *published_ones))
         notes |= dict.fromkeys(f"{name}: {note}" for test in found.values() for note in test.notes)
     table.notes = [
         "mIoU in per cent, mean of the folds that were tested; of each fold the newest test.",
@@ -131,9 +124,3 @@ def benchmark_table(folder: Path) -> Table:
         *notes,
     ]
     return table
-
-
-def _is_same(reference: Reference, row: Row) -> bool:
-    """Whether a metric was made as the row's: protocol and variant; BAM's generalized one is of novel classes."""
-    protocol = "generalized mIoU-N" if reference.protocol == "generalized" else reference.protocol
-    return (protocol, reference.variant or row.variant) == (row.protocol, row.variant)

@@ -51,8 +51,13 @@ def save(path: Path, draw: Callable[[], Figure], numbers: Mapping[str, Any]) -> 
             metadata = {"CreationDate": None} if file.suffix == ".pdf" else {}
             figure.savefig(buffer, format=file.suffix[1:], dpi=300, bbox_inches="tight", metadata=metadata)
             atomic_write(file, buffer.getvalue())
-    atomic_write(written[2], json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
+    write_numbers(written[2], numbers)
     return written
+
+
+def write_numbers(path: Path, numbers: Mapping[str, Any]) -> None:
+    """Write what a figure shows as JSON."""
+    atomic_write(path, json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
 
 
 def draw_states(numbers: Mapping[str, Any], maps: Mapping[str, Any], support: RGB) -> Figure:
@@ -88,22 +93,21 @@ def draw_states(numbers: Mapping[str, Any], maps: Mapping[str, Any], support: RG
 
 def draw_segments(axis: Axes, numbers: Mapping[str, Any]) -> None:
     """The maximum cosine after each segment: filled markers after the support, hollow ones after a query patch."""
-    paper = numbers["published"]
-    patches = max(paper["patches"]) + 1
-    for number, (name, series) in enumerate(numbers["series"].items()):
-        supports, queries = series["after_support"], series["after_query"]
-        patches = max(patches, len(queries))
-        points = [(2 * i, row) for i, row in enumerate(supports)] + [(2 * i + 1, row) for i, row in enumerate(queries)]
-        points.sort(key=lambda point: point[0])
-        x = [place for place, _ in points]
-        mean, std = (np.array([row[key] or 0 for _, row in points]) for key in ("mean", "std"))
+    paper, series = numbers["published"], numbers["series"]
+    patches = max(max(paper["patches"]) + 1, *(len(own["after_query"]) for own in series.values()))
+    places = {"after_support": 0, "after_query": 1}  # of a part's first state
+    for number, (name, own) in enumerate(series.items()):
+        states = [(2 * i + at, row) for part, at in places.items() for i, row in enumerate(own[part])]
+        points = sorted((place, row["mean"], row["std"] or 0) for place, row in states)
+        x, mean, std = (np.array(column) for column in zip(*points, strict=True))
         axis.fill_between(x, mean - std, mean + std, color=color(number), alpha=0.15, linewidth=0)
         axis.plot(x, mean, color=color(number), label=name)
-        for place, row in points:
-            fill = "white" if place % 2 else color(number)
-            axis.plot(place, row["mean"], MARKERS[number], color=color(number), markerfacecolor=fill)
-    for part, shift, label in (("after_support", 0, "published"), ("after_query", 1, None)):
-        axis.plot([2 * patch + shift for patch in paper["patches"]], paper[part], "x", color=PUBLISHED, label=label)
+        for at, fill in enumerate((color(number), "white")):
+            part = x % 2 == at
+            axis.plot(x[part], mean[part], MARKERS[number], color=color(number), markerfacecolor=fill)
+    for part, at in places.items():
+        label = None if at else "published"
+        axis.plot([2 * patch + at for patch in paper["patches"]], paper[part], "x", color=PUBLISHED, label=label)
     axis.set_xticks(range(2 * patches), [f"{i // 2 + 1}" if i % 2 else "S" for i in range(2 * patches)], fontsize=6)
     axis.set(xlabel="state after the support (S) or after query patch 1, 2, ...", ylabel="maximum cosine, %")
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=3)

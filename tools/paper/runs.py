@@ -3,16 +3,15 @@
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from engine.evaluation import expected_weights
 from engine.identity import method_name
-from engine.results import OneClassResult, SeedMetrics, TrainingResult, read_result, results_below, without_stale
+from engine.results import OneClassResult, SeedMetrics, TrainingResult, current_results, read_result
 from model.methods import find_method
 from util.config import Config, load_config
 from util.schema import keys_of, run_tag
@@ -31,25 +30,11 @@ SETTINGS = tuple(
 )
 
 
-class Measured(NamedTuple):
+class Run(NamedTuple):
     """A test with one seed."""
 
     result: OneClassResult
     metrics: SeedMetrics
-
-
-class Averages(NamedTuple):
-    """Means over training seeds of tests that are alike, IoUs in per cent."""
-
-    miou: float
-    miou_spread: float | None  # standard deviation over the runs
-    fb_iou: float
-    seconds: float
-    episode_iou: float  # mean over episodes
-    interval: tuple[float, float] | None  # 95 % bootstrap interval of that mean: limits, each averaged over the runs
-    query_images: tuple[int | None, ...]  # how many distinct ones each run has
-    results: tuple[OneClassResult, ...]
-    differences: tuple[str, ...]  # from the settings that were wanted
 
 
 @dataclass(frozen=True)
@@ -61,42 +46,37 @@ class RunSpec:
     testing: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None  # of the episodes; None: the first of the config
     identity: Sequence[str] = ()  # settings in which a run must not differ
-    training_seed: int | None = None  # None: any
     result: str | None = None  # the result's file name, where others share the folder
 
-    def trained_with(self, seed: int) -> "RunSpec":
-        """The same run, trained with this seed; other seeds than the config's have a folder of their own."""
-        changed = {} if seed == _read(self.config).manual_seed else {"manual_seed": seed}
-        return replace(self, network={**self.network, **changed}, training_seed=seed)
+    def trained_with(self, seed: int | None) -> "RunSpec":
+        """The same run, trained with this seed, if any; other ones than the config's have a folder of their own."""
+        usual = seed in (None, _read(self.config).manual_seed)
+        return self if usual else replace(self, network={**self.network, "manual_seed": seed})
 
     @property
     def folder(self) -> str:
         """The value of `exp`: the config's own, and below it a folder for every other network."""
-        exp = _read(self.config).exp
-        changes = {key: value for key, value in sorted(self.network.items()) if key not in PLACED}
-        return "/".join([exp, *(["_".join(f"{k}-{v}".lower() for k, v in changes.items())] if changes else [])])
+        changes = [f"{key}-{value}".lower() for key, value in sorted(self.network.items()) if key not in PLACED]
+        return "/".join([_read(self.config).exp, *(["_".join(changes)] if changes else [])])
 
     @property
     def cfg(self) -> Config:
         """The whole configuration of the test."""
         return _read(self.config).model_copy(update={**self.network, **self.testing, "exp": self.folder})
 
-    def find(self, measured: Iterable[Measured]) -> Averages | None:
-        """The averages of the runs nearest to what is wanted, the newest of each training seed."""
-        cfg, seeds = self.cfg, [self.training_seed]
-        own = [run for run in measured if self.training_seed is None or run.result.cfg.manual_seed in seeds]
+    def find(self, runs: Sequence[Run]) -> list[Run]:
+        """The runs nearest to what is wanted, the newest of each training seed."""
+        cfg = self.cfg
         wanted = identity(cfg, method_name(cfg), self.identity)
-        fitting = [run for run in own if identity(run.result.cfg, run.result.method, self.identity) == wanted]
-        first = cfg.test_seeds[0] if self.seed is None else self.seed
-        seeded = [run for run in fitting if run.metrics.seed == first]
-        fitting = seeded if self.seed is not None or seeded else fitting
-        if not fitting:
-            return None
-        compared = [(differences(run.result.cfg, cfg), run) for run in sorted(fitting, key=lambda run: run.result.time)]
-        nearest = min(reversed(compared), key=lambda pair: len(pair[0]))[0]
-        return average(
-            {run.result.cfg.manual_seed: run for found, run in compared if found == nearest}.values(), nearest
-        )
+        fitting = [run for run in runs if identity(run.result.cfg, run.result.method, self.identity) == wanted]
+        seed = cfg.test_seeds[0] if self.seed is None else self.seed
+        seeded = [run for run in fitting if run.metrics.seed == seed]
+        fitting = fitting if self.seed is None and not seeded else seeded
+        by_difference: dict[tuple[str, ...], dict[int, Run]] = {}
+        for run in sorted(fitting, key=lambda run: run.result.time):
+            found = differences(run.result.cfg, cfg)
+            by_difference[found] = {**by_difference.pop(found, {}), run.result.cfg.manual_seed: run}  # newest last
+        return list(by_difference[min(reversed(by_difference), key=len)].values()) if by_difference else []
 
     def commands(self) -> list[str]:
         """What makes this run, as far as it is not made: base learner, meta-training, test."""
@@ -131,23 +111,6 @@ def _read(config: str) -> Config:
     return load_config(config)
 
 
-def average(runs: Iterable[Measured], found_differences: tuple[str, ...] = ()) -> Averages:
-    """Means over runs."""
-    results, metrics = zip(*runs, strict=True)
-    mious, limits = [100 * one.miou for one in metrics], [one.interval for one in metrics if one.interval]
-    return Averages(
-        miou=fmean(mious),
-        miou_spread=stdev(mious) if len(mious) > 1 else None,
-        fb_iou=fmean(100 * one.fb_iou for one in metrics),
-        seconds=fmean(one.seconds for one in metrics),
-        episode_iou=fmean(100 * one.mean_episode_iou for one in metrics),
-        interval=(fmean(100 * low for low, _ in limits), fmean(100 * high for _, high in limits)) if limits else None,
-        query_images=tuple(one.query_images for one in metrics),
-        results=results,
-        differences=found_differences,
-    )
-
-
 def is_trained(cfg: Config) -> bool:
     """Whether there are weights to test, released ones or those of a training that has finished."""
     course = cfg.experiment_dir / f"result{run_tag(cfg.shot)}.json"
@@ -155,10 +118,14 @@ def is_trained(cfg: Config) -> bool:
     return finished and expected_weights(cfg).is_file()
 
 
-def read_runs(exp: Path) -> list[Measured]:
-    """Every test below a folder with each of its seeds; a warning names one whose weights are others by now."""
-    results = without_stale(results_below(exp, OneClassResult))
-    return [Measured(result, metrics) for result in results for metrics in result.results]
+def read_runs(exp: Path, training_seeds: Sequence[int] = ()) -> list[Run]:
+    """Every test of networks trained with these seeds (none: any) below a folder, with each seed of its episodes.
+
+    A warning names one whose weights are others by now.
+    """
+    results = current_results(exp.rglob("result*.json"), OneClassResult)
+    chosen = (one for one in results if not training_seeds or one.cfg.manual_seed in training_seeds)
+    return [Run(result, metrics) for result in chosen for metrics in result.results]
 
 
 def identity(cfg: Config, method: str, more: Sequence[str] = ()) -> tuple[Any, ...]:

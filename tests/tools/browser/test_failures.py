@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.evaluation import make_episodes, run_episodes
-from engine.results import EPISODES, EpisodeRow, episode_rows, of_seed
+from engine.results import EPISODES, EpisodeRow, SeedMetrics, episode_rows
 from model.build import build_model
 from model.released import load_weights
 from tests.written import write_test
@@ -24,7 +24,7 @@ def write_result(path: Path, cfg: Config, weights: Path) -> list[float | None]:
     episodes = make_episodes(cfg, 3, 7)
     metrics = run_episodes(model, cfg, episodes, ProcessGroup(torch.device("cpu")), progress=False)
     names = {number: f"thing{number}" for number in range(1, 9)}
-    write_test(cfg, of_seed(3, metrics), path=path, weights=str(weights))
+    write_test(cfg, SeedMetrics(seed=3, **dict(metrics)), path=path, weights=str(weights))
     write_rows(path.with_suffix(EPISODES), episode_rows(3, episodes.episodes, metrics, names))
     return metrics.episode_iou
 

@@ -11,7 +11,7 @@ from model.parts.mamba import HybridBlock, Tokens
 from model.parts.order import plain_orders
 from model.resize import resize_last
 from tests.model.methods.test_hmnet import small
-from tools.paper.analysis import Visit, enhancement, mean_cosine, readings, state_cosines, visits, walk
+from tools.paper.analysis import Visit, enhancement, mean_cosine, readings, state_cosines, visits
 from util.errors import UserError
 
 SIZE, PATCHES = 6, 2
@@ -69,10 +69,8 @@ def test_state_cosines_token_by_token(srm: str) -> None:
     found = state_cosines(visit)
     foreground = F.interpolate(visit.mask[None], (side, side), mode="bilinear", align_corners=True)[0].flatten() >= 0.5
     assert 0 < foreground.sum() < side**2
-    for maps, maxima, expected in (
-        (found.after_support, found.support_maxima, torch.stack(after_support)),
-        (found.after_query, found.query_maxima, torch.stack(after_query)),
-    ):
+    for name, states in (("after_support", after_support), ("after_query", after_query)):
+        (maps, maxima), expected = found[name], torch.stack(states)
         torch.testing.assert_close(maps.double().flatten(1), expected, atol=1e-5, rtol=0)
         torch.testing.assert_close(maxima.double(), expected[:, foreground].amax(1), atol=1e-5, rtol=0)
 
@@ -82,7 +80,8 @@ def test_a_foreground_smaller_than_a_cell() -> None:
     mask = torch.zeros_like(visit.mask)
     mask[:, 2, 3] = 0.2
     found = state_cosines(visit._replace(mask=mask))
-    assert torch.equal(found.query_maxima, found.after_query[:, 1, 1])  # the one cell that has some
+    maps, maxima = found["after_query"]
+    assert torch.equal(maxima, maps[:, 1, 1])  # the one cell that has some
 
 
 @torch.inference_mode()
@@ -95,7 +94,9 @@ def test_the_last_state_is_that_of_the_network() -> None:
     block.srm = "basic"
     small_support = resize_last(block.support.scan_input(block.ln_1(visit.support)), SIZE // PATCHES)
     expected = largest_cosine(small_support.view(9, -1), state[0, 0])
-    torch.testing.assert_close(state_cosines(visit).after_query[-1].double().flatten(), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        state_cosines(visit)["after_query"][0][-1].double().flatten(), expected, atol=1e-5, rtol=0
+    )
 
 
 @torch.inference_mode()
@@ -125,21 +126,23 @@ def test_a_state_that_never_sees_the_support() -> None:
 
 
 @torch.inference_mode()
-def test_walking_through_the_trunk() -> None:
-    trunk = small("blocks", "4").trunk
-    q, s, mask = *torch.randn(2, 1, 8, 8, 16), torch.rand(1, 8, 8)
-    entered: list[Tensor] = []
-    for block in trunk.blocks:
-        block.ln_1.register_forward_hook(lambda _m, inputs, _out: entered.append(inputs[0]))
-    seen = list(walk(trunk, q, s, mask))
+def test_visits_are_what_enters_the_hybrid_blocks() -> None:
+    """Against query and support led through the trunk block by block."""
+    model, item = small("blocks", "4"), episode()
+    query, support, mask = (item[key][None] for key in ("query", "support", "support_mask"))
+    entered: dict[str, Tensor] = {}
+    for name in ("merge_query", "merge_support"):
+        keep = lambda _m, _i, out, name=name: entered.update({name: out.permute(0, 2, 3, 1)})  # noqa: E731
+        getattr(model.embedding, name).register_forward_hook(keep)
+    model(query, support, mask)
+    q, s = entered["merge_query"], entered["merge_support"]
+    seen = visits(model, item)
     assert [visit.number for visit in seen] == [1, 3]
-    entered.clear()
-    memories = trunk.encode_support(s)
-    supports = list(entered)
-    entered.clear()
-    trunk(q, memories)
-    for visit in seen:
-        torch.testing.assert_close((visit.query, visit.support), (entered[visit.number], supports[visit.number]))
+    for number, block in enumerate(model.trunk.blocks):
+        if number in (1, 3):
+            torch.testing.assert_close((seen[number // 2].query, seen[number // 2].support), (q, s))
+        s, memory = block.encode_support(s)
+        q = block(q, memory)
 
 
 def test_mean_cosine_pair_by_pair() -> None:
@@ -190,4 +193,4 @@ def test_an_object_that_vanishes() -> None:
 
 def test_other_trunks_have_nothing_to_show() -> None:
     with pytest.raises(UserError, match="no hybrid Mamba block"):
-        next(visits(small("fusion", "concat"), episode()))
+        visits(small("fusion", "concat"), episode())

@@ -62,7 +62,7 @@ def test_what_is_no_training(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not the result of a training"):
         read_course(write(tmp_path / "result_test_1shot.json", result(1, [0.5])))
     (tmp_path / "result.json").write_text("{")
-    with pytest.raises(UserError, match=f"{tmp_path}/result.json: not a readable JSON file"):
+    with pytest.raises(UserError, match=f"{tmp_path}/result.json: Invalid JSON"):
         read_course(tmp_path)
 
 
