@@ -1,7 +1,7 @@
 """Segment images of one's own, given a few with masks (docs/own-pictures.md).
 
     python predict.py --weights exp/.../best_1shot.pth --support support --query photos --out out
-    python predict.py --support support --query photos --out out     # without a trained network: `--arch adapt`
+    python predict.py --support support --query photos --out out     # the better training-free method
     python predict.py ... --part 3/8     # one of eight processes, anywhere; in the end the same with --finish
 
 Exit codes: 1 when some images could not be read or are missing, 2 for a mistake in what was asked.
@@ -17,8 +17,6 @@ from util.arguments import Parser
 from util.errors import UserError, run_main
 from util.pixels import MaskKind
 
-DEFAULT_METHOD = "adapt"  # without weights: fits itself to the supports
-
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
@@ -26,7 +24,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--weights", metavar="NAME", help="trained network: name of the zoo, file, folder, or user/name"
     )
-    parser.add_argument("--arch", metavar="METHOD", help="a training-free method instead (adapt), such as prototype")
+    parser.add_argument("--arch", metavar="METHOD", help="a training-free method instead; default: adapt or prototype")
     parser.add_argument("--support", type=Path, required=True, metavar="DIR", help="name.jpg with name.png, or ...")
     parser.add_argument(
         "--query", nargs="+", required=True, metavar="DIR", help="images to segment; or a list of them, *.txt"
@@ -39,7 +37,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--mask", choices=get_args(MaskKind), help="what masks are, where that cannot be seen")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="look for these only: names, or values in masks")
     parser.add_argument(
-        "--threshold", type=float, default=0.5, metavar="P", help="probability from which on an object is marked (0.5)"
+        "--threshold", type=float, metavar="P", help="probability that marks an object; default: as the supports say"
     )
     parser.add_argument("--probabilities", action="store_true", help="write these too, as PNG of 16 bits")
     parser.add_argument("--no-overlays", action="store_true", help="write masks alone")
@@ -48,6 +46,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--finish", action="store_true", help="join all parts and name what is missing")
     parser.add_argument("--verify", action="store_true", help="read what is done, and do again what has changed")
     parser.add_argument("--overwrite", action="store_true", help="do again what is done")
+    parser.add_argument("--no-expectation", action="store_true", help="do not try the supports on each other first")
+    parser.add_argument("--curve", action="store_true", help="write the IoU by the number of masks, curve.png")
     parser.add_argument("--html", action="store_true", help="write index.html, one page with all thumbnails")
     parser.add_argument(
         "--format", default="", metavar="NAME,...", help="write these too: coco, labelme, yolo, geojson, csv"
@@ -57,11 +57,9 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.weights and arguments.arch:
         raise UserError("give either --weights FILE, a trained network, or --arch METHOD, a training-free method")
-    if not arguments.weights:
-        arguments.arch = arguments.arch or DEFAULT_METHOD
     if arguments.batch is not None and arguments.batch < 1:
         raise UserError(f"--batch {arguments.batch}: should be at least 1")
-    if not 0 < arguments.threshold < 1:
+    if arguments.threshold is not None and not 0 < arguments.threshold < 1:
         raise UserError(f"--threshold {arguments.threshold}: should be between 0 and 1")
     arguments.part = arguments.part and parse_part(arguments.part)
     if arguments.finish and (arguments.part or arguments.overwrite):

@@ -9,13 +9,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from prediction.choice import FREE, Choice, choose
 from prediction.drawing import OVERLAY_SIDES
 from prediction.formats.table import chosen_formats, write_formats
 from prediction.gallery import write_gallery
 from prediction.manifest import Joined, Part, Record, join, read_manifest
 from prediction.outputs import FOLDERS, Kinds, Outputs
 from prediction.plan import PATIENCE, WHOLE, PredictionPlan, begin, claim_share, is_current, make_plan
-from prediction.predictor import AVERAGING_FACTOR, DEFAULT_CONFIG, Prediction, Predictor
+from prediction.predictor import AVERAGING_FACTOR, DEFAULT_CONFIG, Prediction
 from prediction.queries import Share, find_queries
 from prediction.settings import contents_of, fingerprint, is_ours, read_settings, write_settings
 from prediction.shared import open_shared
@@ -37,35 +38,24 @@ def plan_run(cfg: Config, arguments: argparse.Namespace, share: Share) -> tuple[
         support = select(support, arguments.classes)
     queries = find_queries(arguments.query, [*(out / folder for folder in FOLDERS.values()), arguments.support])
     settings = fingerprint(cfg, arguments.weights, support, queries.root) | {"threshold": arguments.threshold}
+    settings |= {"free": not (arguments.weights or arguments.arch), "tried": not arguments.no_expectation}
     outputs = Outputs(out, queries.files, Kinds(not arguments.no_overlays, arguments.probabilities))
     is_known = is_current(out, settings, arguments.overwrite or arguments.finish)
     plan = make_plan(support, queries, share, outputs, is_known, arguments.overwrite, arguments.verify)
     return plan, settings
 
 
-def announce(cfg: Config, weights: Path | None, plan: PredictionPlan) -> None:
-    """Say what will be done by which method."""
-    print(f"method: {cfg.arch}, " + (f"weights {weights}" if weights else "without trained weights"))
+def announce(plan: PredictionPlan) -> None:
+    """Say what is shown, and how much there is to do."""
     shots = ", ".join(f"{item.name} ({len(item.images)})" for item in plan.support)
-    count, share = len(plan.queries.files), plan.share
-    part = f", {len(plan.left)} left in part {share.number}/{share.total}"
-    print(
-        f"support: {shots}; {count} images" + (part if share.total > 1 else f", {count - len(plan.left)} done before")
-    )
+    count, left, share = len(plan.queries.files), len(plan.left), plan.share
+    part = f"{left} left in part {share.number}/{share.total}" if share.total > 1 else f"{count - left} done before"
+    print(f"support: {shots}; {count} images, {part}")
 
 
-def open_predictor(cfg: Config, weights: Path | None, device: str) -> Predictor:
-    """A predictor of a trained network, or of the training-free method that the config names."""
-    if weights is None:
-        return Predictor.from_method(cfg.arch, cfg, device)
-    return Predictor.from_checkpoint(cfg, weights, device)
-
-
-def segment_files(
-    predictor: Predictor, plan: PredictionPlan, threshold: float, batch: int | None
-) -> Iterator[list[Record] | UserError]:
+def segment_files(choice: Choice, plan: PredictionPlan, batch: int | None) -> Iterator[list[Record] | UserError]:
     """Segment the images that are left and write what is found: the records of each, or why it cannot be read."""
-    sides = [AVERAGING_FACTOR * predictor.size, *([OVERLAY_SIDES[1]] if plan.outputs.kinds.overlays else [])]
+    sides = [AVERAGING_FACTOR * choice.predictor.size, *([OVERLAY_SIDES[1]] if plan.outputs.kinds.overlays else [])]
 
     def read(file: str) -> tuple[RGB, tuple[int, ...], tuple[str, RGB, dict[str, object]]]:
         path = plan.queries.root / file
@@ -74,26 +64,31 @@ def segment_files(
 
     def write(rest: tuple[str, RGB, dict[str, object]], prediction: Prediction, seconds: float) -> list[Record]:
         file, picture, about = rest
-        return plan.outputs.write(file, picture, prediction.at(threshold), plan.values, seconds, about)
+        return plan.outputs.write(file, picture, prediction.at(choice.threshold), plan.values, seconds, about)
 
-    return predictor.segment(plan.left, read, write, batch)
+    return choice.predictor.segment(plan.left, read, write, batch)
 
 
 def predict(cfg: Config, arguments: argparse.Namespace, share: Share) -> list[str]:
     """Do what is left of this process's share; returns a line for each image that cannot be read."""
     plan, settings = plan_run(cfg, arguments, share)
-    announce(cfg, arguments.weights, plan)
-    if plan.left:
-        predictor = open_predictor(cfg, arguments.weights, arguments.device or cfg.device)
-        predictor.set_support({item.name: (item.images, item.masks) for item in plan.support})
-    # Weights and supports are as they should be: from here on something is written.
-    with claimed(arguments.out, is_ours, PATIENCE) if share.total > 1 else nullcontext():
+    announce(plan)
+    out: Path = arguments.out
+    # One of many processes tries the supports, the others wait for its notes.
+    with claimed(out, is_ours, PATIENCE) if share.total > 1 else nullcontext():
+        is_known = is_current(out, settings, arguments.overwrite)
+        known = read_settings(out).get("choice", {}) if is_known else {}
+        choice = choose(arguments, cfg, plan.support, known) if plan.left or arguments.curve else None
         begin(plan, settings, arguments.overwrite)
+        if choice:
+            origin = f"weights {arguments.weights}" if arguments.weights else "without trained weights"
+            print(f"method: {choice.notes['method']}, {origin}, threshold {choice.threshold}")
+            write_settings(out, read_settings(out) | {"choice": choice.notes})
     complaints = []
-    if plan.left:
+    if choice:
         progress = tqdm(total=len(plan.left), unit="image", disable=None)
-        with Part(arguments.out, share) as part, progress as bar:
-            for result in segment_files(predictor, plan, arguments.threshold, arguments.batch):
+        with Part(out, share) as part, progress as bar:
+            for result in segment_files(choice, plan, arguments.batch):
                 bar.update()
                 if isinstance(result, UserError):
                     complaints.append(str(result))
@@ -108,11 +103,14 @@ def finish(arguments: argparse.Namespace, complaints: Sequence[str] = ()) -> Joi
     out: Path = arguments.out
     joined = join(out)
     counts = {"images": len(joined.files), "found": dict(joined.found), "nothing": joined.nothing}
-    write_settings(out, read_settings(out) | counts)
+    write_settings(out, read_settings(out) | counts | {"least_sure": joined.least_sure})
     write_formats(chosen_formats(arguments.format), out)
     if arguments.html:
         write_gallery(out / "index.html", out.resolve().name, read_manifest(out), complaints)
     print(summary(joined))
+    if len(joined.files) > len(joined.least_sure) > 0:
+        sure = ", ".join(f"{printable(file)} ({certainty:.2f})" for file, certainty in joined.least_sure.items())
+        print(f"least sure of {sure}: label these next")
     return joined
 
 
@@ -133,7 +131,8 @@ def finish_parts(cfg: Config, arguments: argparse.Namespace) -> list[str]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what the command line asks; returns the exit code."""
-    arch = ["arch", arguments.arch] if arguments.arch else []
+    method = arguments.arch or (None if arguments.weights else FREE[0])
+    arch = ["arch", method] if method else []
     opts = [*arch, *arguments.opts]
     chosen_formats(arguments.format)  # a mistake in it is said before the work
     if arguments.weights:

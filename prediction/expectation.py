@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from model.inference import FeatureCache
 from prediction.masks import object_mask
 from prediction.predictor import AVERAGING_FACTOR, Predictor
 from prediction.support import SupportClass
@@ -24,6 +25,7 @@ THRESHOLDS = tuple(round(0.3 + 0.05 * step, 2) for step in range(9))  # 0.3 to 0
 MIDDLE = THRESHOLDS.index(0.5)
 MAX_FOLDS = 5  # support sets that are tried
 MAX_HELD = 15  # images that are segmented by others
+CACHE_MB = 500  # for the supports' features
 LEVEL = 0.95  # of intervals
 DISAGREES = 0.5  # of the other supports' median IoU, below which a mask is named
 MIN_MASKS = 4  # of a class, from which on one that disagrees is named
@@ -61,8 +63,11 @@ def leave_out(predictor: Predictor, support: Sequence[SupportClass]) -> list[Tri
     images = list(dict.fromkeys(image for item in support for image in item.images))
     held = images[:MAX_HELD]
     folds = min(len(held), MAX_FOLDS)
+    predictor.cache = FeatureCache(predictor.model, CACHE_MB)
     trials = (attempt(predictor, support, {*images} - {*fold}, fold) for fold in (held[n::folds] for n in range(folds)))
-    return [trial for fold in trials for trial in fold]
+    found = [trial for fold in trials for trial in fold]
+    predictor.cache = FeatureCache(predictor.model, 0)
+    return found
 
 
 def attempt(

@@ -3,8 +3,8 @@
 A line is one class found in one image: `file`, `class`, `value` in the mask, `area` in pixels, `score`, `scores` of its
 objects one by one (`prediction.objects`), `box` (left, top, right, bottom in pixels, the last two exclusive),
 `seconds`, `found` (how many classes, so many lines there are of the file), `mask`, `overlay` and `probability` (files,
-where they were asked for), `digest` (SHA-256 of the image's file) and `bytes` (its size). Where nothing is found there
-is one line without a class.
+where they were asked for), `certainty` of the whole mask, `digest` (SHA-256 of the image's file) and `bytes` (its
+size). Where nothing is found there is one line without a class.
 """
 
 import json
@@ -13,6 +13,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from heapq import nsmallest
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, NamedTuple
@@ -24,6 +25,7 @@ from util.files import atomic_open, atomic_write
 
 NAME = "manifest.jsonl"
 PART = re.compile(r"manifest\.part(\d+)of(\d+)\.jsonl")
+LISTED = 5
 TAIL = 2**20  # bytes at a part's end in which its last image is looked for; a line has some 300
 
 Record = dict[str, Any]
@@ -136,6 +138,7 @@ class Joined(NamedTuple):
     files: Mapping[str, int]  # its images, whose order is that in which they were read
     found: Counter[str]  # images by the class found in them
     nothing: int  # images in which nothing is found
+    least_sure: dict[str, float]  # the LISTED images of the lowest certainty
 
 
 def join(folder: Path) -> Joined:
@@ -146,11 +149,13 @@ def join(folder: Path) -> Joined:
     paths = [folder / NAME, *part_files(folder).values()]
     rows: dict[str, int] = {}
     places, starts, ends = array("l"), array("q"), array("q")
-    kinds, kind_of = array("l"), dict[tuple[str, ...], int]()
+    kinds, kind_of, certainties = array("l"), dict[tuple[str, ...], int](), array("d")
     for place, path in enumerate(paths):
         for group in scan(path):
             classes = tuple(record["class"] for record in group.records if record["class"] is not None)
             rows[group.file] = len(places)
+            certainty = group.records[0].get("certainty")
+            certainties.append(certainty if isinstance(certainty, float) else 1.0)
             kinds.append(kind_of.setdefault(classes, len(kind_of)))
             for column, value in ((places, place), (starts, group.start), (ends, group.end)):
                 column.append(value)
@@ -164,7 +169,8 @@ def join(folder: Path) -> Joined:
     found = Counter[str]()
     for classes, count in by_classes.items():
         found.update(dict.fromkeys(classes, count))
-    return Joined(rows, found, by_classes.get((), 0))
+    unsure = nsmallest(LISTED, ((certainties[row], file) for file, row in rows.items()))
+    return Joined(rows, found, by_classes.get((), 0), {file: certainty for certainty, file in unsure if certainty < 1})
 
 
 def _copy(target: Path, paths: Sequence[Path], pieces: Iterable[tuple[int, int, int]]) -> None:

@@ -98,7 +98,10 @@ class Outputs:
             save_image(self.folder / paths["overlay"], draw_overlay(image, mask, entries))
         if "probability" in paths:
             save_probability(self.folder / paths["probability"], prediction.probability)
-        shared = {"seconds": round(seconds, 4), "found": len(found), **paths, **(about or {})}
+        shared = {
+            **{"seconds": round(seconds, 4), "found": len(found), "certainty": round(prediction.certainty, 4)},
+            **{**paths, **(about or {})},
+        }
         nothing = {"file": file, "class": None, "value": None, "area": 0, "score": 0.0, "box": None, **shared}
         scores = object_scores(prediction.mask, prediction.class_probabilities)
         return [

@@ -76,7 +76,7 @@ def test_every_object_is_in_the_table(
 
 def test_without_weights_the_supports_alone_are_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
     folders = ["--support", "s", "--query", "q", "--out", "o"]
-    for words, arch in (([], "adapt"), (["--arch", "prior"], "prior"), (["--weights", "w.pth"], None)):
+    for words, arch in (([], None), (["--arch", "prior"], "prior"), (["--weights", "w.pth"], None)):
         monkeypatch.setattr(sys, "argv", ["predict.py", *folders, *words])
         assert predict.parse_arguments().arch == arch
     monkeypatch.setattr(sys, "argv", ["predict.py", *folders, "--weights", "w.pth", "--arch", "prior"])

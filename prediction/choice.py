@@ -1,0 +1,72 @@
+"""The method and the threshold of a run: as they are asked for, or as the supports themselves say."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from prediction.expectation import as_json, better, expect, leave_out, lines, write_curve
+from prediction.predictor import DEFAULT_CONFIG, Predictor
+from prediction.support import SupportClass
+from util.config import Config, load_config
+from util.errors import UserError
+
+FREE = ("adapt", "prototype")  # methods without weights, the usual one first
+
+
+class Choice(NamedTuple):
+    """What segments, with its supports set."""
+
+    predictor: Predictor
+    threshold: float
+    notes: dict[str, Any]  # for run.json
+
+
+def open_predictor(cfg: Config, weights: Path | None, device: str) -> Predictor:
+    """A predictor of a trained network, or of the training-free method that the config names."""
+    if weights is None:
+        return Predictor.from_method(cfg.arch, cfg, device)
+    return Predictor.from_checkpoint(cfg, weights, device)
+
+
+def choose(
+    arguments: argparse.Namespace, cfg: Config, support: Sequence[SupportClass], known: Mapping[str, Any]
+) -> Choice:
+    """Open what is asked for and set its supports; try it on them where that was not noted before.
+
+    Where neither weights nor a method are given, the better one of FREE is taken. `known` are the notes of an earlier
+    run of the same settings.
+    """
+    predictor = open_predictor(cfg, arguments.weights, arguments.device or cfg.device)
+    classes = {item.name: (item.images, item.masks) for item in support}
+    predictor.set_support(classes)  # whatever is wrong with it is said now
+    is_free = not arguments.weights and not arguments.arch
+    notes = dict(known) or {"method": cfg.arch, "threshold": arguments.threshold or 0.5, "expected": {}}
+    if not known and not arguments.no_expectation and max(len(item.images) for item in support) > 1:
+        ways = _ways(arguments, cfg, predictor, is_free)
+        if trials := {way: found for way, each in ways.items() if (found := leave_out(each, support))}:
+            used = better(trials) if is_free else cfg.arch
+            expected = {way: expect(found, arguments.threshold) for way, found in trials.items()}
+            notes = {"method": used, "threshold": expected[used].threshold, "expected": as_json(expected)}
+            print("\n".join(lines(expected, used)))
+    if notes["method"] != cfg.arch:
+        predictor = predictor.with_method(notes["method"], cfg)
+    if arguments.curve:
+        write_curve(arguments.out, predictor, support, notes["threshold"])
+    predictor.set_support(classes)
+    return Choice(predictor, notes["threshold"], notes)
+
+
+def _ways(arguments: argparse.Namespace, cfg: Config, predictor: Predictor, is_free: bool) -> dict[str, Predictor]:
+    """By name what is tried: that which is asked for, and what else there is without weights."""
+    ways = {cfg.arch: predictor}
+    if is_free:
+        return ways | {name: predictor.with_method(name, cfg) for name in FREE if name != cfg.arch}
+    if not arguments.weights:
+        return ways
+    free = load_config(DEFAULT_CONFIG, ["arch", FREE[0]])
+    try:
+        adapt = open_predictor(free, None, arguments.device or free.device)
+    except UserError:  # the backbone's weights are not here
+        return ways
+    return ways | {FREE[0]: adapt, FREE[1]: adapt.with_method(FREE[1], free)}

@@ -1,0 +1,113 @@
+"""Images larger than what a network sees: in tiles, whose margins are blended, from strip to strip."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dataset.transform import bounding_box
+from prediction.masks import object_mask
+from util.errors import UserError
+from util.image import RGB, read_image
+from util.pixels import IGNORE
+
+if TYPE_CHECKING:
+    from prediction.predictor import Prediction, Predictor
+
+Window = Callable[[int, int, int, int], RGB]  # the pixels (height, width, 3) from top, left on
+
+
+class Tiling(NamedTuple):
+    """How images are cut."""
+
+    side: int  # of a tile, pixels of the image
+    overlap: float = 0.25  # of neighbouring tiles, in units of their side
+
+    def cuts(self, size: Sequence[int]) -> bool:
+        """Whether an image (h, w) is larger than a tile."""
+        return max(size) > self.side
+
+    def starts(self, length: int) -> list[int]:
+        """Where tiles begin along a side of an image; the last one ends where the image does."""
+        step = max(1, round(self.side * (1 - self.overlap)))
+        last = max(length - self.side, 0)
+        return [*range(0, last, step), last]
+
+
+def check_tiling(predictor: "Predictor", tiling: Tiling) -> None:
+    """UserError for tiles that a network cannot tell apart, or an overlap that is none."""
+    maps = {info.name: info.stride for info in predictor.model.backbone.maps}
+    step = max(maps[name] for name in predictor.model.maps)
+    if tiling.side < step:
+        raise UserError(f"--tile {tiling.side}: is less than the {step} pixels of a step of this network; give more")
+    if not 0 <= tiling.overlap <= 0.9:
+        raise UserError(f"--overlap {tiling.overlap}: should be from 0 to 0.9")
+
+
+def strips(
+    predictor: "Predictor", window: Window, size: tuple[int, int], tiling: Tiling, batch: int = 1
+) -> Iterator["Prediction"]:
+    """What is found in an image (h, w), strip by strip from top to bottom.
+
+    A tile is scored like an image of its own; where tiles overlap, their margins over the background are averaged with
+    the weights of a Hann window. In memory are the tiles of one row.
+    """
+    height, width = size
+    names, tops, lefts = tuple(predictor.states), tiling.starts(height), tiling.starts(width)
+    shape = min(tiling.side, height), min(tiling.side, width)
+    hann = torch.from_numpy(np.outer(*(np.hanning(side + 2)[1:-1] for side in shape))).float()
+    total, weight = torch.zeros(len(names), shape[0], width), torch.zeros(shape[0], width)
+    for top, following in zip(tops, [*tops[1:], height], strict=True):
+        for start in range(0, len(lefts), batch):
+            group = lefts[start : start + batch]
+            tiles = [predictor.network_input(window(top, left, *shape)) for left in group]
+            for left, scores in zip(group, predictor.scores(tiles), strict=True):
+                place = slice(left, left + shape[1])
+                total[..., place] += hann * predictor.margins(scores, shape).cpu()
+                weight[:, place] += hann
+        done = following - top
+        yield predictor.from_margins(names, total[:, :done] / weight[:done])
+        rest = torch.zeros_like(total[:, :done]), torch.zeros_like(weight[:done])
+        total, weight = torch.cat([total[:, done:], rest[0]], 1), torch.cat([weight[done:], rest[1]])
+
+
+def predict_tiles(
+    predictor: "Predictor", window: Window, size: tuple[int, int], tiling: Tiling, batch: int = 1
+) -> "Prediction":
+    """What is found in a whole image; probabilities are kept in half precision."""
+    masks, probabilities = [], []
+    for strip in strips(predictor, window, size, tiling, batch):
+        masks.append(strip.mask)
+        probabilities.append(strip.class_probabilities.astype(np.float16))
+    mask, joined = np.concatenate(masks), np.concatenate(probabilities, axis=1)
+    return replace(strip, mask=mask, class_probabilities=joined)
+
+
+def crop_supports(classes: Mapping[str, Any], side: int) -> dict[str, Any]:
+    """Supports as a tile shows them: {name: (images, masks)} cut to squares of `side` pixels around their objects.
+
+    A larger object is kept whole; smaller images get a black frame, which is not judged.
+    """
+    cropped: dict[str, tuple[list[RGB], list[NDArray[np.uint8]]]] = {}
+    for name, (images, masks) in classes.items():
+        pairs = [_crop(read_image(image), mask, side, str(image)) for image, mask in zip(images, masks, strict=True)]
+        cropped[name] = [image for image, _ in pairs], [mask for _, mask in pairs]
+    return cropped
+
+
+def _crop(image: RGB, mask: Any, side: int, where: str) -> tuple[RGB, NDArray[np.uint8]]:
+    label = object_mask(mask, image.shape[:2], where)
+    top, left, height, width = bounding_box(label == 1)
+    side = max(side, height, width)
+    corners = []
+    for start, extent, length in zip((top, left), (height, width), image.shape, strict=False):
+        middle = start + extent // 2 - side // 2
+        corners.append(min(max(middle, 0), max(length - side, 0)))
+    cut = tuple(slice(corner, corner + side) for corner in corners)
+    frame, framed = np.zeros((side, side, 3), np.uint8), np.full((side, side), IGNORE, np.uint8)
+    inside = label[cut]
+    frame[: inside.shape[0], : inside.shape[1]], framed[: inside.shape[0], : inside.shape[1]] = image[cut], inside
+    return frame, framed
