@@ -158,7 +158,7 @@ def test_mistakes_are_one_line_and_write_nothing(
 def test_what_is_no_shared_network(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no model\.safetensors; give a folder or repository"):
         Predictor.from_pretrained(tmp_path)
-    with pytest.raises(UserError, match="nowhere: neither a folder nor a repository"):
+    with pytest.raises(UserError, match="nowhere: no file or folder, no repository"):
         Predictor.from_pretrained("nowhere")
 
 
