@@ -22,7 +22,7 @@ from util.arguments import evaluation_arguments
 from util.checkpoint import save_checkpoint
 from util.config import Config, load_config
 
-TINY = {"width": 32, "blocks": 2, "feature_size": 8, "scan": "reference", "device": "cpu", "loader_workers": 0}
+TINY = {"width": 16, "blocks": 2, "feature_size": 8, "scan": "reference", "device": "cpu", "loader_workers": 0}
 ENCODER = "test_efficientnet"  # of timm, for training-free methods
 
 
@@ -39,10 +39,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def experiment(name: str, folder: Path, exp: Path) -> tuple[Config, Path, Path | None]:
     """A config, its file, and random weights if there is anything to learn."""
     plain = name in ("HSNet", "DCAMA")  # whose images have multiples of 32 pixels
-    size = 64 if plain else 65
+    size = 64 if plain else 33
     places = {"data_root": folder / "data", "initmodel": folder, "exp": exp}
     keys = {**TINY, **places, "arch": name, "train_h": size, "train_w": size, "val_size": size, "test_episodes": 2}
-    keys |= {"area_threshold": 50, "backbone": "tiny", "output_stride": 32 if plain else 8}
+    keys |= {"area_threshold": 50, "ppm_scales": "[1, 0.5]", "backbone": "tiny", "output_stride": 32 if plain else 8}
     words = [str(word) for pair in keys.items() for word in pair]
     cfg = load_config(ROOT / "config" / "demo.yaml", words)
     model = build_model(cfg, pretrained=False)
