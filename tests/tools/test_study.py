@@ -1,5 +1,6 @@
 """A study trains and tests what is left, breadth first, and compares what there is."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -41,7 +42,9 @@ def test_every_run_is_made_once_and_compared(
         if script == "test.py":
             name = result_name(cfg, method_name(cfg), config)
             score = 5 if cfg.arch == "prior" else {"mlp": 10, "hmnet": 30}[cfg.fusion]
-            write(cfg.experiment_dir / f"result_{name}.json", [score] * 8, **cfg.model_dump())
+            path = cfg.experiment_dir / f"result_{name}.json"
+            write(path, [score] * 8, **cfg.model_dump())
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"method": cfg.arch}))
 
     monkeypatch.setattr(study, "step", entry_point)
     monkeypatch.setattr(sys, "argv", ["study", str(file), "--folds", "1"])
