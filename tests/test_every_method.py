@@ -11,7 +11,7 @@ from PIL import Image
 
 import predict
 from dataset.demo import write_demo
-from engine.results import read_json
+from engine.results import OneClassResult, read_result
 from model.build import build_model
 from model.methods import METHODS
 from model.released import checkpoint_state
@@ -64,8 +64,8 @@ def test_a_method_is_tested_and_predicts(
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     cfg, file, weights = experiment(name, folder, tmp_path)
     entry_point("test").main(evaluation_arguments(["--config", str(file)]))
-    (result,) = (read_json(path) for path in tmp_path.rglob("result_test_*.json"))
-    assert result["config"]["arch"] == name and 0 <= result["results"][0]["miou"] <= 1
+    (result,) = (read_result(path, OneClassResult) for path in tmp_path.rglob("result_test_*.json"))
+    assert result.method == name and 0 <= result.results[0].miou <= 1
     assert len(next(tmp_path.rglob("*.episodes.jsonl")).read_text().splitlines()) == 2
 
     image, query = (folder / "data" / "JPEGImages" / f"{number:04d}.jpg" for number in (0, 20))  # of one class

@@ -78,9 +78,8 @@ def test_what_is_run(environment: dict[str, str], tmp_path: Path, given: list[st
     assert requeued(tmp_path) == []
 
 
-@pytest.mark.parametrize("code", [1, 2, 75, 137])
-def test_the_exit_code_is_that_of_the_run(environment: dict[str, str], tmp_path: Path, code: int) -> None:
-    assert finish(start({**environment, "CODE": str(code)}, "c.yaml")) == code
+def test_the_exit_code_is_that_of_the_run(environment: dict[str, str], tmp_path: Path) -> None:
+    assert finish(start({**environment, "CODE": "137"}, "c.yaml")) == 137
     assert requeued(tmp_path) == []
 
 
