@@ -168,7 +168,7 @@ class TrainingEpisodes(_ChangedImages):
         return len(self.index.images)
 
     def __getitem__(self, item: int) -> Item:
-        cfg, rng = self.cfg, _item_generator(self.seed, self.epoch, item)
+        cfg, rng = self.cfg, random.Random(f"{self.seed}/{self.epoch}/{item}")
         number = item % len(self.parts)
         index = self.parts[number]
         if cfg.balanced_queries:
@@ -258,7 +258,7 @@ class BaseImages(Dataset[Item]):
         image, mask = read_pair(*self.pairs[item], self.max_side)
         label = self.label_of_value[mask]
         if self.mode == "train":
-            image, label = self.augmentation(image, label, _item_generator(self.seed, self.epoch, item))
+            image, label = self.augmentation(image, label, random.Random(f"{self.seed}/{self.epoch}/{item}"))
         else:
             image = resize_image(image, self.size, self.size)
         return {"image": normalise(image), "label": _tensor(label).long(), "names": [self.names[item]]}
@@ -288,10 +288,6 @@ def _collate(values: list[Any]) -> Any:
 
 def _happens(share: float, rng: random.Random) -> bool:
     return share > 0 and rng.random() < share
-
-
-def _item_generator(seed: int, epoch: int, item: int) -> random.Random:
-    return random.Random(f"{seed}/{epoch}/{item}")
 
 
 def _tensor(mask: Mask) -> torch.Tensor:

@@ -142,10 +142,10 @@ def build(arguments: argparse.Namespace) -> int:
 def build_benchmark(arguments: argparse.Namespace) -> int:
     """Build another benchmark and compare it with the known counts; 1 when one differs."""
     root = arguments.root or Path(BENCHMARKS[arguments.command].ROOT)
-    counts = prepare_benchmark(arguments.command, root, arguments.archives, arguments.workers)
-    for what, found, known in counts:
-        print(_line(Finding(known in (None, found), f"{what}: {found}" + (f", should be {known}" if known else ""))))
-    return 1 if any(known not in (None, found) for _, found, known in counts) else 0
+    findings = prepare_benchmark(arguments.command, root, arguments.archives, arguments.workers)
+    for finding in findings:
+        print(_line(finding))
+    return 1 if any(finding.good is False for finding in findings) else 0
 
 
 def build_custom(arguments: argparse.Namespace) -> int:

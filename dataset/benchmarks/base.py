@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from dataset.reading import Mask, read_grey_mask, read_mask
@@ -17,6 +18,11 @@ from util.image import image_size, read_image
 from util.pixels import IGNORE
 
 Mode = Literal["train", "val", "test"]
+# Data set -> names of its classes, from class 1.
+CLASS_NAMES: dict[str, tuple[str, ...]] = {
+    data_set: tuple(names)
+    for data_set, names in yaml.safe_load(Path(__file__).with_name("classes.yaml").read_text()).items()
+}
 
 
 class ImageMaskStore(dict[str, tuple[Path, Path]]):

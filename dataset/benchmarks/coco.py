@@ -2,23 +2,12 @@
 
 from pathlib import Path
 
-from dataset.benchmarks.base import ImageIndex, listed_index
+from dataset.benchmarks.base import CLASS_NAMES, ImageIndex, listed_index
 from dataset.benchmarks.layout import ListedMasks
 from dataset.lists import read_class_lists
 from util.errors import UserError
 
-# fmt: off
-COCO_CLASSES = (
-    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
-    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
-    "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard",
-    "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
-    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli",
-    "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
-    "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator",
-    "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
-)
-# fmt: on
+COCO_CLASSES = CLASS_NAMES["coco"]
 
 
 class Coco(ListedMasks):

@@ -1,18 +1,11 @@
 """iSAID-5i: aerial images in patches of 256x256, 3 folds of 5 classes (Yao et al., TGRS 2022)."""
 
-from dataset.benchmarks.base import ImageIndex, query_index
+from dataset.benchmarks.base import CLASS_NAMES, ImageIndex, query_index
 from dataset.benchmarks.layout import ListedMasks
 from dataset.lists import read_labelled
 
 PATCH = 256
 SUFFIX = "_instance_color_RGB.png"
-
-# fmt: off
-ISAID_CLASSES = (
-    "ship", "storage tank", "baseball diamond", "tennis court", "basketball court", "ground track field", "bridge",
-    "large vehicle", "small vehicle", "helicopter", "swimming pool", "roundabout", "soccer field", "plane", "harbour",
-)
-# fmt: on
 
 
 def mask_path(image: str) -> str:
@@ -23,7 +16,7 @@ def mask_path(image: str) -> str:
 class Isaid(ListedMasks):
     """Its public lists are SCCNet's; `protocol: released` on its filtered lists is DMNet's evaluation."""
 
-    CLASSES = ISAID_CLASSES
+    CLASSES = CLASS_NAMES["isaid5i"]
     ROOT, FOLDS = "../data/iSAID_patches", 3
     PUBLIC = "isaid5i_{part}_fold{fold}.txt", "isaid/{part}/fold{fold}.txt", "{part}/fold{fold}.txt"
 

@@ -4,18 +4,13 @@ from collections.abc import Collection
 
 import numpy as np
 
-from dataset.benchmarks.base import ImageIndex, ImageMaskStore, Mode
+from dataset.benchmarks.base import CLASS_NAMES, ImageIndex, ImageMaskStore, Mode
 from dataset.benchmarks.layout import ListedMasks
 from dataset.reading import Mask, read_mask
 from util.folds import fold_classes
 from util.pixels import IGNORE
 
-# fmt: off
-MSRC_CLASSES = (
-    "building", "grass", "tree", "cow", "horse", "sheep", "sky", "mountain", "aeroplane", "water", "face", "car",
-    "bicycle", "flower", "sign", "bird", "book", "chair", "road", "cat", "dog", "body", "boat",
-)
-# fmt: on
+MSRC_CLASSES = CLASS_NAMES["msrc"]
 IN_FOLDS = [value for value, name in enumerate(MSRC_CLASSES, 1) if name != "horse"]  # which has 3 images
 
 

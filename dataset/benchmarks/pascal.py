@@ -2,16 +2,11 @@
 
 from typing import ClassVar
 
-from dataset.benchmarks.base import ImageIndex, query_index
+from dataset.benchmarks.base import CLASS_NAMES, ImageIndex, query_index
 from dataset.benchmarks.layout import ListedMasks
 from dataset.lists import read_labelled
 
-# fmt: off
-PASCAL_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
-    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)
-# fmt: on
+PASCAL_CLASSES = CLASS_NAMES["pascal"]
 
 
 class Pascal(ListedMasks):

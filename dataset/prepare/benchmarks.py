@@ -1,23 +1,24 @@
 """Benchmarks from archives on the disk: where each file belongs, what is made of them, and the known counts."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
 from dataset.benchmarks.deepglobe import DeepGlobe
 from dataset.benchmarks.isaid5i import Isaid, mask_path
-from dataset.benchmarks.isic2018 import IMAGES, MASKS
 from dataset.benchmarks.msrc import MSRC_CLASSES
 from dataset.benchmarks.pascal_part import KINDS, LIST, part_names, read_parts
 from dataset.benchmarks.suim import Suim
 from dataset.lists import class_lines, read_pickle
 from dataset.prepare.archive import SUFFIXES, extract
+from dataset.prepare.check import Finding, compare
 from dataset.prepare.files import run_all, write_label, write_lists, write_text
 from dataset.reading import read_grey_mask
 from util.errors import UserError
@@ -33,44 +34,30 @@ SUIM_COLOURS = {"HD": "001", "PF": "010", "WR": "011", "RO": "100", "RI": "101",
 VOC_COLOURS = list(voc_colours())  # in the order of the palette
 
 
-class Count(NamedTuple):
-    """How many files or entries there are, and should be; None where nobody knows for certain."""
-
-    what: str
-    found: int
-    known: int | None
+# Benchmark -> `places` and `counts`; FINISH makes what is left to make, ENTRIES counts what is in lists.
+RECIPES: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("recipes.yaml").read_text())
 
 
-class Recipe(NamedTuple):
-    """How a benchmark is made.
-
-    `places`: pattern of a path in an archive -> path below the root; the first that fits counts. `finish` makes what
-    is left to make, with so many processes; `counts` says what is there.
-    """
-
-    places: tuple[tuple[str, str], ...]
-    counts: Callable[[Path], Iterator[Count]]
-    finish: Callable[[Path, int], None] = lambda root, workers: None
-
-
-def prepare_benchmark(name: str, root: Path, archives: Path | None, workers: int) -> list[Count]:
+def prepare_benchmark(name: str, root: Path, archives: Path | None, workers: int) -> list[Finding]:
     """Unpack into `root` what is there of a benchmark, make what is left to make, and count it.
 
     `archives` is an archive or a folder of them; None takes the files in `root` as they are. What is there already is
     left alone. UserError when an archive is missing or damaged, or nothing of it belongs to the benchmark.
     """
-    recipe = RECIPES[name]
     for path in _archive_files(archives) if archives else ():
         record = root / ".prepared" / f"{path.name}.{path.stat().st_size}"
         if not record.is_file():
-            sizes = extract(path, partial(_place, recipe, root))
+            sizes = extract(path, partial(_place, RECIPES[name]["places"], root))
             if not sizes and archives == path:
                 raise UserError(f"{path}: holds no file of {name}; give the archive named in docs/benchmarks.md")
             atomic_write(record, f"{len(sizes)} files\n")
     if not root.is_dir():
         raise UserError(f"{root} is no folder; give --archives, or --root with what is unpacked already")
-    recipe.finish(root, workers)
-    return list(recipe.counts(root))
+    if name in FINISH:
+        FINISH[name](root, workers)
+    entries = ENTRIES[name](root) if name in ENTRIES else ()
+    rows = RECIPES[name].get("counts", ())
+    return [*entries, *(compare(what, len(_files(root, pattern)), known) for what, pattern, known in rows)]
 
 
 def _archive_files(source: Path) -> list[Path]:
@@ -80,8 +67,8 @@ def _archive_files(source: Path) -> list[Path]:
     return files
 
 
-def _place(recipe: Recipe, root: Path, member: str) -> Path | None:
-    for pattern, place in recipe.places:
+def _place(places: Sequence[Sequence[str]], root: Path, member: str) -> Path | None:
+    for pattern, place in places:
         if found := re.search(rf"(?:^|/){pattern}$", member):
             return root / found.expand(place)
     return None
@@ -175,43 +162,31 @@ def _mark(root: Path, path: Path) -> None:
     atomic_write(root / ".prepared" / path.name, "")
 
 
-def counted(*rows: tuple[str, str, int | None]) -> Callable[[Path], Iterator[Count]]:
-    """Counts of the files of a pattern, in rows (what, pattern, known)."""
-    return lambda root: (Count(what, len(_files(root, pattern)), known) for what, pattern, known in rows)
-
-
-VAL_2017 = "images of val2017", "coco/val2017/*.jpg", 5000
-
-
-def _count_fss(root: Path) -> Iterator[Count]:
+def _count_fss(root: Path) -> Iterator[Finding]:
     folder = root / "data" if (root / "data").is_dir() else root
     images = _files(folder, "*/*.jpg")
-    yield Count("classes", len({path.parent for path in images}), 1000)
-    yield Count("images", len(images), 10000)
-    yield Count("masks", len(_files(folder, "*/*.png")), 10000)
+    yield compare("classes", len({path.parent for path in images}), 1000)
+    yield compare("images", len(images), 10000)
+    yield compare("masks", len(_files(folder, "*/*.png")), 10000)
 
 
-def _count_suim(root: Path) -> Iterator[Count]:
-    yield from counted(("images", "images/*.jpg", 1635))(root)
+def _count_suim(root: Path) -> Iterator[Finding]:
     listed = (root / "lists/suim.txt").read_text().split("\n")
-    yield Count("masks that are not empty", sum(len(line.split()[1:]) for line in listed), 3859)
+    yield compare("masks that are not empty", sum(len(line.split()[1:]) for line in listed), 3859)
 
 
-def _count_lvis(root: Path) -> Iterator[Count]:
+def _count_lvis(root: Path) -> Iterator[Finding]:
     usable = sum(len(images) > 1 for images in read_pickle(root / "lvis_val.pkl").values())
-    yield Count("classes of a fold at 1 shot (92 by the paper: unverified)", usable // 10, None)
-    yield from counted(VAL_2017, ("images of train2017", "coco/train2017/*.jpg", 118287))(root)
+    yield compare("classes of a fold at 1 shot (92 by the paper: unverified)", usable // 10, None)
 
 
-def _count_paco(root: Path) -> Iterator[Count]:
-    yield Count("training classes", len(read_pickle(root / "paco_part_train.pkl")["cid2img"]), 448)
-    yield from counted(VAL_2017)(root)
+def _count_paco(root: Path) -> Iterator[Finding]:
+    yield compare("training classes", len(read_pickle(root / "paco_part_train.pkl")["cid2img"]), 448)
 
 
-def _count_parts(root: Path) -> Iterator[Count]:
+def _count_parts(root: Path) -> Iterator[Finding]:
     for fold, known in enumerate((31, 4, 5, 16)):
-        yield Count(f"parts of {KINDS[fold]}", len(part_names(read_parts(root / LIST, fold))), known)
-    yield from counted(("images", "JPEGImages/*.jpg", 11321))(root)
+        yield compare(f"parts of {KINDS[fold]}", len(part_names(read_parts(root / LIST, fold))), known)
 
 
 def _finish_msrc(root: Path, workers: int) -> None:
@@ -235,67 +210,17 @@ def _recode(root: Path, path: Path) -> None:
     _mark(root, path)
 
 
-COCO_2017 = (r"((?:train|val)2017/\d+\.jpg)", r"coco/\1")
-RECIPES: dict[str, Recipe] = {
-    "fss1000": Recipe(((r"([^/]+/(?:10|[1-9])\.(?:jpg|png))", r"\1"),), _count_fss),
-    "isaid5i": Recipe(
-        ((r"((?:train|val)/(?:images|semantic_png)/[^/]+\.png)", r"\1"),),
-        counted(("training patches", "train/images/*.png", 18076), ("validation patches", "val/images/*.png", 6363)),
-        _finish_isaid,
-    ),
-    "isic2018": Recipe(
-        ((rf"({IMAGES}|{MASKS})/(?:\d/)?([^/]+\.(?:jpg|png))", r"\1/\2"),),
-        counted(("images", f"{IMAGES}/*.jpg", 2594), ("masks", f"{MASKS}/*_segmentation.png", 2594)),
-    ),
-    "msrc": Recipe(
-        (
-            (r"Images/(\d+_\d+_s\.bmp)", r"JPEGImages/\1"),
-            (r"GroundTruth/(\d+_\d+_s_GT\.bmp)", r"raw/\1"),
-            (r"((?:JPEGImages|SegmentationClass)/\d+_\d+_s\.\w+)", r"\1"),
-        ),
-        counted(("images", "JPEGImages/*.*", 591), ("masks", "SegmentationClass/*.png", 591)),
-        _finish_msrc,
-    ),
-    "deepglobe": Recipe(
-        (
-            (r"\d/test/origin/([^/]+\.jpg)", r"image/\1"),
-            (r"(\d)/test/groundtruth/([^/]+?)_(?:mask|sat)(_\d\d\.png)", r"filter_mask/\1/\2_sat\3"),
-            (r"image/([^/]+\.jpg)", r"image/\1"),
-            (r"filter_mask/(\d)/([^/]+?)_(?:mask|sat)(_\d\d\.png)", r"filter_mask/\1/\2_sat\3"),
-            (r"(\d+_(?:sat\.jpg|mask\.png))", r"raw/\1"),
-        ),
-        counted(
-            ("patches (5666 by the paper, 9174 by its script: unverified)", "image/*.jpg", None),
-            ("masks", "filter_mask/*/*.png", None),
-        ),
-        _finish_deepglobe,
-    ),
-    "chest_xray": Recipe(
-        ((r"(CXR_png|masks)/([^/]+\.png)", r"\1/\2"),),
-        counted(
-            ("images", "CXR_png/*.png", 800),
-            ("masks CHNCXR*_mask", "masks/CHNCXR*_mask.png", 566),
-            ("masks MCUCXR*", "masks/MCUCXR*.png", 138),
-        ),
-        _finish_chest,
-    ),
-    "suim": Recipe(
-        (
-            (r"images/([^/]+\.jpg)", r"images/\1"),
-            (r"masks/(FV|HD|PF|RI|RO|SR|WR)/([^/]+\.png)", r"masks/\1/\2"),
-            (r"masks/([^/]+\.bmp)", r"raw/\1"),
-        ),
-        _count_suim,
-        _finish_suim,
-    ),
-    "lvis92i": Recipe(((r"(lvis_(?:train|val)\.pkl)", r"\1"), (r"(lvis_v1_val\.json)", r"\1"), COCO_2017), _count_lvis),
-    "pascal_part": Recipe(
-        (
-            (r"(all_obj_part_to_image\.json)", r"\1"),
-            (r"(Annotations_Part_json_merged_part_classes/[^/]+\.json)", r"\1"),
-            (r"(JPEGImages/[^/]+\.jpg)", r"\1"),
-        ),
-        _count_parts,
-    ),
-    "paco_part": Recipe(((r"(paco_part_(?:train|val)\.pkl)", r"\1"), COCO_2017), _count_paco),
+FINISH = {
+    "isaid5i": _finish_isaid,
+    "msrc": _finish_msrc,
+    "deepglobe": _finish_deepglobe,
+    "chest_xray": _finish_chest,
+    "suim": _finish_suim,
+}
+ENTRIES = {
+    "fss1000": _count_fss,
+    "suim": _count_suim,
+    "lvis92i": _count_lvis,
+    "pascal_part": _count_parts,
+    "paco_part": _count_paco,
 }

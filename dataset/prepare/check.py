@@ -26,6 +26,13 @@ class Finding(NamedTuple):
     text: str
 
 
+def compare(title: str, found: int, known: int | None) -> Finding:
+    """A count against what is known; None where nobody knows for certain."""
+    if known is None or found == known:
+        return Finding(True, f"{title}: {found}")
+    return Finding(False, f"{title}: {found}, should be {known}")
+
+
 def check(cfg: Config, workers: int) -> list[Finding]:
     """Verify the data set of a config and return what was found, for every fold.
 
@@ -49,7 +56,7 @@ def _check_files(cfg: Config, mode: Mode, workers: int) -> Iterator[Finding]:
         yield Finding(False, f"{name} list: {error}")
         return
     if cfg.released_lists is None:
-        yield _compare(f"{name} list, images", len(files), LIST_SIZES.get(cfg.data_set, {}).get(mode))
+        yield compare(f"{name} list, images", len(files), LIST_SIZES.get(cfg.data_set, {}).get(mode))
     tasks = [(image, mask, cfg.num_classes) for image, mask in files.values()]
     _, complaints = in_parallel(_check_pair, tasks, f"check {name} files", workers)
     yield Finding(not complaints, f"{name} files: {len(tasks) - len(complaints)} of {len(tasks)} pairs are whole")
@@ -91,20 +98,14 @@ def _check_fold(cfg: Config, mode: Mode) -> Iterator[Finding]:
         return
     official = cfg.area_threshold == AREA_THRESHOLD and cfg.use_split_coco | (cfg.data_set != "coco")
     sizes = FOLD_SIZES.get(cfg.data_set, {}).get(mode) if official else None
-    yield _compare(fold, len(index.images), sizes[cfg.split] if sizes else None)
+    yield compare(fold, len(index.images), sizes[cfg.split] if sizes else None)
     class_sizes = CLASS_SIZES.get(cfg.data_set) if official and mode == "val" else None
     for position, (value, images) in enumerate(index.by_class.items()):
         count = len(images)
         title = f"{fold} of class {value} {names[value]}"
         if class_sizes:
-            yield _compare(title, count, class_sizes[cfg.split][position])
+            yield compare(title, count, class_sizes[cfg.split][position])
         if not count:
             yield Finding(None, f"{title}: 0, it is {'left out of the draw' if mode == 'train' else 'not tested'}")
         elif count < LEAST:
             yield Finding(False, f"{title}: {count}, an episode needs {LEAST} at least")
-
-
-def _compare(title: str, found: int, known: int | None) -> Finding:
-    if known is None or found == known:
-        return Finding(True, f"{title}: {found}")
-    return Finding(False, f"{title}: {found}, should be {known}")
