@@ -28,7 +28,7 @@ def canvas(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def box(axes: Axes, x: float, y: float, size: tuple[float, float], text: str, fill: str, font: float = 8) -> None:
+def box(axes: Axes, x: float, y: float, size: tuple[float, float], text: str, fill: str, font: float = 9) -> None:
     """A rounded rectangle about (x, y) with text in its middle, the first line bold."""
     width, height = size
     corner = (x - width / 2 + 0.5, y - height / 2 + 0.5)
@@ -47,7 +47,7 @@ def arrow(axes: Axes, *points: tuple[float, float]) -> None:
     axes.annotate("", points[-1], points[-2], arrowprops={"arrowstyle": "-|>", "color": LINE, "lw": 1.2, "shrinkA": 0})
 
 
-def note(axes: Axes, x: float, y: float, text: str, font: float = 7.5) -> None:
+def note(axes: Axes, x: float, y: float, text: str, font: float = 8.5) -> None:
     """Grey text on the paper."""
     axes.text(x, y, text, ha="left", va="center", size=font, color=LINE, linespacing=1.4)
 
@@ -84,7 +84,7 @@ def network() -> Figure:
 def recap(axes: Axes) -> None:
     """A hybrid block: support recapped Mamba as a sequence, query intercepted Mamba below it."""
     axes.plot([1, 97], [28.5, 28.5], color=LINE, lw=0.8, ls=(0, (3, 3)))
-    note(axes, 1, 26, "a hybrid block, one of its four directions", 8)
+    note(axes, 1, 26, "a hybrid block, one of its four directions", 9)
     for place, name in enumerate(("S", "P0", "S", "P1", "S", "P2", "", "S", "P15")):
         if name:
             box(axes, 21 + 6 * place, 20.5, (5.4, 4.6), name, DATA if name == "S" else LEARNT)
