@@ -105,9 +105,9 @@ class ImagesByClass:
         self.counts = scan_masks(root, [mask for _, mask in self.pairs], source)
 
     def of(self, value: int) -> list[Pair]:
-        """Those in which a class has MIN_SHARE of the pixels."""
+        """Those in which a class has more than MIN_SHARE of the pixels."""
         totals = {mask: sum(counts.values()) for mask, counts in self.counts.items()}
-        return [pair for pair in self.pairs if self.counts[pair[1]].get(value, 0) >= MIN_SHARE * totals[pair[1]]]
+        return [pair for pair in self.pairs if self.counts[pair[1]].get(value, 0) > MIN_SHARE * totals[pair[1]]]
 
     def split(self, value: int) -> tuple[list[Pair], list[Pair]]:
         """Those, and the images without a pixel of the class."""
