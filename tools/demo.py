@@ -9,7 +9,9 @@ of `--photos DIR` (`make demo PHOTOS=DIR`).
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,7 +26,7 @@ from util.visualize import save_image, save_index
 CONFIG = "config/demo.yaml"
 PANELS = 12
 COINS_ROW = 151  # of the photograph of coins, below the upper two rows
-COINS = {"param1": 120, "param2": 22, "minRadius": 14, "maxRadius": 34}  # of Hough's circles, radii in pixels
+COINS = 120, 22, 14, 34  # of Hough's circles: thresholds of edge and centre, smallest and largest radius in pixels
 MOTORCYCLE = (  # clicked around it, in units of the left photograph's width
     *((0.13, 0.287), (0.197, 0.2), (0.317, 0.217), (0.45, 0.275), (0.5, 0.25), (0.642, 0.167), (0.675, 0.108)),
     *((0.733, 0.158), (0.783, 0.175), (0.758, 0.25), (0.717, 0.317), (0.767, 0.367), (0.867, 0.4), (0.917, 0.5)),
@@ -71,14 +73,14 @@ def segment_photographs(given: Path | None, folder: Path) -> None:
 
 def write_photographs(folder: Path) -> bool:
     """Write two of scikit-image's photographs with masks, and four without; False where that package is missing."""
-    try:
-        from skimage import data_dir
-    except ModuleNotFoundError:
+    spec = find_spec("skimage")
+    if spec is None or spec.submodule_search_locations is None:
         return False
+    data = Path(spec.submodule_search_locations[0], "data")
     names = ("coins", "motorcycle_left", "motorcycle_right", "chelsea", "coffee")
-    coins, left, right, cat, coffee = (read_image(Path(data_dir, f"{name}.png")) for name in names)
+    coins, left, right, cat, coffee = (read_image(data / f"{name}.png") for name in names)
     top = coins[:COINS_ROW]
-    circles = cv2.HoughCircles(cv2.GaussianBlur(top[..., 0], (5, 5), 0), cv2.HOUGH_GRADIENT, 1, 40, **COINS)
+    circles: Any = cv2.HoughCircles(cv2.GaussianBlur(top[..., 0], (5, 5), 0), cv2.HOUGH_GRADIENT, 1, 40, None, *COINS)
     on_coins, on_left = np.zeros(top.shape[:2], np.uint8), np.zeros(left.shape[:2], np.uint8)
     for x, y, radius in circles[0].round().astype(int):
         cv2.circle(on_coins, (x, y), radius, 1, cv2.FILLED)
