@@ -10,7 +10,7 @@ LITE := exp/zoo/mixed/HMNetLite/split4/timm/tf_efficientnet_lite2/snapshot/best_
 .PHONY: demo zoo app test test-slow test-browser gpu docs lint format
 
 demo: $(INSTALLED)
-	$(BIN)/python -m tools.demo
+	$(BIN)/python -m tools.demo $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 zoo: $(INSTALLED)
 	@test -d "$(VOC)" && test -d "$(MSRC)" || { echo "make zoo VOC=DIR MSRC=DIR, as tools.prepare builds them"; exit 2; }

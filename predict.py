@@ -42,6 +42,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--probabilities", action="store_true", help="write these too, as PNG of 16 bits")
     parser.add_argument("--no-overlays", action="store_true", help="write masks alone")
     parser.add_argument("--batch", type=int, metavar="N", help="images per pass through the network (CPU 1, GPU 16)")
+    parser.add_argument("--tile", type=int, metavar="SIDE", help="cut larger images into squares of so many pixels")
+    parser.add_argument("--overlap", type=float, default=0.25, metavar="P", help="part that neighbouring tiles share")
+    parser.add_argument("--scale", choices=["auto"], help="cut supports like tiles, for objects of the same scale")
+    parser.add_argument("--bands", metavar="N,...", help="of TIFF files: one band, or those for red, green and blue")
+    parser.add_argument("--page", type=int, metavar="N", help="of TIFF files that have several")
     parser.add_argument("--part", metavar="I/N", help="do a share only; slurm: from an array's task")
     parser.add_argument("--finish", action="store_true", help="join all parts and name what is missing")
     parser.add_argument("--verify", action="store_true", help="read what is done, and do again what has changed")
@@ -61,6 +66,8 @@ def parse_arguments() -> argparse.Namespace:
         raise UserError(f"--batch {arguments.batch}: should be at least 1")
     if arguments.threshold is not None and not 0 < arguments.threshold < 1:
         raise UserError(f"--threshold {arguments.threshold}: should be between 0 and 1")
+    if arguments.scale and not arguments.tile:
+        raise UserError("--scale auto: cuts supports like tiles; give --tile SIDE, too")
     arguments.part = arguments.part and parse_part(arguments.part)
     if arguments.finish and (arguments.part or arguments.overwrite):
         raise UserError("--finish joins what all parts have done; leave --part and --overwrite out")

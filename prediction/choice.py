@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from prediction.expectation import as_json, better, expect, leave_out, lines, write_curve
 from prediction.predictor import DEFAULT_CONFIG, Predictor
 from prediction.support import SupportClass
+from prediction.tiles import Tiling, check_tiling, crop_supports
 from util.config import Config, load_config
 from util.errors import UserError
 
@@ -39,6 +40,8 @@ def choose(
     """
     predictor = open_predictor(cfg, arguments.weights, arguments.device or cfg.device)
     classes = {item.name: (item.images, item.masks) for item in support}
+    if arguments.tile:
+        check_tiling(predictor, Tiling(arguments.tile, arguments.overlap))
     predictor.set_support(classes)  # whatever is wrong with it is said now
     is_free = not arguments.weights and not arguments.arch
     notes = dict(known) or {"method": cfg.arch, "threshold": arguments.threshold or 0.5, "expected": {}}
@@ -53,7 +56,7 @@ def choose(
         predictor = predictor.with_method(notes["method"], cfg)
     if arguments.curve:
         write_curve(arguments.out, predictor, support, notes["threshold"])
-    predictor.set_support(classes)
+    predictor.set_support(crop_supports(classes, arguments.tile) if arguments.scale == "auto" else classes)
     return Choice(predictor, notes["threshold"], notes)
 
 

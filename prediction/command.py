@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +21,41 @@ from prediction.predictor import AVERAGING_FACTOR, DEFAULT_CONFIG, Prediction
 from prediction.queries import Share, find_queries
 from prediction.settings import contents_of, fingerprint, is_ours, read_settings, write_settings
 from prediction.shared import open_shared
+from prediction.stream import segment
 from prediction.support import read_support, select
+from prediction.tiles import Tiling, Window
 from util.config import Config, load_config
 from util.errors import UserError, printable
 from util.failures import explain_errors
 from util.files import claimed
-from util.image import RGB, image_size, read_image
+from util.image import RGB
+from util.tiff import ImageReader, parse_bands
 
 AGAIN = "run the same command again, which goes on from there"
 
 
-def plan_run(cfg: Config, arguments: argparse.Namespace, share: Share) -> tuple[PredictionPlan, dict[str, Any]]:
-    """Read the supports, find the images, and see what is left to do; returns also what the results depend on."""
+def plan_run(
+    cfg: Config, arguments: argparse.Namespace, share: Share
+) -> tuple[PredictionPlan, ImageReader, dict[str, Any]]:
+    """Read the supports, find the images, see what is left to do; how they are read, what the results depend on."""
     out: Path = arguments.out
     support = read_support(arguments.support, arguments.boxes, arguments.mask)
     if arguments.classes:
         support = select(support, arguments.classes)
     queries = find_queries(arguments.query, [*(out / folder for folder in FOLDERS.values()), arguments.support])
     settings = fingerprint(cfg, arguments.weights, support, queries.root) | {"threshold": arguments.threshold}
+    files = (queries.root / file for file in queries.files if file.lower().endswith((".tif", ".tiff")))
+    reader = ImageReader(parse_bands(arguments.bands) if arguments.bands else (), arguments.page)
+    stored = {key: value for key, value in read_settings(out).items() if key in ("bands", "page", "limits")}
+    reader = reader.measured(list(files), stored)
+    settings |= dict.fromkeys(("bands", "page", "limits")) | reader.settings()
+    tile, overlap, scale = arguments.tile, arguments.overlap, arguments.scale
+    settings |= {"tile": tile, "overlap": overlap if tile else None, "scale": scale}
     settings |= {"free": not (arguments.weights or arguments.arch), "tried": not arguments.no_expectation}
     outputs = Outputs(out, queries.files, Kinds(not arguments.no_overlays, arguments.probabilities))
     is_known = is_current(out, settings, arguments.overwrite or arguments.finish)
     plan = make_plan(support, queries, share, outputs, is_known, arguments.overwrite, arguments.verify)
-    return plan, settings
+    return plan, reader, settings
 
 
 def announce(plan: PredictionPlan) -> None:
@@ -53,26 +66,40 @@ def announce(plan: PredictionPlan) -> None:
     print(f"support: {shots}; {count} images, {part}")
 
 
-def segment_files(choice: Choice, plan: PredictionPlan, batch: int | None) -> Iterator[list[Record] | UserError]:
+def _window(reader: ImageReader, path: Path, *place: int) -> RGB:
+    with reader.open(path) as raster:
+        return raster.window(*place)
+
+
+def segment_files(
+    choice: Choice, plan: PredictionPlan, reader: ImageReader, tiling: Tiling | None, batch: int | None
+) -> Iterator[list[Record] | UserError]:
     """Segment the images that are left and write what is found: the records of each, or why it cannot be read."""
     sides = [AVERAGING_FACTOR * choice.predictor.size, *([OVERLAY_SIDES[1]] if plan.outputs.kinds.overlays else [])]
 
-    def read(file: str) -> tuple[RGB, tuple[int, ...], tuple[str, RGB, dict[str, object]]]:
+    def read(file: str) -> tuple[RGB | Window, tuple[int, ...], tuple[str, RGB, dict[str, object]]]:
         path = plan.queries.root / file
-        size, picture = image_size(path), read_image(path, max(sides))
-        return picture, size, (file, picture, contents_of(path))
+        size, about = reader.size(path), contents_of(path)
+        if not (tiling and tiling.cuts(size)):
+            picture = reader.read(path, max(sides))
+            return picture, size, (file, picture, about)
+        if not reader.is_raster(path):
+            picture = reader.read(path)
+            return picture, size, (file, picture, about)
+        return partial(_window, reader, path), size, (file, reader.read(path, max(sides)), about)
 
     def write(rest: tuple[str, RGB, dict[str, object]], prediction: Prediction, seconds: float) -> list[Record]:
         file, picture, about = rest
         return plan.outputs.write(file, picture, prediction.at(choice.threshold), plan.values, seconds, about)
 
-    return choice.predictor.segment(plan.left, read, write, batch)
+    return segment(choice.predictor, plan.left, read, write, batch, tiling)
 
 
 def predict(cfg: Config, arguments: argparse.Namespace, share: Share) -> list[str]:
     """Do what is left of this process's share; returns a line for each image that cannot be read."""
-    plan, settings = plan_run(cfg, arguments, share)
+    plan, reader, settings = plan_run(cfg, arguments, share)
     announce(plan)
+    tiling = Tiling(arguments.tile, arguments.overlap) if arguments.tile else None
     out: Path = arguments.out
     # One of many processes tries the supports, the others wait for its notes.
     with claimed(out, is_ours, PATIENCE) if share.total > 1 else nullcontext():
@@ -88,7 +115,7 @@ def predict(cfg: Config, arguments: argparse.Namespace, share: Share) -> list[st
     if choice:
         progress = tqdm(total=len(plan.left), unit="image", disable=None)
         with Part(out, share) as part, progress as bar:
-            for result in segment_files(choice, plan, arguments.batch):
+            for result in segment_files(choice, plan, reader, tiling, arguments.batch):
                 bar.update()
                 if isinstance(result, UserError):
                     complaints.append(str(result))
@@ -122,7 +149,7 @@ def summary(joined: Joined) -> str:
 
 def finish_parts(cfg: Config, arguments: argparse.Namespace) -> list[str]:
     """Join what many processes have written; returns a line for each image that is missing."""
-    plan, settings = plan_run(cfg, arguments, WHOLE)
+    plan, _, settings = plan_run(cfg, arguments, WHOLE)
     if not is_current(arguments.out, settings, overwrite=False):
         raise UserError(f"{arguments.out}: holds no results yet; run predict.py without --finish first")
     joined = finish(arguments)

@@ -6,13 +6,12 @@ prediction = predictor.predict("holiday.jpg")
 prediction.mask, prediction.probability, prediction.score
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from time import perf_counter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -31,21 +30,17 @@ from model.tensors import expand
 from prediction.drawing import draw_overlay
 from prediction.masks import MaskSource, as_lists, object_mask
 from prediction.shared import add_backbone, open_shared
-from prediction.stream import default_threads, in_batches, in_threads
+from prediction.stream import segment
 from prediction.support import SINGLE
+from prediction.tiles import Tiling, check_tiling, predict_tiles, window_of
 from util.config import Config, load_config
 from util.distributed import pick_device
 from util.errors import UserError
 from util.image import RGB, ImageSource, normalise, read_image
 from util.visualize import class_color, save_index
 
-Item = TypeVar("Item")
-Rest = TypeVar("Rest")
-Result = TypeVar("Result")
-
 DEFAULT_CONFIG = Path(__file__).parent.parent / "config" / "predict.yaml"
 MAX_CACHED_SUPPORTS = 64  # classes of support that are remembered
-GPU_BATCH = 16  # images per pass through the network where nothing else is asked for; on a CPU one is fastest
 AVERAGING_FACTOR = 2  # times the network's size above which images are averaged down, not sampled
 
 
@@ -198,7 +193,7 @@ class Predictor:
     def predict_batch(self, images: Iterable[ImageSource]) -> list[Prediction]:
         """The same for several images, of any sizes, in one pass through the network."""
         pictures = [read_image(image) for image in as_lists(images, None)[0]]
-        scores = self._scores([self.network_input(picture) for picture in pictures]) if pictures else []
+        scores = self.scores([self.network_input(picture) for picture in pictures]) if pictures else []
         return [
             self.prediction(tuple(self.states), each, picture.shape[:2])
             for each, picture in zip(scores, pictures, strict=True)
@@ -214,54 +209,20 @@ class Predictor:
             picture = read_image(image)
             return picture, picture.shape[:2], None
 
-        for result in self.segment(images, read, lambda _, prediction, seconds: prediction, batch):
+        for result in segment(self, images, read, lambda _, prediction, seconds: prediction, batch):
             if isinstance(result, UserError):
                 raise result
             yield result
 
-    def segment(
-        self,
-        items: Iterable[Item],
-        read: Callable[[Item], tuple[RGB, tuple[int, ...], Rest]],
-        finish: Callable[[Rest, Prediction, float], Result],
-        batch: int | None = None,
-    ) -> Iterator[Result | UserError]:
-        """What `finish` makes of every item, in their order; reading, the network and finishing overlap.
-
-        `read` gives an item's image, reduced perhaps, the size that its prediction should have, and what `finish` takes
-        with that prediction and the network's seconds. Both are called in threads, with a bounded number of images at a
-        time. A UserError of `read` stands in the result's place.
-        """
-        names, threads = tuple(self.states), default_threads()
-        batch = batch or (1 if self.device.type == "cpu" else GPU_BATCH)
-
-        def load(item: Item) -> tuple[Tensor, tuple[int, ...], Rest] | UserError:
-            try:
-                picture, size, rest = read(item)
-            except UserError as error:
-                return error
-            return self.network_input(picture, size), size, rest
-
-        def score() -> Iterator[tuple[list[Scores], tuple[int, ...], Rest, float] | UserError]:
-            for group in in_batches(in_threads(load, items, threads, batch + threads), batch):
-                start = perf_counter()
-                inputs = [entry[0] for entry in group if not isinstance(entry, UserError)]
-                scores = iter(self._scores(inputs) if inputs else [])
-                seconds = (perf_counter() - start) / max(1, len(inputs))
-                for entry in group:
-                    yield entry if isinstance(entry, UserError) else (next(scores), *entry[1:], seconds)
-
-        def close(entry: tuple[list[Scores], tuple[int, ...], Rest, float] | UserError) -> Result | UserError:
-            if isinstance(entry, UserError):
-                return entry
-            scores, size, rest, seconds = entry
-            return finish(rest, self.prediction(names, scores, size), seconds)
-
-        return in_threads(close, score(), threads, threads)
+    def predict_tiled(self, image: ImageSource, tiling: Tiling) -> Prediction:
+        """The same for one image that is larger than the network's size, in tiles."""
+        picture = read_image(image)
+        check_tiling(self, tiling)
+        return predict_tiles(self, window_of(picture), picture.shape[:2], tiling)
 
     @torch.inference_mode()
-    def _scores(self, inputs: Sequence[Tensor]) -> list[list[Scores]]:
-        """Of every input the scores of each class, B = 1."""
+    def scores(self, inputs: Sequence[Tensor]) -> list[list[Scores]]:
+        """Of every input, as `network_input` makes it, the scores of each class, B = 1."""
         features = self._query_features(inputs)
         with self.autocast():
             scores = [self.model.score(features, expand(state, len(inputs))) for state in self.states.values()]
@@ -285,9 +246,17 @@ class Predictor:
         For one class the probability is the softmax of the network's two scores; several compete in one softmax with
         the background at margin 0. As in testing, scores are first resized to what the network saw.
         """
+        return self.from_margins(names, self.margins(scores, size))
+
+    def margins(self, scores: Sequence[Scores], size: tuple[int, ...]) -> Tensor:
+        """Of one image's scores the margins over the background at a size (h, w): (classes, h, w)."""
         height, width = size
         shown = (height, width) if self.model.images.fit == "square" else (max(size), max(size))
-        margins = torch.cat([each.margin_at(self.size, shown) for each in scores])[:, :height, :width]
+        return torch.cat([each.margin_at(self.size, shown) for each in scores])[:, :height, :width]
+
+    @torch.inference_mode()
+    def from_margins(self, names: tuple[str, ...], margins: Tensor) -> Prediction:
+        """What margins (classes, h, w) come to: a softmax with the background at margin 0."""
         mask = merge_classes(margins).to(torch.uint8)
         probabilities = torch.cat([torch.zeros_like(margins[:1]), margins]).softmax(0)[1:]
         return Prediction(names, mask.cpu().numpy(), probabilities.cpu().numpy())

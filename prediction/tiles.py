@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dataset.transform import bounding_box
 from prediction.masks import object_mask
 from util.errors import UserError
 from util.image import RGB, read_image
@@ -37,6 +37,11 @@ class Tiling(NamedTuple):
         return [*range(0, last, step), last]
 
 
+def window_of(image: RGB) -> Window:
+    """An image in memory as windows of it."""
+    return lambda top, left, height, width: image[top : top + height, left : left + width]
+
+
 def check_tiling(predictor: "Predictor", tiling: Tiling) -> None:
     """UserError for tiles that a network cannot tell apart, or an overlap that is none."""
     maps = {info.name: info.stride for info in predictor.model.backbone.maps}
@@ -48,7 +53,7 @@ def check_tiling(predictor: "Predictor", tiling: Tiling) -> None:
 
 
 def strips(
-    predictor: "Predictor", window: Window, size: tuple[int, int], tiling: Tiling, batch: int = 1
+    predictor: "Predictor", window: Window, size: tuple[int, ...], tiling: Tiling, batch: int = 1
 ) -> Iterator["Prediction"]:
     """What is found in an image (h, w), strip by strip from top to bottom.
 
@@ -75,15 +80,15 @@ def strips(
 
 
 def predict_tiles(
-    predictor: "Predictor", window: Window, size: tuple[int, int], tiling: Tiling, batch: int = 1
+    predictor: "Predictor", window: Window, size: tuple[int, ...], tiling: Tiling, batch: int = 1
 ) -> "Prediction":
     """What is found in a whole image; probabilities are kept in half precision."""
     masks, probabilities = [], []
     for strip in strips(predictor, window, size, tiling, batch):
         masks.append(strip.mask)
         probabilities.append(strip.class_probabilities.astype(np.float16))
-    mask, joined = np.concatenate(masks), np.concatenate(probabilities, axis=1)
-    return replace(strip, mask=mask, class_probabilities=joined)
+    joined: Any = np.concatenate(probabilities, axis=1)
+    return replace(strip, mask=np.concatenate(masks), class_probabilities=joined)
 
 
 def crop_supports(classes: Mapping[str, Any], side: int) -> dict[str, Any]:
@@ -100,7 +105,7 @@ def crop_supports(classes: Mapping[str, Any], side: int) -> dict[str, Any]:
 
 def _crop(image: RGB, mask: Any, side: int, where: str) -> tuple[RGB, NDArray[np.uint8]]:
     label = object_mask(mask, image.shape[:2], where)
-    top, left, height, width = bounding_box(label == 1)
+    left, top, width, height = cv2.boundingRect((label == 1).astype(np.uint8))
     side = max(side, height, width)
     corners = []
     for start, extent, length in zip((top, left), (height, width), image.shape, strict=False):

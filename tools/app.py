@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.origin import checkpoint_config
+from prediction.choice import FREE
 from prediction.predictor import DEFAULT_CONFIG, Predictor
 from util.arguments import Parser
 from util.config import Config, load_config
@@ -27,7 +28,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = Parser(description="Segment images in the browser.")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--weights", type=Path, metavar="FILE", help="checkpoint; default: that of `make demo`")
+    source.add_argument("--weights", type=Path, metavar="FILE", help="checkpoint; default: the demo's, else adapt")
     source.add_argument("--arch", metavar="METHOD", help="a training-free method instead: prototype, prior ...")
     parser.add_argument("--config", type=Path, metavar="FILE", help="default: that of the weights, or predict.yaml")
     parser.add_argument("--port", type=int, default=7860)
@@ -41,26 +42,23 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def choose_weights(given: Path | None) -> Path:
-    """The checkpoint that is named, else that of the demo; UserError says how to make one."""
+def choose_weights(given: Path | None) -> Path | None:
+    """The checkpoint that is named, else that of the demo; None where that is not trained."""
     if given:
         return given
     cfg = load_config(DEMO)
     path = cfg.best_weights(cfg.shot)
-    if not path.is_file():
-        remedy = "run `make demo`, or name a checkpoint by --weights FILE or a training-free method by --arch METHOD"
-        raise UserError(f"{path}: the demo is not trained yet; {remedy}")
-    return path
+    return path if path.is_file() else None
 
 
 def open_predictor(arguments: argparse.Namespace) -> tuple[Predictor, Config, str]:
     """What the command line asks for, its config, and a line that says what it is."""
     memory = arguments.device, arguments.cache_mb
-    if arguments.arch:
-        cfg = load_config(arguments.config or DEFAULT_CONFIG, ["arch", arguments.arch])
+    weights = None if arguments.arch else choose_weights(arguments.weights)
+    if weights is None:
+        cfg = load_config(arguments.config or DEFAULT_CONFIG, ["arch", arguments.arch or FREE[0]])
         predictor, origin = Predictor.from_method(cfg.arch, cfg, *memory), "training-free"
     else:
-        weights = choose_weights(arguments.weights)
         cfg = load_config(arguments.config) if arguments.config else checkpoint_config(weights)
         origin = f"trained: {weights}"
         predictor = Predictor.from_checkpoint(cfg, weights, *memory)

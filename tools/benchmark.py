@@ -7,6 +7,7 @@ them but for clusterings, which may end sooner. Every row is measured in a proce
 
 import argparse
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from math import inf
@@ -49,10 +50,12 @@ from util.config import Config, load_config
 from util.distributed import ProcessGroup, pick_device
 from util.errors import UserError, run_main
 from util.files import atomic_write
+from util.image import read_image
 
 Row = dict[str, Any]
 Stages = Iterator[tuple[str, int, Callable[[], Any]]]  # a name, times in an episode, what to call
 CONFIG = "config/pascal/pascal_split0_resnet50_manet.yaml"
+STREAMED = 8  # images in a row
 IMAGE_SIZE = 430  # pixels along a side of a generated image, which has as many pixels as PASCAL's 500 x 375
 TABLE_4 = {"arch": "HMNet", "ensemble": False, "shot": 1, "feature_size": 64, "fusion": "hmnet", "val_size": 473}
 BLOCKS = (4, 6, 8, 10)  # also of Table 4
@@ -193,14 +196,17 @@ def measure_loader(cfg: Config, seconds: float) -> Row:
 
 
 def measure_predict(cfg: Config, seconds: float) -> Row:
-    """Images that prediction segments each second, of generated JPEG files, with the support set once."""
+    """Images that prediction segments each second, of generated JPEG files, and the network alone; one support set."""
     method, device = inference_method(cfg)
     predictor = Predictor(method, cfg.val_size, cfg.shot, device, cfg.amp)
     with TemporaryDirectory() as folder:
         write_demo(folder, images_per_class=1, size=IMAGE_SIZE)
         images, masks = (sorted(Path(folder, part).iterdir()) for part in ("JPEGImages", "SegmentationClassAug"))
         predictor.set_support(images[:1], [(masks[0], 1)])
-        return {"images/s": 1 / timed(lambda: predictor.predict(images[1]), seconds), "size": IMAGE_SIZE}
+        shown = predictor.network_input(read_image(images[1]))
+        network = 1 / timed(lambda: predictor.scores([shown]), seconds)
+        streamed = STREAMED / timed(lambda: deque(predictor.stream(images[1:2] * STREAMED), maxlen=0), seconds)
+        return {"network images/s": network, "images/s": streamed, "size": IMAGE_SIZE}
 
 
 METHOD_ROWS: dict[str, Callable[[Config, float], Any]] = {  # of any method

@@ -37,7 +37,7 @@ class Bright:
         self.sets.append(classes)
 
     def predict(self, image: np.ndarray) -> Prediction:
-        probability = image[..., 0] / np.float32(255)
+        probability = np.asarray(image[..., 0] / 255, np.float32)
         return Prediction(tuple(self.sets[-1]), (probability > 0.5).astype(np.uint8), probability[None])
 
 

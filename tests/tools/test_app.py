@@ -10,12 +10,14 @@ from tools.app import choose_weights, open_predictor, parse_arguments
 from util.errors import UserError
 
 
-def test_without_a_demo_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_demo_nothing_trained_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config").symlink_to(ROOT / "config")
     monkeypatch.chdir(tmp_path)
     assert choose_weights(Path("mine.pth")) == Path("mine.pth")
-    with pytest.raises(UserError, match=r"best_1shot\.pth: the demo is not trained yet; run `make demo`, or name"):
-        choose_weights(None)
+    assert choose_weights(None) is None
+    monkeypatch.setattr("prediction.predictor.load_frozen_parts", lambda model, cfg: None)
+    monkeypatch.setattr(sys, "argv", ["app", "--device", "cpu"])
+    assert open_predictor(parse_arguments())[2].startswith("adapt, training-free; backbone timm/tf_efficientnet_lite2")
 
 
 def test_a_training_free_method_needs_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

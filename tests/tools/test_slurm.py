@@ -99,3 +99,13 @@ def test_usage(environment: dict[str, str]) -> None:
     job = start(environment)
     _, stderr = job.communicate(timeout=120)
     assert job.returncode == 2 and stderr.startswith("usage: sbatch tools/slurm/train.sbatch CONFIG")
+
+
+def test_an_array_segments_shares_and_joins_them(environment: dict[str, str], tmp_path: Path) -> None:
+    folders = ["--support", "s", "--query", "my photos", "--out", "o"]
+    for more, expected in (([], ["--part", "slurm", *folders]), (["--finish"], [*folders, "--finish"])):
+        job = subprocess.run(
+            ["bash", str(JOB.with_name("predict.sbatch")), *folders, *more], env={**environment, "CODE": "1"}
+        )
+        assert job.returncode == 1
+        assert (tmp_path / "arguments").read_text().splitlines() == ["predict.py", *expected]
