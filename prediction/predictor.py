@@ -41,6 +41,7 @@ from util.visualize import class_color, save_index
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "config" / "predict.yaml"
 MAX_CACHED_SUPPORTS = 64  # classes of support that are remembered
+MIN_CERTAINTY = 0.5  # of a class, from which it counts as found (measured by tools.photos --absent)
 AVERAGING_FACTOR = 2  # times the network's size above which images are averaged down, not sampled
 
 
@@ -77,9 +78,17 @@ class Prediction:
     def certainty(self) -> float:
         """The mask's IoU if all probabilities held; where nothing is found, one minus the highest of them."""
         inside, probability = self.mask > 0, self.probability
-        if not inside.any():
-            return 1 - float(probability.max())
-        return float(probability[inside].sum() / (inside.sum() + probability[~inside].sum()))
+        return expected_iou(inside, probability) if inside.any() else 1 - float(probability.max())
+
+    @property
+    def is_found(self) -> bool:
+        """Whether any class is there, by the rule of `found`."""
+        return bool(self.found())
+
+    def without_unsure(self) -> "Prediction":
+        """The same with nothing in the mask of classes that do not count as found: no specks."""
+        values = [item.value for item in self.found()]
+        return replace(self, mask=np.where(np.isin(self.mask, values), self.mask, 0).astype(np.uint8))
 
     def at(self, threshold: float) -> "Prediction":
         """The same with another threshold than 0.5 for the likeliest class against the background alone."""
@@ -90,11 +99,12 @@ class Prediction:
         return replace(self, mask=mask.astype(np.uint8))
 
     def found(self) -> list[Found]:
-        """The classes with at least one pixel, in the order of `names`."""
+        """The classes with a pixel and MIN_CERTAINTY, in the order of `names`."""
         result = []
         for value, name in enumerate(self.names, 1):
             region = self.mask == value
-            if area := int(region.sum()):
+            area = int(region.sum())
+            if area and expected_iou(region, self.class_probabilities[value - 1]) >= MIN_CERTAINTY:
                 left, top, width, height = cv2.boundingRect(region.astype(np.uint8))
                 score = float(self.class_probabilities[value - 1][region].mean())
                 result.append(Found(name, value, area, score, (left, top, left + width, top + height)))
@@ -108,6 +118,11 @@ class Prediction:
     def save(self, path: str | Path) -> None:
         """Write the mask as an index PNG, whole or not at all; missing folders are made."""
         save_index(Path(path), self.mask)
+
+
+def expected_iou(region: NDArray[np.bool_], probability: NDArray[np.float32]) -> float:
+    """Of a region (h, w) that is not empty, if all probabilities held."""
+    return float(probability[region].sum() / (region.sum() + probability[~region].sum()))
 
 
 class Predictor:

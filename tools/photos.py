@@ -23,7 +23,7 @@ from dataset.benchmarks.pascal import PASCAL_CLASSES
 from dataset.lists import Pair, read_lines, read_list
 from dataset.scan import scan_masks
 from model.methods import METHODS
-from prediction.predictor import DEFAULT_CONFIG, MIN_CONFIDENCE, Predictor
+from prediction.predictor import DEFAULT_CONFIG, MIN_CERTAINTY, Predictor
 from tools.paper.table import Table
 from util.arguments import Parser
 from util.config import Config, load_config
@@ -57,7 +57,7 @@ class Answer(NamedTuple):
     """What was found in one query."""
 
     counts: NDArray[np.int64]  # (2, 2), intersection and union of the object and of its outline's band
-    confidence: float
+    certainty: float  # 0 where nothing is found
     bins: NDArray[np.int64]  # (2, BINS), pixels by probability, and how many of them are the object's
     seconds: float
 
@@ -158,7 +158,7 @@ def answer(predictor: Predictor, each: PhotoClass, image: Path, file: Path) -> A
     counts = np.array([[(a & b & judged).sum(), ((a | b) & judged).sum()] for a, b in pairs])
     bins = np.minimum(prediction.probability[judged] * BINS, BINS - 1).astype(int)
     by_bin = np.array([np.bincount(bins, minlength=BINS), np.bincount(bins, truth[judged], BINS)], np.int64)
-    return Answer(counts, prediction.confidence, by_bin, seconds)
+    return Answer(counts, prediction.certainty * found.any(), by_bin, seconds)
 
 
 def band(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -185,11 +185,11 @@ def with_interval(means: NDArray[Any]) -> str:
 
 
 def absent_rows(of: tuple[str, str, str], found: dict[str, list[Measured]]) -> Iterator[list[str]]:
-    """By least confidence: how often something is found where nothing is, and nothing where something is."""
+    """By least certainty: how often something is found where nothing is, and nothing where something is."""
     every = [measured for draws in found.values() for measured in draws]
-    absent, present = (np.array([a.confidence for m in every for a in part(m)]) for part in PARTS)
-    for least in (0.0, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95):
-        mark = " (default)" * (least == MIN_CONFIDENCE)
+    absent, present = (np.array([a.certainty for m in every for a in part(m)]) for part in PARTS)
+    for least in (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8):
+        mark = " (default)" * (least == MIN_CERTAINTY)
         rates = (absent > 0) & (absent >= least), (present == 0) | (present < least)
         yield [*of, f"{least:.2f}{mark}", *(f"{rate.mean():.2f}" for rate in rates)]
 
@@ -247,7 +247,7 @@ def main() -> None:
     columns = ["mean IoU", "boundary IoU", "s/support set", "s/image", "classes"]
     tables = [Table("Photographs", [*head, *columns], [row(of, each) for of, each in found.items()])]
     if arguments.absent:
-        rates = ["least confidence", "found where it is not", "not found where it is"]
+        rates = ["least certainty", "found where it is not", "not found where it is"]
         rows = [line for of, each in found.items() for line in absent_rows(of, each)]
         tables.append(Table("Absent objects", [*head, *rates], rows))
         bins = [f"{(number + 0.5) / BINS:.2f}" for number in range(BINS)]

@@ -3,9 +3,11 @@
 import difflib
 import hashlib
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -26,9 +28,30 @@ from util.image import MEAN, STD
 # What makes a model's maps finer or its input size free; a model takes one of these or nothing.
 OPTIONS: tuple[dict[str, Any], ...] = ({"output_stride": 8}, {"strict_img_size": False}, {"dynamic_img_size": True}, {})
 
+STAGE = re.compile(r"blocks\.(\d+)")
+
+
+def with_inner_stages(net: nn.Module, maps: Sequence[MapInfo]) -> tuple[MapInfo, ...]:
+    """A model's maps with those of the stages `blocks.N` between them, which timm does not list (EfficientNets).
+
+    timm lists the last stage of a stride, so the ones before it have its stride.
+    """
+    found = [maps[0]]
+    for before, info in pairwise(maps):
+        first, last = (STAGE.fullmatch(each.name) for each in (before, info))
+        for number in range(int(first[1]) + 1, int(last[1])) if first and last else ():
+            convs = [
+                module for module in net.get_submodule(f"blocks.{number}").modules() if isinstance(module, nn.Conv2d)
+            ]
+            found.append(MapInfo(f"blocks.{number}", convs[-1].out_channels, info.stride))
+        found.append(info)
+    return tuple(found)
+
 
 class TimmBackbone(Backbone):
-    """A model of timm with all maps of its `feature_info`, under the names there; random weights until they are loaded.
+    """A model of timm with all maps of its `feature_info`, under the names there, and of the stages between them.
+
+    Weights are random until they are loaded.
 
     Args: its name; which of the maps are its `levels`, None for the last three stages, or of a plain vision transformer
     the blocks at a half, three quarters and the end (what lies behind the last level is not built); its weight file, if
@@ -60,6 +83,8 @@ class TimmBackbone(Backbone):
         shown = zip(stages, self.net.feature_info.channels(), strides, strict=False)
         self.maps = tuple(MapInfo(stage["module"], channels, stride) for stage, channels, stride in shown)
         self.levels = tuple(self.maps[layer].name for layer in layers)
+        self.listed = tuple(info.name for info in self.maps)
+        self.maps = with_inner_stages(self.net, self.maps)
         self.channels_last = Format(getattr(self.net, "output_fmt", "NCHW")) is Format.NHWC
         stem = next(module for module in self.net.modules() if isinstance(module, nn.Conv2d))
         if "output_stride" not in options or stem.kernel_size[0] <= stem.stride[0]:  # images are cut into patches
@@ -79,8 +104,18 @@ class TimmBackbone(Backbone):
 
     def forward(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """As in Backbone."""
-        maps = self.net(images * self.scale + self.shift)  # normalised as the model's own training images
-        found = {info.name: x for info, x in zip(self.maps, maps, strict=True)}
+        found = dict[str, Tensor]()
+        hooks = [
+            self.net.get_submodule(name).register_forward_hook(lambda _, __, x, name=name: found.__setitem__(name, x))
+            for name in names
+            if name not in self.listed
+        ]
+        try:
+            maps = self.net(images * self.scale + self.shift)  # normalised as the model's own training images
+        finally:
+            for hook in hooks:
+                hook.remove()
+        found |= zip(self.listed, maps, strict=True)
         return {name: found[name].permute(0, 3, 1, 2) if self.channels_last else found[name] for name in names}
 
     def valid_size(self, size: int) -> int:

@@ -1,9 +1,11 @@
-"""A discriminant fitted to the supports alone, and adapted to every query: needs no weights but the backbone's."""
+"""A classifier fitted to the supports alone, and adapted to every query: needs no weights but the backbone's."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,33 +17,31 @@ from util.config import Config
 from util.image import MEAN, STD, ImageRule
 
 RIDGE = 1.0  # added to the covariance's diagonal, in units of its mean
-PROTOTYPE_SHARE = 0.5  # of the prototype's margin with one shot; with K shots a K-th of it
+PROTOTYPE_SHARE = 0.5  # of the prototype's margin in the discriminant's with one shot; with K shots a K-th of it
+DISCRIMINANT_SHARE = 0.6  # of the discriminant's margin in the first one with one shot; with K shots a K-th of it
+DECAY = 0.03  # of the logistic regression's squared weights
+MAX_ROWS = 5000  # positions of object and of background that it is fitted to
+MAX_STEPS = 25  # of L-BFGS
+LOGISTIC_LIMIT = 1.5  # up to which its margins count
 RICH_MAPS = 2  # so many of the last maps count for the prototype
 SURE = 0.3  # margin from which a query's positions show what is object or background in it
 MIN_POSITIONS = 4  # that must be so sure; else the SUREST of all are taken
 SUREST = 8
-TEMPERATURE = 0.07  # of the likeness by which positions of a query share their margins
 SHARPNESS = 8.0  # of probabilities: margins are 0.5 at the class means
 GRID_STRIDE = 8  # pixels
 SHOWN_STRIDE = 8  # of the map that says where an image is shown
 
 
-class Head(NamedTuple):
-    """What a support set makes; all tensors begin with B."""
-
-    means: Tensor  # (B, 2, C), of background and object
-    covariance: Tensor  # (B, C, C), mean of both classes' own
-    direction: Tensor  # (B, rich channels), between the prototypes of unit vectors, in units of its squared length
-    share: Tensor  # (B), of the prototype's margin
-
-
 class Adapt(Method):
-    """Linear discriminant on unit features of every stage, mixed with the nearest prototype and refitted to the query.
+    """Two linear classifiers on unit features of every stage, refitted to the query.
 
-    Both classes count alike in the fit, whatever the object's size. The discriminant of the supports finds positions
-    of the query that are surely object or background; its means and covariance then move half-way to theirs, and both
-    margins are averaged (the idea of self-support, Fan et al., ECCV 2022). In the end every position takes the mean
-    margin of positions that look like it.
+    With one shot mostly a discriminant mixed with the nearest prototype, with more shots mostly a logistic regression;
+    both classes count alike in the fit, whatever the object's size. They find positions of the query that are surely
+    object or background; the discriminant's means and covariance then move half-way to theirs, and both margins are
+    averaged (the idea of self-support, Fan et al., ECCV 2022).
+
+    The state of B support sets: `means (B, 2, C)` of background and object, `covariance (B, C, C)` within them,
+    `direction (B, rich channels)` between the prototypes, `logistic (B, C + 1)` weights and offset, `shot (B)`.
 
     Args: backbone; names of the maps that are joined, from finer to coarser.
     """
@@ -73,7 +73,7 @@ class Adapt(Method):
         return {name: unit(x.float()) for name, x in maps.items()}
 
     @torch.no_grad()
-    def support_state(self, support: Features, masks: Tensor) -> Head:
+    def support_state(self, support: Features, masks: Tensor) -> dict[str, Tensor]:
         """As in Method, from all shots together; ignored pixels, 255, and padding count for nothing."""
         shot = masks.shape[1]
         joined, shown = self._joined(support)
@@ -82,30 +82,29 @@ class Adapt(Method):
         share = F.adaptive_avg_pool2d(parts, (joined.shape[-2], joined.shape[-1])) * shown  # (B * K, 2, h, w)
         weights = share.flatten(2).unflatten(0, (-1, shot)).movedim(1, 2).flatten(2)  # (B, 2, K * h * w)
         heads = [fit(*each, self.rich) for each in zip(rows, weights, strict=True)]
-        means, covariances, directions = (torch.stack(part) for part in zip(*heads, strict=True))
-        return Head(means, covariances, directions, means.new_full((len(means),), PROTOTYPE_SHARE / shot))
+        state = {name: torch.stack([head[name] for head in heads]) for name in heads[0]}
+        return {**state, "shot": rows.new_full((len(rows),), shot)}
 
     @torch.no_grad()
-    def score(self, query: Features, state: Head, episode_class: Tensor | None = None) -> Scores:
+    def score(self, query: Features, state: dict[str, Tensor], episode_class: Tensor | None = None) -> Scores:
         """As in Method, at the images' size."""
         return self._scores(torch.stack([margins[-1] for margins in self._margins(query, state)]))
 
-    def explain(self, query: Features, state: Head) -> Explanation:
-        """As in Method: the margins by the supports alone, refitted to the query, and shared among its positions."""
-        margins = torch.stack([torch.stack(each) for each in self._margins(query, state)], dim=1)  # (3, B, h, w)
-        names = ("shared margin", "margin refitted to the query", "margin by the supports alone")
+    def explain(self, query: Features, state: dict[str, Tensor]) -> Explanation:
+        """As in Method: the margins by the supports alone, and refitted to the query."""
+        margins = torch.stack([torch.stack(each) for each in self._margins(query, state)], dim=1)  # (2, B, h, w)
+        names = ("margin refitted to the query", "margin by the supports alone")
         return Explanation(self._scores(margins[-1]), dict(zip(names, margins.flip(0), strict=True)))
 
-    def _margins(self, query: Features, state: Head) -> list[tuple[Tensor, ...]]:
-        """Of every query the margins (h, w) after each of the three steps."""
+    def _margins(self, query: Features, state: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Of every query the margins (h, w) by the supports alone, and refitted."""
         found = []
         for number, (x, shown) in enumerate(zip(*self._joined(query), strict=True)):
-            head = Head(*(part[number] for part in state))
+            head = {name: part[number] for name, part in state.items()}
             rows = x.flatten(1).T  # (h * w, C)
             first = first_margin(rows, head, self.rich)
             refitted = (first + refit(rows, first, shown.flatten(), head)) / 2
-            steps = first, refitted, share_among_alike(x, refitted.view_as(x[0])).flatten()
-            found.append(tuple(step.view_as(x[0]) for step in steps))
+            found.append((first.view_as(x[0]), refitted.view_as(x[0])))
         return found
 
     def _joined(self, features: Features) -> tuple[Tensor, Tensor]:
@@ -124,14 +123,44 @@ class Adapt(Method):
         return Scores(final, final)
 
 
-def fit(rows: Tensor, weights: Tensor, rich: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Means (2, C), covariance (C, C) and the prototypes' direction (rich) of rows (n, C), weights (2, n)."""
+def fit(rows: Tensor, weights: Tensor, rich: int) -> dict[str, Tensor]:
+    """Both classifiers of rows (n, C), weights (2, n) of background and object."""
     weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-6)
     means = weights @ rows
-    covariance = covariance_of(rows, weights, means)
     background, object_ = F.normalize(weights @ F.normalize(rows[:, -rich:], dim=1), dim=1)
-    direction = object_ - background
-    return means, covariance, direction / direction.square().sum().clamp(min=1e-6)
+    direction = object_ - background  # in units of its squared length
+    return {
+        "means": means,
+        "covariance": covariance_of(rows, weights, means),
+        "direction": direction / direction.square().sum().clamp(min=1e-6),
+        "logistic": logistic_regression(rows, weights),
+    }
+
+
+def logistic_regression(rows: Tensor, weights: Tensor) -> Tensor:
+    """Weights and offset (C + 1) of margins that are 1 apart at the means of both classes; `weights (2, n)` sum to one.
+
+    Fitted to standardised features of MAX_ROWS positions of each class, drawn at random, always the same.
+    """
+    chance = torch.rand(rows.shape[0], generator=torch.Generator().manual_seed(0)).to(rows)
+    drawn = torch.cat([chance.where(part > 0, -1).topk(min(MAX_ROWS, len(rows))).indices for part in weights]).unique()
+    mean, deviation = rows[drawn].mean(0), rows[drawn].std(0).clamp(min=1e-6)
+    inputs = F.pad((rows[drawn] - mean) / deviation, (0, 1), value=1.0)  # (m, C + 1)
+    parts = weights[:, drawn] / weights[:, drawn].sum(1, keepdim=True).clamp(min=1e-6) / 2
+
+    def loss(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        w = torch.from_numpy(values).to(inputs)
+        margin = inputs @ w
+        decay = DECAY * F.pad(w[:-1], (0, 1))
+        entropy = parts[0] @ F.softplus(margin) + parts[1] @ F.softplus(-margin)
+        slope = inputs.T @ (parts[0] * margin.sigmoid() - parts[1] * (-margin).sigmoid())
+        return float(entropy + decay @ w), (slope + 2 * decay).cpu().double().numpy()
+
+    found = minimize(loss, np.zeros(inputs.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": MAX_STEPS}).x
+    w = torch.from_numpy(found).to(rows)
+    w = torch.cat([w[:-1] / deviation, w[-1:] - (w[:-1] / deviation * mean).sum()])
+    apart = (weights[1] - weights[0]) @ rows @ w[:-1]
+    return w / apart.clamp(min=1e-6)
 
 
 def covariance_of(rows: Tensor, weights: Tensor, means: Tensor) -> Tensor:
@@ -149,19 +178,22 @@ def discriminant(rows: Tensor, means: Tensor, covariance: Tensor) -> Tensor:
     return (rows - means.mean(0)) @ (direction / scale)
 
 
-def first_margin(rows: Tensor, head: Head, rich: int) -> Tensor:
-    """Margins (n) of a query's rows (n, C) by the supports alone: discriminant and prototype mixed."""
-    prototype = F.normalize(rows[:, -rich:], dim=1) @ head.direction
-    return torch.lerp(discriminant(rows, head.means, head.covariance), prototype, head.share)
+def first_margin(rows: Tensor, head: dict[str, Tensor], rich: int) -> Tensor:
+    """Margins (n) of a query's rows (n, C) by the supports alone: both classifiers and the prototype mixed."""
+    prototype = F.normalize(rows[:, -rich:], dim=1) @ head["direction"]
+    linear = discriminant(rows, head["means"], head["covariance"])
+    linear = torch.lerp(linear, prototype, PROTOTYPE_SHARE / head["shot"])
+    logistic = (rows @ head["logistic"][:-1] + head["logistic"][-1]).clamp(-LOGISTIC_LIMIT, LOGISTIC_LIMIT)
+    return torch.lerp(logistic, linear, DISCRIMINANT_SHARE / head["shot"])
 
 
-def refit(rows: Tensor, margin: Tensor, shown: Tensor, head: Head) -> Tensor:
-    """Margins (n) of a head half-way to the query's own, which its sure positions make; `shown (n)` is 0 in padding."""
+def refit(rows: Tensor, margin: Tensor, shown: Tensor, head: dict[str, Tensor]) -> Tensor:
+    """Margins of a discriminant half-way to the query's own, which its sure positions make; `shown (n)` is 0 in padding."""
     weights = torch.stack([sure(-margin, shown).clamp(max=1).sign(), sure(margin, shown).clamp(max=1)])
     weights = weights / weights.sum(1, keepdim=True)
     means = weights @ rows
     covariance = covariance_of(rows, weights, means)
-    return discriminant(rows, (head.means + means) / 2, (head.covariance + covariance) / 2)
+    return discriminant(rows, (head["means"] + means) / 2, (head["covariance"] + covariance) / 2)
 
 
 def sure(margin: Tensor, shown: Tensor) -> Tensor:
@@ -171,17 +203,6 @@ def sure(margin: Tensor, shown: Tensor) -> Tensor:
     if (chosen > 0).sum() < MIN_POSITIONS:
         chosen = torch.zeros_like(margin).index_fill(0, margin.topk(min(SUREST, len(margin))).indices, 1)
     return chosen
-
-
-def share_among_alike(x: Tensor, margin: Tensor) -> Tensor:
-    """Every position's mean (h, w) of margins (h, w), weighted by how alike features `(C, h, w)` are.
-
-    Compared with are means of 2 x 2 positions, a quarter of the work.
-    """
-    centred = unit(x - x.mean((1, 2), keepdim=True))
-    keys = unit(F.avg_pool2d(centred[None], 2, ceil_mode=True)[0]).flatten(1)  # (C, n / 4)
-    values = F.avg_pool2d(margin[None, None], 2, ceil_mode=True).flatten()
-    return ((centred.flatten(1).T @ keys / TEMPERATURE).softmax(1) @ values).view_as(margin)
 
 
 def grid_map(backbone: Backbone, maps: tuple[str, ...]) -> str:

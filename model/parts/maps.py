@@ -54,13 +54,12 @@ def to_size(x: Tensor, size: torch.Size | tuple[int, int], aligned: bool) -> Ten
 
 
 def stage_maps(backbone: Backbone) -> tuple[str, ...]:
-    """The last maps of up to four stages from stride 4 on; of a plain vision transformer its levels."""
+    """The last maps of up to six stages from stride 4 on; of a plain vision transformer its levels."""
     strides = {info.name: info.stride for info in backbone.maps}
     if len(set(strides.values())) == 1:
         return backbone.levels
-    last = backbone.maps[[info.name for info in backbone.maps].index(backbone.levels[-1])]
-    shown = backbone.maps[: backbone.maps.index(last) + 1]
-    return tuple(info.name for info in shown if info.stride >= 4 and not info.name.endswith(".sum"))[-4:]
+    shown = list(strides)[: list(strides).index(backbone.levels[-1]) + 1]
+    return tuple(name for name in shown if strides[name] >= 4 and not name.endswith(".sum"))[-6:]
 
 
 def three_levels(backbone: Backbone) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.methods.adapt import Adapt, Head, discriminant, fit
+from model.methods.adapt import DECAY, Adapt, discriminant, fit, logistic_regression
 from tests.model.methods.test_hmnet import episode, small
 from util.image import MEAN, STD
 
@@ -51,7 +51,8 @@ def test_the_discriminant_is_that_of_the_plain_formula() -> None:
     rows, weights = torch.randn(200, 6, dtype=torch.float64), torch.rand(2, 200, dtype=torch.float64)
     rows[100:] += 3  # the object's, so that the classes differ
     weights[0, 100:], weights[1, :100] = 0, 0
-    means, covariance, direction = fit(rows, weights, 2)
+    head = fit(rows, weights, 2)
+    means, covariance, direction = (head[name] for name in ("means", "covariance", "direction"))
     x, w = rows.double().numpy(), weights.double().numpy()
     expected = [np.cov(x.T, aweights=w[i], ddof=0) for i in (0, 1)]
     np.testing.assert_allclose(covariance, sum(expected) / 2, rtol=1e-3, atol=1e-4)
@@ -60,6 +61,27 @@ def test_the_discriminant_is_that_of_the_plain_formula() -> None:
     unit = F.normalize(rows[:, -2:], dim=1)
     background, object_ = (F.normalize((weights[i][:, None] * unit).sum(0), dim=0) for i in (0, 1))
     torch.testing.assert_close((object_ - background) @ direction, torch.ones((), dtype=torch.float64))
+
+
+def test_the_logistic_regression_is_at_the_minimum_of_the_plain_formula() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(300, 4, dtype=torch.float64, generator=generator)
+    rows[150:] += torch.tensor([1.0, 0, 0.5, 0])
+    weights = torch.stack([torch.arange(300) < 150, torch.arange(300) >= 150]) / 150.0
+    found = logistic_regression(rows, weights.double())
+    margin = rows @ found[:-1] + found[-1]
+    torch.testing.assert_close(margin[150:].mean() - margin[:150].mean(), torch.ones((), dtype=torch.float64))
+
+    deviation = rows.std(0)
+    scale = torch.linspace(0.5, 20, 2000, dtype=torch.float64)  # the formula's minimum is a multiple of what was found
+    logits = scale[:, None] * margin
+    losses = F.softplus(logits[:, :150]).mean(1) / 2 + F.softplus(-logits[:, 150:]).mean(1) / 2
+    losses = losses + DECAY * scale.square() * (found[:-1] * deviation).square().sum()
+    w = (found * scale[losses.argmin()]).requires_grad_()
+    margin = rows @ w[:-1] + w[-1]
+    loss = F.softplus(margin[:150]).mean() / 2 + F.softplus(-margin[150:]).mean() / 2
+    (loss + DECAY * (w[:-1] * deviation).square().sum()).backward()
+    assert w.grad is not None and w.grad.abs().max() < 2e-3
 
 
 @torch.inference_mode()
@@ -72,10 +94,10 @@ def test_a_batch_is_its_samples_and_a_second_fit_the_first() -> None:
         alone = model(**{name: x[i : i + 1] for name, x in inputs.items()})
         torch.testing.assert_close(together.final[i : i + 1], alone.final, atol=1e-3, rtol=1e-3)
     state = model.encode_support(inputs["support"], inputs["support_mask"])
-    assert isinstance(state, Head) and all(len(part) == 2 for part in state)
+    assert all(len(part) == 2 for part in state.values())
     explained = model.explain(model.embed_query(inputs["query"]), state)
     torch.testing.assert_close(explained.scores.resize(65).final, together.final)
-    assert len(explained.maps) == 3
+    assert len(explained.maps) == 2
 
 
 @torch.inference_mode()
@@ -85,8 +107,8 @@ def test_ignored_pixels_of_supports_count_for_nothing() -> None:
     ignored[..., 32:] = torch.where(ignored[..., 32:] == 1, 1, 255)
     plain = model.encode_support(images[None, 1:], masks[None, 1:])
     kept = model.encode_support(images[None, 1:], ignored)
-    torch.testing.assert_close(kept.means[:, 1], plain.means[:, 1])
-    assert not torch.allclose(kept.means[:, 0], plain.means[:, 0])
+    torch.testing.assert_close(kept["means"][:, 1], plain["means"][:, 1])
+    assert not torch.allclose(kept["means"][:, 0], plain["means"][:, 0])
 
 
 @torch.inference_mode()
