@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
-from predict import DEFAULT_METHOD
 from util.arguments import Parser
 from util.errors import UserError, printable, run_main
 from util.pixels import MaskKind
@@ -22,8 +21,8 @@ from util.pixels import MaskKind
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = Parser(description="Segment images on a Ray cluster.")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="checkpoint of a trained network, on all machines")
-    parser.add_argument("--arch", default=DEFAULT_METHOD, metavar="METHOD", help="a training-free method instead")
+    parser.add_argument("--weights", metavar="NAME", help="trained network, as of predict.py, on all machines")
+    parser.add_argument("--arch", metavar="METHOD", help="a training-free method instead (adapt)")
     parser.add_argument("--support", type=Path, required=True, metavar="DIR", help="as of predict.py, on this machine")
     parser.add_argument(
         "--query", required=True, metavar="ADDRESS", help="folder of images, such as s3://bucket/folder"
@@ -57,27 +56,23 @@ def main() -> int:
     import ray
     from tqdm import tqdm
 
-    from prediction.command import open_predictor
-    from prediction.outputs import fingerprint
-    from prediction.predictor import DEFAULT_CONFIG, find_config
+    from prediction.choice import open_method, open_predictor
     from prediction.ray import RayJob, Workers, claim_results, files_done, list_images, predict_files
+    from prediction.settings import fingerprint
     from prediction.support import read_support, select
-    from util.config import load_config
     from util.image import read_image
 
-    default = find_config(arguments.weights) if arguments.weights else DEFAULT_CONFIG
-    arch = [] if arguments.weights else ["arch", arguments.arch]
-    cfg = load_config(arguments.config or default, [*arch, *arguments.opts])
+    cfg, weights = open_method(arguments.weights, arguments.arch, arguments.config, arguments.opts)
     support = read_support(arguments.support, arguments.boxes, arguments.mask)
     support = select(support, arguments.classes) if arguments.classes else support
     images = list_images(arguments.query)
-    claim_results(arguments.out, fingerprint(cfg, arguments.weights, support, arguments.query))
+    claim_results(arguments.out, fingerprint(cfg, weights, support, Path()) | {"query": arguments.query})
     left = sorted(set(images) - files_done(arguments.out))
     print(f"{len(images)} images, {len(images) - len(left)} of them done before")
     device = "cuda" if arguments.gpus else "cpu"
     shown = {item.name: ([read_image(path) for path in item.images], item.masks) for item in support}
     values = {item.name: item.value for item in support}
-    build = partial(open_predictor, cfg, arguments.weights and arguments.weights.resolve(), device)
+    build = partial(open_predictor, cfg, weights and weights.resolve(), device)
     build().set_support(shown)  # a mistake in weights or supports is said before the work
     complaints: list[str] = []
     ray.init(address=arguments.address, include_dashboard=False, log_to_driver=False)

@@ -16,12 +16,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from predict import DEFAULT_METHOD
-from prediction.command import open_predictor
-from prediction.predictor import DEFAULT_CONFIG, find_config
+from prediction.choice import open_method, open_predictor
 from prediction.service import BusyError, Event, PredictRequest, Service, SupportRequest, as_objects
 from util.arguments import Parser
-from util.config import load_config
 from util.errors import UserError, run_main
 from util.visualize import encode_index
 
@@ -105,8 +102,8 @@ def make_app(service: Service, token: str | None = None) -> Any:
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = Parser(description="A service for labelling tools.")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="checkpoint of a trained network")
-    parser.add_argument("--arch", default=DEFAULT_METHOD, metavar="METHOD", help="a training-free method instead")
+    parser.add_argument("--weights", metavar="NAME", help="trained network, as of predict.py")
+    parser.add_argument("--arch", metavar="METHOD", help="a training-free method instead (adapt)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="as of predict.py")
     parser.add_argument("--host", default=LOCAL[0], help="address to listen at (127.0.0.1: this machine alone)")
     parser.add_argument("--port", type=int, default=9090, help="port to listen at (9090)")
@@ -128,10 +125,8 @@ def main() -> None:
         raise UserError("tools.serve: needs FastAPI and uvicorn; install them by pip install 'hmnet[serve]'")
     import uvicorn
 
-    default = find_config(arguments.weights) if arguments.weights else DEFAULT_CONFIG
-    arch = [] if arguments.weights else ["arch", arguments.arch]
-    cfg = load_config(arguments.config or default, [*arch, *arguments.opts])
-    predictor = open_predictor(cfg, arguments.weights, arguments.device)
+    cfg, weights = open_method(arguments.weights, arguments.arch, arguments.config, arguments.opts)
+    predictor = open_predictor(cfg, weights, arguments.device)
     service = Service(predictor, arguments.label_studio, arguments.max_mb << 20)
     uvicorn.run(make_app(service, arguments.token), host=arguments.host, port=arguments.port)
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from prediction.command import open_predictor
+from prediction.choice import open_predictor
 from prediction.predictor import Prediction, Predictor
 from tests.processes import free_port
 from tests.toy import draw_image, generator
