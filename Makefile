@@ -7,7 +7,7 @@ EXTRAS ?= dev
 
 LITE := exp/zoo/mixed/HMNetLite/split4/timm/tf_efficientnet_lite2/snapshot/best_1shot.pth
 
-.PHONY: demo zoo app test test-slow test-browser gpu docs lint format
+.PHONY: demo zoo app test test-slow test-browser test-ray gpu docs lint format
 
 demo: $(INSTALLED)
 	$(BIN)/python -m tools.demo $(if $(PHOTOS),--photos "$(PHOTOS)")
@@ -31,6 +31,10 @@ test-slow: $(INSTALLED)
 test-browser: $(INSTALLED)
 	@$(BIN)/python -c 'import gradio, playwright' 2> /dev/null || $(BIN)/python -m pip install -e '.[browser]'
 	$(BIN)/python -m pytest -m browser
+
+test-ray: $(INSTALLED)
+	@$(BIN)/python -c 'import ray, s3fs, moto' 2> /dev/null || $(BIN)/python -m pip install -e '.[ray]' 'moto[server]'
+	$(BIN)/python -m pytest -m ray
 
 gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu -p tests.report --report exp/gpu/report.json -o faulthandler_timeout=120

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from prediction.expectation import as_json, better, expect, leave_out, lines, write_curve
 from prediction.predictor import DEFAULT_CONFIG, Predictor
+from prediction.shared import open_shared
 from prediction.support import SupportClass
 from prediction.tiles import Tiling, check_tiling, crop_supports
 from util.config import Config, load_config
@@ -21,6 +22,15 @@ class Choice(NamedTuple):
     predictor: Predictor
     threshold: float
     notes: dict[str, Any]  # for run.json
+
+
+def open_method(
+    weights: str | None, arch: str | None, config: Path | None, overrides: Sequence[str]
+) -> tuple[Config, Path | None]:
+    """Config and weights of a trained network as `open_shared`, or the config of a training-free method."""
+    if weights:
+        return open_shared(weights, overrides, config)
+    return load_config(config or DEFAULT_CONFIG, ["arch", arch or FREE[0], *overrides]), None
 
 
 def open_predictor(cfg: Config, weights: Path | None, device: str) -> Predictor:

@@ -200,10 +200,15 @@ def save_image(path: Path, image: RGB) -> None:
     atomic_write(path, encode_image(image, path.suffix))
 
 
-def save_index(path: Path, mask: NDArray[np.uint8]) -> None:
-    """Write a mask (h, w) as a palette PNG whose pixel values are the classes."""
+def encode_index(mask: NDArray[np.uint8]) -> bytes:
+    """A mask (h, w) as a palette PNG whose pixel values are the classes."""
     image = Image.fromarray(mask).convert("L")
     image.putpalette(index_palette())
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    atomic_write(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def save_index(path: Path, mask: NDArray[np.uint8]) -> None:
+    """Write a mask (h, w) as a palette PNG whose pixel values are the classes."""
+    atomic_write(path, encode_index(mask))
