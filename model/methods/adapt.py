@@ -188,7 +188,7 @@ def first_margin(rows: Tensor, head: dict[str, Tensor], rich: int) -> Tensor:
 
 
 def refit(rows: Tensor, margin: Tensor, shown: Tensor, head: dict[str, Tensor]) -> Tensor:
-    """Margins of a discriminant half-way to the query's own, which its sure positions make; `shown (n)` is 0 in padding."""
+    """Margins of a discriminant half-way to that of the query's sure positions; `shown (n)` is 0 in padding."""
     weights = torch.stack([sure(-margin, shown).clamp(max=1).sign(), sure(margin, shown).clamp(max=1)])
     weights = weights / weights.sum(1, keepdim=True)
     means = weights @ rows
