@@ -4,6 +4,7 @@ Keys and values are facts about those files; the files are written here.
 """
 
 import itertools
+import random
 import subprocess
 import sys
 import warnings
@@ -100,14 +101,14 @@ def test_all_32_configs_of_hmnet(tmp_path: Path, data: str, split: int, net: str
     for count in ([f"--episode={1000}"], ["--eposide", "1000"]):
         given = evaluation_arguments([f"--config={path}", f"--arch={arch}", *count, "--viz"])
         with pytest.warns(UserWarning):
-            assert experiment_config(given).test_episodes == 1000
+            assert experiment_config(given).test_episodes == 1000 and given.episodes_out is None
 
 
 @pytest.mark.parametrize(("data", "net"), [*itertools.product(("pascal", "coco"), NETS)])
 def test_the_four_meta_configs_of_bam(tmp_path: Path, data: str, net: str) -> None:
     keys = values("bam", data, 0, net, 1)
     path = write(tmp_path / f"{data}_split0_{net}.yaml", keys)
-    cfg, caught = quietly(path, ["--arch=BAM", "--viz", "--local_rank=0"])
+    cfg, caught = quietly(path, ["--arch=BAM", "--viz", random.choice(["--local_rank=0", "--local-rank=0"])])
     assert len(caught) == 1 and "base_data_root" in caught[0]
     assert (cfg.arch, cfg.backbone_name, cfg.epochs, cfg.train_h) == ("BAM", net, keys["epochs"], keys["train_h"])
     assert cfg.best_weights(1).parts[:3] == ("exp", data, "BAM")

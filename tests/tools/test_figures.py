@@ -140,7 +140,7 @@ def test_interception_with_and_without_qim(
             means = [100 * fmean(one[reading][place] for one in ones) for place in (0, 1)]
             drawn = content["readings"][name]["block 2"][reading]
             assert drawn == pytest.approx(means, abs=1e-2)
-            assert f"| {drawn[0]:.1f} ({drawn[1]:.1f}) |" in printed
+            assert f" {drawn[0]:.1f} ({drawn[1]:.1f}) |" in printed
     assert "have the same weights" in printed
 
 

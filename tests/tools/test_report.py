@@ -222,7 +222,7 @@ def test_measurements_fill_tables_4_and_9(place: Path, monkeypatch: pytest.Monke
     for table, row in ((9, "sizes"), (4, "blocks")):
         monkeypatch.setattr(sys, "argv", shlex.split([*fill(table, place).missing][-1])[2:])
         arguments = benchmark.parse_arguments()
-        assert arguments.rows == [row] and load_config(arguments.config).shot == 1
+        assert arguments.rows == [row] and load_config(arguments.config or benchmark.CONFIG).shot == 1
     large = {"val_size": 633, "feature_size": 80, "fusion": "hmnet", "error": "killed"}
     small = {"val_size": 473, "feature_size": 64, "fusion": "hmnet", "size": 473, "cold s": 0.5}
     for name, content in (

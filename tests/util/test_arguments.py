@@ -21,13 +21,6 @@ from util.errors import UserError
 CONFIG = "config/coco/coco_split1_resnet50_manet.yaml"
 
 
-@pytest.mark.parametrize("launcher", [[], ["--local_rank", "1"], ["--local-rank=1"]])
-def test_arguments_of_scripts_written_for_bam(launcher: list[str]) -> None:
-    given = training_arguments("", [*launcher, f"--config={CONFIG}", "--arch=HMNet", "--viz"])
-    assert given.viz and experiment_config(given) == load_config(CONFIG, ["arch", "HMNet"]) != load_config(CONFIG)
-    assert evaluation_arguments([*launcher, f"--config={CONFIG}", "--viz"]).visualize > 0
-
-
 def test_overrides_come_after_the_architecture() -> None:
     given = training_arguments("", ["--config", CONFIG, "--arch", "HMNet", "--opts", "shot", "5", "amp", "bf16"])
     cfg = experiment_config(given)
@@ -40,15 +33,6 @@ def test_another_method_and_its_former_flag() -> None:
         assert experiment_config(evaluation_arguments(["--config", CONFIG, flag, "prototype"])).arch == "prototype"
     with pytest.raises(UserError, match="arch: 'HMnet' is no method; nearest is 'HMNet'"):
         build_model(experiment_config(training_arguments("", ["--config", CONFIG, "--arch", "HMnet"])))
-
-
-@pytest.mark.parametrize("flag", ["--episode", "--eposide"])
-def test_the_number_of_test_episodes(flag: str) -> None:
-    count = random.randint(2, 9999)
-    for words in ([flag, str(count)], [f"{flag}={count}"]):
-        given = evaluation_arguments(["--config", CONFIG, *words])
-        assert experiment_config(given) == load_config(CONFIG, ["test_episodes", str(count)])
-        assert given.episodes_out is None
 
 
 def test_flags_and_pairs_in_any_order() -> None:

@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 from util.config import Config, load_config, restore_config
-from util.schema import keys_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BASES = ROOT / "config" / "base"
@@ -122,13 +121,6 @@ def test_coco_says_only_what_differs() -> None:
     keys = re.findall(r"^ +(\w+):", (BASES / "coco.yaml").read_text(), re.MULTILINE)
     derived = {"feature_size", "amp", "test_episodes"}  # worked out from other keys
     assert set(keys) - {"batch_size"} == {key for key in pascal if pascal[key] != coco[key]} - derived
-
-
-def test_keys_by_topic() -> None:
-    topics = [set(keys_of(topic)) for topic in ("network", "recipe", "protocol")]
-    assert set.union(*topics) == set(keys_of("network", "recipe", "protocol"))
-    assert not set.intersection(*topics) and all(topics)
-    assert {"srm", "qim", "fusion", "blocks"} <= topics[0] and "exp" not in set.union(*topics)
 
 
 def test_restored_config_has_defaults_for_newer_keys() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tests.processes import run_processes, taken_port
-from util.distributed import ProcessGroup, connect, pick_device
+from util.distributed import ProcessGroup, connect
 from util.errors import UserError
 
 
@@ -52,16 +52,6 @@ def test_world(size: int, tmp_path: Path) -> None:
 def test_one_process_is_left_as_it_is() -> None:
     model = nn.Linear(2, 2)
     assert ProcessGroup(torch.device("cpu")).parallel(model) is model
-
-
-def test_devices() -> None:
-    assert pick_device("cpu") == torch.device("cpu")
-    with pytest.raises(UserError, match="device: 'tpus' should be auto, cpu"):
-        pick_device("tpus")
-    if not torch.cuda.is_available():
-        assert pick_device("auto") == torch.device("cpu")
-        with pytest.raises(UserError, match="no accelerator that PyTorch finds here"):
-            pick_device("cuda")
 
 
 def test_a_taken_port_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

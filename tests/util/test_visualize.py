@@ -73,11 +73,6 @@ def test_overlay_greys_ignored_pixels_and_outlines_the_truth() -> None:
     assert drawn[14, 20:40].max() < 80 and drawn[16, 20:40].max() < 80
 
 
-def test_overlay_of_nothing_is_the_image() -> None:
-    image = picture(33, 47)
-    assert np.array_equal(overlay(image, np.zeros((33, 47), np.uint8)), image)
-
-
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_mosaic_shows_every_image(count: int) -> None:
     colors = [tuple(color) for color in PALETTE[:count]]
