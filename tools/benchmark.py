@@ -236,7 +236,7 @@ def variants(row: str, cfg: Config, quick: bool) -> list[Row]:
 
 def own_config(arch: str) -> str:
     """A config in which a method has its own size: the one with its name, HMNet's, or that of training-free methods."""
-    named = CONFIG.replace("manet", arch.lower())
+    named = "config/zoo/hmnet_lite.yaml" if arch == "HMNetLite" else CONFIG.replace("manet", arch.lower())
     if Path(named).is_file():
         return named
     with torch.device("meta"):

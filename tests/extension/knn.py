@@ -16,14 +16,12 @@ from util.config import Config
 class NearestNeighbours(Method):
     """Every query cell is what its most similar support cells are. Args: backbone, the name of its map, neighbours."""
 
+    uses_base_learner = False
+
     def __init__(self, backbone: Backbone, level: str, neighbours: int = 5) -> None:
         super().__init__(backbone, (level,))
         self.level, self.neighbours = level, neighbours
         self.temperature = nn.Parameter(torch.tensor(10.0))
-
-    @classmethod
-    def has_base_learner(cls, cfg: Config) -> bool:
-        return False
 
     @classmethod
     def build(cls, cfg: Config, backbone: Backbone, base_learner: BaseLearner | None) -> "NearestNeighbours":

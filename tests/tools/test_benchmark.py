@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from model.methods import METHODS
 from model.parts.fusion import attend
 from model.parts.mamba import SelectiveScan
 from model.parts.order import plain_orders
@@ -16,7 +17,7 @@ from tests.toy import toy_config
 from tools import benchmark, measure
 from tools.benchmark import inference_method, random_episode
 from tools.measure import count_flops, in_fresh_process, peak_memory, product_peak, timed
-from util.config import Config
+from util.config import Config, load_config
 from util.errors import UserError
 
 
@@ -137,3 +138,24 @@ def test_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(f"## {row}: " in text for row in benchmark.ROWS)
     assert [row["val_size"] for row in result["sizes"]] == [105, 233] * 2
     assert [row["blocks"] for row in result["blocks"]] == [4, 6, 8, 10]
+
+
+def test_several_methods_in_one_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "in_fresh_process", lambda function, *arguments: function(*arguments))
+    result, text = run(tmp_path, monkeypatch, "--arch", "prototype", "HSNet", "--opts", "output_stride", "32")
+    prototype, hsnet = result["methods"]
+    assert (prototype["method"], prototype["learn M"], hsnet["method"]) == ("prototype", 0, "HSNet")
+    assert hsnet["learn M"] + hsnet["frozen M"] == pytest.approx(hsnet["parameters M"])
+    assert hsnet["GFLOP"] > hsnet["cached GFLOP"] > 0 and min(hsnet["cold s"], hsnet["peak MB"]) > 0
+    assert "weights and images: random" in text and "| HSNet " in text
+    monkeypatch.setattr("sys.argv", ["benchmark.py", "--arch", "prior", "HSNet", "--rows", "stages"])
+    with pytest.raises(UserError, match="--rows: is for one method"):
+        benchmark.main()
+
+
+@pytest.mark.parametrize("arch", METHODS)
+def test_every_method_has_a_config_of_its_own_size(arch: str) -> None:
+    cfg = load_config(benchmark.own_config(arch), ["arch", arch])
+    sizes = {"HSNet": 400, "DCAMA": 384, "BAM": 473, "HMNet": 473, "INSID3": 416}
+    assert cfg.val_size == sizes.get(arch, cfg.val_size)
+    assert cfg.arch == arch
