@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prediction.expectation import as_json, better, expect, leave_out, lines, write_curve
+from prediction.fitted import NAME as FITTED
+from prediction.fitted import load_fitted
 from prediction.predictor import DEFAULT_CONFIG, Predictor
 from prediction.shared import open_shared
 from prediction.support import SupportClass
 from prediction.tiles import Tiling, check_tiling, crop_supports
 from util.config import Config, load_config
-from util.errors import UserError
 
 FREE = ("adapt", "prototype")  # methods without weights, the usual one first
 
@@ -50,13 +51,16 @@ def choose(
     """
     predictor = open_predictor(cfg, arguments.weights, arguments.device or cfg.device)
     classes = {item.name: (item.images, item.masks) for item in support}
+    if not arguments.weights:
+        load_fitted(arguments.out / FITTED, predictor)
     if arguments.tile:
         check_tiling(predictor, Tiling(arguments.tile, arguments.overlap))
     predictor.set_support(classes)  # whatever is wrong with it is said now
     is_free = not arguments.weights and not arguments.arch
     notes = dict(known) or {"method": cfg.arch, "threshold": arguments.threshold or 0.5, "expected": {}}
     if not known and not arguments.no_expectation and max(len(item.images) for item in support) > 1:
-        ways = _ways(arguments, cfg, predictor, is_free)
+        others = FREE[1:] if is_free else ()
+        ways = {cfg.arch: predictor, **{name: predictor.with_method(name, cfg) for name in others}}
         if trials := {way: found for way, each in ways.items() if (found := leave_out(each, support))}:
             used = better(trials) if is_free else cfg.arch
             expected = {way: expect(found, arguments.threshold) for way, found in trials.items()}
@@ -68,18 +72,3 @@ def choose(
         write_curve(arguments.out, predictor, support, notes["threshold"])
     predictor.set_support(crop_supports(classes, arguments.tile) if arguments.scale == "auto" else classes)
     return Choice(predictor, notes["threshold"], notes)
-
-
-def _ways(arguments: argparse.Namespace, cfg: Config, predictor: Predictor, is_free: bool) -> dict[str, Predictor]:
-    """By name what is tried: that which is asked for, and what else there is without weights."""
-    ways = {cfg.arch: predictor}
-    if is_free:
-        return ways | {name: predictor.with_method(name, cfg) for name in FREE if name != cfg.arch}
-    if not arguments.weights:
-        return ways
-    free = load_config(DEFAULT_CONFIG, ["arch", FREE[0]])
-    try:
-        adapt = open_predictor(free, None, arguments.device or free.device)
-    except UserError:  # the backbone's weights are not here
-        return ways
-    return ways | {FREE[0]: adapt, FREE[1]: adapt.with_method(FREE[1], free)}

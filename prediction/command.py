@@ -10,21 +10,22 @@ from typing import Any
 
 from tqdm import tqdm
 
-from prediction.choice import FREE, Choice, choose
+from prediction.choice import Choice, choose, open_method
 from prediction.drawing import OVERLAY_SIDES
+from prediction.fitted import NAME as FITTED
+from prediction.fitted import save_fitted
 from prediction.formats.table import chosen_formats, write_formats
 from prediction.gallery import write_gallery
 from prediction.manifest import Joined, Part, Record, join, read_manifest
 from prediction.outputs import FOLDERS, Kinds, Outputs
 from prediction.plan import PATIENCE, WHOLE, PredictionPlan, begin, claim_share, is_current, make_plan
-from prediction.predictor import AVERAGING_FACTOR, DEFAULT_CONFIG, Prediction
+from prediction.predictor import AVERAGING_FACTOR, Prediction
 from prediction.queries import Share, find_queries
 from prediction.settings import contents_of, fingerprint, is_ours, read_settings, write_settings
-from prediction.shared import open_shared
 from prediction.stream import segment
 from prediction.support import read_support, select
 from prediction.tiles import Tiling, Window
-from util.config import Config, load_config
+from util.config import Config
 from util.errors import UserError, printable
 from util.failures import explain_errors
 from util.files import claimed
@@ -111,6 +112,8 @@ def predict(cfg: Config, arguments: argparse.Namespace, share: Share) -> list[st
             origin = f"weights {arguments.weights}" if arguments.weights else "without trained weights"
             print(f"method: {choice.notes['method']}, {origin}, threshold {choice.threshold}")
             write_settings(out, read_settings(out) | {"choice": choice.notes})
+            if not arguments.weights:
+                save_fitted(out / FITTED, choice.predictor)
     complaints = []
     if choice:
         progress = tqdm(total=len(plan.left), unit="image", disable=None)
@@ -158,14 +161,8 @@ def finish_parts(cfg: Config, arguments: argparse.Namespace) -> list[str]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what the command line asks; returns the exit code."""
-    method = arguments.arch or (None if arguments.weights else FREE[0])
-    arch = ["arch", method] if method else []
-    opts = [*arch, *arguments.opts]
     chosen_formats(arguments.format)  # a mistake in it is said before the work
-    if arguments.weights:
-        cfg, arguments.weights = open_shared(arguments.weights, opts, arguments.config)
-    else:
-        cfg = load_config(arguments.config or DEFAULT_CONFIG, opts)
+    cfg, arguments.weights = open_method(arguments.weights, arguments.arch, arguments.config, arguments.opts)
     share = Share(*arguments.part) if arguments.part else WHOLE
     try:
         with explain_errors(AGAIN), claim_share(arguments.out, share):

@@ -88,8 +88,7 @@ class Part:
 
 
 def scan(path: Path, start: int = 0) -> Iterator[Group]:
-    """The images in a file of records from a position on whose lines are all there, in their order; torn lines do
-    not count."""
+    """The images of a file whose lines are all there, in order, from a position on; torn lines do not count."""
     group: Group | None = None
     if not path.is_file():
         return

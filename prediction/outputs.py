@@ -64,11 +64,6 @@ class Outputs:
             **({"probability": f"{FOLDERS['probability']}/{name}.png"} if self.kinds.probabilities else {}),
         }
 
-    def is_done(self, file: str, record: Record) -> bool:
-        """Whether a record says that all is written that is asked for."""
-        wanted = ((kind, path) for kind, path in self.paths(file).items() if path)
-        return record.keys() >= NEEDED and all(record.get(kind) == path for kind, path in wanted)
-
     def is_whole(self, record: Record) -> bool:
         """Whether the outputs that a record names are there and intact, by reading them."""
         mask, overlay, probability = (record.get(kind, "") for kind in ("mask", "overlay", "probability"))
@@ -90,6 +85,8 @@ class Outputs:
 
         `values` are those of the classes in the mask; what is known `about` the image's file is noted with them.
         """
+        certainty = round(prediction.certainty, 4)
+        prediction = prediction.without_unsure()
         table = np.array([0, *(values[name] for name in prediction.names)], np.uint8)
         mask, found, paths = table[prediction.mask], prediction.found(), self.paths(file)
         save_index(self.folder / paths["mask"], mask)
@@ -99,7 +96,7 @@ class Outputs:
         if "probability" in paths:
             save_probability(self.folder / paths["probability"], prediction.probability)
         shared = {
-            **{"seconds": round(seconds, 4), "found": len(found), "certainty": round(prediction.certainty, 4)},
+            **{"seconds": round(seconds, 4), "found": len(found), "certainty": certainty},
             **{**paths, **(about or {})},
         }
         nothing = {"file": file, "class": None, "value": None, "area": 0, "score": 0.0, "box": None, **shared}
@@ -107,6 +104,11 @@ class Outputs:
         return [
             {**_record(file, item, values, scores[prediction.names.index(item.name) + 1]), **shared} for item in found
         ] or [nothing]
+
+
+def is_done(paths: Mapping[str, str], record: Record) -> bool:
+    """Whether a record says that all is written that is asked for, at these paths."""
+    return record.keys() >= NEEDED and all(record.get(kind) == path for kind, path in paths.items() if path)
 
 
 def save_probability(path: Path, probability: NDArray[np.float32]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from dataset.lists import class_lines
 from prediction.manifest import NAME, Record, join, part_files, part_path, scan
-from prediction.outputs import FOLDERS, Outputs
+from prediction.outputs import FOLDERS, Outputs, is_done
 from prediction.queries import Queries, Share
 from prediction.settings import SETTINGS, contents_of, is_ours, read_settings, write_settings
 from prediction.support import SupportClass
@@ -94,13 +94,14 @@ def make_plan(
             number, record = place.get(group.file), group.records[0]
             if number is None:
                 continue
-            done[number] = not overwrite and outputs.is_done(group.file, record)
-            if record.get("mask") != outputs.paths(group.file)["mask"]:
+            paths = outputs.paths(group.file)
+            done[number] = not overwrite and is_done(paths, record)
+            if record.get("mask") != paths["mask"]:
                 stale[group.file] = record
             elif done[number]:
                 done[number] = _is_unchanged(os.path.join(root, group.file), record)
                 done[number] &= not verify or _is_verified(queries.root / group.file, record, outputs)
-    left = [file for file, is_done in zip(files, done, strict=True) if not is_done]
+    left = [file for file, known in zip(files, done, strict=True) if not known]
     return PredictionPlan(support, queries, share, outputs, left, list(stale.values()))
 
 

@@ -61,8 +61,8 @@ def write_photos(folder: Path, count: int) -> Path:
 
 
 def arguments(weights: Path, tmp_path: Path, *more: object) -> list[str]:
-    words = ("--weights", weights, "--support", tmp_path / "support", "--query", tmp_path / "photos")
-    return ["predict.py", *map(str, (*words, "--out", tmp_path / "out", *more))]
+    words = ("--weights", weights, "--no-expectation", "--support", tmp_path / "support")
+    return ["predict.py", *map(str, (*words, "--query", tmp_path / "photos", "--out", tmp_path / "out", *more))]
 
 
 @pytest.fixture
@@ -336,6 +336,43 @@ def test_a_full_disk_loses_nothing(run: Any, tmp_path: Path) -> None:
         run()
     part.unlink()
     assert run() == 0 and lasting(tmp_path) == expected
+
+
+def test_what_is_expected_is_noted_once(weights: Path, support: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    write_photos(tmp_path / "photos", 6)
+    words = [word for word in arguments(weights, tmp_path, "--part") if word != "--no-expectation"]
+
+    def run_part(*more: str) -> dict[str, Any]:
+        monkeypatch.setattr(sys, "argv", [*words, *more])
+        assert predict.main() == 0
+        return json.loads((tmp_path / "out/run.json").read_text())["choice"]
+
+    noted = run_part("1/2")
+    (expected,) = noted["expected"].values()
+    assert expected["interval"][0] <= expected["iou"] <= expected["interval"][1]
+    assert noted["threshold"] == expected["threshold"] and noted["method"] == "HMNet"
+    monkeypatch.setattr("prediction.choice.leave_out", None)  # the other part takes over what is noted
+    assert run_part("2/2") == noted
+    monkeypatch.setattr(sys, "argv", [*words[:-1], "--finish"])
+    assert predict.main() == 0
+    certainties = {record["file"]: record["certainty"] for record in manifest(tmp_path)}
+    unsure = json.loads((tmp_path / "out/run.json").read_text())["least_sure"]
+    assert unsure == dict(sorted(certainties.items(), key=lambda item: item[::-1])[:5])
+
+
+def test_tiles_of_large_images(run: Any, tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 1)
+    Image.fromarray(scene(150, 200)).save(tmp_path / "photos/large.png")
+    assert run("--tile", 60, "--scale", "auto") == 0
+    assert read(tmp_path / "out/masks/large.png").shape == (150, 200)
+    with pytest.raises(UserError, match="other weights, settings"):
+        run("--tile", 60)
+    with pytest.raises(UserError, match="other weights, settings"):
+        run()
+    for wrong, message in ((["--tile", 1], "--tile 1: is less than"), (["--scale", "auto"], "--scale auto: cuts")):
+        with pytest.raises(UserError, match=message):
+            run("--out", tmp_path / "other", *wrong)
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_file_that_vanishes(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
