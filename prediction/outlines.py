@@ -1,4 +1,4 @@
-"""Outlines of maps that are coarser than their image, drawn to the image's own edges."""
+"""Outlines of scores that are coarser than their image, drawn to the image's own edges."""
 
 import cv2
 import numpy as np
@@ -6,9 +6,24 @@ from numpy.typing import NDArray
 
 Map = NDArray[np.float32]
 
+MAX_SIDE = 1024  # pixels at which edges are looked for
 STEP = 4  # pixels between the positions at which the filter is fitted
-RADIUS = 0.02  # of the windows, in units of the image's diagonal
-SMOOTHNESS = 1e-3  # variance of colours, from 0 to 1, below which a window counts as flat
+RADIUS = 0.03  # of its windows, in units of the image's diagonal
+SMOOTHNESS = 1e-4  # variance of colours, from 0 to 1, below which a window counts as flat
+SURE = 8.0  # from which a margin counts no more
+
+
+def sharpen(margins: Map, image: NDArray[np.uint8]) -> Map:
+    """Margins (N, h, w) of an image (H, W, 3) of the same proportions, at their own size, with its edges."""
+    height, width = margins.shape[1:]
+    scale = min(1.0, MAX_SIDE / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    guide = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    fitted = [
+        guided_filter(cv2.resize(margin, size, interpolation=cv2.INTER_LINEAR), guide)
+        for margin in margins.clip(-SURE, SURE)
+    ]
+    return np.stack([cv2.resize(x, (width, height), interpolation=cv2.INTER_LINEAR) for x in fitted])
 
 
 def guided_filter(values: Map, image: NDArray[np.uint8]) -> Map:
@@ -18,17 +33,17 @@ def guided_filter(values: Map, image: NDArray[np.uint8]) -> Map:
     whole one.
     """
     guide = image.astype(np.float32) / 255
-    small = tuple(max(1, side // STEP) for side in values.shape[::-1])
+    small = max(1, values.shape[1] // STEP), max(1, values.shape[0] // STEP)
     colours = cv2.resize(guide, small, interpolation=cv2.INTER_AREA)
     target = cv2.resize(values, small, interpolation=cv2.INTER_AREA)
     side = 2 * max(1, round(RADIUS * float(np.hypot(*values.shape)) / STEP)) + 1
 
     def box(x: Map) -> Map:
-        return cv2.blur(x, (side, side)).reshape(x.shape)
+        return np.asarray(cv2.blur(x, (side, side)), np.float32).reshape(x.shape)
 
     mean, level = box(colours), box(target)
-    products = (colours[..., :, None] * colours[..., None, :]).reshape(*colours.shape[:2], 9)
-    covariance = box(products).reshape(*products.shape[:2], 3, 3) - mean[..., :, None] * mean[..., None, :]
+    products = (colours[..., :, None] * colours[..., None, :]).reshape(*level.shape, 9)
+    covariance = box(products).reshape(*level.shape, 3, 3) - mean[..., :, None] * mean[..., None, :]
     joint = box(colours * target[..., None]) - mean * level[..., None]
     slope = np.linalg.solve(covariance + SMOOTHNESS * np.eye(3, dtype=np.float32), joint[..., None])[..., 0]
     offset = level - (slope * mean).sum(-1)

@@ -29,6 +29,7 @@ from model.released import load_weights
 from model.tensors import expand
 from prediction.drawing import draw_overlay
 from prediction.masks import MaskSource, as_lists, object_mask
+from prediction.outlines import sharpen
 from prediction.shared import add_backbone, open_shared
 from prediction.stream import segment
 from prediction.support import SINGLE
@@ -129,14 +130,22 @@ class Predictor:
     """Segments in images what support images show.
 
     Args: a network, which is folded in place; the side of the square that it sees; the number of shots that it was
-    trained with; device; config key `amp`; megabytes for the features of images, to know them when they come again.
+    trained with; device; config key `amp`; megabytes for the features of images, to know them when they come again;
+    config key `sharpen`.
     """
 
     def __init__(
-        self, model: Method, size: int, shot: int, device: torch.device, amp: str = "off", cache_mb: float = 0
+        self,
+        model: Method,
+        size: int,
+        shot: int,
+        device: torch.device,
+        amp: str = "off",
+        cache_mb: float = 0,
+        sharpens: bool = False,
     ) -> None:
         self.model, self.size, self.shot, self.device = prepare_inference(model.to(device)), size, shot, device
-        self.amp = amp
+        self.amp, self.sharpens = amp, sharpens
         self.states: dict[str, State] = {}
         self.cache = FeatureCache(self.model, cache_mb)
         self.known: dict[str, State] = {}  # by what the supports show, the latest MAX_CACHED_SUPPORTS
@@ -149,7 +158,9 @@ class Predictor:
         cfg = config if isinstance(config, Config) else load_config(config)
         model = build_model(cfg, pretrained=False)
         load_weights(model, add_backbone(cfg, model, weights))
-        return cls(model, cfg.val_size, cfg.trained_shot or cfg.shot, pick_device(device), cfg.amp, cache_mb)
+        return cls(
+            model, cfg.val_size, cfg.trained_shot or cfg.shot, pick_device(device), cfg.amp, cache_mb, cfg.sharpen
+        )
 
     @classmethod
     def from_method(
@@ -166,12 +177,12 @@ class Predictor:
         if model.is_trained:
             raise UserError(f"{name}: is a trained method and needs weights; name them by --weights FILE")
         load_frozen_parts(model, cfg)
-        return cls(model, cfg.val_size, cfg.shot, pick_device(device), cfg.amp, cache_mb)
+        return cls(model, cfg.val_size, cfg.shot, pick_device(device), cfg.amp, cache_mb, cfg.sharpen)
 
     def with_method(self, name: str, cfg: Config) -> "Predictor":
         """The same backbone under another training-free method, with its supports still to be set."""
         method = find_method(name).build(cfg.model_copy(update={"arch": name}), self.model.backbone, None)
-        return Predictor(method, self.size, self.shot, self.device, self.amp)
+        return Predictor(method, self.size, self.shot, self.device, self.amp, sharpens=self.sharpens)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str = "auto", cache_mb: float = 0) -> "Predictor":
@@ -210,7 +221,7 @@ class Predictor:
         pictures = [read_image(image) for image in as_lists(images, None)[0]]
         scores = self.scores([self.network_input(picture) for picture in pictures]) if pictures else []
         return [
-            self.prediction(tuple(self.states), each, picture.shape[:2])
+            self.prediction(tuple(self.states), each, picture.shape[:2], picture)
             for each, picture in zip(scores, pictures, strict=True)
         ]
 
@@ -255,13 +266,20 @@ class Predictor:
             return self._embed(torch.stack(list(inputs)), "query")
 
     @torch.inference_mode()
-    def prediction(self, names: tuple[str, ...], scores: Sequence[Scores], size: tuple[int, ...]) -> Prediction:
+    def prediction(
+        self, names: tuple[str, ...], scores: Sequence[Scores], size: tuple[int, ...], picture: RGB | None = None
+    ) -> Prediction:
         """Scores of one image for every class, B = 1, to what is found in it at that size.
+
+        Where outlines are sharpened they are drawn to the edges of `picture`, the image, which may have been reduced.
 
         For one class the probability is the softmax of the network's two scores; several compete in one softmax with
         the background at margin 0. As in testing, scores are first resized to what the network saw.
         """
-        return self.from_margins(names, self.margins(scores, size))
+        margins = self.margins(scores, size)
+        if self.sharpens and picture is not None:
+            margins = torch.from_numpy(sharpen(margins.float().cpu().numpy(), picture))
+        return self.from_margins(names, margins)
 
     def margins(self, scores: Sequence[Scores], size: tuple[int, ...]) -> Tensor:
         """Of one image's scores the margins over the background at a size (h, w): (classes, h, w)."""

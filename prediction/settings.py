@@ -31,7 +31,7 @@ def fingerprint(cfg: Config, weights: Path | None, support: Sequence[SupportClas
     used = weights or next((path for path in [imagenet_file(cfg)] if path.is_file()), None)
     contents = {"query": str(root), "weights": used and _digest(used), "support": digest.hexdigest()}
     contents |= {} if weights else {"arch": cfg.arch}
-    return {**contents, **{key: getattr(cfg, key) for key in keys_of("network")}}
+    return {**contents, **{key: getattr(cfg, key) for key in keys_of("network", "prediction")}}
 
 
 def contents_of(path: Path) -> dict[str, Any]:

@@ -75,15 +75,16 @@ def segment(
     names, threads = tuple(predictor.states), default_threads()
     at_once = batch or (1 if predictor.device.type == "cpu" else GPU_BATCH)
 
-    def load(item: Item) -> tuple[Tensor | Deferred, tuple[int, ...], Rest] | UserError:
+    def load(item: Item) -> tuple[Tensor | Deferred, tuple[int, ...], Rest, RGB | None] | UserError:
         try:
             image, size, rest = read(item)
         except UserError as error:
             return error
         if tiling and tiling.cuts(size):
             window = image if callable(image) else window_of(image)
-            return partial(predict_tiles, predictor, window, size, tiling, at_once), size, rest
-        return predictor.network_input(image(0, 0, *size) if callable(image) else image, size), size, rest
+            return partial(predict_tiles, predictor, window, size, tiling, at_once), size, rest, None
+        whole = image(0, 0, *size) if callable(image) else image
+        return predictor.network_input(whole, size), size, rest, whole
 
     def score() -> Iterator[tuple[Deferred, Rest, float] | UserError]:
         for group in in_batches(in_threads(load, items, threads, at_once + threads), at_once):
@@ -95,7 +96,7 @@ def segment(
                 if isinstance(entry, UserError):
                     yield entry
                 elif isinstance(entry[0], Tensor):
-                    yield partial(predictor.prediction, names, next(scores), entry[1]), entry[2], seconds
+                    yield partial(predictor.prediction, names, next(scores), entry[1], entry[3]), entry[2], seconds
                 else:
                     start = perf_counter()
                     yield partial(replace, entry[0]()), entry[2], perf_counter() - start

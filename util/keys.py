@@ -29,6 +29,7 @@ TOPICS = {
     "recipe": "what a network is trained on, how, and which of its weights are kept",
     "base": "the same of the base learner (stage 1); other keys are about it too and say so in the schema",
     "protocol": "what is measured on, and how",
+    "prediction": "what is made of the network's scores on images of one's own",
     "seed": "one draw of many: runs are compared over several",
     "place": "where files lie, which changes no result",
     "machine": "speed, memory and processes, which change no result beyond rounding",

@@ -252,6 +252,7 @@ class Config(BaseModel):
     )
     episodes_file: str | None = about("protocol", "JSON Lines of episodes to take instead")
     feature_cache_mb: NotNegative = about("machine", "for features of images already seen")
+    sharpen: bool = about("prediction", "draw outlines to the edges of one's own images (a guided filter)")
 
     @model_validator(mode="before")
     @classmethod

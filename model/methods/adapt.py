@@ -41,7 +41,8 @@ class Adapt(Method):
     averaged (the idea of self-support, Fan et al., ECCV 2022).
 
     The state of B support sets: `means (B, 2, C)` of background and object, `covariance (B, C, C)` within them,
-    `direction (B, rich channels)` between the prototypes, `logistic (B, C + 1)` weights and offset, `shot (B)`.
+    `direction (B, rich channels)` between the prototypes, `linear` and `logistic (B, C + 1)`, the weights and offset
+    of both classifiers, `shot (B)`.
 
     Args: backbone; names of the maps that are joined, from finer to coarser.
     """
@@ -127,11 +128,13 @@ def fit(rows: Tensor, weights: Tensor, rich: int) -> dict[str, Tensor]:
     """Both classifiers of rows (n, C), weights (2, n) of background and object."""
     weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-6)
     means = weights @ rows
+    covariance = covariance_of(rows, weights, means)
     background, object_ = F.normalize(weights @ F.normalize(rows[:, -rich:], dim=1), dim=1)
     direction = object_ - background  # in units of its squared length
     return {
         "means": means,
-        "covariance": covariance_of(rows, weights, means),
+        "covariance": covariance,
+        "linear": discriminant(means, covariance),
         "direction": direction / direction.square().sum().clamp(min=1e-6),
         "logistic": logistic_regression(rows, weights),
     }
@@ -169,21 +172,25 @@ def covariance_of(rows: Tensor, weights: Tensor, means: Tensor) -> Tensor:
     return (rows * both.unsqueeze(1)).T @ rows - means.T @ means / 2
 
 
-def discriminant(rows: Tensor, means: Tensor, covariance: Tensor) -> Tensor:
-    """Margins (n) of rows (n, C): the linear discriminant, scaled to -0.5 and 0.5 at the class means."""
+def discriminant(means: Tensor, covariance: Tensor) -> Tensor:
+    """Weights and offset (C + 1) of the linear discriminant's margins, which are -0.5 and 0.5 at the class means."""
     ridge = RIDGE * covariance.diagonal().mean().clamp(min=1e-8)
     difference = means[1] - means[0]
     direction = torch.linalg.solve(covariance + ridge * torch.eye(len(covariance)).to(covariance), difference)
-    scale = (direction @ difference).clamp(min=1e-8)
-    return (rows - means.mean(0)) @ (direction / scale)
+    direction = direction / (direction @ difference).clamp(min=1e-8)
+    return torch.cat([direction, -(means.mean(0) @ direction)[None]])
+
+
+def margins_of(rows: Tensor, linear: Tensor) -> Tensor:
+    """Margins (n) of rows (n, C) by weights and offset (C + 1)."""
+    return rows @ linear[:-1] + linear[-1]
 
 
 def first_margin(rows: Tensor, head: dict[str, Tensor], rich: int) -> Tensor:
     """Margins (n) of a query's rows (n, C) by the supports alone: both classifiers and the prototype mixed."""
     prototype = F.normalize(rows[:, -rich:], dim=1) @ head["direction"]
-    linear = discriminant(rows, head["means"], head["covariance"])
-    linear = torch.lerp(linear, prototype, PROTOTYPE_SHARE / head["shot"])
-    logistic = (rows @ head["logistic"][:-1] + head["logistic"][-1]).clamp(-LOGISTIC_LIMIT, LOGISTIC_LIMIT)
+    linear = torch.lerp(margins_of(rows, head["linear"]), prototype, PROTOTYPE_SHARE / head["shot"])
+    logistic = margins_of(rows, head["logistic"]).clamp(-LOGISTIC_LIMIT, LOGISTIC_LIMIT)
     return torch.lerp(logistic, linear, DISCRIMINANT_SHARE / head["shot"])
 
 
@@ -191,9 +198,10 @@ def refit(rows: Tensor, margin: Tensor, shown: Tensor, head: dict[str, Tensor]) 
     """Margins of a discriminant half-way to that of the query's sure positions; `shown (n)` is 0 in padding."""
     weights = torch.stack([sure(-margin, shown).clamp(max=1).sign(), sure(margin, shown).clamp(max=1)])
     weights = weights / weights.sum(1, keepdim=True)
+    counted = weights.sum(0) > 0
     means = weights @ rows
-    covariance = covariance_of(rows, weights, means)
-    return discriminant(rows, (head["means"] + means) / 2, (head["covariance"] + covariance) / 2)
+    covariance = covariance_of(rows[counted], weights[:, counted], means)
+    return margins_of(rows, discriminant((head["means"] + means) / 2, (head["covariance"] + covariance) / 2))
 
 
 def sure(margin: Tensor, shown: Tensor) -> Tensor:

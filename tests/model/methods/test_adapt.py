@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.methods.adapt import DECAY, Adapt, discriminant, fit, logistic_regression
+from model.methods.adapt import DECAY, Adapt, discriminant, fit, logistic_regression, margins_of
 from tests.model.methods.test_hmnet import episode, small
 from util.image import MEAN, STD
 
@@ -57,7 +57,7 @@ def test_the_discriminant_is_that_of_the_plain_formula() -> None:
     expected = [np.cov(x.T, aweights=w[i], ddof=0) for i in (0, 1)]
     np.testing.assert_allclose(covariance, sum(expected) / 2, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(means, [np.average(x, axis=0, weights=w[i]) for i in (0, 1)], rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(discriminant(means, means, covariance), torch.tensor([-0.5, 0.5]).double())
+    torch.testing.assert_close(margins_of(means, discriminant(means, covariance)), torch.tensor([-0.5, 0.5]).double())
     unit = F.normalize(rows[:, -2:], dim=1)
     background, object_ = (F.normalize((weights[i][:, None] * unit).sum(0), dim=0) for i in (0, 1))
     torch.testing.assert_close((object_ - background) @ direction, torch.ones((), dtype=torch.float64))

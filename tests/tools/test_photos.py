@@ -1,0 +1,37 @@
+"""The table of photographs: on drawn images, and the band in which outlines are compared."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tools.photos import PhotoClass, absent_rows, band, bins_row, measure, row
+from tests.prediction.test_fitted import fresh
+from tests.toy import write_toy
+
+
+def test_the_band_is_what_is_near_the_outline() -> None:
+    mask = np.zeros((60, 80), bool)
+    mask[10:40, 20:60] = True
+    width = 2  # 0.02 of the diagonal of 100
+    inner = np.zeros_like(mask)
+    inner[10 + width : 40 - width, 20 + width : 60 - width] = True
+    assert np.array_equal(band(mask), mask & ~inner)
+    assert band(np.ones((60, 80), bool))[0].all()
+
+
+@pytest.mark.parametrize("absent", [False, True])
+def test_rows_of_drawn_images(tmp_path: Path, absent: bool) -> None:
+    root = write_toy(tmp_path / "toy", train=9, val=1)
+    files = [(root / f"JPEGImages/train{n:03d}.jpg", root / f"SegmentationClassAug/train{n:03d}.png") for n in range(9)]
+    each = PhotoClass("toy", "thing1", 1, 255, [[files[0]]], [files[8]], [files[3]])
+    found = {"thing1": [measure(fresh(), each, each.draws[0], absent)]}
+    measured = found["thing1"][0]
+    (overlap, union), (near, near_union) = measured.present[0].counts
+    assert 0 <= near <= overlap <= union and near_union <= union
+    assert row(("toy", "1", "adapt"), found)[3].startswith(f"{overlap / union:.3f}")
+    assert len(measured.absent) == absent
+    if absent:
+        rates = list(absent_rows(("toy", "1", "adapt"), found))
+        assert [line[-2] for line in rates] == sorted((line[-2] for line in rates), reverse=True)
+        assert len(bins_row(("toy", "1", "adapt"), found)) == 3 + 10 + 1
