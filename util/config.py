@@ -81,7 +81,7 @@ def restore_config(content: Mapping[str, Any]) -> Config | None:
     """The config that a result or checkpoint holds; keys that are newer have their defaults. None if it is none."""
     defaults = {key: setting.value for key, setting in _defaults(content.get("data_set")).items()}
     try:
-        renamed = {RENAMED_KEYS.get(key, key): value for key, value in content.items()}
+        renamed = {RENAMED_KEYS.get(key, key): value for key, value in content.items() if key not in UNUSED_KEYS}
         return Config(**(defaults | _with_draw_workers(renamed)))
     except (ValidationError, TypeError):
         return None

@@ -29,6 +29,7 @@ from util.keys import (
 UNUSED_KEYS = {
     *("classes", "ignore_label", "padding_label", "warmup", "resized_val", "ori_resize", "fix_bn", "zoom_factor"),
     *("aux_weight1", "aux_weight2", "low_fea", "merge", "merge_tau", "base_data_root"),
+    "batch_statistics",  # a former version's; `corrections` may name frozen_statistics instead
 }
 BAM_KEYS = {"seed_deterministic": "deterministic"}  # BAM's name of a key -> ours
 RENAMED_KEYS = {"views": "cached_crops", "view_folder": "crop_folder"}  # name in former versions -> name

@@ -105,3 +105,10 @@ def test_seeds_of_protocols_that_have_their_own() -> None:
         assert cfg.test_seeds == seeds
     cfg = load_config(BASE_DIR / "pascal.yaml", ["episodes_file", "e.jsonl", "seeds", "[4, 5]"])
     assert cfg.test_seeds == (4,)
+
+
+def test_keys_that_are_gone_change_nothing() -> None:
+    cfg = load_config(BASE_DIR / "pascal.yaml")
+    content = cfg.model_dump() | {"batch_statistics": True}
+    with pytest.warns(UserWarning, match="ignored: batch_statistics"):
+        assert load_mapping(content, "a checkpoint") == restore_config(content) == cfg
