@@ -162,10 +162,10 @@ def draw_support(images: Sequence[str], query: str, shot: int, rng: random.Rando
 
 def _draw_hsnet(index: ImageIndex, shot: int, count: int) -> list[Episode]:
     """HSNet's draws: one stream of NumPy's legacy generator, seed 0; a support may repeat, but is never the query."""
-    rule, rng, classes = index.hsnet, np.random.RandomState(0), list(index.by_class)
-    least = shot + 1 if rule.distinct else 2
+    rng, classes = np.random.RandomState(0), list(index.by_class)
+    least = shot + 1 if index.distinct else 2
     for class_id, names in index.by_class.items():
-        usable = [name for name in dict.fromkeys(names) if any(rule.objects.get((class_id, name), ("itself",)))]
+        usable = [name for name in dict.fromkeys(names) if any(index.objects.get((class_id, name), ("itself",)))]
         if len(usable) < least:
             raise UserError(f"class {class_id}: {len(usable)} images, but its episodes need {least}; check the lists")
 
@@ -178,23 +178,23 @@ def _draw_hsnet(index: ImageIndex, shot: int, count: int) -> list[Episode]:
             image = choice(index.by_class[class_id])
             if image in others:
                 continue
-            found = choice(rule.objects[class_id, image]) if rule.objects else image
+            found = choice(index.objects[class_id, image]) if index.objects else image
             if found is not None:
                 return image, found
 
     episodes = []
     for number in range(count):
-        if rule.lines:
-            query_image, class_id = rule.lines[number % len(rule.lines)]
+        if index.lines:
+            query_image, class_id = index.lines[number % len(index.lines)]
             query = query_image
         else:
-            class_id = choice(classes) if rule.draw_class else classes[number % len(classes)]
+            class_id = choice(classes) if index.draw_class else classes[number % len(classes)]
             query_image, query = draw(class_id, ())
         drawn, supports = [query_image], []
         for _ in range(shot):
             image, support = draw(class_id, drawn)
             supports.append(support)
-            if rule.distinct:
+            if index.distinct:
                 drawn.append(image)
         episodes.append(Episode(query, class_id, supports))
     return episodes

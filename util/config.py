@@ -3,7 +3,7 @@
 import difflib
 import reprlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from util.dialect import YamlLoader
 from util.errors import UserError
-from util.relations import broken_relations
-from util.schema import BAM_KEYS, DERIVED, NULLABLE_KEYS, RENAMED_KEYS, UNUSED_KEYS, Config
+from util.folds import WITH_ALL
+from util.schema import BAM_KEYS, CLASS_COUNTS, DERIVED, NULLABLE_KEYS, RENAMED_KEYS, UNUSED_KEYS, Config
 
 __all__ = ["Config", "is_stage_1", "load_config", "restore_config"]
 
@@ -67,9 +67,41 @@ def _resolve(file: dict[str, Setting], words: dict[str, Setting]) -> Config:
     data_set = given["data_set"].value if "data_set" in given else "pascal"
     settings = _defaults(data_set) | _drop_unused(given)
     cfg = _validate(settings)
-    for key, remedy in broken_relations(cfg):
+    for key, remedy in _broken_relations(cfg):
         raise _wrong_value(settings, key, getattr(cfg, key), remedy)
     return cfg
+
+
+def _broken_relations(cfg: Config) -> Iterator[tuple[str, str]]:
+    """The keys whose values do not fit those of other keys, each with what it should be."""
+    if cfg.split >= cfg.folds + (cfg.data_set in WITH_ALL):
+        yield "split", f"should be below folds ({cfg.folds})"
+    if cfg.num_classes != CLASS_COUNTS.get(cfg.data_set, cfg.num_classes):
+        yield "num_classes", f"should be {CLASS_COUNTS[cfg.data_set]} for data_set {cfg.data_set}"
+    if not 2 <= cfg.folds <= cfg.num_classes:
+        yield "folds", f"should be from 2 to num_classes ({cfg.num_classes})"
+    dilated = not cfg.backbone_name.startswith(("timm/", "vgg16")) and cfg.output_stride == 8
+    for key in ("train_h", "val_size", "base_train_h") if dilated else ():
+        if (size := getattr(cfg, key)) % 8 != 1 or size < 9:
+            below = max(size - (size - 1) % 8, 9)
+            yield key, f"should be a multiple of 8 plus 1, such as {below} or {below + 8}"
+    if cfg.train_w != cfg.train_h:
+        yield "train_w", f"should equal train_h ({cfg.train_h})"
+    for low, high in (("scale_min", "scale_max"), ("rotate_min", "rotate_max"), ("base_scale_min", "base_scale_max")):
+        if getattr(cfg, low) > getattr(cfg, high):
+            yield low, f"should be at most {high} ({getattr(cfg, high)})"
+    if cfg.layers not in (50, 101):
+        yield "layers", "should be 50 or 101"
+    if cfg.trained_shot not in (None, 1, cfg.shot):
+        yield "trained_shot", f"should be empty, 1 or shot ({cfg.shot})"
+    if cfg.fusion in ("cross_attention", "self_calibrated") and cfg.width % 8:
+        yield "width", f"should be a multiple of 8, the heads of fusion {cfg.fusion}"
+    if cfg.min_class_images and cfg.protocol == "hsnet":
+        yield "min_class_images", "should be empty with protocol hsnet, whose lists name every episode"
+    if cfg.test_classes == "base" and cfg.ensemble:
+        yield "test_classes", "should be novel with ensemble True, whose base learner calls base classes background"
+    if cfg.feature_size % cfg.patch_ratio:
+        yield "feature_size", f"should be a multiple of patch_ratio ({cfg.patch_ratio})"
 
 
 def is_stage_1(path: str | Path) -> bool:

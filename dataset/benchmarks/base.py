@@ -80,27 +80,20 @@ class GreyMaskStore(ImageMaskStore):
 
 
 @dataclass
-class HsnetRule:
-    """What `protocol: hsnet` needs to know of a benchmark, beside the images of each class."""
-
-    # Queries and their classes in order, where they are given.
-    lines: list[tuple[str, int]] = field(default_factory=list)
-    draw_class: bool = False  # drawn at random; else the classes take turns
-    # (class, image) -> its objects, one of which is drawn; None is drawn again with another image.
-    objects: dict[tuple[int, str], list[str | None]] = field(default_factory=dict)
-    distinct: bool = False  # supports of an episode differ
-
-
-@dataclass
 class ImageIndex:
     """All that drawing episodes needs: images in list order, the classes in each, the images of each class."""
 
     images: list[str]
     classes: dict[str, list[int]]  # image -> classes in its mask, ascending, however small
     by_class: dict[int, list[str]]  # wanted class -> its images above the area threshold, in list order
-    hsnet: HsnetRule = field(default_factory=HsnetRule)
     parts: "tuple[ImageIndex, ...]" = ()  # where it joins several: balanced episodes are drawn from each in turn
     contents: dict[str, list[int]] | None = None  # image -> all classes in its mask, where `classes` are a list's alone
+    # What `protocol: hsnet` needs beside: queries and their classes in order, where they are given,
+    lines: list[tuple[str, int]] = field(default_factory=list)
+    draw_class: bool = False  # whether the class is drawn at random, or the classes take turns,
+    # (class, image) -> its objects, one of which is drawn (None is drawn again with another image),
+    objects: dict[tuple[int, str], list[str | None]] = field(default_factory=dict)
+    distinct: bool = False  # and whether the supports of an episode differ.
 
 
 def listed_index(by_class: dict[int, list[str]], lines: Sequence[tuple[str, int]] = (), **rule: Any) -> ImageIndex:
@@ -117,7 +110,7 @@ def listed_index(by_class: dict[int, list[str]], lines: Sequence[tuple[str, int]
     for name, class_id in lines or [(name, class_id) for class_id, names in by_class.items() for name in names]:
         classes.setdefault(name, []).append(class_id)
     classes = {name: sorted(set(present)) for name, present in classes.items()}
-    return ImageIndex(list(classes), classes, by_class, HsnetRule(lines=list(lines), **rule))
+    return ImageIndex(list(classes), classes, by_class, lines=list(lines), **rule)
 
 
 def query_index(lines: Sequence[tuple[str, int]], classes: Sequence[int]) -> ImageIndex:
@@ -178,7 +171,7 @@ class Benchmark(ABC):
 
     def episodes(self, index: ImageIndex) -> int:
         """How many a test has if nobody says another number."""
-        return self.EPISODES or len(index.hsnet.lines) or len(index.images)
+        return self.EPISODES or len(index.lines) or len(index.images)
 
     def notes(self) -> list[str]:
         """What a reader of its figures should know: conventions, and what could not be verified."""

@@ -94,7 +94,7 @@ class PascalPart(Benchmark):
         return listed_index(by_class, objects=objects, distinct=True)
 
     def files(self, index: ImageIndex) -> ImageMaskStore:
-        names = [name for found in index.hsnet.objects.values() for name in found if name]
+        names = [name for found in index.objects.values() for name in found if name]
         images = [name.rpartition("#")[0] for name in names]
         pairs = [(self.root / f"JPEGImages/{image}.jpg", self._annotation(image)) for image in images]
         files = PartMaskStore(zip(names, pairs, strict=True))

@@ -56,7 +56,7 @@ def test_fss1000_by_hsnet(tmp_path: Path) -> None:
     path, _ = saved(tmp_path, "pascal", [])
     cfg = table.test_config(load_config(path, ["test_set", "fss1000", "protocol", "hsnet"]))
     images = [f"{number}" for number in range(2400)]
-    index: Any = type("Index", (), {"images": images, "hsnet": type("Rule", (), {"lines": images})})()
+    index: Any = type("Index", (), {"images": images, "lines": images})()
     assert (cfg.metric_size, episode_count(cfg, index)) == ("input", 2400)
     own = load_config(path)
     assert (own.metric_size, own.test_episodes) == ("original", 1000)

@@ -61,7 +61,7 @@ def test_from_archives_to_a_result(name: str, cfg: Config, tmp_path: Path, capsy
     keys = {"test_set": name, "test_root": str(root), "test_fold": fold, "protocol": "hsnet"}
     tested = test_config(cfg.model_copy(update=keys))
     index, files = load_index(tested, "test")
-    objects = index.hsnet.objects
+    objects = index.objects
     listed = {(n, c) for (c, i), found in objects.items() for n in found if n} if objects else None
     listed = listed or {(image, c) for c, images in index.by_class.items() for image in images}
     assert listed == truth.keys()

@@ -81,14 +81,14 @@ def test_conventions_of_coco_to_pascal() -> None:
 def test_counts_of_the_real_lists() -> None:
     for split, count in enumerate((7717, 2004, 3468, 2359)):
         index = open_benchmark(coco_pascal(split=split, lists=SPLITS)).index("test")
-        assert len(index.hsnet.lines) == count
+        assert len(index.lines) == count
     counts = json.loads((SPLITS / "coco20i_class_counts.json").read_text())["val"]
     sizes = {"pascal": [346, 451, 725, 346], "isaid5i": [3108, 3657, 3298]}
     for name, lengths in sizes.items():
         for fold, length in enumerate(lengths):
             keys = ["test_set", name, "test_fold", str(fold), "protocol", "hsnet", "lists", str(SPLITS)]
             index = open_benchmark(test_config(load_config(ROOT / "config/base/pascal.yaml", keys))).index("test")
-            assert len(index.hsnet.lines) == length and all(index.by_class.values())
+            assert len(index.lines) == length and all(index.by_class.values())
     for fold, (entries, images) in enumerate(((35783, 26052), (17912, 15305), (14563, 13138), (14315, 12640))):
         listed = read_class_lists(SPLITS / f"coco20i_hsnet_val_fold{fold}.txt")
         assert {str(c): len(names) for c, names in listed.items()} == {str(c): counts[str(c)] for c in listed}

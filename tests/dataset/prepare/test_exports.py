@@ -10,6 +10,7 @@ from PIL import Image
 
 from dataset.prepare.image import find_image, upright_label
 from dataset.prepare.sources import read_label_map, read_part, read_source
+from tests.dataset.prepare.test_pascal import stamps
 from tests.dataset.prepare.trees import run_lengths, write_jpeg, write_lines
 from tools.prepare import main
 from util.errors import UserError
@@ -36,10 +37,6 @@ def coco(folder: Path, rng: np.random.Generator, names: list[str], **changes: An
 
 def custom(source: Path, out: Path) -> int:
     return main(["custom", str(source), "--out", str(out), "--workers", "1", "--name", "own"])
-
-
-def stamps(folder: Path) -> dict[Path, tuple[int, int]]:
-    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*")}
 
 
 def test_images_are_read_from_anywhere_and_written_below_out(tmp_path: Path, rng: np.random.Generator) -> None:
