@@ -12,6 +12,8 @@ from tqdm import tqdm
 from engine.origin import checkpoint_config
 from prediction.drawing import OVERLAY_SIDES
 from prediction.formats.table import chosen_formats, write_formats
+from prediction.fitted import NAME as FITTED
+from prediction.fitted import load_fitted, save_fitted
 from prediction.gallery import write_gallery
 from prediction.manifest import Joined, Part, Record, join, read_manifest
 from prediction.outputs import FOLDERS, Kinds, Outputs
@@ -74,7 +76,7 @@ def segment_files(
 
     def write(rest: tuple[str, RGB, dict[str, object]], prediction: Prediction, seconds: float) -> list[Record]:
         file, picture, about = rest
-        return plan.outputs.write(file, picture, prediction.at(threshold), plan.values, seconds, about)
+        return plan.outputs.write(file, picture, prediction.at(threshold).without_unsure(), plan.values, seconds, about)
 
     return predictor.segment(plan.left, read, write, batch)
 
@@ -85,10 +87,13 @@ def predict(cfg: Config, arguments: argparse.Namespace, share: Share) -> list[st
     announce(cfg, arguments.weights, plan)
     if plan.left:
         predictor = open_predictor(cfg, arguments.weights, arguments.device or cfg.device)
+        load_fitted(arguments.out / FITTED, predictor)
         predictor.set_support({item.name: (item.images, item.masks) for item in plan.support})
     # Weights and supports are as they should be: from here on something is written.
     with claimed(arguments.out, is_ours, PATIENCE) if share.total > 1 else nullcontext():
         begin(plan, settings, arguments.overwrite)
+        if plan.left:
+            save_fitted(arguments.out / FITTED, predictor)
     complaints = []
     if plan.left:
         progress = tqdm(total=len(plan.left), unit="image", disable=None)
