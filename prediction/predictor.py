@@ -38,6 +38,7 @@ from util.config import Config, load_config
 from util.distributed import pick_device
 from util.errors import UserError
 from util.image import RGB, ImageSource, normalise, read_image
+from util.pixels import IGNORE
 from util.visualize import class_color, save_index
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "config" / "predict.yaml"
@@ -209,7 +210,9 @@ class Predictor:
                 raise UserError(f"support of {name!r}: should be (images, masks)")
         if not classes or len(classes) > 254:
             raise UserError(f"{len(classes)} classes of support; should be 1 to 254")
-        self.states = {name: self._encode(name, *as_lists(*pair)) for name, pair in classes.items()}
+        lists = {name: as_lists(*pair) for name, pair in classes.items()}
+        inputs = {name: self._inputs(name, *pair) for name, pair in lists.items()}
+        self.states = {name: self._encode(self._with_others(name, inputs)) for name in inputs}
 
     def predict(self, image: ImageSource) -> Prediction:
         """Look for the support's classes in one image of any size; UserError if it cannot be read."""
@@ -294,8 +297,8 @@ class Predictor:
         probabilities = torch.cat([torch.zeros_like(margins[:1]), margins]).softmax(0)[1:]
         return Prediction(names, mask.cpu().numpy(), probabilities.cpu().numpy())
 
-    @torch.inference_mode()
-    def _encode(self, name: str, images: Sequence[ImageSource], masks: Sequence[MaskSource]) -> State:
+    def _inputs(self, name: str, images: Sequence[ImageSource], masks: Sequence[MaskSource]) -> tuple[Tensor, Tensor]:
+        """Supports of a class as the method takes them, (K, 3, size, size), and their masks (K, size, size)."""
         if not len(images) or len(images) != len(masks):
             raise UserError(f"support of {name!r}: {len(images)} images and {len(masks)} masks; give a mask for each")
         shots, shot_masks = [], []
@@ -305,7 +308,20 @@ class Predictor:
             where += "" if name == SINGLE else f" of {name!r}"
             shots.append(self.network_input(picture))
             shot_masks.append(torch.from_numpy(self._network_mask(mask, picture.shape[:2], where)))
-        pictures, marks = torch.stack(shots), torch.stack(shot_masks)  # (K, 3, size, size), (K, size, size)
+        return torch.stack(shots), torch.stack(shot_masks)
+
+    def _with_others(self, name: str, inputs: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """A class's supports, with those of the others as background where the method learns from them."""
+        if not self.model.learns_from_others:
+            return inputs[name]
+        others = [pair for key, pair in inputs.items() if key != name]
+        negatives = [(images, torch.where(masks == 1, 0, IGNORE)) for images, masks in others]
+        images, masks = zip(inputs[name], *negatives, strict=True)
+        return torch.cat(images), torch.cat([mask.to(torch.uint8) for mask in masks])
+
+    @torch.inference_mode()
+    def _encode(self, support: tuple[Tensor, Tensor]) -> State:
+        pictures, marks = support
         key = _digest(pictures, marks)
         state = self.known.pop(key, None)
         if state is None:

@@ -49,6 +49,7 @@ class Adapt(Method):
 
     uses_base_learner = False
     images = ImageRule(fit="padded")
+    learns_from_others = True
 
     def __init__(self, backbone: Backbone, maps: tuple[str, ...]) -> None:
         super().__init__(backbone, maps)
@@ -84,7 +85,7 @@ class Adapt(Method):
         weights = share.flatten(2).unflatten(0, (-1, shot)).movedim(1, 2).flatten(2)  # (B, 2, K * h * w)
         heads = [fit(*each, self.rich) for each in zip(rows, weights, strict=True)]
         state = {name: torch.stack([head[name] for head in heads]) for name in heads[0]}
-        return {**state, "shot": rows.new_full((len(rows),), shot)}
+        return {**state, "shot": (masks == 1).any(3).any(2).sum(1).clamp(min=1)}
 
     @torch.no_grad()
     def score(self, query: Features, state: dict[str, Tensor], episode_class: Tensor | None = None) -> Scores:

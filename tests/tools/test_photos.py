@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tools.photos import PhotoClass, absent_rows, band, bins_row, measure, row
 from tests.prediction.test_fitted import fresh
 from tests.toy import write_toy
+from tools.photos import PhotoClass, absent_rows, band, bins_row, measure, row
 
 
 def test_the_band_is_what_is_near_the_outline() -> None:
