@@ -18,7 +18,7 @@ def sharpen(margins: Map, image: NDArray[np.uint8]) -> Map:
     height, width = margins.shape[1:]
     scale = min(1.0, MAX_SIDE / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    guide = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    guide = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
     fitted = [
         guided_filter(cv2.resize(margin, size, interpolation=cv2.INTER_LINEAR), guide)
         for margin in margins.clip(-SURE, SURE)
@@ -34,8 +34,9 @@ def guided_filter(values: Map, image: NDArray[np.uint8]) -> Map:
     """
     guide = image.astype(np.float32) / 255
     small = max(1, values.shape[1] // STEP), max(1, values.shape[0] // STEP)
-    colours = cv2.resize(guide, small, interpolation=cv2.INTER_AREA)
-    target = cv2.resize(values, small, interpolation=cv2.INTER_AREA)
+    colours, target = (
+        np.asarray(cv2.resize(x, small, interpolation=cv2.INTER_AREA), np.float32) for x in (guide, values)
+    )
     side = 2 * max(1, round(RADIUS * float(np.hypot(*values.shape)) / STEP)) + 1
 
     def box(x: Map) -> Map:

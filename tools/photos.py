@@ -245,7 +245,8 @@ def main() -> None:
             found.setdefault((each.dataset, str(shot), name), {})[each.name] = results
     head = ["set", "masks", "method"]
     columns = ["mean IoU", "boundary IoU", "s/support set", "s/image", "classes"]
-    tables = [Table("Photographs", [*head, *columns], [row(of, each) for of, each in found.items()])]
+    rows: list[Sequence[str]] = [row(of, each) for of, each in found.items()]
+    tables = [Table("Photographs", [*head, *columns], rows)]
     if arguments.absent:
         rates = ["least certainty", "found where it is not", "not found where it is"]
         rows = [line for of, each in found.items() for line in absent_rows(of, each)]

@@ -9,8 +9,8 @@ from tests.toy import generator
 
 def test_a_linear_function_of_the_colours_stays() -> None:
     noise = cv2.GaussianBlur(generator().random((90, 120, 3)), (0, 0), 6)
-    image = np.uint8(255 * (noise - noise.min()) / np.ptp(noise))
-    values = image.astype(np.float32) / 255 @ np.float32([0.5, -1.0, 2.0])
+    image = (255 * (noise - noise.min()) / np.ptp(noise)).astype(np.uint8)
+    values = image.astype(np.float32) / 255 @ np.array([0.5, -1.0, 2.0], np.float32)
     np.testing.assert_allclose(guided_filter(values, image)[8:-8, 8:-8], values[8:-8, 8:-8], atol=0.12)
 
 
