@@ -357,3 +357,34 @@ def test_under_torchrun_a_run_goes_on_on_other_machines(data: Path, tmp_path: Pa
         assert machine.returncode == 0, stderr
     assert "resumed from" in log.read_text()
     assert_same(last_weights(parts), last_weights(whole))
+
+
+def kill_machine(agent: subprocess.Popen[str]) -> None:
+    """End an agent and its process at once, as a machine that fails."""
+    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
+    for process in (agent.pid, *map(int, children)):
+        os.kill(process, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_two_machines_give_what_one_gives_and_one_may_fail(data: Path, tmp_path: Path) -> None:
+    keys = {"print_freq": 1, "batch_size": 2, "epochs": 4, "save_minutes": 1e-9}
+    whole = config(data, tmp_path / "whole", **keys, accumulate=2)
+    parts = config(data, tmp_path / "parts", **keys)
+    run_processes(1, run, train.train, whole)
+    meeting = ["--nnodes", "2", "--nproc_per_node", "1", "--max_restarts", "3", "--rdzv_backend", "c10d"]
+    meeting += ["--rdzv_endpoint", f"localhost:{free_port()}", "--rdzv_id", "run"]
+    host, other = (start_launcher(parts, *meeting, "--rdzv_conf", f"is_host={number}") for number in (1, 0))
+    log = parts.experiment_dir / "log.txt"
+    while not (log.exists() and log.read_text().count("step") > 3):
+        assert host.poll() is None and other.poll() is None
+        time.sleep(0.01)
+    kill_machine(other)
+    again = start_launcher(parts, *meeting, "--rdzv_conf", "is_host=0")
+    said = [agent.communicate(timeout=300)[1] for agent in (host, again)]
+    assert (host.returncode, again.returncode) == (0, 0), said
+    assert "resumed from" in log.read_text()
+    assert_same(last_weights(parts), last_weights(whole))
+    results = [json.loads((cfg.experiment_dir / "result.json").read_text())["validations"] for cfg in (parts, whole)]
+    several, one = ([[entry[key] for key in ("epoch", "miou", "fb_iou")] for entry in each] for each in results)
+    assert several == one

@@ -1,4 +1,4 @@
-"""predict.py on a Ray cluster (docs/many-images.md), from and to any address that fsspec knows.
+"""predict.py on a Ray cluster (docs/other-tools.md), from and to any address that fsspec knows.
 
     python -m tools.predict_ray --weights FILE --support DIR --query s3://bucket/photos --out s3://bucket/results
     ray job submit --working-dir . -- python -m tools.predict_ray ... --workers 1:32 --gpus 1

@@ -1,4 +1,4 @@
-"""A service for labelling tools (docs/service.md): supports are set, images come, masks or polygons go.
+"""A service for labelling tools (docs/other-tools.md): supports are set, images come, masks or polygons go.
 
     python -m tools.serve --weights FILE                    # http://127.0.0.1:9090, for programs on this machine
     python -m tools.serve --host 0.0.0.0 --token SECRET     # for others too
