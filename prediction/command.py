@@ -91,8 +91,7 @@ def segment_files(
 
     def write(rest: tuple[str, RGB, dict[str, object]], prediction: Prediction, seconds: float) -> list[Record]:
         file, picture, about = rest
-        found = prediction.at(choice.threshold).without_unsure()
-        return plan.outputs.write(file, picture, found, plan.values, seconds, about)
+        return plan.outputs.write(file, picture, prediction.at(choice.threshold), plan.values, seconds, about)
 
     return segment(choice.predictor, plan.left, read, write, batch, tiling)
 

@@ -85,8 +85,6 @@ class Outputs:
 
         `values` are those of the classes in the mask; what is known `about` the image's file is noted with them.
         """
-        certainty = round(prediction.certainty, 4)
-        prediction = prediction.without_unsure()
         table = np.array([0, *(values[name] for name in prediction.names)], np.uint8)
         mask, found, paths = table[prediction.mask], prediction.found(), self.paths(file)
         save_index(self.folder / paths["mask"], mask)
@@ -96,7 +94,7 @@ class Outputs:
         if "probability" in paths:
             save_probability(self.folder / paths["probability"], prediction.probability)
         shared = {
-            **{"seconds": round(seconds, 4), "found": len(found), "certainty": certainty},
+            **{"seconds": round(seconds, 4), "found": len(found), "certainty": round(prediction.certainty, 4)},
             **{**paths, **(about or {})},
         }
         nothing = {"file": file, "class": None, "value": None, "area": 0, "score": 0.0, "box": None, **shared}

@@ -43,7 +43,6 @@ from util.visualize import class_color, save_index
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "config" / "predict.yaml"
 MAX_CACHED_SUPPORTS = 64  # classes of support that are remembered
-MIN_CERTAINTY = 0.5  # of a class, from which it counts as found (measured by tools.photos --absent)
 AVERAGING_FACTOR = 2  # times the network's size above which images are averaged down, not sampled
 
 
@@ -64,6 +63,7 @@ class Prediction:
     names: tuple[str, ...]
     mask: NDArray[np.uint8]  # (h, w): 0 background, i + 1 where names[i] is
     class_probabilities: NDArray[np.float32]  # (classes, h, w); together with the background's they are 1
+    min_certainty: float = 0.0  # of a class, from which it counts as found: the method's
 
     @property
     def probability(self) -> NDArray[np.float32]:
@@ -98,15 +98,15 @@ class Prediction:
             return self
         best, background = self.class_probabilities.max(0), 1 - self.probability
         mask = np.where(best > threshold * (best + background), self.class_probabilities.argmax(0) + 1, 0)
-        return replace(self, mask=mask.astype(np.uint8))
+        return replace(self, mask=mask.astype(np.uint8)).without_unsure()
 
     def found(self) -> list[Found]:
-        """The classes with a pixel and MIN_CERTAINTY, in the order of `names`."""
+        """The classes with a pixel and `min_certainty`, in the order of `names`."""
         result = []
         for value, name in enumerate(self.names, 1):
             region = self.mask == value
             area = int(region.sum())
-            if area and expected_iou(region, self.class_probabilities[value - 1]) >= MIN_CERTAINTY:
+            if area and expected_iou(region, self.class_probabilities[value - 1]) >= self.min_certainty:
                 left, top, width, height = cv2.boundingRect(region.astype(np.uint8))
                 score = float(self.class_probabilities[value - 1][region].mean())
                 result.append(Found(name, value, area, score, (left, top, left + width, top + height)))
@@ -282,7 +282,7 @@ class Predictor:
         margins = self.margins(scores, size)
         if self.sharpens and picture is not None:
             margins = torch.from_numpy(sharpen(margins.float().cpu().numpy(), picture))
-        return self.from_margins(names, margins)
+        return self.from_margins(names, margins).without_unsure()
 
     def margins(self, scores: Sequence[Scores], size: tuple[int, ...]) -> Tensor:
         """Of one image's scores the margins over the background at a size (h, w): (classes, h, w)."""
@@ -295,7 +295,7 @@ class Predictor:
         """What margins (classes, h, w) come to: a softmax with the background at margin 0."""
         mask = merge_classes(margins).to(torch.uint8)
         probabilities = torch.cat([torch.zeros_like(margins[:1]), margins]).softmax(0)[1:]
-        return Prediction(names, mask.cpu().numpy(), probabilities.cpu().numpy())
+        return Prediction(names, mask.cpu().numpy(), probabilities.cpu().numpy(), self.model.min_certainty)
 
     def _inputs(self, name: str, images: Sequence[ImageSource], masks: Sequence[MaskSource]) -> tuple[Tensor, Tensor]:
         """Supports of a class as the method takes them, (K, 3, size, size), and their masks (K, size, size)."""

@@ -88,7 +88,7 @@ def predict_tiles(
         masks.append(strip.mask)
         probabilities.append(strip.class_probabilities.astype(np.float16))
     joined: Any = np.concatenate(probabilities, axis=1)
-    return replace(strip, mask=np.concatenate(masks), class_probabilities=joined)
+    return replace(strip, mask=np.concatenate(masks), class_probabilities=joined).without_unsure()
 
 
 def crop_supports(classes: Mapping[str, Any], side: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from dataset.benchmarks.pascal import PASCAL_CLASSES
 from dataset.lists import Pair, read_lines, read_list
 from dataset.scan import scan_masks
 from model.methods import METHODS
-from prediction.predictor import DEFAULT_CONFIG, MIN_CERTAINTY, Predictor
+from prediction.predictor import DEFAULT_CONFIG, Predictor
 from tools.paper.table import Table
 from util.arguments import Parser
 from util.config import Config, load_config
@@ -189,9 +189,8 @@ def absent_rows(of: tuple[str, str, str], found: dict[str, list[Measured]]) -> I
     every = [measured for draws in found.values() for measured in draws]
     absent, present = (np.array([a.certainty for m in every for a in part(m)]) for part in PARTS)
     for least in (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8):
-        mark = " (default)" * (least == MIN_CERTAINTY)
         rates = (absent > 0) & (absent >= least), (present == 0) | (present < least)
-        yield [*of, f"{least:.2f}{mark}", *(f"{rate.mean():.2f}" for rate in rates)]
+        yield [*of, f"{least:.2f}", *(f"{rate.mean():.2f}" for rate in rates)]
 
 
 def bins_row(of: tuple[str, str, str], found: dict[str, list[Measured]]) -> list[str]:
@@ -238,6 +237,8 @@ def main() -> None:
     classes = [each for read, root in readers if root for each in read(root, numbers)]
     cfg = load_config(arguments.config)
     predictors = {name: open_named(name, cfg) for name in arguments.methods}
+    for predictor in predictors.values():
+        predictor.model.min_certainty = 0.0 if arguments.absent else predictor.model.min_certainty
     found = dict[tuple[str, str, str], dict[str, list[Measured]]]()
     for each in tqdm(classes, "classes"):  # all of a class together, as its images' features are kept
         for (name, predictor), shot in product(predictors.items(), arguments.shots):

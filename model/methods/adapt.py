@@ -50,6 +50,7 @@ class Adapt(Method):
     uses_base_learner = False
     images = ImageRule(fit="padded")
     learns_from_others = True
+    min_certainty = 0.5  # balances what is found where nothing is and the other way round (tools.photos --absent)
 
     def __init__(self, backbone: Backbone, maps: tuple[str, ...]) -> None:
         super().__init__(backbone, maps)
