@@ -67,7 +67,7 @@ def groups() -> list[Group]:
 def row(group: Group) -> list[str]:
     """What is the same on every machine: name, method, backbone, parameters, figures, licence."""
     cfg = load_config(group.folds[0].config)
-    with torch.device("meta"):
+    with torch.device("cpu" if cfg.backbone_name.startswith("timm/") else "meta"):  # timm's need real tensors
         model = build_model(cfg, pretrained=False)
     learnt = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters()) - learnt
@@ -77,14 +77,14 @@ def row(group: Group) -> list[str]:
 
 def figures(group: Group) -> str:
     """mIoU of each fold as published, or of zoo.yaml."""
-    entry, parts = group.folds[0], group.name.split("-")
+    entry, parts = group.folds[0], group.folds[0].name.split("-")
     if entry.about:
         return "; ".join(f"{each['what']} {each['result']}" for each in entry.about["figures"])
     own = {"net": "resnet50", "method": "manet", "shot": 1}
     wanted = {"net": parts[3], "method": "manet" if parts[0] == "hmnet" else parts[0], "shot": int(parts[4])}
     for each in published("tables")[1 if parts[1] == "pascal" else 2]["rows"]:
         if "own" in each and own | each["own"] == wanted:
-            return f"{', '.join(map(str, each['paper'][:4]))}"
+            return ", ".join(str(value) for value in each["paper"][:4] if value is not None)
     return ""
 
 

@@ -49,7 +49,7 @@ def entries() -> dict[str, Entry]:
     """All names, the package's own first."""
     own = yaml.safe_load((HERE / "zoo.yaml").read_text(encoding="utf-8"))
     found = {name: Entry(name, HERE / about["folder"] / "config.yaml", about) for name, about in own.items()}
-    for path in sorted(CONFIGS.glob("*/*.yaml")):
+    for path in sorted(CONFIGS.glob("*/*.yaml"), key=lambda path: ("manet" not in path.stem, path)):
         if match := EXPERIMENT.fullmatch(path.stem):
             data, fold, backbone, method, five = match.groups()
             family = "hmnet" if method == "manet" else method

@@ -16,7 +16,7 @@ def test_documents_are_current() -> None:
 def test_the_table_has_every_name(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["zoo"])
     main()
-    lines = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if line.startswith("|")}
+    lines = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")}
     assert {group.name for group in groups()} <= lines.keys()
     assert sum(len(group.folds) for group in groups()) == len(entries())
     assert "72.2, 75.4, 70.0, 63.9" in lines["hmnet-pascal-{0-3}-resnet50-1"]  # the paper's Table 1
