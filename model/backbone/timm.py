@@ -34,16 +34,17 @@ STAGE = re.compile(r"blocks\.(\d+)")
 def with_inner_stages(net: nn.Module, maps: Sequence[MapInfo]) -> tuple[MapInfo, ...]:
     """A model's maps with those of the stages `blocks.N` between them, which timm does not list (EfficientNets).
 
-    timm lists the last stage of a stride, so the ones before it have its stride.
+    timm lists the last stage of a stride, so the ones before it have its stride. Blocks without convolutions, those of
+    transformers, are left out.
     """
+    modules = dict(net.named_modules())
     found = [maps[0]]
     for before, info in pairwise(maps):
         first, last = (STAGE.fullmatch(each.name) for each in (before, info))
         for number in range(int(first[1]) + 1, int(last[1])) if first and last else ():
-            convs = [
-                module for module in net.get_submodule(f"blocks.{number}").modules() if isinstance(module, nn.Conv2d)
-            ]
-            found.append(MapInfo(f"blocks.{number}", convs[-1].out_channels, info.stride))
+            stage = modules.get(f"blocks.{number}", nn.Identity())
+            if convs := [module for module in stage.modules() if isinstance(module, nn.Conv2d)]:
+                found.append(MapInfo(f"blocks.{number}", convs[-1].out_channels, info.stride))
         found.append(info)
     return tuple(found)
 
