@@ -79,7 +79,10 @@ class HMNet(Method):
     item_means = ITEM_MEANS
     corrections = STEADY_BASE_LEARNER
     joined: ClassVar[slice] = slice(2)  # of the maps: what the embedding takes
-    priors: ClassVar[int] = 2  # maps
+    priors: ClassVar[tuple[str, ...]] = (  # captions
+        "like the object",
+        "more like the object than like its surroundings",
+    )
     dropout: ClassVar[float] = 0.5  # of whole channels of the embedding
 
     def __init__(
@@ -109,7 +112,7 @@ class HMNet(Method):
             backbone,
             maps,
             base_learner,
-            Embedding(sum(backbone.channels(maps[cls.joined])), cfg.width, cls.priors, cls.dropout),
+            Embedding(sum(backbone.channels(maps[cls.joined])), cfg.width, len(cls.priors), cls.dropout),
             cls.make_trunk(cfg),
             Decoder(cfg.width),
             Ensemble(shot, cfg.kshot_trans_dim, cfg.kshot_unsort) if base_learner else None,
@@ -205,14 +208,10 @@ class HMNet(Method):
         return made
 
     def explain(self, query: Features, state: State) -> Explanation:
-        """Scores with both priors, the ensemble's probabilities, and what QIM adds in each hybrid block."""
+        """Scores with the priors, the ensemble's probabilities, and what QIM adds in each hybrid block."""
         with InterceptionNorms(self.trunk) as norms:
             scores = self.score(query, state)
-        like, more_like = self.prior(query, state).unbind(1)
-        maps = {
-            "prior: like the object": like,
-            "prior: more like the object than like its surroundings": more_like,
-        }
+        maps = {f"prior: {name}": x for name, x in zip(self.priors, self.prior(query, state).unbind(1), strict=True)}
         return Explanation(scores, maps | scores.probabilities() | norms.maps)
 
 

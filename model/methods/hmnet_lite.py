@@ -17,7 +17,7 @@ from model.resize import resize
 from util.config import Config
 from util.image import ImageRule
 
-MARGINS = 3  # priors with sign and size
+MARGINS = ("margin of the nearest prototype", "margin of the nearest position", "margin of the discriminant")
 RIDGE = 1.0  # of the discriminant, in units of its covariance's mean diagonal
 CLEAR = 0.5  # share of a position that one class takes, from which on it is an example of that class
 MARGIN_GAIN = 0.3  # brings the discriminant's margins, about -1 to 1, to the size of cosines' differences
@@ -34,12 +34,12 @@ class HMNetLite(HMNet):
     images: ImageRule = ImageRule(fit="padded")
     corrections: ClassVar[dict[str, str]] = {}  # those of HMNet are of its base learner
     joined: ClassVar[slice] = slice(None)
-    priors: ClassVar[int] = 2 + MARGINS
+    priors: ClassVar[tuple[str, ...]] = (*HMNet.priors, *MARGINS)
     dropout: ClassVar[float] = 0.1
 
     def __init__(self, *parts: Any, **options: Any) -> None:
         super().__init__(*parts, **options)
-        self.shortcut = nn.Conv2d(MARGINS, 2, 1)
+        self.shortcut = nn.Conv2d(len(MARGINS), 2, 1)
         with torch.no_grad():
             self.shortcut.weight.copy_(torch.tensor([-0.5, 0.5]).view(2, 1, 1, 1).expand_as(self.shortcut.weight))
 
@@ -69,7 +69,7 @@ class HMNetLite(HMNet):
         prior = PRIOR_GAIN * self.prior(query, state)
         q = torch.cat([query["reduced"], state["prototype"].expand_as(query["reduced"]), prior], dim=1)
         q = self.trunk(self.embedding.merge_query(q).permute(0, 2, 3, 1), state["memories"])  # (B, f, f, C)
-        meta = self.decoder(q.permute(0, 3, 1, 2)) + self.shortcut(prior[:, -MARGINS:])
+        meta = self.decoder(q.permute(0, 3, 1, 2)) + self.shortcut(prior[:, -len(MARGINS) :])
         return Scores(meta, meta)
 
     @torch.no_grad()
