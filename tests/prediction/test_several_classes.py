@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.methods.method import Features, State
 from tests.prediction.test_fitted import fresh
 from tests.prediction.test_predictor import shapes
 
@@ -14,7 +15,12 @@ def test_objects_of_other_classes_are_background(monkeypatch: pytest.MonkeyPatch
     predictor, seen = fresh(), list[Tensor]()
     monkeypatch.setattr(type(predictor.model), "learns_from_others", learns)
     fit = predictor.model.support_state
-    monkeypatch.setattr(predictor.model, "support_state", lambda x, masks: (seen.append(masks), fit(x, masks))[1])
+
+    def noting(features: Features, masks: Tensor) -> State:
+        seen.append(masks)
+        return fit(features, masks)
+
+    monkeypatch.setattr(predictor.model, "support_state", noting)
     predictor.set_support({"a": shapes(65, 65), "b": shapes(65, 65)})
     for own, other in (seen, seen[::-1]):
         assert own.shape[1] == 1 + learns
