@@ -137,6 +137,8 @@ def test_a_run_on_cached_crops_resumes_to_the_bit(data: Path, tmp_path: Path) ->
         states.append(read_snapshot(last)["state_dict"])
         last.unlink()  # the second time only the second epoch is trained
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    published = read_checkpoint(cfg.experiment_dir / "snapshot" / "best_1shot.pth")  # nothing validated: the last
+    assert (published["miou"], published["epoch"]) == (None, cfg.epochs)
 
 
 @pytest.mark.parametrize(("fixed", "draws"), [(True, 1), (False, 2)])
