@@ -41,7 +41,7 @@ predictor = Predictor.from_pretrained("hmnet-pascal-0-resnet50-1")
 
 `hmnet-lite` is part of the package. The others are found where `python -m tools.prepare weights` puts them; the error
 for one that is not there names the command ([weights](weights.md)). {0-3} are the folds, whose novel classes a network
-has not seen. Instead of a name, a checkpoint, a folder of `python -m tools.share` or a repository `user/name` will do.
+has not seen. Instead of a name, a checkpoint, a folder that `tools.share` wrote or a repository `user/name` will do.
 
 """
 
