@@ -241,7 +241,9 @@ def own_config(arch: str) -> str:
         return named
     with torch.device("meta"):
         is_trained = build_model(load_config(CONFIG, ["arch", arch]), pretrained=False).is_trained
-    return CONFIG if is_trained else str(DEFAULT_CONFIG)
+    if is_trained:
+        return CONFIG
+    return str(DEFAULT_CONFIG) if arch == "adapt" else "config/training_free/lite2.yaml"
 
 
 def measure_methods(names: Sequence[str], config: str | None, opts: Sequence[str], quick: bool, seconds: float) -> Row:
