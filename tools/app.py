@@ -14,10 +14,11 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from engine.evaluation import expected_weights
 from prediction.choice import FREE, open_method
 from prediction.predictor import Predictor
+from prediction.zoo import entries
 from tools.browser.segment import Limits, Network
-from tools.zoo import groups, here
 from util.arguments import Parser
 from util.config import load_config
 from util.errors import UserError, run_main
@@ -59,7 +60,8 @@ def first_name(arguments: argparse.Namespace) -> str:
 
 def all_names(first: str) -> list[str]:
     """That one, the zoo's networks whose weights are here, and training-free methods."""
-    zoo = [entry.name for group in groups() for entry in here(group)]
+    near = [entry for entry in entries().values() if entry.about or Path("exp", entry.config.parent.name).is_dir()]
+    zoo = [entry.name for entry in near if entry.about or expected_weights(load_config(entry.config)).is_file()]
     return list(dict.fromkeys([first, *zoo, *METHODS]))
 
 
