@@ -90,4 +90,4 @@ def test_a_method_is_tested_and_predicts(
     session = Session()
     session.add_shot("one.jpg", np.asarray(Image.open(image)), mask)
     (answer,) = answer_queries(session, predictor, [str(query)])
-    assert np.array_equal(answer.prediction(predictor, 0.5, answer.size).mask, found)
+    assert np.array_equal(answer.prediction(0.5, np.asarray(Image.open(query))).mask, found)

@@ -10,25 +10,32 @@ It is served to this machine alone, loads nothing from elsewhere and sends nothi
 import argparse
 import os
 import tempfile
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from engine.origin import checkpoint_config
-from prediction.choice import FREE
-from prediction.predictor import DEFAULT_CONFIG, Predictor
+from engine.evaluation import expected_weights
+from prediction.choice import FREE, open_method
+from prediction.predictor import Predictor
+from prediction.zoo import entries
+from tools.browser.segment import Limits, Network
 from util.arguments import Parser
-from util.config import Config, load_config
+from util.config import load_config
 from util.errors import UserError, run_main
 
 ADDRESS = "127.0.0.1"
 DEMO = "config/demo.yaml"
+METHODS = (*FREE, "prior")  # training-free ones to choose from
+KEPT = 2  # networks in memory
 
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = Parser(description="Segment images in the browser.")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--weights", type=Path, metavar="FILE", help="checkpoint; default: the demo's, else adapt")
+    source.add_argument(
+        "--weights", metavar="NAME", help="of the zoo, or a checkpoint; default: the demo's, else adapt"
+    )
     source.add_argument("--arch", metavar="METHOD", help="a training-free method instead: prototype, prior ...")
     parser.add_argument("--config", type=Path, metavar="FILE", help="default: that of the weights, or predict.yaml")
     parser.add_argument("--port", type=int, default=7860)
@@ -42,39 +49,47 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def choose_weights(given: Path | None) -> Path | None:
-    """The checkpoint that is named, else that of the demo; None where that is not trained."""
-    if given:
-        return given
+def first_name(arguments: argparse.Namespace) -> str:
+    """What the command line asks for, else the demo's checkpoint, else the usual training-free method."""
+    if arguments.weights or arguments.arch:
+        return str(arguments.weights or arguments.arch)
     cfg = load_config(DEMO)
     path = cfg.best_weights(cfg.shot)
-    return path if path.is_file() else None
+    return str(path) if path.is_file() else FREE[0]
 
 
-def open_predictor(arguments: argparse.Namespace) -> tuple[Predictor, Config, str]:
-    """What the command line asks for, its config, and a line that says what it is."""
+def all_names(first: str) -> list[str]:
+    """That one, the zoo's networks whose weights are here, and training-free methods."""
+    near = [entry for entry in entries().values() if entry.about or Path("exp", entry.config.parent.name).is_dir()]
+    zoo = [entry.name for entry in near if entry.about or expected_weights(load_config(entry.config)).is_file()]
+    return list(dict.fromkeys([first, *zoo, *METHODS]))
+
+
+def open_network(arguments: argparse.Namespace, name: str) -> Network:
+    """One of `all_names`; UserError where something of it is missing."""
+    is_free = name in METHODS or name == arguments.arch
+    config = arguments.config if name == first_name(arguments) else None
+    cfg, weights = open_method(None if is_free else name, name if is_free else None, config, [])
     memory = arguments.device, arguments.cache_mb
-    weights = None if arguments.arch else choose_weights(arguments.weights)
     if weights is None:
-        cfg = load_config(arguments.config or DEFAULT_CONFIG, ["arch", arguments.arch or FREE[0]])
-        predictor, origin = Predictor.from_method(cfg.arch, cfg, *memory), "training-free"
+        predictor, origin = Predictor.from_method(name, cfg, *memory), "training-free"
     else:
-        cfg = load_config(arguments.config) if arguments.config else checkpoint_config(weights)
-        origin = f"trained: {weights}"
-        predictor = Predictor.from_checkpoint(cfg, weights, *memory)
-    return predictor, cfg, f"{cfg.arch}, {origin}; backbone {cfg.backbone}, device {predictor.device}"
+        predictor, origin = Predictor.from_checkpoint(cfg, weights, *memory), f"trained: {weights}"
+    about = f"{cfg.arch}, {origin}; backbone {cfg.backbone_name}, device {predictor.device}"
+    return Network(cfg, weights, predictor, about if Path(name).is_file() or is_free else f"{name}: {about}")
 
 
 def serve(arguments: argparse.Namespace, folder: Path) -> None:
     """Serve the page until Ctrl-C; `folder` takes uploads and downloads."""
     os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", GRADIO_TEMP_DIR=str(folder))
     try:
-        from tools.browser.page import HERE, THEME, AppContext, Limits, build_page  # gradio reads the environment once
+        from tools.browser.page import HERE, THEME, AppContext, build_page  # gradio reads the environment once
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is not installed; pip install 'gradio>=6'") from None
-    predictor, cfg, source = open_predictor(arguments)
+    names, opened = all_names(first_name(arguments)), lru_cache(KEPT)(partial(open_network, arguments))
+    source = opened(names[0]).source
     limits = Limits(arguments.max_megapixels, arguments.max_supports, arguments.max_queries)
-    page = build_page(AppContext(predictor, cfg, source, limits, folder, arguments.results)).queue(api_open=False)
+    page = build_page(AppContext(names, opened, limits, folder, arguments.results)).queue(api_open=False)
     where: Any = {"server_name": ADDRESS, "server_port": arguments.port, "share": False}
     looks: Any = {"theme": THEME, "css_paths": HERE / "page.css", "footer_links": []}
     print(f"{source}: http://{ADDRESS}:{arguments.port} (Ctrl-C ends it)", flush=True)

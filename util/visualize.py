@@ -3,6 +3,7 @@
 Images are RGB uint8 (h, w, 3), masks are integers (h, w): 0 background, 1.. classes, 255 not to be judged.
 """
 
+import base64
 import io
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -212,3 +213,15 @@ def encode_index(mask: NDArray[np.uint8]) -> bytes:
 def save_index(path: Path, mask: NDArray[np.uint8]) -> None:
     """Write a mask (h, w) as a palette PNG whose pixel values are the classes."""
     atomic_write(path, encode_index(mask))
+
+
+def heat(values: NDArray[np.floating], image: RGB) -> RGB:
+    """A map (f, f) with values in [0, 1] over an image, from dark blue to yellow."""
+    large = cv2.resize(values.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    colors = cv2.applyColorMap(np.rint(large.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1]
+    return np.ascontiguousarray(np.rint(0.8 * colors + 0.2 * image).astype(np.uint8))
+
+
+def data_url(image: RGB, kind: str = "jpeg") -> str:
+    """An image as a URL that holds it."""
+    return f"data:image/{kind};base64," + base64.b64encode(encode_image(image, f".{kind}")).decode()

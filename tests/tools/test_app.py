@@ -6,18 +6,28 @@ from pathlib import Path
 import pytest
 
 from tests.toy import ROOT, toy_config
-from tools.app import choose_weights, open_predictor, parse_arguments
+from tools.app import METHODS, all_names, first_name, open_network, parse_arguments
 from util.errors import UserError
 
 
 def test_without_a_demo_nothing_trained_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config").symlink_to(ROOT / "config")
     monkeypatch.chdir(tmp_path)
-    assert choose_weights(Path("mine.pth")) == Path("mine.pth")
-    assert choose_weights(None) is None
     monkeypatch.setattr("prediction.predictor.load_frozen_parts", lambda model, cfg: None)
     monkeypatch.setattr(sys, "argv", ["app", "--device", "cpu"])
-    assert open_predictor(parse_arguments())[2].startswith("adapt, training-free; backbone timm/tf_efficientnet_lite2")
+    arguments = parse_arguments()
+    assert first_name(arguments) == "adapt" and {*all_names("adapt")} >= {"adapt", "hmnet-lite", *METHODS}
+    about = open_network(arguments, "adapt").source
+    assert about.startswith("adapt, training-free; backbone tf_efficientnet_lite2")
+    monkeypatch.setattr(sys, "argv", ["app", "--weights", "mine.pth"])
+    assert all_names(first_name(parse_arguments()))[0] == "mine.pth"
+
+
+def test_a_network_of_the_zoo_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["app", "--device", "cpu", "--arch", "prototype"])
+    network = open_network(parse_arguments(), "hmnet-lite")
+    assert network.weights is not None and network.predictor.model.is_trained
+    assert network.source.startswith("hmnet-lite: HMNetLite, trained: ") and network.source.endswith("device cpu")
 
 
 def test_a_training_free_method_needs_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,11 +38,11 @@ def test_a_training_free_method_needs_no_weights(tmp_path: Path, monkeypatch: py
         command = ["app", "--arch", name, "--config", str(path), "--device", "cpu"]
         monkeypatch.setattr(sys, "argv", command)
         if expected:
-            predictor, cfg, source = open_predictor(parse_arguments())
+            cfg, _, predictor, source = open_network(parse_arguments(), name)
             assert cfg.arch == name and source.startswith(expected) and not predictor.model.is_trained
         else:
             with pytest.raises(UserError, match="HMNet: is a trained method and needs weights"):
-                open_predictor(parse_arguments())
+                open_network(parse_arguments(), name)
 
 
 def test_without_gradio_it_says_what_to_install(tmp_path: Path) -> None:

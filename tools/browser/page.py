@@ -3,7 +3,7 @@
 import copy
 import html
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import gradio as gr
 from gradio.processing_utils import save_img_array_to_cache
 
-from prediction.predictor import SINGLE, Predictor
+from prediction.formats.table import FORMATS
+from prediction.predictor import SINGLE
 from tools.browser import failures, segment
-from tools.browser.segment import Limits, Session
-from util.config import Config
+from tools.browser.download import write_zip
+from tools.browser.segment import Card, Limits, Network, Session
 from util.errors import UserError
 from util.image import RGB
 
@@ -29,9 +30,8 @@ THEME = gr.themes.Default(primary_hue="blue", **FONTS)
 class AppContext(NamedTuple):
     """What all tabs share."""
 
-    predictor: Predictor
-    cfg: Config
-    source: str  # what the network is, in a line
+    names: Sequence[str]  # of the networks and methods to choose from, the first one in use first
+    open: Callable[[str], Network]  # one of them; UserError where something of it is missing
     limits: Limits
     folder: Path  # for files
     results: Path  # where tests lie
@@ -68,19 +68,20 @@ def gallery(name: str, columns: int) -> gr.Gallery:
     return gr.Gallery(elem_id=name, elem_classes="gallery", columns=columns, **options)
 
 
-def saved(context: AppContext, shown: tuple[RGB, str]) -> tuple[str, str]:
-    """An image and its caption as a gallery takes them, encoded once."""
-    return save_img_array_to_cache(shown[0], str(context.folder), format="jpeg"), shown[1]
+def saved(context: AppContext, cards: Sequence[Card]) -> list[tuple[str, str]]:
+    """Images and their captions as a gallery takes them, encoded once."""
+    return [(save_img_array_to_cache(image, str(context.folder), format="jpeg"), text) for image, text in cards]
 
 
 def build_page(context: AppContext) -> gr.Blocks:
     """The three pages under one title."""
     with gr.Blocks(title="HMNet", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
-        session = gr.State(Session(context.limits))
-        gr.Markdown(f"## Paint one object, find it in the others\n`{context.source}`", elem_id="title")
+        session = gr.State(Session(context.limits, network=context.names[0]))
+        stale = gr.HTML(elem_id="stale", render=False)
+        network_menu(context, session, stale)
         with gr.Tab("Segment"), gr.Row():
             with gr.Column(scale=5):
-                support = support_side(session)
+                support = support_side(session, stale)
             with gr.Column(scale=7):
                 search_side(context, session, support)
         with gr.Tab("Explain") as tab:
@@ -90,14 +91,41 @@ def build_page(context: AppContext) -> gr.Blocks:
     return page
 
 
+def network_menu(context: AppContext, session: gr.State, stale: gr.HTML) -> None:
+    """The title, what is in use, and what else there is; another choice keeps the supports."""
+    with gr.Row(equal_height=True):
+        with gr.Column(scale=5):
+            gr.Markdown("## Paint one object, find it in the others")
+            source = gr.Markdown(f"`{context.open(context.names[0]).source}`", elem_id="title")
+        label = "Network or training-free method"
+        menu = gr.Dropdown(list(context.names), value=context.names[0], label=label, scale=2, elem_id="network")
+
+    def on_choice(session: Session, name: str) -> list[str]:
+        try:
+            context.open(name)
+            session.network = name
+        except UserError as error:
+            warn(str(error))
+        return [session.network, f"`{context.open(session.network).source}`", stale_note(session)]
+
+    menu.input(on_choice, [session, menu], [menu, source, stale], **NETWORK)
+
+
+def stale_note(session: Session) -> str:
+    """That results are no longer of these supports, where that is so."""
+    what = "Supports or network have changed since; press <b>Find the object</b> again."
+    return f"<p role='status'>{what}</p>" if session.is_stale else ""
+
+
 def show_support(session: Session, repaint: bool = True) -> list[Any]:
     """The values of what `support_side` returns; the canvas only if it was not the user who painted."""
     names = list(session.values()) or [SINGLE]
     chosen = session.shot.class_name if session.shot else names[0]
-    return [session.strip(), gr.update(choices=names, value=chosen), session.canvas() if repaint else gr.skip()]
+    canvas = session.canvas() if repaint else gr.skip()
+    return [session.strip(), gr.update(choices=names, value=chosen), canvas, stale_note(session)]
 
 
-def support_side(session: gr.State) -> list[Any]:
+def support_side(session: gr.State, stale: gr.HTML) -> list[Any]:
     """Images of the object, the canvas to paint it on, its class; returns what changes with the supports."""
     gr.Markdown("**1. Show the object** in one image or more")
     files = gr.File(label="Support images", file_count="multiple", height=120, elem_id="supports")
@@ -107,7 +135,7 @@ def support_side(session: gr.State) -> list[Any]:
     with gr.Row():
         mask_file = gr.UploadButton("Take its mask from a file", size="sm", elem_id="mask")
         remove = gr.Button("Remove this image", size="sm", elem_id="remove")
-    shown = [strip, class_name, canvas]
+    shown = [strip, class_name, canvas, stale]
 
     def on(event: Any, action: Callable[..., None], *inputs: Any, **options: Any) -> Any:
         """Let an event change the session and show what it then holds, also where only a part could be done."""
@@ -135,19 +163,27 @@ def support_side(session: gr.State) -> list[Any]:
     return shown
 
 
-def search(context: AppContext, session: Session, painting: Any, paths: Any, *choice: Any) -> Iterator[Any]:
-    """Results one by one, with how many there are; what cannot be read comes as a message."""
+def results_of(context: AppContext, session: Session, *choice: Any) -> list[Any]:
+    """All results in the order that is chosen, and how many there are."""
+    cards, found = segment.draw_answers(list(session.answers), *choice)
+    return [saved(context, cards), f"{len(cards)} images, found in {found}" if cards else ""]
+
+
+def search(context: AppContext, session: Session, painting: Any, paths: Any, *choice: Any) -> Iterator[list[Any]]:
+    """Results one by one, in the end in order; what cannot be read comes as a message."""
     session.answers, cards = [], list[Any]()
-    yield cards, ""
+    yield [cards, "", ""]
     try:
         session.read_painting(painting)
-        for number, answer in enumerate(segment.answer_queries(session, copy.copy(context.predictor), paths or []), 1):
+        predictor = copy.copy(context.open(session.network).predictor)
+        for number, answer in enumerate(segment.answer_queries(session, predictor, paths or []), 1):
             if isinstance(answer, UserError):
                 warn(str(answer))
             else:
                 session.answers.append(answer)
-                cards.append(saved(context, segment.draw_answer(context.predictor, answer, *choice)))
-            yield cards, f"{number} of {len(paths)} images"
+                cards += saved(context, segment.draw_answers([answer], *choice)[0])
+            yield [cards, f"{number} of {len(paths)} images", stale_note(session)]
+        yield [*results_of(context, session, *choice), stale_note(session)]
     except UserError as error:
         warn(str(error))
 
@@ -157,38 +193,43 @@ def search_side(context: AppContext, session: gr.State, support: list[Any]) -> N
     gr.Markdown("**2. Find it** in other images")
     queries = gr.File(label="Images to search", file_count="multiple", height=160, elem_id="queries")
     with gr.Row():
-        example = gr.Button("Try an example", visible=Path(context.cfg.data_root).is_dir(), elem_id="example")
+        has_data = Path(context.open(context.names[0]).cfg.data_root).is_dir()
+        example = gr.Button("Try an example", visible=has_data, elem_id="example")
         stop = gr.Button("Stop", elem_id="stop")
         start = gr.Button("Find the object", variant="primary", elem_id="start")
     status = gr.HTML(elem_id="status", min_height=24)
+    support[3].render()
     with gr.Row():
         view = gr.Radio(list(segment.VIEWS), value=segment.VIEWS[0], label="Show", elem_id="view", scale=2)
         threshold = gr.Slider(0.05, 0.95, 0.5, step=0.01, label="Threshold", elem_id="threshold", scale=1)
+        order = gr.Dropdown(list(segment.ORDERS), label="Order", elem_id="order", scale=1)
     results = gallery("results", columns=3)
-    pack = gr.Button("Download masks and overlays (zip)", elem_id="pack")
+    with gr.Row(equal_height=True):
+        formats = gr.Dropdown(list(FORMATS), multiselect=True, label="Also as", elem_id="formats")
+        pack = gr.Button("Download masks and overlays (zip)", elem_id="pack")
     load = gr.DownloadButton("zip", visible="hidden", elem_id="load")
-
-    def on_view(session: Session, *choice: Any) -> list[tuple[str, str]]:
-        answers = list(session.answers)
-        return [saved(context, segment.draw_answer(context.predictor, answer, *choice)) for answer in answers]
 
     @with_messages
     def on_example(session: Session) -> list[Any]:
-        return [segment.show_example(context.cfg, session, context.folder), *show_support(session)]
+        cfg = context.open(session.network).cfg
+        return [segment.show_example(cfg, session, context.folder), *show_support(session)]
 
     @with_messages
-    def on_pack(session: Session, threshold: float) -> str:
-        return str(segment.write_zip(session, context.predictor, threshold, context.folder))
+    def on_pack(session: Session, threshold: float, formats: list[str]) -> str:
+        return str(write_zip(session, context.open(session.network), threshold, formats, context.folder))
 
+    choice = [view, threshold, order]
     example.click(on_example, session, [queries, *support])
     asked = start.click(
-        partial(search, context), [session, support[-1], queries, view, threshold], [results, status],
+        partial(search, context), [session, support[2], queries, *choice], [results, status, support[3]],
         show_progress_on=status, **NETWORK,
     )  # fmt: skip
     stop.click(lambda: gr.Info("stopped"), cancels=asked)
-    for changed in (view.input, threshold.input):
-        changed(on_view, [session, view, threshold], results, show_progress="hidden", trigger_mode="always_last")
-    pack.click(on_pack, [session, threshold], load).success(None, js="() => document.querySelector('#load').click()")
+    for changed in choice:
+        options: Any = {"show_progress": "hidden", "trigger_mode": "always_last"}
+        changed.input(partial(results_of, context), [session, *choice], [results, status], **options)
+    packed = pack.click(on_pack, [session, threshold, formats], load)
+    packed.success(None, js="() => document.querySelector('#load').click()")
 
 
 def explain_page(context: AppContext, session: gr.State, tab: gr.Tab) -> None:
@@ -206,9 +247,9 @@ def explain_page(context: AppContext, session: gr.State, tab: gr.Tab) -> None:
         place = place if place and place < len(answers) else 0
         names = answers[place].evidence.names
         chosen = wanted if wanted in names else names[0]
-        shown = segment.explain_answer(context.predictor, answers[place], chosen)
+        shown = segment.explain_answer(answers[place], chosen)
         images = gr.update(choices=[(each.path.name, number) for number, each in enumerate(answers)], value=place)
-        return [images, gr.update(choices=list(names), value=chosen), [saved(context, each) for each in shown]]
+        return [images, gr.update(choices=list(names), value=chosen), saved(context, shown)]
 
     for event in (tab.select, query.input, class_name.input):
         event(on_open, [session, query, class_name], [query, class_name, maps])

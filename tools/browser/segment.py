@@ -3,12 +3,13 @@
 import base64
 import io
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import mkdtemp
 from time import perf_counter
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import cv2
 import numpy as np
@@ -18,27 +19,39 @@ from PIL import Image
 from dataset.benchmarks.table import open_benchmark
 from dataset.episode import draw_seeded, wanted_classes
 from dataset.index import load_index
-from dataset.lists import class_lines
 from prediction.evidence import Evidence, gather_evidence
-from prediction.manifest import write_manifest
 from prediction.masks import object_mask
-from prediction.outputs import Outputs
 from prediction.predictor import SINGLE, Prediction, Predictor
 from util.config import Config
 from util.errors import UserError
-from util.files import atomic_write
 from util.image import RGB, open_image, read_image
 from util.mask import interpret_mask
 from util.pixels import IGNORE
-from util.visualize import class_color, draw_contour, encode_image, fit, fit_mask, mosaic, overlay
+from util.visualize import class_color, data_url, draw_contour, fit, fit_mask, heat, mosaic, overlay
 
 Mask = NDArray[np.uint8]
 Support = dict[str, tuple[list[RGB], list[Mask]]]  # by class, its images and the object in each
+Card = tuple[RGB, str]  # an image of the page and its caption
 
 CANVAS_SIDE = 1024  # pixels of the longer side of the image that is painted on
 VIEW_SIDE = 640  # of a result on the page
 VIEWS = ("overlay", "contour", "probability", "first map")
 EXAMPLE_QUERIES = 6
+ORDERS: dict[str, Callable[[Prediction], float]] = {
+    "as given": lambda prediction: 0,
+    "highest score first": lambda prediction: -prediction.score,
+    "found first": lambda prediction: not prediction.is_found,
+    "least sure first: label these next": lambda prediction: prediction.certainty,
+}
+
+
+class Network(NamedTuple):
+    """What segments."""
+
+    cfg: Config
+    weights: Path | None  # None for a training-free method
+    predictor: Predictor  # shared by all tabs, without supports
+    source: str  # what it is, in a line
 
 
 class Limits(NamedTuple):
@@ -54,7 +67,7 @@ class Shot:
     """A support image, its class, and the object in it: (h, w), 1 object, 0 other, 255 not to be judged."""
 
     number: int  # by which the page knows it
-    name: str
+    path: Path
     image: RGB
     mask: Mask
     class_name: str
@@ -69,14 +82,15 @@ class Answer(NamedTuple):
 
     path: Path  # of the server's copy, under the name that it was uploaded with
     view: RGB  # the image as large as it is shown
-    size: tuple[int, ...]  # (h, w) of the image itself
     support: Support  # what was looked for
     evidence: Evidence
     seconds: float
+    predictor: Predictor  # by which
 
-    def prediction(self, predictor: Predictor, threshold: float, size: tuple[int, ...]) -> Prediction:
-        """Masks and probabilities for any size (h, w)."""
-        return predictor.prediction(self.evidence.names, self.evidence.scores, size).at(threshold)
+    def prediction(self, threshold: float, picture: RGB) -> Prediction:
+        """Masks and probabilities for the image at the size of `picture`, without what does not count as found."""
+        evidence, size = self.evidence, picture.shape[:2]
+        return self.predictor.prediction(evidence.names, evidence.scores, size, picture).at(threshold).without_unsure()
 
 
 @dataclass
@@ -88,24 +102,35 @@ class Session:
     shot: Shot | None = None  # the one on the canvas
     answers: list[Answer] = field(default_factory=list)
     counter: int = 0  # shots that there ever were
+    network: str = ""  # the name of the one in use
+    asked: Any = None  # `state` at the last search
+
+    def state(self) -> tuple[Any, ...]:
+        """What answers depend on: the network and the supports."""
+        return self.network, *((shot.number, shot.class_name, crc32(shot.mask.tobytes())) for shot in self.shots)
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether there are answers, and supports or network have changed since."""
+        return bool(self.answers) and self.asked != self.state()
 
     def values(self) -> dict[str, int]:
         """The value of every class in masks, which says its colour, in the order in which they first come up."""
         return {name: value for value, name in enumerate(dict.fromkeys(shot.class_name for shot in self.shots), 1)}
 
-    def add_shot(self, name: str, image: RGB, mask: Mask | None = None, class_name: str = "") -> None:
+    def add_shot(self, path: str | Path, image: RGB, mask: Mask | None = None, class_name: str = "") -> None:
         """Take a support image, without an object unless a mask is given, and put it on the canvas."""
         if len(self.shots) >= self.limits.supports:
-            raise UserError(f"{name}: at most {self.limits.supports} support images are taken; remove one")
+            raise UserError(f"{Path(path).name}: at most {self.limits.supports} support images are taken; remove one")
         class_name = class_name or (self.shot.class_name if self.shot else SINGLE)
         self.counter += 1
-        self.shot = Shot(self.counter, name, image, np.zeros(image.shape[:2], np.uint8), class_name)
+        self.shot = Shot(self.counter, Path(path), image, np.zeros(image.shape[:2], np.uint8), class_name)
         self.shot.mask = self.shot.mask if mask is None else mask
         self.shots.append(self.shot)
 
     def add_file(self, path: str) -> None:
         """Take an uploaded support image; UserError as `read_upload` and `add_shot`."""
-        self.add_shot(Path(path).name, read_upload(path, self.limits))
+        self.add_shot(path, read_upload(path, self.limits))
 
     def remove_shot(self) -> None:
         """Remove the one on the canvas, where the last one takes its place."""
@@ -126,7 +151,7 @@ class Session:
         count = len(set(np.unique(index)) - {0, IGNORE})
         if count > 1:
             raise UserError(f"{Path(path).name}: marks {count} classes; give a mask of the one object, white on black")
-        self.shot.mask = object_mask(index, self.shot.image.shape[:2], self.shot.name)
+        self.shot.mask = object_mask(index, self.shot.image.shape[:2], self.shot.path.name)
 
     def read_painting(self, value: Any) -> None:
         """Take over what the canvas sent, {shot, ink}, if it was painted on; UserError for a damaged painting."""
@@ -138,7 +163,7 @@ class Session:
                     opaque = (np.asarray(ink.convert("RGBA"))[..., 3] > 127).astype(np.uint8)
                 assert opaque.shape == shot.canvas_image().shape[:2]
             except Exception:  # whatever a browser may send
-                raise UserError(f"{shot.name}: the painting did not arrive whole; paint the object again") from None
+                raise UserError(f"{shot.path.name}: the painting did not arrive whole; paint it again") from None
             size = shot.image.shape[1::-1]
             shot.mask = np.asarray(cv2.resize(opaque, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
 
@@ -159,7 +184,7 @@ class Session:
             value, remark = self.values()[shot.class_name], "" if 1 in shot.mask else ", nothing painted yet"
             shown = {"url": data_url(thumbnail(shot.image, shot.mask, value)), "color": f"rgb{class_color(value)}"}
             mark = "chosen" if shot is self.shot else ""
-            items.append({**shown, "text": f"{shot.class_name}: {shot.name}{remark}", "mark": mark})
+            items.append({**shown, "text": f"{shot.class_name}: {shot.path.name}{remark}", "mark": mark})
         return items
 
     def support(self) -> Support:
@@ -169,7 +194,7 @@ class Session:
         classes: Support = {name: ([], []) for name in self.values()}
         for shot in self.shots:
             if 1 not in shot.mask:
-                raise UserError(f"{shot.name}: nothing is painted in it; paint the object, or remove the image")
+                raise UserError(f"{shot.path.name}: nothing is painted in it; paint the object, or remove the image")
             classes[shot.class_name][0].append(shot.image)
             classes[shot.class_name][1].append(shot.mask)
         return classes
@@ -198,11 +223,6 @@ def thumbnail(image: RGB, mask: Mask, value: int, side: int = 200) -> RGB:
     return overlay(small, np.where(mask == 1, value, mask))
 
 
-def data_url(image: RGB, kind: str = "jpeg") -> str:
-    """An image as a URL that holds it."""
-    return f"data:image/{kind};base64," + base64.b64encode(encode_image(image, f".{kind}")).decode()
-
-
 def answer_queries(session: Session, predictor: Predictor, paths: Sequence[str]) -> Iterator[Answer | UserError]:
     """Look for the session's classes in every image; what cannot be read comes back as its error, in its turn.
 
@@ -214,6 +234,7 @@ def answer_queries(session: Session, predictor: Predictor, paths: Sequence[str])
     if len(paths) > most:
         raise UserError(f"{len(paths)} images to search, and at most {most} are taken; remove some")
     predictor.set_support(support)
+    session.asked = session.state()
     for path in paths:
         start = perf_counter()
         try:
@@ -222,15 +243,21 @@ def answer_queries(session: Session, predictor: Predictor, paths: Sequence[str])
             yield error
             continue
         evidence, view = gather_evidence(predictor, image), fit(image, VIEW_SIDE, VIEW_SIDE)
-        yield Answer(Path(path), view, image.shape[:2], support, evidence, perf_counter() - start)
+        yield Answer(Path(path), view, support, evidence, perf_counter() - start, predictor)
 
 
-def draw_answer(predictor: Predictor, answer: Answer, view: str, threshold: float) -> tuple[RGB, str]:
-    """One of VIEWS of an answer, and a line: its name, the classes found with their scores, the seconds it took.
+def draw_answers(answers: Sequence[Answer], view: str, threshold: float, order: str) -> tuple[list[Card], int]:
+    """One of VIEWS of all answers in one of ORDERS, and in how many something is found.
 
     Nothing is computed by the network.
     """
-    prediction = answer.prediction(predictor, threshold, answer.view.shape[:2])
+    found = [(answer, answer.prediction(threshold, answer.view)) for answer in answers]
+    found.sort(key=lambda pair: ORDERS[order](pair[1]))
+    return [draw_answer(*pair, view) for pair in found], sum(prediction.is_found for _, prediction in found)
+
+
+def draw_answer(answer: Answer, prediction: Prediction, view: str) -> Card:
+    """One of VIEWS, and a line: the image's name, the classes found with their scores, the seconds it took."""
     if view == "first map":
         drawn = heat(next(iter(answer.evidence.maps.values())).amax(0).numpy(), answer.view)
     elif view == "probability":
@@ -238,11 +265,11 @@ def draw_answer(predictor: Predictor, answer: Answer, view: str, threshold: floa
         draw_contour(drawn, prediction.mask > 0, (255, 255, 255))
     else:
         drawn = overlay(answer.view, prediction.mask, alpha=0.5 if view == "overlay" else 0)
-    classes = ", ".join(f"{item.name} {item.score:.2f}" for item in prediction.found()) or "nothing found"
+    classes = ", ".join(f"{item.name} {item.score:.2f}" for item in prediction.found()) or "not found"
     return drawn, f"{answer.path.name}: {classes} ({answer.seconds:.1f}\u00a0s)"
 
 
-def explain_answer(predictor: Predictor, answer: Answer, class_name: str) -> list[tuple[RGB, str]]:
+def explain_answer(answer: Answer, class_name: str) -> list[Card]:
     """Supports with masks, query, result, and the maps by which the method explains it, each with its caption.
 
     Nothing is computed by the network.
@@ -251,7 +278,7 @@ def explain_answer(predictor: Predictor, answer: Answer, class_name: str) -> lis
     place = evidence.names.index(class_name)
     supports = zip(*answer.support[class_name], strict=True)
     shots = [thumbnail(image, mask, place + 1, VIEW_SIDE) for image, mask in supports]
-    result = answer.prediction(predictor, 0.5, view.shape[:2]).mask == place + 1
+    result = answer.prediction(0.5, view).mask == place + 1
     shown = [
         (mosaic(shots, view.shape[0]), f"{len(shots)} supports" if len(shots) > 1 else "support"),
         (view, "query"),
@@ -265,35 +292,6 @@ def explain_answer(predictor: Predictor, answer: Answer, class_name: str) -> lis
     return shown
 
 
-def heat(values: NDArray[np.floating], image: RGB) -> RGB:
-    """A map (f, f) with values in [0, 1] over an image, from dark blue to yellow."""
-    large = cv2.resize(values.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    colors = cv2.applyColorMap(np.rint(large.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_VIRIDIS)[..., ::-1]
-    return np.ascontiguousarray(np.rint(0.8 * colors + 0.2 * image).astype(np.uint8))
-
-
-def write_zip(session: Session, predictor: Predictor, threshold: float, folder: Path) -> Path:
-    """All masks and overlays as `predict.py` writes them, with classes.txt and the manifest, in one archive.
-
-    Masks and overlays have the images' own sizes; where two have one name, all are numbered.
-    Raises UserError if nothing was segmented yet.
-    """
-    if not session.answers:
-        raise UserError("nothing is segmented yet; there is nothing to download")
-    values = {name: number for number, name in enumerate(session.answers[0].evidence.names, 1)}
-    names = [answer.path.name for answer in session.answers]
-    if len(set(names)) < len(names):
-        names = [f"{number}_{name}" for number, name in enumerate(names, 1)]
-    with TemporaryDirectory(dir=folder) as place:
-        outputs, records = Outputs(Path(place), names), {}
-        for name, answer in zip(names, session.answers, strict=True):
-            prediction = answer.prediction(predictor, threshold, answer.size)
-            records[name] = outputs.write(name, read_image(answer.path), prediction, values, answer.seconds)
-        write_manifest(Path(place), records)
-        atomic_write(Path(place, "classes.txt"), class_lines({value: name for name, value in values.items()}))
-        return Path(shutil.make_archive(f"{place}-segmented", "zip", place))
-
-
 def show_example(cfg: Config, session: Session, folder: Path) -> list[str]:
     """Put an episode's supports in place of the session's own; returns copies of images to search.
 
@@ -305,7 +303,7 @@ def show_example(cfg: Config, session: Session, folder: Path) -> list[str]:
     wanted, chosen = episode.class_id, (episode.query, *episode.support)
     session.shots = []
     for image in episode.support:
-        session.add_shot(files[image][0].name, files.image(image), files.read(image, wanted), names[wanted])
+        session.add_shot(files[image][0], files.image(image), files.read(image, wanted), names[wanted])
     others = [image for image in index.images if image not in chosen and wanted in wanted_classes(index, image)]
     place = mkdtemp(dir=folder)
     return [shutil.copy(files[image][0], place) for image in (episode.query, *others[: EXAMPLE_QUERIES - 1])]

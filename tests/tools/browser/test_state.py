@@ -20,11 +20,11 @@ def test_supports_by_class_in_the_order_in_which_they_came() -> None:
     session = Session()
     for name, of in (("a", "dog"), ("b", "cat"), ("c", "")):
         session.add_shot(name, IMAGE, np.ones((40, 50), np.uint8), of)
-    assert session.shot.name == "c" and session.shot.class_name == "cat"  # as the one before it
+    assert session.shot.path.name == "c" and session.shot.class_name == "cat"  # as the one before it
     assert session.values() == {"dog": 1, "cat": 2} and [item["mark"] for item in session.strip()] == ["", "", "chosen"]
     assert {name: len(images) for name, (images, _) in session.support().items()} == {"dog": 1, "cat": 2}
     session.remove_shot()
-    assert session.shot.name == "b"
+    assert session.shot.path.name == "b"
     session.remove_shot()
     session.remove_shot()
     assert session.shot is None and not session.strip()
