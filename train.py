@@ -34,7 +34,7 @@ from engine.loader import StepPlan
 from engine.metric import count_pixels
 from engine.optim import method_optimizers
 from engine.panels import panel_drawer
-from engine.paths import Paths
+from engine.paths import Paths, run_name, run_tag
 from engine.run import META_TOPICS, Run
 from model.build import build_model
 from model.methods.method import Method
@@ -45,7 +45,6 @@ from util.failures import explain_errors
 from util.image import RGB
 from util.pixels import IGNORE
 from util.rng import make_deterministic, seed_all
-from util.schema import run_name, run_tag
 from util.visualize import fit
 
 PANELS = 8  # episodes of a validation that TensorBoard shows, the same every time as long as their seed is

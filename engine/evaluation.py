@@ -23,6 +23,7 @@ from dataset.transform import fit_image
 from engine.loader import Batch, load_steps, shard_batches
 from engine.metric import count_pixels, ratio, summarize
 from engine.optim import autocast
+from engine.paths import run_name
 from engine.results import Metrics, TestProtocol
 from model.inference import FeatureCache
 from model.methods.method import Method, Scores
@@ -30,7 +31,6 @@ from util.config import Config
 from util.distributed import ProcessGroup
 from util.errors import UserError
 from util.image import RGB, ImageRule, resize_image
-from util.schema import run_name
 
 Names = Sequence[Sequence[str]]  # of the images of every episode, query first
 # query (B, 3, H, W), support (B, K, 3, H, W), support_mask (B, K, H, W), names -> scores at the method's own size

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from dataset.benchmarks.table import open_benchmark
+from engine.paths import run_tag
 from util.checkpoint import read_entry, read_metadata
 from util.config import Config, load_config, load_mapping, restore_config, short_repr
 from util.errors import UserError
-from util.schema import keys_of, run_tag
+from util.schema import keys_of
 
 PLACE = re.compile(r"(?:^|/)(?P<data_set>[^/]+)/[^/]+/split(?P<split>\d+)/(?:.*/)?(?P<name>[^/]+)$")  # as in exp/
 SHOT = re.compile(r"^(?:train|best_)(\d*)(?:_epoch|shot)")

@@ -31,3 +31,13 @@ class Paths:
     def numbered_best(self, position: float, miou: float) -> Path:
         """The second name of the best weights, validated after so many epochs."""
         return self.snapshots / f"{self.numbered}_epoch_{position - 1:g}_{miou:.4f}.pth"
+
+
+def run_name(shot: int) -> str:
+    """What a training with so many shots is called in the names of files: train_epoch_..., train5_epoch_..."""
+    return "train" if shot == 1 else f"train{shot}"
+
+
+def run_tag(shot: int) -> str:
+    """What the names of its other files end in, as runs of all shots share a folder: nothing, or _train5."""
+    return "" if shot == 1 else f"_{run_name(shot)}"

@@ -387,16 +387,6 @@ def keys_of(*topics: str) -> tuple[str, ...]:
     return tuple(key for key in Config.model_fields if wanted & {topics_of(key)[0], *({"base"} & {*topics_of(key)})})
 
 
-def run_name(shot: int) -> str:
-    """What a training with so many shots is called in the names of files: train_epoch_..., train5_epoch_..."""
-    return "train" if shot == 1 else f"train{shot}"
-
-
-def run_tag(shot: int) -> str:
-    """What the names of its other files end in, as runs of all shots share a folder: nothing, or _train5."""
-    return "" if shot == 1 else f"_{run_name(shot)}"
-
-
 # Keys whose empty value means something: None, or a value worked out from other keys.
 NULLABLE_KEYS = (
     frozenset(name for name, field in Config.model_fields.items() if type(None) in get_args(field.annotation))

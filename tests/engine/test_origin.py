@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from engine.origin import check_origin, checkpoint_config, network_note, training_origin
+from engine.paths import run_name, run_tag
 from util.errors import UserError
 
 RELEASED = Path("exp/pascal/HMNet/split1/resnet50/snapshot/train_epoch_210_0.7216.pth")
@@ -101,3 +102,7 @@ def test_another_network_than_the_trained_one_is_noted(make_config: Any) -> None
     assert network_note(content, trained) is None and network_note({}, trained) is None
     assert network_note(content, make_config(blocks=3, shot=5, amp="bf16")) is None
     assert network_note(content, make_config(blocks=2)) == "the network was trained with blocks 3, now 2"
+
+
+def test_names_of_runs() -> None:
+    assert (run_name(1), run_tag(1), run_name(5), run_tag(5)) == ("train", "", "train5", "_train5")

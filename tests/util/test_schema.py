@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from util.config import Config
-from util.schema import keys_of, run_name, run_tag
+from util.schema import keys_of
 
 
 def test_places(make_config: Callable[..., Config]) -> None:
@@ -15,10 +15,6 @@ def test_places(make_config: Callable[..., Config]) -> None:
     assert str(cfg.best_weights(5)) == "runs/mine/HMNet/split1/vgg/snapshot/best_5shot.pth"
     assert str(cfg.base_learner_path) == "w/PSPNet/mine/split1/vgg/best.pth"
     assert (cfg.novel_class_count, cfg.base_class_count) == (2, 5)
-
-
-def test_names_of_runs() -> None:
-    assert (run_name(1), run_tag(1), run_name(5), run_tag(5)) == ("train", "", "train5", "_train5")
 
 
 @pytest.mark.parametrize(

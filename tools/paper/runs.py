@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 from engine.evaluation import expected_weights
 from engine.identity import method_name
+from engine.paths import run_tag
 from engine.results import OneClassResult, SeedMetrics, TrainingResult, current_results, read_result
 from model.methods import find_method
 from util.config import Config, load_config
-from util.schema import keys_of, run_tag
+from util.schema import keys_of
 
 EXPERIMENT = re.compile(r"config/(pascal|coco)/\1_split(\d)_([a-z0-9]+)_(\w+)\.yaml")
 PORT = "1234"  # as in the README
