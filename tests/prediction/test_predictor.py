@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,9 @@ def test_several_classes_compete(predictor: Predictor) -> None:
 def test_what_was_found() -> None:
     mask = np.zeros((20, 30), np.uint8)
     mask[2:5, 3:10], mask[10, 29] = 2, 1
-    probabilities = np.asarray(generator().random((3, 20, 30)) / 3, np.float32)
+    probabilities = np.asarray(generator().random((3, 20, 30)) / 1000, np.float32)
+    for value in (1, 2):
+        probabilities[value - 1, mask == value] += 0.9
     prediction = Prediction(("a", "b", "c"), mask, probabilities)
     a, b = prediction.found()
     assert a == Found("a", 1, 1, a.score, (29, 10, 30, 11))
@@ -175,6 +178,9 @@ def test_what_was_found() -> None:
     assert a.score == pytest.approx(probabilities[0, 10, 29])
     assert b.score == pytest.approx(probabilities[1, 2:5, 3:10].mean(), abs=1e-6)
     assert Prediction(("a",), np.zeros_like(mask), probabilities[:1]).score == 0.0
+    unsure = replace(prediction, class_probabilities=probabilities + np.float32([0.1, 0, 0])[:, None, None])
+    assert [item.name for item in unsure.found()] == ["b"] and unsure.is_found  # a may well be elsewhere
+    assert np.array_equal(unsure.without_unsure().mask, np.where(mask == 2, 2, 0))
 
 
 @pytest.mark.parametrize("trained", [1, 3])
