@@ -3,6 +3,7 @@ import json
 import zipfile
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,7 +97,7 @@ def test_orders_and_what_is_stale(session: Session, predictor: Predictor, tmp_pa
     paths = write_queries(tmp_path / "queries")
     assert not answer_all(session, predictor, paths) and not session.is_stale
     alone = [answer.prediction(0.5, answer.view) for answer in session.answers]
-    keys = {
+    keys: dict[str, list[Any]] = {
         "highest score first": [-each.score for each in alone],
         "found first": [not each.found() for each in alone],
         "least sure first: label these next": [each.certainty for each in alone],
