@@ -17,7 +17,8 @@ from typing import Any
 from engine.evaluation import expected_weights
 from prediction.choice import FREE, open_method
 from prediction.predictor import Predictor
-from prediction.zoo import entries
+from prediction.shared import WEIGHTS
+from prediction.zoo import Entry, entries
 from tools.browser.segment import Limits, Network
 from util.arguments import Parser
 from util.config import load_config
@@ -61,8 +62,15 @@ def first_name(arguments: argparse.Namespace) -> str:
 def all_names(first: str) -> list[str]:
     """That one, the zoo's networks whose weights are here, and training-free methods."""
     near = [entry for entry in entries().values() if entry.about or Path("exp", entry.config.parent.name).is_dir()]
-    zoo = [entry.name for entry in near if entry.about or expected_weights(load_config(entry.config)).is_file()]
+    zoo = [entry.name for entry in near if is_here(entry)]
     return list(dict.fromkeys([first, *zoo, *METHODS]))
+
+
+def is_here(entry: Entry) -> bool:
+    """Whether the weights of one of the zoo are on this machine."""
+    if entry.about:
+        return entry.config.with_name(WEIGHTS).is_file()
+    return expected_weights(load_config(entry.config)).is_file()
 
 
 def open_network(arguments: argparse.Namespace, name: str) -> Network:

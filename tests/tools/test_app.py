@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from prediction.zoo import entries
 from tests.toy import ROOT, toy_config
-from tools.app import METHODS, all_names, first_name, open_network, parse_arguments
+from tools.app import METHODS, all_names, first_name, is_here, open_network, parse_arguments
 from util.errors import UserError
 
 
@@ -16,13 +17,14 @@ def test_without_a_demo_nothing_trained_is_taken(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("prediction.predictor.load_frozen_parts", lambda model, cfg: None)
     monkeypatch.setattr(sys, "argv", ["app", "--device", "cpu"])
     arguments = parse_arguments()
-    assert first_name(arguments) == "adapt" and {*all_names("adapt")} >= {"adapt", "hmnet-lite", *METHODS}
+    assert first_name(arguments) == "adapt" and {*all_names("adapt")} >= {*METHODS}
     about = open_network(arguments, "adapt").source
     assert about.startswith("adapt, training-free; backbone tf_efficientnet_lite2")
     monkeypatch.setattr(sys, "argv", ["app", "--weights", "mine.pth"])
     assert all_names(first_name(parse_arguments()))[0] == "mine.pth"
 
 
+@pytest.mark.skipif(not is_here(entries()["hmnet-lite"]), reason="its weights are not here")
 def test_a_network_of_the_zoo_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["app", "--device", "cpu", "--arch", "prototype"])
     network = open_network(parse_arguments(), "hmnet-lite")

@@ -20,9 +20,11 @@ import pytest
 from PIL import Image
 
 from prediction.predictor import Predictor
+from prediction.zoo import entries
 from tests.tools.browser.conftest import scene
 from tests.tools.browser.test_failures import write_result
 from tests.toy import ROOT
+from tools.app import is_here
 from util.config import Config
 
 pytestmark = pytest.mark.browser
@@ -184,6 +186,7 @@ def test_painted_with_the_mouse_the_result_is_the_predictors(tab: Tab, predictor
             assert "not found" in caption
 
 
+@pytest.mark.skipif(not is_here(entries()["hmnet-lite"]), reason="its weights are not here")
 def test_another_network_keeps_supports_and_says_what_is_stale(tab: Tab, tmp_path: Path) -> None:
     support, queries = picture(tmp_path, "s.png", 90, 120), [picture(tmp_path, f"b\u00e4r {n}.png") for n in (1, 2, 3)]
     tab.add_support(support)
