@@ -65,7 +65,7 @@ def test_the_download_is_what_the_command_writes(
     monkeypatch: pytest.MonkeyPatch,
     certainty: float,
 ) -> None:
-    monkeypatch.setattr("prediction.predictor.MIN_CERTAINTY", certainty)
+    monkeypatch.setattr(type(predictor.model), "min_certainty", certainty)
     predictor.sharpens = True  # as predict.yaml says
     paths = [*write_queries(tmp_path / "queries"), str(tmp_path / "queries/b\u00e4r im Wald.png")]
     scene(Path(paths[-1]))
@@ -117,11 +117,8 @@ def test_orders_and_what_is_stale(session: Session, predictor: Predictor, tmp_pa
     assert session.is_stale
 
 
-def test_views_and_threshold(
-    session: Session, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_views_and_threshold(session: Session, predictor: Predictor, tmp_path: Path) -> None:
     answer_all(session, predictor, write_queries(tmp_path / "queries"))
-    monkeypatch.setattr("prediction.predictor.MIN_CERTAINTY", 0)
     for answer in session.answers:
         for view in VIEWS:
             ((image, text),) = draw_answers([answer], view, 0.5, "as given")[0]
