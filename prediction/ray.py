@@ -123,7 +123,7 @@ def predict_files(job: RayJob, files: Sequence[str], workers: Workers, batch: in
     )
     rows: list[Row] = []
     for table in segmented.iter_batches(batch_size=None, batch_format="pyarrow"):
-        new: list[Row] = table.to_pylist()  # type: ignore[union-attr]
+        new: list[Row] = table.to_pylist()
         yield len({row["file"] for row in new}), [row["error"] for row in new if row["error"]]
         rows += [row for row in new if not row["error"]]
         if len(rows) >= ROWS:
