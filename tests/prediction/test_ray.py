@@ -14,7 +14,6 @@ from typing import Any
 
 import fsspec
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -27,6 +26,7 @@ from util.errors import UserError
 
 pytestmark = pytest.mark.ray
 ray = pytest.importorskip("ray")
+pq = pytest.importorskip("pyarrow.parquet")
 IMAGES = 48
 Images = list[tuple[np.ndarray, np.ndarray]]
 ROOT = Path(__file__).parents[2]
