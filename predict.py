@@ -55,8 +55,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--curve", action="store_true", help="write the IoU by the number of masks, curve.png")
     parser.add_argument("--html", action="store_true", help="write index.html, one page with all thumbnails")
     parser.add_argument(
-        "--format", default="", metavar="NAME,...", help="write these too: coco, labelme, yolo, geojson, csv"
+        "--format", default="", metavar="NAME,...", help="write these too: coco, labelme, yolo, geojson, geotiff, csv"
     )
+    parser.add_argument("--metres", action="store_true", help="an image without a scale in metres is a mistake")
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ...; default: the config's")
     parser.add_opts("key value ..., instead of the config's")
     arguments = parser.parse_args()

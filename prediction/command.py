@@ -14,7 +14,7 @@ from prediction.choice import Choice, choose, open_method
 from prediction.drawing import OVERLAY_SIDES
 from prediction.fitted import NAME as FITTED
 from prediction.fitted import save_fitted
-from prediction.formats.table import chosen_formats, write_formats
+from prediction.formats.table import check_places, chosen_formats, write_formats
 from prediction.gallery import write_gallery
 from prediction.manifest import Joined, Part, Record, join, read_manifest
 from prediction.outputs import FOLDERS, Kinds, Outputs
@@ -30,7 +30,7 @@ from util.errors import UserError, printable
 from util.failures import explain_errors
 from util.files import claimed
 from util.image import RGB
-from util.tiff import ImageReader, parse_bands
+from util.tiff import SUFFIXES, ImageReader, parse_bands
 
 AGAIN = "run the same command again, which goes on from there"
 
@@ -45,10 +45,14 @@ def plan_run(
         support = select(support, arguments.classes)
     queries = find_queries(arguments.query, [*(out / folder for folder in FOLDERS.values()), arguments.support])
     settings = fingerprint(cfg, arguments.weights, support, queries.root) | {"threshold": arguments.threshold}
-    files = (queries.root / file for file in queries.files if file.lower().endswith((".tif", ".tiff")))
+    check_places(chosen_formats(arguments.format), arguments.metres, (queries.root / file for file in queries.files))
+    shown = {path for item in support for path in item.images}
+    files = [*sorted(shown), *(queries.root / file for file in queries.files if file.lower().endswith(SUFFIXES))]
     reader = ImageReader(parse_bands(arguments.bands) if arguments.bands else (), arguments.page)
     stored = {key: value for key, value in read_settings(out).items() if key in ("bands", "page", "limits")}
-    reader = reader.measured(list(files), stored)
+    reader = reader.measured(files, stored)
+    sources = {path: reader.source(path) for path in shown}
+    support = [item._replace(images=[sources[path] for path in item.images]) for item in support]
     settings |= dict.fromkeys(("bands", "page", "limits")) | reader.settings()
     tile, overlap, scale = arguments.tile, arguments.overlap, arguments.scale
     settings |= {"tile": tile, "overlap": overlap if tile else None, "scale": scale}

@@ -28,7 +28,7 @@ class SupportClass(NamedTuple):
 
     name: str
     value: int  # by which masks mark it
-    images: list[Path]
+    images: list[Any]  # files, as paths or open
     masks: list[Any]  # one per image: (h, w) with 1 the class, 255 not to be judged, 0 all else; or boxes
 
 

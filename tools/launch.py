@@ -4,6 +4,7 @@ torchrun itself exits with 1 and a traceback whatever happened. Here the exit co
 first (128 + N if signal N ended it), and 75 when SIGTERM or SIGINT, which torchrun passes on, stopped the run.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -17,6 +18,9 @@ from util.errors import UserError, run_main
 
 def launch(arguments: Sequence[str]) -> int:
     """The exit code of torchrun's processes; UserError when it cannot meet the other machines or take the port."""
+    # With the store that agents share, a machine that takes the place of one that failed waits for the others in vain:
+    # they do not tell their address again.
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     try:
         run.main(list(arguments))
     except ChildFailedError as error:

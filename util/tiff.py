@@ -4,13 +4,14 @@ Bands and pages count from 1, as in the programs that show them. What Pillow rea
 or a page are asked for.
 """
 
+import io
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +72,17 @@ class Raster:
         return np.ascontiguousarray(np.broadcast_to(values, (height, width, 3)))
 
 
+class OpenCopy(io.BytesIO):
+    """What was read of a file, as another file that is open and called like it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.name = str(path)
+
+    def __str__(self) -> str:
+        return self.name
+
+
 @dataclass(frozen=True)
 class ImageReader:
     """Reads images of all kinds alike, of TIFF files these bands of this page."""
@@ -97,6 +109,14 @@ class ImageReader:
         with self.open(path) as raster:
             return raster.whole(max_side)
 
+    def source(self, path: Path) -> Path | BinaryIO:
+        """What others can read: the file, or what is read here of it as an open PNG; UserError as `read`."""
+        if not self.is_raster(path):
+            return path
+        copy = OpenCopy(path)
+        Image.fromarray(self.read(path)).save(copy, "PNG")
+        return copy
+
     @contextmanager
     def open(self, path: Path) -> Iterator[Raster]:
         """A file to be read in windows; UserError as `read`."""
@@ -111,15 +131,25 @@ class ImageReader:
             yield Raster(str(path), [planes[band - 1] for band in bands], self.limits)
 
     def measured(self, files: Sequence[Path], known: Mapping[str, Any]) -> "ImageReader":
-        """The same with the limits of these files' bands, or with those that `settings` gave to an earlier run."""
+        """The same with the limits of these files' bands, or with those that `settings` gave to an earlier run.
+
+        UserError where none of the files has the bands; of some that have not, whoever reads them is told.
+        """
         if known.get("limits") and known == replace(self, limits=known["limits"]).settings():
             return replace(self, limits=tuple(map(tuple, known["limits"])))
         found: list[list[NDArray[np.float64]]] = []
         rasters = [path for path in files if self.is_raster(path)]
-        for path in rasters[:: max(1, -(-len(rasters) // SAMPLED))]:
-            with self.open(path) as raster:
-                if raster.dtype != np.uint8:
-                    found.append(raster.samples())
+        rasters = rasters[:: max(1, -(-len(rasters) // SAMPLED))]
+        mistakes = []
+        for path in rasters:
+            try:
+                with self.open(path) as raster:
+                    if raster.dtype != np.uint8:
+                        found.append(raster.samples())
+            except UserError as error:
+                mistakes.append(error)
+        if mistakes and len(mistakes) == len(rasters):
+            raise mistakes[0]
         if len({len(samples) for samples in found}) > 1:
             raise UserError("some images have one band and some three; say which are meant by --bands")
         bands = [np.concatenate(samples) for samples in zip(*found, strict=True)]

@@ -67,6 +67,11 @@ def test_bands_and_pages_that_are_not_there(tmp_path: Path) -> None:
         ImageReader((6, 1, 2)).read(path)
     with pytest.raises(UserError, match=r"a.tif: has 1 pages, and no page 2; correct --page"):
         ImageReader((1,), 2).read(path)
+    write_geotiff(tmp_path / "few.tif", np.ones((2, 20, 20), np.uint16))
+    write_geotiff(tmp_path / "many.tif", np.ones((6, 20, 20), np.uint16))
+    assert len(ImageReader((6,)).measured([tmp_path / "few.tif", tmp_path / "many.tif"], {}).limits) == 1
+    with pytest.raises(UserError, match=r"few.tif: has 2 bands, and no band 6"):
+        ImageReader((6,)).measured([tmp_path / "few.tif"], {})
     for wrong in ("4,3", "a", "1,,2", "0"):
         with pytest.raises(UserError, match=f"--bands {wrong}: should be one band or three"):
             parse_bands(wrong)
