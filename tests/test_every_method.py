@@ -30,7 +30,7 @@ ENCODER = "test_efficientnet"  # of timm, for training-free methods
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Generated images, their scan, and random weights of the encoder."""
     folder = tmp_path_factory.mktemp("demo")
-    write_demo(folder / "data", images_per_class=7, size=72)
+    write_demo(folder / "data", images_per_class=7, size=56)  # below twice the network's, or predict.py reduces them
     (folder / "timm").mkdir()
     torch.save(timm.create_model(ENCODER).state_dict(), folder / "timm" / f"{ENCODER}.pth")
     return folder
@@ -42,7 +42,7 @@ def experiment(name: str, folder: Path, exp: Path) -> tuple[Config, Path, Path |
     size = 64 if plain else 33
     places = {"data_root": folder / "data", "initmodel": folder, "exp": exp}
     keys = {**TINY, **places, "arch": name, "train_h": size, "train_w": size, "val_size": size, "test_episodes": 2}
-    keys |= {"area_threshold": 50, "ppm_scales": "[1, 0.5]", "backbone": "tiny", "output_stride": 32 if plain else 8}
+    keys |= {"area_threshold": 30, "ppm_scales": "[1, 0.5]", "backbone": "tiny", "output_stride": 32 if plain else 8}
     words = [str(word) for pair in keys.items() for word in pair]
     cfg = load_config(ROOT / "config" / "demo.yaml", words)
     model = build_model(cfg, pretrained=False)
