@@ -92,8 +92,9 @@ def test_crops_stand_for_the_images(cfg: Config, rule: ImageRule) -> None:
     for number, crop in enumerate(some):
         maps, mask = store.read(files, *crop)
         assert np.array_equal(mask, crops[number]["mask"]) and maps.keys() == set(method.maps)
-        for name in maps:  # of 16 bits, steps and least
-            torch.testing.assert_close(maps[name], expected[name][number], rtol=2**-10, atol=2**-24)
+        for name in maps:  # kept in 16 bits, computed in other batches in 32
+            least = 1e-6 * expected[name].abs().max().item()
+            torch.testing.assert_close(maps[name], expected[name][number], rtol=2**-10, atol=least)
 
     dataset = TrainingEpisodes(cfg, index, files, [*index.by_class], 1, 1, store, rule)
     item = dataset[0]
