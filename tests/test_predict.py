@@ -23,7 +23,7 @@ from prediction.manifest import Part, Record, read_manifest
 from prediction.predictor import Predictor
 from prediction.queries import Share
 from prediction.settings import is_ours
-from tests.processes import FORK, start_processes
+from tests.processes import start_processes
 from tests.toy import ROOT, draw_image, generator, write_experiment
 from util.errors import UserError
 from util.files import claimed, locked
@@ -303,9 +303,7 @@ def test_parts_that_are_killed_and_done_twice(weights: Path, run: Any, tmp_path:
     shutil.rmtree(tmp_path / "out")
     jobs = [("1/3", 1), ("2/3", 2), ("3/3", None), ("3/3", None), ("1/3", None), ("2/3", None)]
     for some in (jobs[:3], jobs[3:]):
-        processes = [FORK.Process(target=part_of, args=(weights, tmp_path, *job)) for job in some]
-        for process in processes:
-            process.start()
+        processes = [start_processes(1, part_of, weights, tmp_path, *job)[0][0] for job in some]
         for process, (_, kill_at) in zip(processes, some, strict=True):
             process.join()
             assert process.exitcode == (-signal.SIGKILL if kill_at else 0)
