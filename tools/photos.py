@@ -244,6 +244,7 @@ def main() -> None:
         for (name, predictor), shot in product(predictors.items(), arguments.shots):
             results = [measure(predictor, each, draw[:shot], arguments.absent) for draw in each.draws]
             found.setdefault((each.dataset, str(shot), name), {})[each.name] = results
+            tqdm.write(" ".join(row((each.dataset, str(shot), name), {each.name: results})))
     head = ["set", "masks", "method"]
     columns = ["mean IoU", "boundary IoU", "s/support set", "s/image", "classes"]
     rows: list[Sequence[str]] = [row(of, each) for of, each in found.items()]
