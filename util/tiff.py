@@ -23,7 +23,8 @@ from util.image import RGB, image_size, read_image
 SUFFIXES = (".tif", ".tiff")
 PERCENTILES = 2, 98  # of a band's values that become 0 and 255
 SAMPLED = 100  # images in which they are looked for
-SAMPLED_SIDE = 512  # pixels of an image's sides that are looked at
+PIECES, PIECE = 8, 64  # squares along each side of an image that are looked at, and their sides in pixels
+CACHE_MB = 256  # of blocks that have been read
 COLOURS = "red", "green", "blue"
 
 
@@ -55,21 +56,43 @@ class Raster:
         height, width = (max(1, round(side * scale)) for side in self.size)
         return self._read(height, width, out_shape=(height, width), resampling=_average())
 
-    def samples(self) -> list[NDArray[np.float64]]:
-        """For each band some of the values that are valid."""
-        shape = tuple(min(side, SAMPLED_SIDE) for side in self.size)
-        read = (dataset.read(band, out_shape=shape, masked=True) for dataset, band in self.planes)
-        return [values.compressed().astype(np.float64) for values in read]
+    def samples(self) -> NDArray[Any]:
+        """Some of the values (bands, n), spread over the image, masked where they are not valid."""
+        rows, columns = (
+            [(start, min(start + PIECE, side)) for start in range(0, side, max(PIECE, -(-side // PIECES)))]
+            for side in self.size
+        )
+        windows = [(row, column) for row in rows for column in columns]
+        pieces = [self._values(window=window, masked=True).reshape(len(self.planes), -1) for window in windows]
+        return np.ma.concatenate(pieces, 1)
+
+    def _values(self, **how: Any) -> NDArray[Any]:
+        """Bands first; those of one dataset at once, as its blocks hold all of them."""
+        if len({id(dataset) for dataset, _ in self.planes}) == 1:
+            return self.planes[0][0].read([band for _, band in self.planes], **how)
+        return np.ma.stack([dataset.read(band, **how) for dataset, band in self.planes])
 
     def _read(self, height: int, width: int, **how: Any) -> RGB:
-        values = np.stack([dataset.read(band, **how) for dataset, band in self.planes], -1)
-        if values.dtype != np.uint8:
-            if len(self.limits) != len(self.planes):
-                raise UserError(f"{self.name}: holds {values.dtype}, unlike others; give each kind of image a run")
-            low, high = np.transpose(self.limits)
-            scaled = (values.astype(np.float32) - low) * (255 / np.maximum(high - low, 1e-9))
-            values = np.rint(np.nan_to_num(scaled).clip(0, 255)).astype(np.uint8)
-        return np.ascontiguousarray(np.broadcast_to(values, (height, width, 3)))
+        values = np.asarray(self._values(**how))
+        if values.dtype == np.uint8:
+            return np.ascontiguousarray(np.broadcast_to(values.transpose(1, 2, 0), (height, width, 3)))
+        if len(self.limits) != len(self.planes):
+            raise UserError(f"{self.name}: holds {values.dtype}, unlike others; give each kind of image a run")
+        image = np.empty((height, width, 3), np.uint8)
+        for channel in range(3):
+            number = channel % len(values)
+            image[..., channel] = _eight_bits(values[number], *self.limits[number])
+        return image
+
+
+def _eight_bits(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
+    """Values of which `low` becomes 0 and `high` 255; by a table where there are few."""
+    if values.dtype.kind in "ui" and values.dtype.itemsize == 2:
+        first = np.iinfo(values.dtype).min
+        table = _eight_bits(np.arange(1 << 16, dtype=np.float32) + first, low, high)
+        return np.take(table, values if first == 0 else values.astype(np.int32) - first)
+    scaled = (values.astype(np.float32) - low) * np.float32(255 / max(high - low, 1e-9))
+    return np.rint(np.nan_to_num(scaled).clip(0, 255)).astype(np.uint8)
 
 
 class OpenCopy(io.BytesIO):
@@ -137,22 +160,20 @@ class ImageReader:
         """
         if known.get("limits") and known == replace(self, limits=known["limits"]).settings():
             return replace(self, limits=tuple(map(tuple, known["limits"])))
-        found: list[list[NDArray[np.float64]]] = []
+        found, mistakes = [], []
         rasters = [path for path in files if self.is_raster(path)]
         rasters = rasters[:: max(1, -(-len(rasters) // SAMPLED))]
-        mistakes = []
         for path in rasters:
             try:
                 with self.open(path) as raster:
-                    if raster.dtype != np.uint8:
-                        found.append(raster.samples())
+                    found += [raster.samples()] if raster.dtype != np.uint8 else []
             except UserError as error:
                 mistakes.append(error)
         if mistakes and len(mistakes) == len(rasters):
             raise mistakes[0]
         if len({len(samples) for samples in found}) > 1:
             raise UserError("some images have one band and some three; say which are meant by --bands")
-        bands = [np.concatenate(samples) for samples in zip(*found, strict=True)]
+        bands = [band.compressed() for band in np.ma.concatenate(found, 1)] if found else []
         limits = [np.percentile(values, PERCENTILES) if len(values) else (0, 1) for values in bands]
         return replace(self, limits=tuple((float(low), float(high)) for low, high in limits))
 
@@ -246,7 +267,7 @@ def _rasterio(path: Path) -> Iterator[tuple[Any, ExitStack]]:
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
     try:
-        with warnings.catch_warnings(), ExitStack() as stack:
+        with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_MB), ExitStack() as stack:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             yield rasterio, stack
     except RasterioError as error:
