@@ -19,7 +19,7 @@ def test_without_a_demo_nothing_trained_is_taken(tmp_path: Path, monkeypatch: py
     arguments = parse_arguments()
     assert first_name(arguments) == "adapt" and {*all_names("adapt")} >= {*METHODS}
     about = open_network(arguments, "adapt").source
-    assert about.startswith("adapt, training-free; backbone tf_efficientnet_lite2")
+    assert about.startswith("adapt, training-free; backbone timm/tf_efficientnet_lite2")
     monkeypatch.setattr(sys, "argv", ["app", "--weights", "mine.pth"])
     assert all_names(first_name(parse_arguments()))[0] == "mine.pth"
 
