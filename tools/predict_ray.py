@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import get_args
 
 from util.arguments import Parser
-from util.errors import UserError, printable, run_main
+from util.errors import UserError, first_line, printable, run_main
 from util.pixels import MaskKind
 
 
@@ -75,7 +75,10 @@ def main() -> int:
     build = partial(open_predictor, cfg, weights and weights.resolve(), device)
     build().set_support(shown)  # a mistake in weights or supports is said before the work
     complaints: list[str] = []
-    ray.init(address=arguments.address, include_dashboard=False, log_to_driver=False)
+    try:
+        ray.init(address=arguments.address, include_dashboard=False, log_to_driver=False)
+    except Exception as error:  # of the network or the machine: many classes
+        raise UserError(f"Ray: {first_line(error)}; check --address, or try again when the machine is free") from None
     workers = Workers(arguments.workers[0], arguments.workers[1], arguments.cpus, arguments.gpus)
     with tqdm(total=len(left), unit="image", disable=None) as bar:
         job = RayJob(arguments.query, arguments.out, build, shown, values)

@@ -57,7 +57,7 @@ def run_lengths(item: MaskObject, size: tuple[int, int]) -> dict[str, Any]:
     left, top, right, bottom = item.box
     columns = np.zeros((right - left, bottom - top + 1), np.int8)
     columns[:, :-1] = item.region().T
-    column, row = np.divmod(np.flatnonzero(np.diff(columns.ravel(), prepend=0)), bottom - top + 1)
+    column, row = np.divmod(np.flatnonzero(np.diff(columns.ravel(), prepend=np.int8(0))), bottom - top + 1)
     bounds, times = np.unique((column + left) * size[0] + row + top, return_counts=True)
     counts = np.diff(bounds[times == 1], prepend=0, append=size[0] * size[1])  # a run may go on in the next column
     packed = coco_mask.frPyObjects({"size": list(size), "counts": counts.tolist()}, *size)
