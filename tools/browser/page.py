@@ -24,7 +24,9 @@ NETWORK: Any = {"concurrency_id": "network", "concurrency_limit": 1}  # one comp
 QUICK: Any = {"show_progress": "hidden", "trigger_mode": "multiple"}  # no event is lost, however fast they come
 MESSAGE_SECONDS = 30
 FONTS: Any = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # that a machine has
-THEME = gr.themes.Default(primary_hue="blue", **FONTS)
+PRIMARY = {"button_primary_background_fill": "*primary_700", "button_primary_text_color": "white"}
+DARK = {f"{key}_dark": value for key, value in PRIMARY.items()}
+THEME = gr.themes.Default(primary_hue="blue", **FONTS).set(color_accent="*primary_700", **PRIMARY, **DARK)
 
 
 class AppContext(NamedTuple):
