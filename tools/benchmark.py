@@ -251,8 +251,8 @@ def measure_methods(names: Sequence[str], config: str | None, opts: Sequence[str
     rows = []
     for name in tqdm(names, disable=None):
         cfg = load_config(config or own_config(name), [*opts, "arch", name, "amp", "off"])
-        found = measure("episode", quick_config(cfg) if quick else cfg, quick, seconds)
-        rows += [{"method": name, "backbone": cfg.backbone_name, "shot": cfg.shot, **row} for row in found[:1]]
+        row = in_fresh_process(measure_episode, quick_config(cfg) if quick else cfg, seconds)
+        rows.append({"method": name, "backbone": cfg.backbone_name, "shot": cfg.shot, **row})
     return {"kind": "benchmark", "quick": quick, "machine": machine(), "methods": rows}
 
 
