@@ -105,7 +105,7 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
                 if run.progress.step == middle:
                     validate(epoch - 0.5)
                 rates = [schedule.set_rates(run.iteration, run.iterations) for schedule in schedules.values()]
-                report = learner.accumulate(batches, partial(forward, model), target="query_mask")
+                report = learner.accumulate(batches, partial(forward, model), target="query_mask", seeds=run.seeds())
                 run.stepped(report, rates[0], learner.step())
             if run.progress.step == middle:
                 validate(epoch - 0.5)

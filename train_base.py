@@ -81,7 +81,7 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
             for batches in run.batches(BaseImages(cfg, "train", cfg.manual_seed, epoch, files), collate):
                 rate = poly_rate(cfg.base_lr_encoder, run.iteration, run.iterations, cfg.power)
                 set_rates(sgd, rate, cfg.base_index_split)
-                report = learner.accumulate(batches, forward, target="label")
+                report = learner.accumulate(batches, forward, target="label", seeds=run.seeds())
                 run.stepped(report, rate, learner.step())
             run.validate(epoch, lambda: measure(model, cfg, process_group, validation))
         if (own := run.progress.best) is not None and (published := base_miou(cfg)) is not None:

@@ -15,6 +15,7 @@ from engine.optim import amp_dtype, autocast
 from model.released import checkpoint_state, load_weights
 from util.distributed import ProcessGroup
 from util.pixels import IGNORE
+from util.rng import seed_all
 
 Tensors = dict[str, Tensor]
 
@@ -75,11 +76,14 @@ class Learner:
         self.buffers: list[Tensor] = []  # before the step: batch norms take in what they see
         self.names: list[str] = []  # of the step's items in this process
 
-    def accumulate(self, batches: Sequence[Batch], forward: Forward, target: str) -> Report:
+    def accumulate(
+        self, batches: Sequence[Batch], forward: Forward, target: str, seeds: Sequence[int] | None = None
+    ) -> Report:
         """Add the gradients of the loss of one large batch, made of the batches of all processes, to the parameters.
 
         A mean of means is not the mean when batches differ in ignored pixels, so every batch's means over pixels get
         the share of valid pixels that it has in all; `target` is the key of the masks in which they are counted.
+        `seeds`, one a batch, are those of dropout and the like; without them all draw from one stream.
         Raises NotFiniteError in all processes when the loss is not finite in any, the model being as it was before.
         """
         process_group = self.process_group
@@ -92,6 +96,8 @@ class Learner:
         losses: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
         for number, batch in enumerate(batches):
+            if seeds is not None:
+                seed_all(seeds[number])
             with self._no_sync() if number < len(batches) - 1 else nullcontext():
                 with autocast(self.amp, process_group.device):
                     output = forward(self.network, to_device(batch, process_group.device))

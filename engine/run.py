@@ -41,12 +41,11 @@ from util.config import Config
 from util.errors import UserError
 from util.files import atomic_write, remove_temporary
 from util.logger import Clock, RunLog
-from util.rng import restore_rng, rng_state, seed_all, undisturbed_rng
+from util.rng import mixed_seed
 from util.schema import keys_of
 
 META_TOPICS = ("network", "recipe", "seed")  # of the keys that meta-training depends on
 PATIENCE = 60  # seconds that a signal waits for one of several processes to get its next batch or to end validation
-RANK_STRIDE = 1_000_003  # between the seeds of two processes
 
 
 @dataclass
@@ -108,7 +107,6 @@ class Run:
         self.last_epoch, self.patience, self.validations = last_epoch, patience, validations
         self.progress = Progress(epoch=cfg.start_epoch + 1)
         self.clock, self.saved_at, self.saved_time = Clock(), (0, 0), time.monotonic()
-        self.rng_before_step = rng_state()
 
     @contextmanager
     def started(self, viz: bool = False) -> Iterator[None]:
@@ -130,7 +128,7 @@ class Run:
             try:
                 yield
             except NotFiniteError as error:
-                path = self.save(self.rng_before_step)
+                path = self.save()
                 if not self.process_group.is_main:
                     raise SystemExit(2) from error
                 raise UserError(f"{error}; the state before this step is saved in {path}") from error
@@ -168,7 +166,6 @@ class Run:
         except ValueError as error:
             raise UserError(f"{path}: does not fit this configuration: {error}") from error
         self.progress = Progress.read(content["progress"])
-        restore_rng(content["rng"][self.process_group.rank % len(content["rng"])])
         self.saved_at = self.progress.epoch, self.progress.step
         if changed and (self.progress.epoch > self.last_epoch or self.is_stale()):
             raise UserError(
@@ -194,8 +191,6 @@ class Run:
                 f"{path}: was written with {then['items_per_step']} of {then['items']} items a step, now it is "
                 f"{now['items_per_step']} of {now['items']}; keep batch_size * accumulate * processes and the data"
             )
-        if then["size"] != now["size"]:
-            self.log.warning(f"{path}: written by {then['size']} processes, now {now['size']}: dropout will differ")
         old = content["config"]
         kept = {key: getattr(self.cfg, key) for key in keys_of(*self.topics) if key in old}  # without newer keys
         return [f"{key} {old[key]!r} -> {value!r}" for key, value in kept.items() if value != old[key]]
@@ -207,11 +202,10 @@ class Run:
     def _settings(self) -> dict[str, Any]:
         return {key: value for key, value in self.cfg.model_dump().items() if key != "resume"}
 
-    def save(self, rng: dict[str, Any] | None = None) -> Path:
+    def save(self) -> Path:
         """Write a snapshot of this moment; all processes take part, the first one writes."""
         content = {
             **self.learner.state(),
-            "rng": self.process_group.gather(rng or rng_state()),
             "progress": asdict(self.progress),
             "world": self._layout(),
             "config": self._settings(),
@@ -228,10 +222,7 @@ class Run:
         """The epochs that are left, each with its own seed; ends early when validation has stopped improving."""
         self.clock = Clock()  # cached crops, which were made before, do not count
         while self.progress.epoch <= self.last_epoch and not self.is_stale():
-            epoch = self.progress.epoch
-            if self.progress.step == 0:
-                seed_all(self.cfg.manual_seed + epoch + RANK_STRIDE * self.process_group.rank)
-            yield epoch
+            yield self.progress.epoch
             self._end_epoch()
 
     def is_stale(self) -> bool:
@@ -251,8 +242,13 @@ class Run:
                 batches = next(steps, None)
             if batches is None:
                 return
-            self.rng_before_step = rng_state()
             yield batches
+
+    def seeds(self) -> list[int]:
+        """Of what the batches of this step draw, such as dropout: the same over however many processes they spread."""
+        group, count = self.process_group, self.plan.accumulate
+        numbers = ((self.progress.step * count + batch) * group.size + group.rank for batch in range(count))
+        return [mixed_seed(self.cfg.manual_seed, self.progress.epoch, number) for number in numbers]
 
     def stepped(self, report: Report, rate: float, sizes: Mapping[str, float]) -> None:
         """A step is done: count it, log it, save when it is time to, leave when a signal says so."""
@@ -294,7 +290,7 @@ class Run:
             return
         if self.saved_at != (progress.epoch, progress.step):
             self.save()  # a kill while validating costs the validation only
-        with self.stop.waiting(), undisturbed_rng(), self.clock.validation():
+        with self.stop.waiting(), self.clock.validation():
             metrics = measure()
         progress.validated = position
         progress.history.append({"epoch": position, **metrics})

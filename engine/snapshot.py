@@ -12,7 +12,7 @@ from util.checkpoint import read_checkpoint, save_checkpoint
 from util.errors import UserError
 
 SAVED_EXIT = 75  # sysexits.h EX_TEMPFAIL: nothing is lost, run again
-PARTS = ("state_dict", "optimizers", "scaler", "rng", "progress", "world", "config")
+PARTS = ("state_dict", "optimizers", "scaler", "progress", "world", "config")
 
 
 def snapshots(folder: Path, name: str) -> dict[tuple[int, int], Path]:

@@ -65,7 +65,7 @@ def drive(
             for epoch in run.epochs():
                 for batches in run.batches(Points(epoch), collate):
                     set_rates(run.learner.optimizers["rest"], poly_rate(0.05, run.iteration, run.iterations, 0.9), 0)
-                    report = run.learner.accumulate(batches, forward, target="label")
+                    report = run.learner.accumulate(batches, forward, "label", run.seeds())
                     observe(run)
                     run.stepped(report, 0.05, run.learner.step())
                 run.validate(epoch, partial(measure, run, epoch, scores))

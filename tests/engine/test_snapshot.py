@@ -30,7 +30,7 @@ def test_the_last_ones_are_kept(tmp_path: Path) -> None:
     for epoch, step in [(1, 5), (2, 0), (2, 5), (10, 0)]:
         write_snapshot(tmp_path, "state", epoch, step, content(epoch), keep=2)
     assert list(snapshots(tmp_path, "state")) == [(2, 5), (10, 0)]
-    assert read_snapshot(snapshots(tmp_path, "state")[10, 0])["rng"]["value"] == 10
+    assert read_snapshot(snapshots(tmp_path, "state")[10, 0])["scaler"]["value"] == 10
 
 
 def test_runs_of_other_shots_in_the_same_folder_are_not_touched(tmp_path: Path) -> None:

@@ -1,13 +1,12 @@
-"""Seeding, keeping and restoring every generator, through a checkpoint file."""
+"""Seeding every generator."""
 
+import itertools
 import random
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from util.checkpoint import read_checkpoint, save_checkpoint
-from util.rng import make_deterministic, restore_rng, rng_state, seed_all, undisturbed_rng
+from util.rng import make_deterministic, mixed_seed, seed_all
 
 
 def draws() -> tuple[float, float, float, float]:
@@ -24,21 +23,10 @@ def test_a_seed_decides_all_draws() -> None:
     assert all(a != b for a, b in zip(draws(), first, strict=True))
 
 
-def test_state_survives_a_checkpoint(tmp_path: Path) -> None:
-    draws()
-    save_checkpoint(tmp_path / "state.pth", {"rng": rng_state()})
-    expected = [draws() for _ in range(3)]
-    restore_rng(read_checkpoint(tmp_path / "state.pth")["rng"])
-    assert [draws() for _ in range(3)] == expected
-
-
-def test_undisturbed() -> None:
-    state = rng_state()
-    expected = draws()
-    restore_rng(state)
-    with undisturbed_rng():
-        seed_all(1)
-    assert draws() == expected
+def test_mixed_seeds_of_neighbours_differ() -> None:
+    seeds = {mixed_seed(*numbers) for numbers in itertools.product(range(3), range(10), range(20))}
+    assert len(seeds) == 600 and mixed_seed(1, 2) != mixed_seed(2, 1)
+    seed_all(mixed_seed(2**35 + 1, 0))
 
 
 def test_deterministic_algorithms_can_be_left_again() -> None:
