@@ -86,12 +86,17 @@ class Shot:
         self.former = [*self.former, (encode_image(self.mask, ".png"), self.clicks)][-STEPS:]
         self.mask, self.clicks, self.undone = mask, clicks, []
 
+    def painted(self) -> Mask:
+        """The mask before the clicks that the present one comes from."""
+        stored = next((stored for stored, clicks in reversed(self.former) if not clicks), None)
+        return self.mask if not self.clicks else np.zeros_like(self.mask) if stored is None else read_mask(stored)
+
     def step(self, taken: list[Any], kept: list[Any]) -> None:
         """Go back to the last mask of `former`, or on to that of `undone`; the present one goes to the other list."""
         if taken:
             kept.append((encode_image(self.mask, ".png"), self.clicks))
             stored, self.clicks = taken.pop()
-            self.mask = cv2.imdecode(np.frombuffer(stored, np.uint8), cv2.IMREAD_GRAYSCALE).astype(np.uint8)
+            self.mask = read_mask(stored)
 
 
 class Answer(NamedTuple):
@@ -210,7 +215,7 @@ class Session:
         """Let the mask on the canvas grow or shrink by a click that it sent: {shot, x, y, add}, x and y from 0 to 1."""
         if self.shot and self.shot.number == value["shot"]:
             clicks = [*self.shot.clicks, Click(float(value["x"]), float(value["y"]), bool(value["add"]))]
-            self.shot.change(mask_from_clicks(predictor, self.shot.image, clicks, self.shot.mask), clicks)
+            self.shot.change(mask_from_clicks(predictor, self.shot.image, clicks, self.shot.painted()), clicks)
 
     def canvas(self) -> dict[str, Any] | None:
         """What the canvas shows: the current image, its object as ink, and the colour of its class."""
@@ -258,6 +263,11 @@ def read_upload(path: str | Path, limits: Limits) -> RGB:
         reason = f"has far too many megapixels, {most}" if "decompression bomb" in reason else reason
         reason = "is not an image; take a JPEG, PNG or WebP file" if "it is no image" in reason else reason
         raise UserError(f"{name}: {reason}") from None
+
+
+def read_mask(stored: bytes) -> Mask:
+    """A mask from its PNG."""
+    return np.asarray(cv2.imdecode(np.frombuffer(stored, np.uint8), cv2.IMREAD_GRAYSCALE), np.uint8)
 
 
 def thumbnail(image: RGB, mask: Mask, value: int, side: int = 200) -> RGB:
