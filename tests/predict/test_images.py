@@ -22,7 +22,7 @@ from tests.toy import ROOT
 from util.errors import UserError
 
 
-def write_odd_pictures(folder: Path) -> dict[str, tuple[int, int]]:
+def write_odd_images(folder: Path) -> dict[str, tuple[int, int]]:
     """Images of all kinds; their heights and widths as shown."""
     folder.mkdir()
     exif = Image.Exif()
@@ -44,7 +44,7 @@ def write_odd_pictures(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def test_images_of_all_kinds(run: Any, weights: Path, support: Path, tmp_path: Path) -> None:
-    sizes = write_odd_pictures(tmp_path / "photos")
+    sizes = write_odd_images(tmp_path / "photos")
     assert run("--batch", 3) == 0
     assert (tmp_path / "out/classes.txt").read_text() == "1 thing3\n2 thing5\n"
     by_file: dict[str, list[dict[str, Any]]] = {}

@@ -57,13 +57,13 @@ def test_what_is_done_is_left_in_peace(run: Any, tmp_path: Path, support: Path) 
 def test_a_killed_run_goes_on(run: Any, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_photos(tmp_path / "photos", 12)
     monkeypatch.setattr(sys, "argv", arguments(weights, tmp_path))
-    picture = int(generator().integers(2, 13))
-    (process,), _ = start_processes(1, killed_at, picture)
+    number = int(generator().integers(2, 13))
+    (process,), _ = start_processes(1, killed_at, number)
     process.join()
     assert process.exitcode == -signal.SIGKILL
     noted = [Path(file).stem for file in read_manifest(tmp_path / "out")]
     before = {path.stem: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("masks/*.png")}
-    assert len(noted) == picture - 1 and {*noted} < {*before}
+    assert len(noted) == number - 1 and {*noted} < {*before}
     assert run() == 0
     assert {record["file"] for record in manifest(tmp_path)} == {f"{number}.jpg" for number in range(12)}
     assert not list((tmp_path / "out").glob("manifest.part*"))
