@@ -61,6 +61,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", help="auto, cpu, cuda, cuda:1 ...; default: the config's")
     parser.add_opts("key value ..., instead of the config's")
     arguments = parser.parse_args()
+    arguments.part = arguments.part and parse_part(arguments.part)
+    check_arguments(arguments)
+    return arguments
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """UserError for what cannot go together, or is no value for an option."""
     if arguments.weights and arguments.arch:
         raise UserError("give either --weights FILE, a trained network, or --arch METHOD, a training-free method")
     if arguments.batch is not None and arguments.batch < 1:
@@ -69,12 +76,10 @@ def parse_arguments() -> argparse.Namespace:
         raise UserError(f"--threshold {arguments.threshold}: should be between 0 and 1")
     if arguments.scale and not arguments.tile:
         raise UserError("--scale auto: cuts supports like tiles; give --tile SIDE, too")
-    arguments.part = arguments.part and parse_part(arguments.part)
     if arguments.finish and (arguments.part or arguments.overwrite):
         raise UserError("--finish joins what all parts have done; leave --part and --overwrite out")
     if arguments.out.resolve().is_relative_to(arguments.support.resolve()):
         raise UserError(f"--out {arguments.out}: is within the support folder; give another folder")
-    return arguments
 
 
 def parse_part(text: str) -> tuple[int, int]:

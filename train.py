@@ -138,8 +138,8 @@ def measure(
     shown: list[tuple[str, RGB]] = []
     draw = panel_drawer(episode_set, names, PANELS, lambda *panel: shown.append(panel)) if panels else None
     result = run_episodes(model, run.cfg, episode_set, run.process_group, observe=draw)
-    for title, picture in (panel for panels_there in run.process_group.gather(shown) for panel in panels_there):
-        run.log.picture(f"novel/{title}", fit(picture, *PANEL_SIZE), run.iteration)
+    for title, image in (panel for panels_there in run.process_group.gather(shown) for panel in panels_there):
+        run.log.image(f"novel/{title}", fit(image, *PANEL_SIZE), run.iteration)
     return {"miou": result.miou, "fb_iou": result.fb_iou, "piou": result.piou}
 
 

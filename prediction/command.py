@@ -86,16 +86,16 @@ def segment_files(
         path = plan.queries.root / file
         size, about = reader.size(path), contents_of(path)
         if not (tiling and tiling.cuts(size)):
-            picture = reader.read(path, max(sides))
-            return picture, size, (file, picture, about)
+            image = reader.read(path, max(sides))
+            return image, size, (file, image, about)
         if not reader.is_raster(path):
-            picture = reader.read(path)
-            return picture, size, (file, picture, about)
+            image = reader.read(path)
+            return image, size, (file, image, about)
         return partial(_window, reader, path), size, (file, reader.read(path, max(sides)), about)
 
     def write(rest: tuple[str, RGB, dict[str, object]], prediction: Prediction, seconds: float) -> list[Record]:
-        file, picture, about = rest
-        return plan.outputs.write(file, picture, prediction.at(choice.threshold), plan.values, seconds, about)
+        file, image, about = rest
+        return plan.outputs.write(file, image, prediction.at(choice.threshold), plan.values, seconds, about)
 
     return segment(choice.predictor, plan.left, read, write, batch, tiling)
 

@@ -221,11 +221,11 @@ class Predictor:
     @torch.inference_mode()
     def predict_batch(self, images: Iterable[ImageSource]) -> list[Prediction]:
         """The same for several images, of any sizes, in one pass through the network."""
-        pictures = [read_image(image) for image in as_lists(images, None)[0]]
-        scores = self.scores([self.network_input(picture) for picture in pictures]) if pictures else []
+        read = [read_image(image) for image in as_lists(images, None)[0]]
+        scores = self.scores([self.network_input(image) for image in read]) if read else []
         return [
-            self.prediction(tuple(self.states), each, picture.shape[:2], picture)
-            for each, picture in zip(scores, pictures, strict=True)
+            self.prediction(tuple(self.states), each, image.shape[:2], image)
+            for each, image in zip(scores, read, strict=True)
         ]
 
     def stream(self, images: Iterable[ImageSource], batch: int | None = None) -> Iterator[Prediction]:
@@ -234,9 +234,9 @@ class Predictor:
         UserError in its turn for an image that cannot be read.
         """
 
-        def read(image: ImageSource) -> tuple[RGB, tuple[int, ...], None]:
-            picture = read_image(image)
-            return picture, picture.shape[:2], None
+        def read(source: ImageSource) -> tuple[RGB, tuple[int, ...], None]:
+            image = read_image(source)
+            return image, image.shape[:2], None
 
         for result in segment(self, images, read, lambda _, prediction, seconds: prediction, batch):
             if isinstance(result, UserError):
@@ -245,9 +245,9 @@ class Predictor:
 
     def predict_tiled(self, image: ImageSource, tiling: Tiling) -> Prediction:
         """The same for one image that is larger than the network's size, in tiles."""
-        picture = read_image(image)
+        pixels = read_image(image)
         check_tiling(self, tiling)
-        return predict_tiles(self, window_of(picture), picture.shape[:2], tiling)
+        return predict_tiles(self, window_of(pixels), pixels.shape[:2], tiling)
 
     @torch.inference_mode()
     def scores(self, inputs: Sequence[Tensor]) -> list[list[Scores]]:
@@ -270,18 +270,18 @@ class Predictor:
 
     @torch.inference_mode()
     def prediction(
-        self, names: tuple[str, ...], scores: Sequence[Scores], size: tuple[int, ...], picture: RGB | None = None
+        self, names: tuple[str, ...], scores: Sequence[Scores], size: tuple[int, ...], image: RGB | None = None
     ) -> Prediction:
         """Scores of one image for every class, B = 1, to what is found in it at that size.
 
-        Where outlines are sharpened they are drawn to the edges of `picture`, the image, which may have been reduced.
+        Where outlines are sharpened they are drawn to the edges of `image`, which may have been reduced.
 
         For one class the probability is the softmax of the network's two scores; several compete in one softmax with
         the background at margin 0. As in testing, scores are first resized to what the network saw.
         """
         margins = self.margins(scores, size)
-        if self.sharpens and picture is not None:
-            margins = torch.from_numpy(sharpen(margins.float().cpu().numpy(), picture))
+        if self.sharpens and image is not None:
+            margins = torch.from_numpy(sharpen(margins.float().cpu().numpy(), image))
         return self.from_margins(names, margins).without_unsure()
 
     def margins(self, scores: Sequence[Scores], size: tuple[int, ...]) -> Tensor:
@@ -303,11 +303,11 @@ class Predictor:
             raise UserError(f"support of {name!r}: {len(images)} images and {len(masks)} masks; give a mask for each")
         shots, shot_masks = [], []
         for number, (image, mask) in enumerate(zip(images, masks, strict=True), 1):
-            picture = read_image(image)
+            pixels = read_image(image)
             where = str(image) if isinstance(image, str | Path) else f"image {number}"
             where += "" if name == SINGLE else f" of {name!r}"
-            shots.append(self.network_input(picture))
-            shot_masks.append(torch.from_numpy(self._network_mask(mask, picture.shape[:2], where)))
+            shots.append(self.network_input(pixels))
+            shot_masks.append(torch.from_numpy(self._network_mask(mask, pixels.shape[:2], where)))
         return torch.stack(shots), torch.stack(shot_masks)
 
     def _with_others(self, name: str, inputs: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -321,12 +321,12 @@ class Predictor:
 
     @torch.inference_mode()
     def _encode(self, support: tuple[Tensor, Tensor]) -> State:
-        pictures, marks = support
-        key = _digest(pictures, marks)
+        images, masks = support
+        key = _digest(images, masks)
         state = self.known.pop(key, None)
         if state is None:
             with self.autocast():
-                state = self.model.support_state(self._embed(pictures, "support"), marks[None].to(self.device))
+                state = self.model.support_state(self._embed(images, "support"), masks[None].to(self.device))
         self.known[key] = state  # now the latest
         while len(self.known) > MAX_CACHED_SUPPORTS:
             self.known.pop(next(iter(self.known)))
@@ -338,16 +338,16 @@ class Predictor:
             return self.model.embed(self.model.features(images.to(self.device), role), role)
         return self.cache.embedded([_digest(image) for image in images], images.to(self.device), role)
 
-    def network_input(self, picture: RGB, shape: tuple[int, ...] | None = None) -> Tensor:
+    def network_input(self, image: RGB, shape: tuple[int, ...] | None = None) -> Tensor:
         """An image (h, w, 3) as in testing, (3, size, size); a much larger one is averaged first, not to alias.
 
-        `shape` is (h, w) of the image where `picture` is it reduced.
+        `shape` is (h, w) before the image was reduced, if it was.
         """
-        height, width = (min(side, AVERAGING_FACTOR * self.size) for side in picture.shape[:2])
-        shape = shape or picture.shape
-        if (height, width) != picture.shape[:2]:
-            picture = np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-        return normalise(fit_image(picture.astype(np.float32), self.size, self.model.images, shape))
+        height, width = (min(side, AVERAGING_FACTOR * self.size) for side in image.shape[:2])
+        shape = shape or image.shape
+        if (height, width) != image.shape[:2]:
+            image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+        return normalise(fit_image(image.astype(np.float32), self.size, self.model.images, shape))
 
     def _network_mask(self, source: MaskSource, size: tuple[int, ...], where: str) -> NDArray[np.uint8]:
         mask = object_mask(source, size, where)

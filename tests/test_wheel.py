@@ -81,8 +81,8 @@ def test_the_wheel_predicts(tmp_path: Path) -> None:
     config.write_text(cfg.to_yaml())
     image, mask = draw_image(generator(), 40, 50, [3])
     (tmp_path / "support").mkdir()
-    picture, label = tmp_path / "support/a.jpg", tmp_path / "support/a.png"
-    Image.fromarray(image).save(picture)
+    photo, label = tmp_path / "support/a.jpg", tmp_path / "support/a.png"
+    Image.fromarray(image).save(photo)
     Image.fromarray((mask == 3).astype(np.uint8) * np.uint8(255)).save(label)
 
     def run(*words: object) -> str:
@@ -90,15 +90,15 @@ def test_the_wheel_predicts(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert run("-c", SCRIPT, site, config, weights, picture, label).strip() == "(40, 50)"
+    assert run("-c", SCRIPT, site, config, weights, photo, label).strip() == "(40, 50)"
     words = [
         "predict",
         "--weights",
         weights,
         "--support",
-        picture.parent,
+        photo.parent,
         "--query",
-        picture,
+        photo,
         "--out",
         tmp_path / "out",
     ]

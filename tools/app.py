@@ -19,7 +19,7 @@ from prediction.choice import FREE, open_method
 from prediction.predictor import Predictor
 from prediction.shared import WEIGHTS
 from prediction.zoo import Entry, entries
-from tools.browser.segment import Limits, Network
+from tools.browser.session import Limits, Network
 from util.arguments import Parser
 from util.config import load_config
 from util.errors import UserError, run_main

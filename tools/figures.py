@@ -1,7 +1,7 @@
 """Figures for papers: `python -m tools.figures {panels,states,interception,curves,bars,architecture} --help`.
 
 Each command writes PDF and PNG and, beside them, the drawn numbers as JSON. `panels` is the paper's Figure 4, `states`
-its Figure 5 and `interception` its Figure 7. `architecture` draws the pictures of README and docs.
+its Figure 5 and `interception` its Figure 7. `architecture` draws the figures of README and docs.
 """
 
 import argparse

@@ -10,6 +10,7 @@ All work is done by one thread, one request after the other.
 import argparse
 import base64
 import hmac
+from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,7 +30,7 @@ Model = TypeVar("Model", bound=BaseModel)
 def make_app(service: Service, token: str | None = None) -> Any:
     """The FastAPI application; without a token it answers only what was sent to this machine's own name."""
     from fastapi import FastAPI, HTTPException, Request
-    from fastapi.responses import JSONResponse, Response
+    from fastapi.responses import JSONResponse
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     app = FastAPI(title="Few-shot segmentation", openapi_url=None)
@@ -57,6 +58,15 @@ def make_app(service: Service, token: str | None = None) -> Any:
             if len(data) > service.limit:
                 raise HTTPException(413, f"more than {service.limit >> 20} MB")
         return bytes(data)
+
+    add_routes(app, service, body)
+    return app
+
+
+def add_routes(app: Any, service: Service, body: Callable[[Any], Awaitable[bytes]]) -> None:
+    """What can be asked of the application; `body` gives what a request sent, if it may ask."""
+    from fastapi import HTTPException, Request
+    from fastapi.responses import JSONResponse, Response
 
     async def parsed(kind: type[Model], request: Request) -> Model:
         try:
@@ -95,8 +105,6 @@ def make_app(service: Service, token: str | None = None) -> Any:
     @app.post("/predict")
     async def predict(request: Request) -> dict[str, Any]:
         return {"results": await service.run(service.label, await parsed(PredictRequest, request))}
-
-    return app
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -4,8 +4,13 @@ import re
 
 import yaml
 
+try:
+    from yaml import CSafeLoader as SafeLoader  # libyaml's, some five times as fast
+except ImportError:
+    from yaml import SafeLoader  # type: ignore[assignment]
 
-class YamlLoader(yaml.SafeLoader):
+
+class YamlLoader(SafeLoader):
     """YAML as people write it: `1e-4` is a number, as it is in Python, not a string."""
 
 

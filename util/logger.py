@@ -53,7 +53,7 @@ class RunLog:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
 
-    def picture(self, name: str, image: NDArray[np.uint8], step: int) -> None:
+    def image(self, name: str, image: NDArray[np.uint8], step: int) -> None:
         """An image (h, w, 3) in TensorBoard."""
         if self.board:
             self.board.add_image(name, image, step, dataformats="HWC")

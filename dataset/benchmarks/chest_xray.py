@@ -10,7 +10,7 @@ class ChestXray(ClassFolders):
 
     CLASSES = ("lung",)
     ROOT, EPISODES, VARIANTS = "../data/LungSegmentation", 600, ("patnet", "all")
-    PICTURE, MASK = "CXR_png/{}.png", "masks/{}_mask.png"
+    IMAGE, MASK = "CXR_png/{}.png", "masks/{}_mask.png"
 
     def chosen(self, names: list[str]) -> list[str]:
         """PATNet's rule for the mask's name fits those of one hospital only."""

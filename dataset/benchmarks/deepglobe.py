@@ -9,5 +9,5 @@ class DeepGlobe(ClassFolders):
     CLASSES = ("agriculture land", "urban land", "rangeland", "forest land", "water", "barren land")
     FOLDERS = ("1", "2", "3", "4", "5", "6")
     ROOT, EPISODES = "../data/DeepGlobe", 600
-    PICTURE, MASK = "image/{}.jpg", "filter_mask/*/{}.png"
+    IMAGE, MASK = "image/{}.jpg", "filter_mask/*/{}.png"
     NOTES = ("600 episodes (PATNet's code; its author: 1200, mean of 5 seeds); 5666 patches by the paper: unverified",)

@@ -13,13 +13,13 @@ class ClassFolders(Benchmark):
     What holds which class stands in a list of lines `class name name ...`, which `tools.prepare` writes.
     """
 
-    PICTURE: ClassVar[str]  # path of an image; {} is its name
+    IMAGE: ClassVar[str]  # path of an image; {} is its name
     MASK: ClassVar[str]  # path of its mask; * is the class's folder
     FOLDERS: ClassVar[tuple[str, ...]] = ()  # of the classes, from class 1
 
     def index(self, mode: Mode) -> ImageIndex:
         listed = read_class_lists(find_list(self.lists, f"{self.cfg.data_set}.txt"))
-        by_class = {c: [self.PICTURE.format(name) for name in self.chosen(sorted(listed[c]))] for c in sorted(listed)}
+        by_class = {c: [self.IMAGE.format(name) for name in self.chosen(sorted(listed[c]))] for c in sorted(listed)}
         return listed_index(by_class)
 
     def chosen(self, names: list[str]) -> list[str]:

@@ -9,5 +9,5 @@ class Suim(ClassFolders):
     CLASSES = ("fish", "human diver", "plants", "reef", "robot", "sea floor and rock", "wreck")
     FOLDERS = ("FV", "HD", "PF", "RI", "RO", "SR", "WR")
     ROOT, EPISODES = "../data/SUIM", 3859
-    PICTURE, MASK = "images/{}.jpg", "masks/*/{}.png"
+    IMAGE, MASK = "images/{}.jpg", "masks/*/{}.png"
     NOTES = ("3859 episodes as INSID3 (seed 0); FSSDINO 600, ABCDFSS's paper 1650 with seed 2",)

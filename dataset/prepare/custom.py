@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
-from dataset.lists import class_lines
+from dataset.lists import Pair, class_lines
 from dataset.prepare.files import LEAST, is_intact_png, run_all, write_label, write_lists, write_text
 from dataset.prepare.image import AnnotatedImage, Collection, check_size, upright_label
 from dataset.prepare.known import AREA_THRESHOLD, FOLD_SIZES, LIST_SIZES
@@ -46,6 +46,10 @@ class Conversion(NamedTuple):
     source: AnnotatedImage
     image: Path
     mask: Path
+
+    def listed(self, root: Path) -> Pair:
+        """Image and mask as a list names them."""
+        return str(self.image.relative_to(root)), str(self.mask.relative_to(root))
 
 
 class Converted(NamedTuple):
@@ -96,10 +100,7 @@ def prepare_custom(
             raise UserError(
                 f"no image of the {lacking[0]} list has a class of {threshold} pixels; give a lower --area-threshold"
             )
-        pairs = {
-            item.source.name: (str(item.image.relative_to(out)), str(item.mask.relative_to(out)))
-            for item in conversions
-        }
+        pairs = {item.source.name: item.listed(out) for item in conversions}
         write_lists(out, {part: [pairs[key] for key in pairs if key in names] for part, names in parts.items()})
         write_text(out / "classes.txt", class_lines(dict(enumerate(classes, start=1))))
         config = out / "config.yaml"

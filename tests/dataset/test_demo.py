@@ -32,8 +32,8 @@ def test_images_depend_on_the_arguments_alone(tmp_path: Path) -> None:
         write_demo(tmp_path / name, images_per_class=2, size=48, seed=seed)
     first = contents(tmp_path / "a")
     assert first == contents(tmp_path / "b") and len(first) == 2 * 40 + 3
-    pictures = [name for name in first if name.startswith("JPEGImages")]
-    assert all(first[name] != data for name, data in contents(tmp_path / "c").items() if name in pictures)
+    images = [name for name in first if name.startswith("JPEGImages")]
+    assert all(first[name] != data for name, data in contents(tmp_path / "c").items() if name in images)
 
 
 def test_classes_differ(demo_root: Path) -> None:

@@ -85,8 +85,8 @@ def test_coco_by_pycocotools_and_our_reader(results: tuple[Path, dict[str, np.nd
         assert np.array_equal(drawn, mask)
     read = read_source(out / "coco.json", out.parent / "photos", 1)
     assert read.classes == ["cat", "a dog"] and len(read.images) == 3
-    for picture in read.images:
-        assert np.array_equal(upright_label(picture), numbered(masks[f"{picture.name}.jpg"], read.classes))
+    for item in read.images:
+        assert np.array_equal(upright_label(item), numbered(masks[f"{item.name}.jpg"], read.classes))
 
 
 def test_labelme_by_its_rule_and_our_reader(results: tuple[Path, dict[str, np.ndarray]]) -> None:
@@ -107,8 +107,8 @@ def test_labelme_by_its_rule_and_our_reader(results: tuple[Path, dict[str, np.nd
         assert np.array_equal(polygons[polygons > 0], mask[polygons > 0])
     read = read_source(out / "labelme", None, 1)
     assert read.classes == ["a dog", "cat"] and len(read.images) == 4
-    for picture in read.images:
-        assert np.array_equal(upright_label(picture), numbered(masks[f"{picture.name}.jpg"], read.classes))
+    for item in read.images:
+        assert np.array_equal(upright_label(item), numbered(masks[f"{item.name}.jpg"], read.classes))
 
 
 def read_yolo(path: Path, height: int, width: int) -> np.ndarray:

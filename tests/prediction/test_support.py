@@ -16,7 +16,7 @@ def write(path: Path, values: np.ndarray, **options: Any) -> Path:
     return path
 
 
-def picture(height: int = 20, width: int = 30) -> np.ndarray:
+def photo(height: int = 20, width: int = 30) -> np.ndarray:
     return np.random.default_rng().integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -42,7 +42,7 @@ def write_labelme(path: Path, image: str, *labels: str, height: int = 20, width:
 def test_one_class_without_a_name(tmp_path: Path, value: int) -> None:
     masks = {f"{n}.jpg": index(value) for n in "ab"} | {"c.png": index(value)}
     for name, mask in masks.items():
-        write(tmp_path / name, picture())
+        write(tmp_path / name, photo())
         write(tmp_path / (f"{name[0]}_mask.png" if name == "c.png" else f"{name[0]}.png"), mask)
     (only,) = read_support(tmp_path)
     assert (only.name, only.value) == ("object", 1 if value == 255 else value)
@@ -54,7 +54,7 @@ def test_one_class_without_a_name(tmp_path: Path, value: int) -> None:
 def test_every_value_is_a_class(tmp_path: Path) -> None:
     first, second = index(3, 15, 255), index(15)
     for name, mask in (("a", first), ("b", second)):
-        write(tmp_path / f"{name}.jpg", picture())
+        write(tmp_path / f"{name}.jpg", photo())
         palette = Image.fromarray(mask).convert("P")
         palette.save(tmp_path / f"{name}.png")
     three, fifteen = read_support(tmp_path)
@@ -76,20 +76,20 @@ def test_every_value_is_a_class(tmp_path: Path) -> None:
 
 def test_a_subfolder_for_each_class(tmp_path: Path) -> None:
     for name, value in (("dog", 255), ("cat", 7)):
-        write(tmp_path / name / "a.jpg", picture())
+        write(tmp_path / name / "a.jpg", photo())
         write(tmp_path / name / "a.png", index(value))
     (tmp_path / ".cache").mkdir()
     assert [(item.name, item.value) for item in read_support(tmp_path)] == [("cat", 1), ("dog", 2)]
-    write(tmp_path / "cat" / "b.jpg", picture())
+    write(tmp_path / "cat" / "b.jpg", photo())
     write(tmp_path / "cat" / "b.png", index(8))
     with pytest.raises(UserError, match=r"cat: marks class_7, class_8, but a subfolder is one class"):
         read_support(tmp_path)
 
 
 def test_labelme(tmp_path: Path) -> None:
-    write(tmp_path / "a.png", picture())
-    write(tmp_path / "b.jpg", picture())
-    write(tmp_path / "without.jpg", picture())
+    write(tmp_path / "a.png", photo())
+    write(tmp_path / "b.jpg", photo())
+    write(tmp_path / "without.jpg", photo())
     write_labelme(tmp_path / "a.json", "a.png", "dog", "cat")
     write_labelme(tmp_path / "b.json", "b.jpg", "dog")
     cat, dog = read_support(tmp_path)
@@ -107,7 +107,7 @@ def test_a_mask_of_the_pixels_as_they_are_stored(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned clockwise
     mask = index(1)
-    write(tmp_path / "a.jpg", picture(), exif=exif)
+    write(tmp_path / "a.jpg", photo(), exif=exif)
     write(tmp_path / "a.png", mask)
     assert np.array_equal(read_support(tmp_path)[0].masks[0], np.rot90(mask, -1))
     write(tmp_path / "a.png", np.rot90(mask, -1))
@@ -148,7 +148,7 @@ def test_what_does_not_fit_together(tmp_path: Path, capsys: pytest.CaptureFixtur
     with pytest.raises(UserError, match="no images"):
         read_support(folder)
     for name in ("alone.jpg", "single.png", "twice.jpg", "twice.bmp", "twice.png"):
-        write(folder / name, picture())
+        write(folder / name, photo())
     with pytest.raises(UserError, match="3 images failed"):
         read_support(folder)
     printed = capsys.readouterr().err
@@ -159,9 +159,9 @@ def test_what_does_not_fit_together(tmp_path: Path, capsys: pytest.CaptureFixtur
         path.unlink()
     masks = {"empty": index(), "small": index(1)[:10], "coloured": np.dstack([index(1), index(9), index(7, 2)])}
     for name, mask in masks.items():
-        write(folder / f"{name}.jpg", picture())
+        write(folder / f"{name}.jpg", photo())
         write(folder / f"{name}.png", mask)
-    write(folder / "torn.jpg", picture())
+    write(folder / "torn.jpg", photo())
     (folder / "torn.png").write_bytes((folder / "small.png").read_bytes()[:45])
     with pytest.raises(UserError, match="4 images failed"):
         read_support(folder)
@@ -174,9 +174,9 @@ def test_what_does_not_fit_together(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_the_mask_is_the_file_that_looks_like_one(tmp_path: Path) -> None:
     mask = index(255)
-    write(tmp_path / "a.png", picture())
+    write(tmp_path / "a.png", photo())
     write(tmp_path / "a.jpg", mask, quality=90)
-    write(tmp_path / "b.jpg", picture())
+    write(tmp_path / "b.jpg", photo())
     write(tmp_path / "b.PNG", mask)
     with pytest.warns(UserWarning, match=r"a.jpg: \d+ shades are taken for one object .*--mask"):
         (only,) = read_support(tmp_path)
@@ -185,16 +185,16 @@ def test_the_mask_is_the_file_that_looks_like_one(tmp_path: Path) -> None:
     write(tmp_path / "a.png", mask)
     with pytest.raises(UserError, match=r"a.jpg, a.png: both look like a mask; call the one that is a_mask.png"):
         read_support(tmp_path)
-    write(tmp_path / "a.bmp", picture())
+    write(tmp_path / "a.bmp", photo())
     (tmp_path / "a.png").unlink()
-    write(tmp_path / "a.jpg", picture())
+    write(tmp_path / "a.jpg", photo())
     with pytest.raises(UserError, match=r"a.bmp, a.jpg: neither looks like a mask"):
         read_support(tmp_path)
 
 
 def test_masks_of_several_kinds_in_one_folder(tmp_path: Path) -> None:
     for name, mask in (("a", index(255)), ("b", index(2))):
-        write(tmp_path / f"{name}.jpg", picture())
+        write(tmp_path / f"{name}.jpg", photo())
         write(tmp_path / f"{name}.png", mask)
     with pytest.raises(UserError, match=r"a.png: marks one object, b.png classes by number; .*--mask"):
         read_support(tmp_path)
@@ -207,9 +207,9 @@ def test_masks_of_several_kinds_in_one_folder(tmp_path: Path) -> None:
 
 def test_names_of_classes(tmp_path: Path) -> None:
     for name in ("cat", ".cat", "x"):
-        write(tmp_path / name / "a.jpg", picture())
+        write(tmp_path / name / "a.jpg", photo())
         write(tmp_path / name / "a.png", index(255))
-        write(tmp_path / name / "._a.jpg", picture())
+        write(tmp_path / name / "._a.jpg", photo())
     assert [item.name for item in read_support(tmp_path)] == ["cat", "x"]
     (tmp_path / "x").rename(tmp_path / "cat ")
     with pytest.raises(UserError, match="two subfolders are called the same but for blanks"):
@@ -217,14 +217,14 @@ def test_names_of_classes(tmp_path: Path) -> None:
     (tmp_path / "cat ").rename(tmp_path / "evil\n7 x")
     with pytest.raises(UserError, match="is no name for a class"):
         read_support(tmp_path)
-    write(tmp_path / "b.jpg", picture())
+    write(tmp_path / "b.jpg", photo())
     write(tmp_path / "b.png", index(255))
     with pytest.raises(UserError, match=r"holds b.jpg and images in cat/; leave one kind there"):
         read_support(tmp_path)
 
 
 def test_boxes_as_spreadsheets_write_them(tmp_path: Path) -> None:
-    write(tmp_path / "sub/a.jpg", picture())
+    write(tmp_path / "sub/a.jpg", photo())
     file = tmp_path / "boxes.csv"
     file.write_bytes(b"\xef\xbb\xbffile , left,top , right,bottom , class\r\n\r\nsub\\a.jpg, 1,2,3,4 , cat \r\n")
     assert read_support(tmp_path, file) == [("cat", 1, [tmp_path / "sub/a.jpg"], [[(1, 2, 3, 4)]])]
@@ -237,10 +237,10 @@ def test_boxes_as_spreadsheets_write_them(tmp_path: Path) -> None:
 def test_pairs_in_other_letters(tmp_path: Path) -> None:
     """Accents as macOS writes them, and upper and lower case; two that differ in case only are two."""
     for image, mask in (("cafe\u0301.jpg", "caf\u00e9.png"), ("IMG_1.JPG", "img_1.png"), ("B.png", "b_Mask.png")):
-        write(tmp_path / image, picture())
+        write(tmp_path / image, photo())
         write(tmp_path / mask.replace("Mask", "mask"), index(255))
     for name in ("x", "X"):
-        write(tmp_path / f"{name}.jpg", picture())
+        write(tmp_path / f"{name}.jpg", photo())
         write(tmp_path / f"{name}.png", index(255))
     (only,) = read_support(tmp_path)
     assert {path.name for path in only.images} == {"cafe\u0301.jpg", "IMG_1.JPG", "B.png", "x.jpg", "X.jpg"}
@@ -249,13 +249,13 @@ def test_pairs_in_other_letters(tmp_path: Path) -> None:
 def test_a_tiff_that_is_turned_and_its_mask(tmp_path: Path) -> None:
     mask = index(1)
     for turn in range(1, 9):
-        Image.fromarray(picture(*((30, 20) if turn > 4 else (20, 30)))).save(tmp_path / "a.tif", tiffinfo={274: turn})
+        Image.fromarray(photo(*((30, 20) if turn > 4 else (20, 30)))).save(tmp_path / "a.tif", tiffinfo={274: turn})
         write(tmp_path / "a.png", mask)
         assert np.array_equal(read_support(tmp_path)[0].masks[0], mask)
 
 
 def test_exports_that_custom_takes(tmp_path: Path) -> None:
-    write(tmp_path / "images/a.jpg", picture())
+    write(tmp_path / "images/a.jpg", photo())
     square = [2, 3, 10, 3, 10, 9, 2, 9]
     content = {
         "images": [{"id": 1, "file_name": "a.jpg", "height": 20, "width": 30}],

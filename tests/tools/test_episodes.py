@@ -51,7 +51,7 @@ def test_queries_by_line(shot: int, tmp_path: Path) -> None:
     """PASCAL-5i in HSNet's own form, iSAID-5i in its own and in the short one; more episodes than lines."""
     rng = generator()
     corners = [(f"P{i:04}", *rng.integers(0, 5000, 2).tolist()) for i in range(30)]
-    patches = [f"{picture}_{y}_{y + 256}_{x}_{x + 256}" for picture, y, x in corners]
+    patches = [f"{name}_{y}_{y + 256}_{x}_{x + 256}" for name, y, x in corners]
     classes = [*[*range(11, 16)] * 2, *rng.integers(11, 16, 20).tolist()] * 2  # two images of every class at least
     lines = [(patches[i % 30], class_id) for i, class_id in enumerate(classes)]
     own = "".join(f"{name}__{class_id:02}\n" for name, class_id in lines)

@@ -49,8 +49,8 @@ def words(cfg: Config, tmp_path: Path) -> list[str]:
 def read(folder: Path, name: str) -> dict[str, Any]:
     """The numbers of a figure, once both images have been seen to be some."""
     assert (folder / f"{name}.pdf").read_bytes().startswith(b"%PDF")
-    with Image.open(folder / f"{name}.png") as picture:
-        assert len(np.unique(np.asarray(picture.convert("L")))) > 20
+    with Image.open(folder / f"{name}.png") as image:
+        assert len(np.unique(np.asarray(image.convert("L")))) > 20
     return json.loads((folder / f"{name}.json").read_text())
 
 

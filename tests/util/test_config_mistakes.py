@@ -78,7 +78,7 @@ def test_mistakes_in_a_file(tmp_path: Path, text: str, message: str) -> None:
         (["base", "x.yaml"], "--opts: unknown key 'base'"),
         (["shot", "x"], "--opts: shot: 'x' should be a valid integer"),
         (["split", "9"], "--opts: split: 9 should be below folds (4)"),
-        (["weight", "["], "--opts weight: line 1: not valid YAML: "),
+        (["weight", "[}"], "--opts weight: line 1: not valid YAML: "),
     ],
 )
 def test_mistakes_in_overrides(words: list[str], message: str) -> None:

@@ -74,12 +74,12 @@ def test_transparent_becomes_white(tmp_path: Path) -> None:
     rgba[:5, :, 3], rgba[5:10, :, 3] = 0, 255
     path = tmp_path / "a.png"
     Image.fromarray(rgba).save(path)
-    picture = read_image(path)
-    assert (picture[:5] == 255).all() and np.array_equal(picture[5:10], rgba[5:10, :, :3])
+    pixels = read_image(path)
+    assert (pixels[:5] == 255).all() and np.array_equal(pixels[5:10], rgba[5:10, :, :3])
     white = Image.new("RGBA", (30, 20), (255, 255, 255, 255))
     white.alpha_composite(Image.open(path))
-    assert np.abs(picture.astype(int) - np.asarray(white)[..., :3]).max() <= 1
-    assert np.array_equal(read_image(rgba), picture)
+    assert np.abs(pixels.astype(int) - np.asarray(white)[..., :3]).max() <= 1
+    assert np.array_equal(read_image(rgba), pixels)
 
 
 def test_arrays_and_tensors_agree() -> None:

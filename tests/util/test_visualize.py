@@ -34,7 +34,7 @@ DEFICIENCIES = {
 }
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def photo(height: int, width: int) -> np.ndarray:
     return np.random.default_rng().integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -55,7 +55,7 @@ def test_colors_differ_for_colour_blind_readers(deficiency: str) -> None:
 
 
 def test_overlay_fills_outlines_and_leaves_the_rest() -> None:
-    image, mask = picture(80, 120), square(80, 120, 2)
+    image, mask = photo(80, 120), square(80, 120, 2)
     drawn = overlay(image, mask, alpha=0.5)
     assert drawn.shape == image.shape and drawn.dtype == np.uint8
     assert np.array_equal(drawn[:15], image[:15]) and np.array_equal(drawn[:, :25], image[:, :25])
@@ -66,7 +66,7 @@ def test_overlay_fills_outlines_and_leaves_the_rest() -> None:
 
 
 def test_overlay_greys_ignored_pixels_and_outlines_the_truth() -> None:
-    image, mask = picture(60, 60), square(60, 60, 255)
+    image, mask = photo(60, 60), square(60, 60, 255)
     drawn = overlay(image, mask, truth=square(60, 60), alpha=1.0)
     assert (drawn[20:40, 20:40] == IGNORED).all()
     assert drawn[15, 20:40].min() > 195
@@ -84,11 +84,11 @@ def test_mosaic_shows_every_image(count: int) -> None:
 @pytest.mark.parametrize(("height", "width"), [(60, 90), (300, 40), (20, 700), (1, 1)])
 @pytest.mark.parametrize("shots", [1, 5])
 def test_episode_panel_of_any_shape(height: int, width: int, shots: int) -> None:
-    supports = [(picture(40, 50), square(40, 50)) for _ in range(shots)]
+    supports = [(photo(40, 50), square(40, 50)) for _ in range(shots)]
     truth = np.ones((height, width), np.uint8)
     truth[0, 0] = 255 if height > 1 else 1
     prediction = np.ones((height, width), np.int64)
-    drawn = episode_panel(supports, picture(height, width), truth, {"ours": (prediction, 0.5)}, "großer Vogel", 120)
+    drawn = episode_panel(supports, photo(height, width), truth, {"ours": (prediction, 0.5)}, "großer Vogel", 120)
     assert drawn.dtype == np.uint8 and drawn.shape[0] > 20 + GAP
 
 
@@ -113,7 +113,7 @@ def test_index_png_keeps_the_values(tmp_path: Path) -> None:
 
 
 def test_saved_image_is_the_image(tmp_path: Path) -> None:
-    image = picture(20, 30)
+    image = photo(20, 30)
     save_image(tmp_path / "a.png", image)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), image)
     save_image(tmp_path / "a.JPG", np.full((20, 30, 3), 90, np.uint8))

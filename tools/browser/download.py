@@ -1,5 +1,6 @@
-"""The results of a tab as one file: what predict.py writes for the same supports and images."""
+"""A tab as one file: its results, as predict.py writes them for the same supports and images; or all that it holds."""
 
+import json
 import re
 import shutil
 from argparse import Namespace
@@ -7,23 +8,84 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
+from zipfile import ZipFile
+
+import numpy as np
 
 from dataset.lists import class_lines
 from prediction.command import finish
 from prediction.formats.table import check_places, chosen_formats
 from prediction.manifest import write_manifest
 from prediction.outputs import Outputs
-from prediction.settings import contents_of, fingerprint, write_settings
+from prediction.settings import contents_of, fingerprint, read_settings, write_settings
 from prediction.support import SupportClass
-from tools.browser.segment import Network, Session
+from tools.browser.session import ORDERS, VIEWS, Choice, Network, Session, read_upload
 from util.errors import UserError
 from util.files import atomic_write, own_name
 from util.image import read_image
+from util.visualize import encode_image
 
 LONGEST = 80  # characters of the classes in the archive's name
+SESSION = "session.json"
+MASK_VALUES = (0, 1, 255)
 
 
-def write_zip(session: Session, network: Network, threshold: float, formats: Sequence[str], folder: Path) -> Path:
+def title_of(session: Session) -> str:
+    """The classes and the day, as a file name without suffix."""
+    return re.sub(r"[^\w-]+", "_", "_".join(session.values()))[:LONGEST] + f"_{date.today()}"
+
+
+def save_session(session: Session, folder: Path) -> Path:
+    """An archive of the supports with masks and classes, and of the settings; UserError where there is no support."""
+    if not session.shots:
+        raise UserError("there is no support image yet, and so nothing to save")
+    path = Path(mkdtemp(dir=folder), f"session_{title_of(session)}.zip")
+    supports = [{"class": shot.class_name, "image": own_name(shot.path.name)} for shot in session.shots]
+    try:
+        with ZipFile(path, "w") as archive:
+            settings = {"network": session.network, **session.choice._asdict(), "supports": supports}
+            archive.writestr(SESSION, json.dumps(settings, indent=1))
+            for number, (shot, support) in enumerate(zip(session.shots, supports, strict=True)):
+                archive.write(shot.path, f"{number}/{support['image']}")
+                archive.writestr(f"{number}.png", encode_image(shot.mask, ".png"))
+    except OSError as error:
+        raise UserError(f"{error.strerror}: a support image is no longer there; add it again") from None
+    return path
+
+
+def open_session(session: Session, path: str, networks: Sequence[str]) -> None:
+    """Put what `save_session` wrote in place of what a tab holds; UserError, and nothing changed, where it is no such.
+
+    A network that is not among `networks` is named in the error too.
+    """
+    place, limits = Path(mkdtemp(dir=Path(path).parent)), session.limits
+    opened = Session(limits, session.network, counter=session.counter)
+    try:
+        with ZipFile(path) as archive:
+            if sum(file.file_size for file in archive.infolist()) > limits.supports * limits.megapixels * 4e6:
+                raise UserError(
+                    f"{Path(path).name}: holds more than {limits.supports} images can take"
+                )
+            archive.extractall(place)
+        saved = json.loads((place / SESSION).read_bytes())
+        opened.network, opened.choice = saved["network"], Choice(*(saved[key] for key in Choice._fields))
+        for number, item in enumerate(saved["supports"]):
+            file = place / str(number) / own_name(item["image"])
+            image, mask = (read_upload(each, limits) for each in (file, place / f"{number}.png"))
+            assert mask.shape == image.shape and np.isin(mask, MASK_VALUES).all() and item["class"].strip()
+            opened.add_shot(file, image, np.ascontiguousarray(mask[..., 0]), item["class"])
+        view, threshold, order = opened.choice
+        assert opened.shots and view in VIEWS and order in ORDERS and 0 < threshold < 1
+    except UserError:
+        raise
+    except Exception:  # whatever the file may hold
+        raise UserError(f"{Path(path).name}: is no session, or damaged; take a file that Save session wrote") from None
+    if opened.network not in networks:
+        raise UserError(f"{opened.network}: this session's network is not here; start the page with --weights")
+    vars(session).update(vars(opened))
+
+
+def write_zip(session: Session, network: Network, formats: Sequence[str], folder: Path) -> Path:
     """What `predict.py --html --format ...` writes, in an archive named after the classes and the day.
 
     Where two images have one name, all are numbered. UserError if nothing was segmented yet, if supports or network
@@ -36,7 +98,7 @@ def write_zip(session: Session, network: Network, threshold: float, formats: Seq
     names = [own_name(answer.path.name) for answer in session.answers]
     if len(set(names)) < len(names):
         names = [f"{number}_{name}" for number, name in enumerate(names, 1)]
-    title = re.sub(r"[^\w-]+", "_", "_".join(session.values()))[:LONGEST] + f"_{date.today()}"
+    title, threshold = title_of(session), session.choice.threshold
     with TemporaryDirectory(dir=folder) as work:
         place, images, values = Path(work, title), Path(work, "images"), session.values()
         outputs, records, shots = Outputs(place, names), {}, session.shots
@@ -52,4 +114,8 @@ def write_zip(session: Session, network: Network, threshold: float, formats: Seq
         settings = fingerprint(network.cfg, network.weights, support, images)
         write_settings(place, settings | {"threshold": threshold})
         finish(Namespace(out=place, format=",".join(formats), html=True))
+        write_settings(place, read_settings(place) | {"query": ".", "files": names})  # as on the user's machine
+        for file in place.glob("labelme/*.json"):
+            content = json.loads(file.read_bytes())
+            file.write_text(json.dumps(content | {"imagePath": Path(content["imagePath"]).name}, indent=1) + "\n")
         return Path(shutil.make_archive(str(Path(mkdtemp(dir=folder), title)), "zip", place))

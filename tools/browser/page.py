@@ -4,8 +4,9 @@ import copy
 import html
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial, wraps
+from functools import lru_cache, partial, wraps
 from pathlib import Path
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -14,8 +15,8 @@ from gradio.processing_utils import save_img_array_to_cache
 from prediction.formats.table import FORMATS
 from prediction.predictor import SINGLE
 from tools.browser import failures, segment
-from tools.browser.download import write_zip
-from tools.browser.segment import Card, Limits, Network, Session
+from tools.browser.download import open_session, save_session, write_zip
+from tools.browser.session import ORDERS, VIEWS, Card, Choice, Limits, Network, Session, read_upload
 from util.errors import UserError
 from util.image import RGB
 
@@ -23,6 +24,10 @@ HERE = Path(__file__).parent
 NETWORK: Any = {"concurrency_id": "network", "concurrency_limit": 1}  # one computation at a time, the others queue
 QUICK: Any = {"show_progress": "hidden", "trigger_mode": "multiple"}  # no event is lost, however fast they come
 MESSAGE_SECONDS = 30
+TABS = 8  # that are found again when they are loaded once more
+HEIGHT = 2000  # pixels of the opened result, beyond which it is reduced
+CLOSED: Sequence[Any] = (gr.update(visible=False), None, "")
+ON_SHOT: dict[str, Callable[[Session], None]] = {"Undo": Session.undo, "Redo": Session.redo, "Clear": Session.clear}
 FONTS: Any = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # that a machine has
 PRIMARY = {"button_primary_background_fill": "*primary_700", "button_primary_text_color": "white"}
 DARK = {f"{key}_dark": value for key, value in PRIMARY.items()}
@@ -58,16 +63,10 @@ def with_messages(handler: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def own_component(name: str) -> gr.HTML:
-    """One that gradio does not have, of the files NAME.html, NAME.css and NAME.js."""
-    template, css, script = ((HERE / f"{name}.{suffix}").read_text() for suffix in ("html", "css", "js"))
-    return gr.HTML(html_template=template, css_template=css, js_on_load=script, apply_default_css=False, elem_id=name)
-
-
-def gallery(name: str, columns: int) -> gr.Gallery:
-    """Images with captions; a click opens one, the arrow keys lead to the next."""
-    options: Any = {"interactive": False, "show_label": False, "object_fit": "contain", "buttons": ["fullscreen"]}
-    return gr.Gallery(elem_id=name, elem_classes="gallery", columns=columns, **options)
+def gallery(name: str, columns: int, **options: Any) -> gr.Gallery:
+    """Images with captions."""
+    shared: Any = {"interactive": False, "show_label": False, "object_fit": "contain", "buttons": []}
+    return gr.Gallery(elem_id=name, elem_classes="gallery", columns=columns, **shared | options)
 
 
 def saved(context: AppContext, cards: Sequence[Card]) -> list[tuple[str, str]]:
@@ -75,42 +74,73 @@ def saved(context: AppContext, cards: Sequence[Card]) -> list[tuple[str, str]]:
     return [(save_img_array_to_cache(image, str(context.folder), format="jpeg"), text) for image, text in cards]
 
 
+def download(button: gr.Button, handler: Callable[..., Path], inputs: list[Any]) -> None:
+    """Let a button make a file and hand it over; a UserError becomes a message instead."""
+    link = gr.DownloadButton("file", visible="hidden", elem_id=f"{button.elem_id}-file")
+
+    def run(*values: Any) -> str | None:
+        path = with_messages(handler)(*values)
+        return str(path) if isinstance(path, Path) else None
+
+    button.click(run, inputs, link).success(None, js=f"() => document.querySelector('#{link.elem_id}').click()")
+
+
 def build_page(context: AppContext) -> gr.Blocks:
-    """The three pages under one title."""
+    """The three pages under one title; a tab that is loaded again has what it held."""
+    sessions = lru_cache(TABS)(lambda token: Session(context.limits, context.names[0]))
     with gr.Blocks(title="HMNet", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
-        session = gr.State(Session(context.limits, network=context.names[0]))
+        session, token = gr.State(sessions("")), gr.Textbox(visible="hidden")
         stale = gr.HTML(elem_id="stale", render=False)
-        network_menu(context, session, stale)
+        network, opening = head(context, session, stale)
         with gr.Tab("Segment"), gr.Row():
             with gr.Column(scale=5):
-                support = support_side(session, stale)
+                support = support_side(context, session, stale)
             with gr.Column(scale=7):
-                search_side(context, session, support)
+                results = search_side(context, session, support)
         with gr.Tab("Explain") as tab:
             explain_page(context, session, tab)
         with gr.Tab("Failures") as tab:
             failures_page(context, tab)
+
+        def show_all(session: Session) -> list[Any]:
+            shown = [*show_network(context, session), *show_support(context, session)]
+            return [session, *shown, *session.choice, *results_of(context, session)]
+
+        def on_open(session: Session, path: str) -> list[Any]:
+            with_messages(open_session)(session, path, context.names)
+            return show_all(session)
+
+        everything = [session, *network, *support, *results]
+        page.load(lambda token: show_all(sessions(token)), token, everything, js=(HERE / "page.js").read_text())
+        opening.upload(on_open, [session, opening], everything)
     return page
 
 
-def network_menu(context: AppContext, session: gr.State, stale: gr.HTML) -> None:
-    """The title, what is in use, and what else there is; another choice keeps the supports."""
+def show_network(context: AppContext, session: Session) -> list[str]:
+    """The name of the network in use, and what it is; the former one, with a message, where this cannot be opened."""
+    return [session.network, f"`{context.open(session.network).source}`"]
+
+
+def head(context: AppContext, session: gr.State, stale: gr.HTML) -> tuple[list[Any], gr.UploadButton]:
+    """The title, the network in use and what else there is; a session as a file, the button that opens one."""
     with gr.Row(equal_height=True):
         with gr.Column(scale=5):
-            gr.Markdown("## Paint one object, find it in the others")
-            source = gr.Markdown(f"`{context.open(context.names[0]).source}`", elem_id="title")
+            gr.Markdown("## Show one object, find it in other images")
+            source = gr.Markdown(elem_id="title")
         label = "Network or training-free method"
         menu = gr.Dropdown(list(context.names), value=context.names[0], label=label, scale=2, elem_id="network")
+        with gr.Column(scale=1, min_width=150, elem_classes="close"):
+            saving = gr.Button("Save session", size="sm", elem_id="save")
+            opening = gr.UploadButton("Open session", size="sm", elem_id="open")
 
     def on_choice(session: Session, name: str) -> list[str]:
-        try:
-            context.open(name)
-            session.network = name
-        except UserError as error:
-            warn(str(error))
-        return [session.network, f"`{context.open(session.network).source}`", stale_note(session)]
+        with_messages(context.open)(name)
+        session.network = name
+        return [*show_network(context, session), stale_note(session)]
 
     menu.input(on_choice, [session, menu], [menu, source, stale], **NETWORK)
+    download(saving, lambda session: save_session(session, context.folder), [session])
+    return [menu, source], opening
 
 
 def stale_note(session: Session) -> str:
@@ -119,24 +149,31 @@ def stale_note(session: Session) -> str:
     return f"<p role='status'>{what}</p>" if session.is_stale else ""
 
 
-def show_support(session: Session, repaint: bool = True) -> list[Any]:
+def show_support(context: AppContext, session: Session, repaint: bool = True) -> list[Any]:
     """The values of what `support_side` returns; the canvas only if it was not the user who painted."""
-    names = list(session.values()) or [SINGLE]
-    chosen = session.shot.class_name if session.shot else names[0]
+    names, chosen = list(session.values()) or [SINGLE], session.shot.class_name if session.shot else None
+    place = next((number for number, shot in enumerate(session.shots) if shot is session.shot), None)
+    strip = gr.update(value=saved(context, session.cards()), selected_index=place, visible=bool(session.shots))
     canvas = session.canvas() if repaint else gr.skip()
-    return [session.strip(), gr.update(choices=names, value=chosen), canvas, stale_note(session)]
+    return [strip, gr.update(choices=names, value=chosen or names[0]), canvas, stale_note(session)]
 
 
-def support_side(session: gr.State, stale: gr.HTML) -> list[Any]:
-    """Images of the object, the canvas to paint it on, its class; returns what changes with the supports."""
+def support_side(context: AppContext, session: gr.State, stale: gr.HTML) -> list[Any]:
+    """Images of the object, the canvas to mark it on, its class; returns what changes with the supports."""
     gr.Markdown("**1. Show the object** in one image or more")
     files = gr.File(label="Support images", file_count="multiple", height=120, elem_id="supports")
-    strip, canvas = own_component("strip"), own_component("painter")
+    template, css, script = ((HERE / f"painter.{suffix}").read_text() for suffix in ("html", "css", "js"))
+    own: Any = {"html_template": template, "css_template": css, "js_on_load": script, "apply_default_css": False}
+    canvas = gr.HTML(elem_id="painter", **own)
+    with gr.Row():
+        buttons = [gr.Button(name, size="sm", min_width=80, elem_id=name.split()[0].lower()) for name in ON_SHOT]
+        mask_file = gr.UploadButton("Mask from a file", size="sm", min_width=80, elem_id="mask")
     label = "Class of this image: choose one, or write another name"
     class_name = gr.Dropdown([SINGLE], value=SINGLE, label=label, allow_custom_value=True, elem_id="class")
+    strip = gallery("strip", columns=4, allow_preview=False, visible=False)
     with gr.Row():
-        mask_file = gr.UploadButton("Take its mask from a file", size="sm", elem_id="mask")
         remove = gr.Button("Remove this image", size="sm", elem_id="remove")
+        empty = gr.Button("Remove all images", size="sm", elem_id="empty")
     shown = [strip, class_name, canvas, stale]
 
     def on(event: Any, action: Callable[..., None], *inputs: Any, **options: Any) -> Any:
@@ -144,37 +181,63 @@ def support_side(session: gr.State, stale: gr.HTML) -> list[Any]:
 
         def handle(session: Session, *values: Any) -> list[Any]:
             with_messages(action)(session, *values)
-            return show_support(session, repaint=action is not Session.read_painting)
+            return show_support(context, session, not (action is on_canvas and "ink" in values[0]))
 
         return event(handle, [session, *inputs], shown, **options)
 
-    def on_select(session: Session, event: gr.EventData) -> list[Any]:
+    def on_select(session: Session, event: gr.SelectData) -> list[Any]:
         session.shot = session.shots[event.index] if event.index < len(session.shots) else session.shot
-        return show_support(session)
+        return show_support(context, session)
+
+    def on_canvas(session: Session, value: dict[str, Any]) -> None:
+        if "add" in value:
+            session.read_click(value, context.open(session.network).predictor)
+        else:
+            session.read_painting(value)
 
     def add_files(session: Session, paths: list[str]) -> None:
         for path in paths:
             with_messages(session.add_file)(path)
 
-    strip.click(on_select, session, shown, **QUICK)
+    strip.select(on_select, session, shown, **QUICK)
     on(files.upload, add_files, files).then(lambda: None, None, files)
     on(mask_file.upload, Session.read_mask, mask_file).then(lambda: None, None, mask_file)
     on(class_name.input, Session.set_class, class_name, **QUICK)
-    on(canvas.input, Session.read_painting, canvas, **QUICK)
+    on(canvas.input, on_canvas, canvas, **QUICK)
+    for button, action in zip(buttons, ON_SHOT.values(), strict=True):
+        on(button.click, action, **QUICK)
     on(remove.click, Session.remove_shot)
+    on(empty.click, Session.remove_all)
     return shown
 
 
-def results_of(context: AppContext, session: Session, *choice: Any) -> list[Any]:
-    """All results in the order that is chosen, and how many there are."""
-    cards, found = segment.draw_answers(list(session.answers), *choice)
-    return [saved(context, cards), f"{len(cards)} images, found in {found}" if cards else ""]
+def results_of(context: AppContext, session: Session) -> list[Any]:
+    """All results in the order that is chosen, how many there are, and the opened one."""
+    session.shown, cards, found = segment.draw_answers(list(session.answers), session.choice)
+    counts = f"{len(cards)} images, found in {found}" if cards else ""
+    return [saved(context, cards), counts, *show_opened(context, session)]
 
 
-def search(context: AppContext, session: Session, painting: Any, paths: Any, *choice: Any) -> Iterator[list[Any]]:
+def show_opened(context: AppContext, session: Session) -> list[Any]:
+    """The opened result at its own size: whether it is there, the original with what is shown of it, its line."""
+    try:
+        if answer := session.opened:
+            image = read_upload(answer.path, context.limits)
+            prediction = answer.prediction(session.choice.threshold, image)
+            drawn, text = segment.draw_answer(answer, prediction, session.choice.view, image)
+            (original, _), (result, _) = saved(context, [(image, ""), (drawn, "")])
+            about = html.escape(f"{text}, {image.shape[1]} x {image.shape[0]} pixels")
+            return [gr.update(visible=True), (original, result), about]
+    except UserError as error:
+        warn(str(error))
+    return list(CLOSED)
+
+
+def search(context: AppContext, session: Session, painting: Any, paths: Any) -> Iterator[list[Any]]:
     """Results one by one, in the end in order; what cannot be read comes as a message."""
-    session.answers, cards = [], list[Any]()
-    yield [cards, "", ""]
+    session.answers, session.opened, cards = [], None, list[Any]()
+    session.shown, start, same = session.answers, perf_counter(), [gr.skip()] * len(CLOSED)
+    yield [cards, "", *CLOSED, ""]
     try:
         session.read_painting(painting)
         predictor = copy.copy(context.open(session.network).predictor)
@@ -183,15 +246,16 @@ def search(context: AppContext, session: Session, painting: Any, paths: Any, *ch
                 warn(str(answer))
             else:
                 session.answers.append(answer)
-                cards += saved(context, segment.draw_answers([answer], *choice)[0])
-            yield [cards, f"{number} of {len(paths)} images", stale_note(session)]
-        yield [*results_of(context, session, *choice), stale_note(session)]
+                cards += saved(context, segment.draw_answers([answer], session.choice)[1])
+            left = (perf_counter() - start) / number * (len(paths) - number)
+            yield [cards, f"{number} of {len(paths)} images, {left:.0f} s left", *same, stale_note(session)]
+        yield [*results_of(context, session), stale_note(session)]
     except UserError as error:
         warn(str(error))
 
 
-def search_side(context: AppContext, session: gr.State, support: list[Any]) -> None:
-    """Images to search, results and what is shown of them, the download."""
+def search_side(context: AppContext, session: gr.State, support: list[Any]) -> list[Any]:
+    """Images to search, results and what is shown of them, the download; returns what changes with the results."""
     gr.Markdown("**2. Find it** in other images")
     queries = gr.File(label="Images to search", file_count="multiple", height=160, elem_id="queries")
     with gr.Row():
@@ -202,36 +266,67 @@ def search_side(context: AppContext, session: gr.State, support: list[Any]) -> N
     status = gr.HTML(elem_id="status", min_height=24)
     support[3].render()
     with gr.Row():
-        view = gr.Radio(list(segment.VIEWS), value=segment.VIEWS[0], label="Show", elem_id="view", scale=2)
+        view = gr.Radio(list(VIEWS), value=VIEWS[0], label="Show", elem_id="view", scale=2)
         threshold = gr.Slider(0.05, 0.95, 0.5, step=0.01, label="Threshold", elem_id="threshold", scale=1)
-        order = gr.Dropdown(list(segment.ORDERS), label="Order", elem_id="order", scale=1)
-    results = gallery("results", columns=3)
+        order = gr.Dropdown(list(ORDERS), label="Order", elem_id="order", scale=1)
+    choice = [view, threshold, order]
+    results, opened = results_and_opened(context, session)
     with gr.Row(equal_height=True):
         formats = gr.Dropdown(list(FORMATS), multiselect=True, label="Also as", elem_id="formats")
         pack = gr.Button("Download masks and overlays (zip)", elem_id="pack")
-    load = gr.DownloadButton("zip", visible="hidden", elem_id="load")
 
     @with_messages
     def on_example(session: Session) -> list[Any]:
         cfg = context.open(session.network).cfg
-        return [segment.show_example(cfg, session, context.folder), *show_support(session)]
+        return [segment.show_example(cfg, session, context.folder), *show_support(context, session)]
 
-    @with_messages
-    def on_pack(session: Session, threshold: float, formats: list[str]) -> str:
-        return str(write_zip(session, context.open(session.network), threshold, formats, context.folder))
+    def on_choice(session: Session, *choice: Any) -> list[Any]:
+        session.choice = Choice(*choice)
+        return results_of(context, session)
 
-    choice = [view, threshold, order]
+    def on_pack(session: Session, formats: list[str]) -> Path:
+        return write_zip(session, context.open(session.network), formats, context.folder)
+
+    shown = [results, status, *opened]
     example.click(on_example, session, [queries, *support])
-    asked = start.click(
-        partial(search, context), [session, support[2], queries, *choice], [results, status, support[3]],
-        show_progress_on=status, **NETWORK,
-    )  # fmt: skip
+    inputs, outputs = [session, support[2], queries], [*shown, support[3]]
+    asked = start.click(partial(search, context), inputs, outputs, show_progress_on=status, **NETWORK)
     stop.click(lambda: gr.Info("stopped"), cancels=asked)
     for changed in choice:
         options: Any = {"show_progress": "hidden", "trigger_mode": "always_last"}
-        changed.input(partial(results_of, context), [session, *choice], [results, status], **options)
-    packed = pack.click(on_pack, [session, threshold, formats], load)
-    packed.success(None, js="() => document.querySelector('#load').click()")
+        changed.input(on_choice, [session, *choice], shown, **options)
+    download(pack, on_pack, [session, formats])
+    return [*choice, *shown]
+
+
+def results_and_opened(context: AppContext, session: gr.State) -> tuple[gr.Gallery, list[Any]]:
+    """The results; above them the one that is opened, at its own size under a slider from original to result."""
+    with gr.Column(visible=False, elem_id="opened") as place:
+        slider = gr.ImageSlider(show_label=False, interactive=False, max_height=HEIGHT, elem_id="compare")
+        line = gr.HTML(elem_id="line")
+        with gr.Row():
+            back, forward, close = (
+                gr.Button(text, size="sm", min_width=80, elem_id=name)
+                for name, text in (("back", "\u2190 Previous"), ("forward", "Next \u2192"), ("close", "Close (Esc)"))
+            )
+    results = gallery("results", columns=3, allow_preview=False)
+    opened = [place, slider, line]
+
+    def on_select(session: Session, event: gr.SelectData) -> list[Any]:
+        session.opened = session.shown[event.index] if event.index < len(session.shown) else None
+        return show_opened(context, session)
+
+    def on_step(step: int, session: Session) -> list[Any]:
+        number = next((number for number, answer in enumerate(session.shown) if answer is session.opened), 0) + step
+        number %= max(1, len(session.shown))
+        session.opened = session.shown[number] if step and session.shown else None
+        return [gr.update(selected_index=number if step else None), *show_opened(context, session)]
+
+    to_see = "() => document.querySelector('#opened')?.scrollIntoView({ block: 'nearest' })"
+    results.select(on_select, session, opened, **QUICK).then(None, js=to_see)
+    for button, step in ((back, -1), (forward, 1), (close, 0)):
+        button.click(partial(on_step, step), session, [results, *opened], **QUICK)
+    return results, opened
 
 
 def explain_page(context: AppContext, session: gr.State, tab: gr.Tab) -> None:

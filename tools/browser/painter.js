@@ -1,11 +1,12 @@
-// An image to paint one object on. gradio gives `element`, `props`, `trigger` and `watch`.
+// An image to mark one object on. gradio gives `element`, `props`, `trigger` and `watch`.
 // The server sets props.value to {shot, image, ink, color}, two data URLs, a number and a CSS colour, or to null.
-// After every stroke props.value is {shot, ink}: a PNG of the image's size, opaque where the object is.
+// After a stroke props.value is {shot, ink}: a PNG of the image's size, opaque where the object is; after a click that
+// the server answers with another mask it is {shot, x, y, add}, x and y from 0 to 1.
 const canvas = element.querySelector("canvas"), view = canvas.getContext("2d");
-const layer = document.createElement("canvas"), ink = layer.getContext("2d", { willReadFrequently: true });
-const slider = element.querySelector("input");
-const STEPS = 20, HEIGHT = 440;
-let shot = null, image = null, color = "#e69f00", tool = "brush", start = null, here = null, last = null, history = [];
+const layer = document.createElement("canvas"), ink = layer.getContext("2d");
+const [size, zoom] = element.querySelectorAll("input");
+const HEIGHT = 440, STEP = 0.02;
+let shot = null, image = null, color = "#e69f00", tool = "brush", path = [], here = null, is_waiting = false;
 
 const point = (event) => {
   const frame = canvas.getBoundingClientRect();
@@ -13,17 +14,22 @@ const point = (event) => {
           (event.clientY - frame.top) * canvas.height / frame.height];
 };
 // The slider is in hundredths of a quarter of the image's longer side.
-const radius = () => Math.max(0.5, slider.value / 100 * Math.max(canvas.width, canvas.height) / 8);
-const box = () => [Math.min(start[0], here[0]), Math.min(start[1], here[1]),
-                   Math.abs(start[0] - here[0]), Math.abs(start[1] - here[1])].map(Math.round);
+const radius = () => Math.max(0.5, size.value / 100 * Math.max(canvas.width, canvas.height) / 8);
+const is_brush = () => tool === "brush" || tool === "eraser";
+const is_click = () => tool === "add" || tool === "take";
+
+function outline() {
+  const shape = new Path2D(), [first, last] = [path[0], path.at(-1)];
+  if (tool === "box") shape.rect(...first, last[0] - first[0], last[1] - first[1]);
+  else for (const each of [first, ...path]) shape.lineTo(...each);
+  return shape;
+}
 
 function draw() {
   view.clearRect(0, 0, canvas.width, canvas.height);
   if (!image) {
-    view.fillStyle = "#888";
-    view.font = "20px sans-serif";
-    view.textAlign = "center";
-    view.fillText("Drop a support image above, then paint the object here", canvas.width / 2, canvas.height / 2);
+    [view.fillStyle, view.font, view.textAlign] = ["#767676", "20px sans-serif", "center"];
+    view.fillText("Drop a support image above, then mark the object here", canvas.width / 2, canvas.height / 2);
     return;
   }
   view.drawImage(image, 0, 0, canvas.width, canvas.height);
@@ -33,91 +39,90 @@ function draw() {
   view.drawImage(layer, 0, 0);
   view.restore();
   view.lineWidth = Math.max(1, canvas.width / 400);
-  view.strokeStyle = tool === "eraser" ? "#ffffff" : color;
-  if (tool === "box" && start) view.strokeRect(...box());
-  if (tool !== "box" && here) {
+  view.strokeStyle = tool === "eraser" || tool === "take" ? "#ffffff" : color;
+  if (path.length && !is_brush()) view.stroke(outline());
+  else if (here) {
     view.beginPath();
-    view.arc(...here, radius(), 0, 2 * Math.PI);
+    view.arc(...here, is_brush() ? radius() : 3 * view.lineWidth, 0, 2 * Math.PI);
     view.stroke();
   }
 }
 
-function stroke(from, to) {
+function apply() {
   ink.globalCompositeOperation = tool === "eraser" ? "destination-out" : "source-over";
-  ink.strokeStyle = color;
-  ink.lineCap = "round";
-  ink.lineWidth = 2 * radius();
-  ink.beginPath();
-  ink.moveTo(...from);
-  ink.lineTo(...to);
-  ink.stroke();
-  ink.globalCompositeOperation = "source-over";
+  [ink.strokeStyle, ink.fillStyle, ink.lineCap, ink.lineWidth] = [color, color, "round", 2 * radius()];
+  if (is_brush()) ink.stroke(outline());
+  else ink.fill(outline());
 }
 
-function keep() {
-  history.push(ink.getImageData(0, 0, layer.width, layer.height));
-  if (history.length > STEPS) history.shift();
-}
-
-function hand_over() {
+function press(place) {
+  if (!image || is_waiting) return;
+  [here, path] = [place, [place]];
+  if (is_brush()) apply();
   draw();
-  props.value = { shot, ink: layer.toDataURL("image/png") };
+}
+
+function move(place) {
+  here = place;
+  if (path.length && !is_click()) path = is_brush() ? [path.at(-1), here] : [...path, here];
+  if (path.length && is_brush()) apply();
+  draw();
+}
+
+function release() {
+  if (!path.length) return;
+  if (!is_click() && !is_brush()) apply();
+  const [x, y] = [path[0][0] / canvas.width, path[0][1] / canvas.height];
+  is_waiting = is_click();
+  path = [];
+  canvas.style.cursor = is_waiting ? "progress" : "";
+  draw();
+  props.value = is_click() ? { shot, x, y, add: tool === "add" } : { shot, ink: layer.toDataURL("image/png") };
   trigger("input");
 }
 
 function choose(name) {
   tool = name;
   for (const button of element.querySelectorAll("button")) {
-    const chosen = button.dataset.tool === name;
-    button.classList.toggle("chosen", chosen);
-    button.setAttribute("aria-pressed", chosen);
+    button.classList.toggle("chosen", button.dataset.tool === name);
+    button.setAttribute("aria-pressed", button.dataset.tool === name);
   }
 }
 
-for (const button of element.querySelectorAll("button")) button.addEventListener("click", () => {
-  const name = button.dataset.tool;
-  if (["brush", "eraser", "box"].includes(name)) return choose(name);
-  if (!image || (name === "undo" && !history.length)) return;
-  if (name === "undo") ink.putImageData(history.pop(), 0, 0);
-  else { keep(); ink.clearRect(0, 0, layer.width, layer.height); }
-  hand_over();
-});
-
+const fit = () => { canvas.style.width = `calc(${zoom.value} * min(100%, ${HEIGHT * canvas.width / canvas.height}px))`; };
+for (const button of element.querySelectorAll("button")) button.addEventListener("click", () => choose(button.dataset.tool));
+zoom.addEventListener("input", fit);
 canvas.addEventListener("pointerdown", (event) => {
-  if (!image || event.button) return;
+  if (event.button) return;
   canvas.setPointerCapture(event.pointerId);
-  keep();
-  start = last = here = point(event);
-  if (tool !== "box") stroke(last, here);
-  draw();
+  press(point(event));
 });
-canvas.addEventListener("pointermove", (event) => {
-  here = point(event);
-  if (start && tool !== "box") { stroke(last, here); last = here; }
-  draw();
+canvas.addEventListener("pointermove", (event) => move(point(event)));
+for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, release);
+canvas.addEventListener("pointerleave", () => { if (!path.length) { here = null; draw(); } });
+canvas.addEventListener("keydown", (event) => {
+  const [x, y] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1], Enter: [0, 0] }[event.key] ?? [];
+  if (x === undefined) return;
+  event.preventDefault();
+  const [from_x, from_y] = here ?? [canvas.width / 2, canvas.height / 2], step = STEP * canvas.width;
+  move([from_x + x * step, from_y + y * step]);
+  if (event.key === "Enter") { press(here); release(); }
 });
-canvas.addEventListener("pointerup", () => {
-  if (!start) return;
-  if (tool === "box") { ink.fillStyle = color; ink.fillRect(...box()); }
-  start = null;
-  hand_over();
-});
-canvas.addEventListener("pointerleave", () => { if (!start) { here = null; draw(); } });
-canvas.addEventListener("pointercancel", () => { start = null; draw(); });
 
 const load = async (url) => { const loaded = new Image(); loaded.src = url; await loaded.decode(); return loaded; };
 
 async function show() {
   const value = props.value;
-  if (value && !value.image) return;  // a stroke of this page
-  if (!value) { shot = image = null; draw(); return; }
+  if (value && !value.image) return;  // a stroke or click of this page
+  is_waiting = false;
+  canvas.style.cursor = "";
+  if (!value) { shot = image = null; canvas.dataset.shot = ""; draw(); return; }
   const [shown, known] = await Promise.all([load(value.image), load(value.ink)]);
   if (props.value !== value && props.value?.shot !== value.shot) return;  // another one came in the meantime
-  if (shot !== value.shot) history = [];
   [shot, image, color] = [value.shot, shown, value.color];
   [canvas.width, canvas.height] = [layer.width, layer.height] = [known.width, known.height];
   ink.drawImage(known, 0, 0);
-  canvas.style.width = `min(100%, ${HEIGHT * canvas.width / canvas.height}px)`;
+  fit();
   canvas.dataset.shot = shot;
   draw();
 }

@@ -118,8 +118,8 @@ def test_coco_shapes_of_every_form_and_absurd_sizes(tmp_path: Path, rng: np.rand
     shapes = [*nested, SQUARE, nested, {"size": [90, 100], "counts": run_lengths(EXPECTED)}, [SQUARE]]
     annotations = [{**change("segmentation", shape), "image_id": str(n)} for n, shape in enumerate(shapes)]
     path = coco(tmp_path, rng, [f"{number}.jpg" for number in range(len(shapes))], annotations=annotations)
-    for picture in read_source(path, None, 1).images:
-        assert np.array_equal(upright_label(picture), EXPECTED)
+    for item in read_source(path, None, 1).images:
+        assert np.array_equal(upright_label(item), EXPECTED)
     content = json.loads(path.read_text())
     for image in content["images"]:
         image |= {"width": 10**6, "height": 10**6}
@@ -155,8 +155,8 @@ def test_a_image_of_the_files_own_name_wins(tmp_path: Path, rng: np.random.Gener
         write_jpeg(tmp_path / name, rng)
     labelme(tmp_path / "new.json", corners(), imagePath="old.jpg")
     with pytest.warns(UserWarning, match=r"new.json: names the image old.jpg; new.jpg, of its own name, is taken"):
-        (picture,) = read_source(tmp_path, None, 1).images
-    assert picture.image == tmp_path / "new.jpg"
+        (item,) = read_source(tmp_path, None, 1).images
+    assert item.image == tmp_path / "new.jpg"
     labelme(tmp_path / "old.json", corners(), imagePath="new.jpg")
     with pytest.warns(UserWarning):
         assert [item.image.name for item in read_source(tmp_path, None, 1).images] == ["new.jpg", "old.jpg"]
@@ -235,7 +235,7 @@ def test_files_that_lie_beside_and_copies(tmp_path: Path, rng: np.random.Generat
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes((tmp_path / "JPEGImages/0.JPG").read_bytes())
     (tmp_path / "SegmentationClass/._0.png").write_bytes(b"mac")
-    assert [picture.name for picture in read_source(tmp_path, None, 1).images] == ["0", "1", "2", "3"]
+    assert [item.name for item in read_source(tmp_path, None, 1).images] == ["0", "1", "2", "3"]
     write_jpeg(tmp_path / "JPEGImages/0.png", rng)
     with pytest.raises(UserError, match=r"0.png: 0.JPG beside it has the same name"):
         read_source(tmp_path, None, 1)
@@ -255,8 +255,8 @@ def test_masks_that_are_no_index_masks(tmp_path: Path, rng: np.random.Generator)
         Image.fromarray(label).save(mask)
         with pytest.raises(UserError, match=f"^{mask}: .*--mask binary"):
             custom(tmp_path, tmp_path / "out")
-        (picture,) = read_source(tmp_path, None, 1, "binary").images
-        assert np.array_equal(upright_label(picture) == 1, EXPECTED)
+        (item,) = read_source(tmp_path, None, 1, "binary").images
+        assert np.array_equal(upright_label(item) == 1, EXPECTED)
         mask.unlink()
     assert not (tmp_path / "out").exists()
 

@@ -49,9 +49,9 @@ def box(label: np.ndarray, value: int) -> tuple[int, int, int, int]:
 def assert_read(source: Path, labels: Labels, classes: list[str], images: Path | None = None) -> None:
     collection = read_source(source, images, workers=1)
     assert collection.classes == classes
-    assert sorted(picture.name for picture in collection.images) == sorted(labels)
-    for picture in collection.images:
-        np.testing.assert_array_equal(upright_label(picture), labels[picture.name])
+    assert sorted(item.name for item in collection.images) == sorted(labels)
+    for item in collection.images:
+        np.testing.assert_array_equal(upright_label(item), labels[item.name])
 
 
 def write_images(folder: Path, labels: Labels, rng: np.random.Generator) -> None:

@@ -100,10 +100,14 @@ class Tab:
 
     def add_support(self, *files: Any) -> None:
         """Upload supports and wait for the last one on the canvas."""
-        before = self.page.locator("#strip figure").count()
+        before = self.page.locator("#strip .thumbnail-lg").count()
         self.upload("#supports", *files)
-        self.page.wait_for_function(f"document.querySelectorAll('#strip figure').length == {before + len(files)}")
-        self.page.wait_for_function(f"document.querySelector('#painter canvas').dataset.shot == {before + len(files)}")
+        self.wait_for_shot(before + len(files))
+
+    def wait_for_shot(self, number: int) -> None:
+        """Wait until there are so many supports, the last of them on the canvas."""
+        self.page.wait_for_function(f"document.querySelectorAll('#strip .thumbnail-lg').length == {number}")
+        self.page.wait_for_function(f"document.querySelector('#painter canvas').dataset.shot == {number}")
 
     def drag(self, tool: str, *points: tuple[float, float]) -> None:
         """Drag the mouse over the canvas, points in fractions of its sides, and wait until the stroke was sent."""
@@ -116,6 +120,27 @@ class Tab:
             for x, y in place[1:]:
                 self.page.mouse.move(x, y, steps=8)
             self.page.mouse.up()
+
+    def press(self, *places: Any) -> None:
+        """Press a button, or the canvas at a place in fractions of its sides, and wait until the canvas has changed."""
+        before = self.page.evaluate("document.querySelector('#painter canvas').toDataURL()")
+        if isinstance(places[0], str):
+            self.page.click(places[0])
+        else:
+            box = self.page.locator("#painter canvas").bounding_box()
+            position = {"x": places[0][0] * box["width"], "y": places[0][1] * box["height"]}
+            self.page.click("#painter canvas", position=position)
+        changed = f"document.querySelector('#painter canvas').toDataURL() != {json.dumps(before)}"
+        self.page.wait_for_function(changed)
+
+    def save(self, path: Path) -> list[np.ndarray]:
+        """Save the session as a file; returns its masks."""
+        with self.page.expect_download() as event:
+            self.page.click("#save")
+        event.value.save_as(path)
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".png") and "/" not in name]
+            return [np.asarray(Image.open(archive.open(name))) for name in names]
 
     def painted(self) -> np.ndarray:
         """The last painting that was sent, (h, w) of 0 and 1."""
@@ -197,7 +222,7 @@ def test_another_network_keeps_supports_and_says_what_is_stale(tab: Tab, tmp_pat
     tab.page.click("role=option >> text=hmnet-lite")
     tab.page.wait_for_selector("#title:has-text('HMNetLite, trained: ')")
     tab.page.wait_for_selector("#stale:has-text('have changed since')")
-    assert tab.page.locator("#strip figure").count() == 1
+    assert tab.page.locator("#strip .thumbnail-lg").count() == 1
     tab.find(3)
     tab.page.wait_for_selector("#stale p", state="detached")
     tab.page.wait_for_selector("#status:has-text('3 images, found in')")
@@ -215,15 +240,6 @@ def test_another_network_keeps_supports_and_says_what_is_stale(tab: Tab, tmp_pat
         for name, each in expected.items():
             found = np.asarray(Image.open(archive.open(f"masks/{name}")))
             assert (found != each.mask).mean() < 0.01
-    tab.page.click("#results .thumbnail-lg >> nth=0")
-    names = []
-    for key in ("ArrowRight", "ArrowRight", "ArrowLeft"):
-        names.append(tab.page.locator("#results .preview img").first.get_attribute("src"))
-        tab.page.keyboard.press(key)
-        tab.page.wait_for_function(
-            f"document.querySelector('#results .preview img').getAttribute('src') != {names[-1]!r}"
-        )
-    assert names[1] == tab.page.locator("#results .preview img").first.get_attribute("src")
 
 
 def test_narrow_and_to_be_read_by_all(tab: Tab, tmp_path: Path) -> None:
@@ -232,17 +248,22 @@ def test_narrow_and_to_be_read_by_all(tab: Tab, tmp_path: Path) -> None:
     tab.drag("box", (0.25, 0.2), (0.75, 0.8))
     tab.upload("#queries", picture(tmp_path, "one.png", 300, 400), picture(tmp_path, "two.png", 300, 400))
     tab.find(2)
-    for width in (1366, 390):
+    tab.page.click("#results .thumbnail-lg >> nth=0")
+    tab.page.wait_for_selector("#compare img")
+    for width, scheme in ((1366, "light"), (390, "light"), (390, "dark"), (1366, "dark")):
         tab.page.set_viewport_size({"width": width, "height": 844})
+        tab.page.emulate_media(color_scheme=scheme)
+        tab.page.wait_for_function(f"document.body.classList.contains('dark') == {json.dumps(scheme == 'dark')}")
         rules = {"runOnly": ["color-contrast", "image-alt", "button-name", "label"]}
         found = axe.run(tab.page, options=rules).response["violations"]
-        assert not [(each["id"], node["html"][:200]) for each in found for node in each["nodes"]]
+        assert not [(scheme, each["id"], node["html"][:200]) for each in found for node in each["nodes"]]
+    tab.page.set_viewport_size({"width": 390, "height": 844})
     boxes = [each.bounding_box() for each in tab.page.locator("#results .thumbnail-lg").all()]
     assert boxes[0]["x"] == boxes[1]["x"] and boxes[0]["width"] > 300
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_boxes_undo_and_clear(tab: Tab, tmp_path: Path) -> None:
+def test_boxes_lasso_undo_and_clear(tab: Tab, tmp_path: Path) -> None:
     tab.add_support(picture(tmp_path, "support.png", 90, 120))
     tab.drag("box", (0.25, 0.2), (0.75, 0.6))
     box = tab.painted()
@@ -251,10 +272,89 @@ def test_boxes_undo_and_clear(tab: Tab, tmp_path: Path) -> None:
     assert (box != expected).mean() < 0.03
     tab.drag("box", (0.01, 0.8), (1.2, 1.2))
     assert tab.painted()[80, 5:].all()
-    for tool, left in (("undo", box), ("clear", 0 * box), ("undo", box)):
-        with tab.page.expect_response(lambda response: "/queue/join" in response.url):
-            tab.page.click(f"#painter button[data-tool={tool}]")
-        assert (tab.painted() == left).all()
+    both = tab.painted()
+    for button, left in (("#undo", box), ("#redo", both), ("#clear", 0 * box), ("#undo", both), ("#undo", box)):
+        tab.press(button)
+        assert (tab.save(tmp_path / "saved.zip")[0] == left).all()
+    tab.drag("lasso", (0.1, 0.7), (0.3, 0.95), (0.1, 0.95))
+    ink = tab.painted() - box
+    assert ink[int(0.9 * 90), int(0.15 * 120)] and not ink[int(0.75 * 90), int(0.25 * 120)] and 100 < ink.sum() < 500
+
+
+def test_clicks_by_mouse_and_keys_grow_and_shrink_a_mask(tab: Tab, predictor: Predictor, tmp_path: Path) -> None:
+    truth = scene(tmp_path / "s.png", 90, 120) == 1
+    rows, columns = np.nonzero(truth)
+    x, y = columns.mean() / 120, rows.mean() / 90
+    tab.add_support(str(tmp_path / "s.png"))
+    tab.page.click("#painter button[data-tool=add]")
+    tab.press((x, y))
+    (mask,) = tab.save(tmp_path / "one.zip")
+    assert ((mask == 1) & truth).sum() / ((mask == 1) | truth).sum() > 0.7
+    tab.page.wait_for_selector("#strip .caption-label:has-text('object: s.png')")
+    tab.page.click("#painter button[data-tool=take]")
+    tab.page.focus("#painter canvas")
+    tab.page.keyboard.press("ArrowUp")
+    before = tab.page.evaluate("document.querySelector('#painter canvas').toDataURL()")
+    tab.page.keyboard.press("Enter")  # in the middle, nearly
+    changed = f"document.querySelector('#painter canvas').toDataURL() != {json.dumps(before)}"
+    tab.page.wait_for_function(changed)
+    (less,) = tab.save(tmp_path / "two.zip")
+    assert not less[43, 60] and (less != mask).any()
+
+
+def test_a_session_is_saved_opened_kept_by_a_reload_and_emptied(tab: Tab, tmp_path: Path) -> None:
+    tab.add_support(picture(tmp_path, "b\u00e4r 1.png", 90, 120))
+    tab.drag("box", (0.25, 0.2), (0.75, 0.8))
+    mask = tab.painted()
+    tab.page.fill("#class input", "cat")
+    tab.page.keyboard.press("Enter")
+    tab.page.wait_for_selector("#strip .selected:has-text('cat')")
+    tab.page.click("#view label:has-text('contour')")
+    tab.upload("#queries", picture(tmp_path, "one.png"))
+    tab.find(1)
+    tab.page.reload()
+    tab.wait_for_shot(1)
+    tab.page.wait_for_selector("#results .thumbnail-lg:has-text('one.png')")
+    assert tab.page.is_checked("#view label:has-text('contour') input")
+    assert (tab.save(tmp_path / "saved.zip")[0] == mask).all()
+    tab.page.click("#empty")
+    tab.page.wait_for_selector("#strip .thumbnail-lg", state="detached")
+    tab.page.reload()
+    tab.page.wait_for_selector("#title:has-text('HMNet')")
+    assert not tab.page.locator("#strip .thumbnail-lg").count()
+    for file, words in (("one.png", "is no session"), ("saved.zip", "")):
+        with tab.page.expect_file_chooser() as chooser:
+            tab.page.click("#open")
+        chooser.value.set_files(tmp_path / file)
+        if words:
+            tab.message(words)
+    tab.page.wait_for_selector("#strip .selected:has-text('cat: b\u00e4r 1.png')")
+    assert (tab.save(tmp_path / "again.zip")[0] == mask).all()
+
+
+def test_a_result_opens_at_its_own_size(tab: Tab, tmp_path: Path) -> None:
+    tab.add_support(picture(tmp_path, "s.png", 90, 120))
+    tab.drag("box", (0.25, 0.2), (0.75, 0.8))
+    tab.upload("#queries", *(picture(tmp_path, f"{number}.png", 700, 900 + number) for number in range(3)))
+    tab.find(3)
+    size = "([...document.querySelectorAll('#compare img')].map((image) => image.naturalWidth).join())"
+    tab.page.click("#results .thumbnail-lg >> nth=1")
+    tab.page.wait_for_function(f"{size} == '901,901'")
+    steps = (("#forward", 902), ("ArrowRight", 900), ("ArrowLeft", 902), ("#back", 901), ("ArrowRight", 902))
+    for step, width in steps:
+        tab.page.click(step) if step[0] == "#" else tab.page.keyboard.press(step)
+        tab.page.wait_for_function(f"{size} == '{width},{width}'")
+        tab.page.wait_for_selector(f"#results .selected:has-text('{width - 900}.png')")
+        tab.page.wait_for_selector(f"#line:has-text('{width - 900}.png'):has-text('{width} x 700 pixels')")
+    sources = "[...document.querySelectorAll('#compare img')].map((image) => image.src)"
+    original, overlay = tab.page.evaluate(sources)
+    tab.page.click("#view label:has-text('probability')")
+    tab.page.wait_for_function(f"{sources}[1] != {overlay!r}")
+    assert tab.page.evaluate(sources)[0] == original
+    tab.page.keyboard.press("Escape")
+    tab.page.mouse.click(5, 5)
+    tab.page.keyboard.press("Escape")
+    tab.page.wait_for_selector("#compare", state="hidden")
 
 
 def test_several_classes_supports_views_threshold_and_explanation(
@@ -267,7 +367,7 @@ def test_several_classes_supports_views_threshold_and_explanation(
     tab.add_support(second)
     tab.page.fill("#class input", "<b>dog")
     tab.page.keyboard.press("Enter")
-    tab.page.wait_for_selector("#strip figure.chosen:has-text('<b>dog')")
+    tab.page.wait_for_selector("#strip .thumbnail-lg.selected:has-text('<b>dog')")
     mask = scene(tmp_path / "other.png")
     Image.fromarray(mask * 255).save(tmp_path / "mask.png")
     tab.upload_mask(str(tmp_path / "mask.png"))
@@ -300,10 +400,10 @@ def test_several_classes_supports_views_threshold_and_explanation(
         assert tab.page.locator(f"#maps .caption-label:has-text('{words}')").count()
 
     tab.page.click("role=tab[name='Segment']")
-    tab.page.click("#strip figure:has-text('object')")
+    tab.page.click("#strip .thumbnail-lg:has-text('object')")
     tab.page.wait_for_function("document.querySelector('#painter canvas').dataset.shot == 1")
     tab.page.click("#remove")
-    tab.page.wait_for_function("document.querySelectorAll('#strip figure').length == 1")
+    tab.page.wait_for_function("document.querySelectorAll('#strip .thumbnail-lg').length == 1")
 
 
 def test_what_is_no_good_is_said_on_the_page(tab: Tab, tmp_path: Path) -> None:
@@ -390,7 +490,7 @@ def test_stopped_it_can_be_asked_again(tab: Tab, tmp_path: Path) -> None:
 
 def test_examples_of_the_data_set(tab: Tab) -> None:
     tab.page.click("#example")
-    tab.page.wait_for_selector("#strip figure:has-text('thing')")
+    tab.page.wait_for_selector("#strip .thumbnail-lg:has-text('thing')")
     tab.page.wait_for_selector("#queries tr.file")
     tab.find(tab.page.locator("#queries tr.file").count())
 

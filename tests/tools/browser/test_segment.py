@@ -15,18 +15,8 @@ from prediction.manifest import read_manifest
 from prediction.predictor import Prediction, Predictor
 from tests.tools.browser.conftest import scene
 from tools.browser.download import write_zip
-from tools.browser.segment import (
-    VIEWS,
-    Answer,
-    Limits,
-    Network,
-    Session,
-    answer_queries,
-    draw_answers,
-    explain_answer,
-    read_upload,
-    show_example,
-)
+from tools.browser.segment import answer_queries, draw_answers, explain_answer, show_example
+from tools.browser.session import VIEWS, Answer, Choice, Limits, Network, Session, read_upload
 from util.config import Config
 from util.errors import UserError
 
@@ -71,7 +61,10 @@ def test_the_download_is_what_the_command_writes(
     scene(Path(paths[-1]))
     assert not answer_all(session, predictor, paths)
     session.set_class("dog")  # as it was
-    archive = write_zip(session, Network(experiment[0], experiment[1], predictor, ""), 0.4, ["coco", "csv"], tmp_path)
+    session.choice = Choice(threshold=0.4)
+    archive = write_zip(
+        session, Network(experiment[0], experiment[1], predictor, ""), ["coco", "labelme", "csv"], tmp_path
+    )
     assert archive.name == f"cat_dog_{date.today()}.zip"
     out = tmp_path / "out"
     with zipfile.ZipFile(archive) as opened:
@@ -84,6 +77,11 @@ def test_the_download_is_what_the_command_writes(
     settings = json.loads((out / "run.json").read_text())
     assert settings["threshold"] == 0.4 and settings["images"] == 4 and "b\u00e4r" in (out / "index.html").read_text()
     assert (out / "coco.json").is_file() and (out / "objects.csv").is_file()
+    assert settings["files"] == [Path(path).name for path in paths]
+    named = {path.stem: json.loads(path.read_text())["imagePath"] for path in out.glob("labelme/*.json")}
+    assert {Path(name).stem: name for name in settings["files"]} == named
+    texts = [path for path in out.rglob("*") if path.suffix in (".json", ".jsonl", ".csv", ".html", ".txt")]
+    assert len(texts) == 10 and not [path for path in texts if str(tmp_path) in path.read_text()]
     for path in paths:
         expected = alone.predict(path).at(0.4).without_unsure()
         stem = Path(path).stem
@@ -103,7 +101,8 @@ def test_orders_and_what_is_stale(session: Session, predictor: Predictor, tmp_pa
         "least sure first: label these next": [each.certainty for each in alone],
     }
     for order, key in keys.items():
-        cards, count = draw_answers(session.answers, "overlay", 0.5, order)
+        ordered, cards, count = draw_answers(session.answers, Choice(order=order))
+        assert [f"{answer.path.name}:" for answer in ordered] == [text.split()[0] for _, text in cards]
         expected = [Path(paths[place]).name for place in sorted(range(3), key=key.__getitem__)]
         assert [text.split(":")[0] for _, text in cards] == expected and count == sum(
             map(bool, map(Prediction.found, alone))
@@ -121,7 +120,7 @@ def test_views_and_threshold(session: Session, predictor: Predictor, tmp_path: P
     answer_all(session, predictor, write_queries(tmp_path / "queries"))
     for answer in session.answers:
         for view in VIEWS:
-            ((image, text),) = draw_answers([answer], view, 0.5, "as given")[0]
+            ((image, text),) = draw_answers([answer], Choice(view))[1]
             assert image.shape == answer.view.shape
             assert text.startswith(answer.path.name) and text.endswith("s)")
         probability = answer.prediction(0.5, answer.view).class_probabilities
@@ -155,7 +154,7 @@ def test_a_training_free_method_is_shown_like_a_trained_one(
     predictor = Predictor(model, experiment[0].val_size, 1, torch.device("cpu"))
     assert not answer_all(session, predictor, write_queries(tmp_path / "queries"))
     for answer in session.answers:
-        assert all(draw_answers([answer], view, 0.5, "as given")[0][0][0].shape == answer.view.shape for view in VIEWS)
+        assert all(draw_answers([answer], Choice(view))[1][0][0].shape == answer.view.shape for view in VIEWS)
         captions = [text.split(" (")[0] for _, text in explain_answer(answer, "dog")]
         assert captions == ["2 supports", "query", "result", *answer.evidence.maps]
 
@@ -169,11 +168,11 @@ def test_what_is_missing_is_said_first(
             list(answer_queries(session, predictor, wrong))
     network = Network(experiment[0], experiment[1], predictor, "")
     with pytest.raises(UserError, match="nothing is segmented yet"):
-        write_zip(session, network, 0.5, [], tmp_path)
+        write_zip(session, network, [], tmp_path)
     assert not answer_all(session, predictor, paths)
     session.set_class("cat")
     with pytest.raises(UserError, match="supports or network have changed"):
-        write_zip(session, network, 0.5, [], tmp_path)
+        write_zip(session, network, [], tmp_path)
     session.shots[1].mask = np.zeros_like(session.shots[1].mask)
     with pytest.raises(UserError, match=r"support4\.png: nothing is painted"):
         list(answer_queries(session, predictor, paths))
@@ -203,7 +202,7 @@ def test_names_of_uploads_lead_nowhere(
         (tmp_path / "image.png").rename(path)
     assert not answer_all(session, predictor, [str(path) for path in paths])
     network = Network(experiment[0], experiment[1], predictor, "")
-    with zipfile.ZipFile(write_zip(session, network, 0.5, [], tmp_path)) as archive:
+    with zipfile.ZipFile(write_zip(session, network, [], tmp_path)) as archive:
         files = [Path(item) for item in archive.namelist() if not item.endswith("/")]
     assert len([file for file in files if file.parent == Path("masks")]) == 2
     assert {str(file.parent) for file in files} == {".", "masks", "overlays"}

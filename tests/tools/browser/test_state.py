@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.tools.browser.conftest import scene
 from tests.toy import generator
-from tools.browser.segment import CANVAS_SIDE, Limits, Session, read_upload
+from tools.browser.session import CANVAS_SIDE, Limits, Session, read_upload
 from util.errors import UserError
 
 PNG = "data:image/png;base64,"
@@ -21,13 +21,17 @@ def test_supports_by_class_in_the_order_in_which_they_came() -> None:
     for name, of in (("a", "dog"), ("b", "cat"), ("c", "")):
         session.add_shot(name, IMAGE, np.ones((40, 50), np.uint8), of)
     assert session.shot.path.name == "c" and session.shot.class_name == "cat"  # as the one before it
-    assert session.values() == {"dog": 1, "cat": 2} and [item["mark"] for item in session.strip()] == ["", "", "chosen"]
+    assert session.values() == {"dog": 1, "cat": 2} and [text for _, text in session.cards()] == [
+        "dog: a",
+        "cat: b",
+        "cat: c",
+    ]
     assert {name: len(images) for name, (images, _) in session.support().items()} == {"dog": 1, "cat": 2}
     session.remove_shot()
     assert session.shot.path.name == "b"
     session.remove_shot()
     session.remove_shot()
-    assert session.shot is None and not session.strip()
+    assert session.shot is None and not session.cards()
     with pytest.raises(UserError, match="no support image yet"):
         session.support()
 

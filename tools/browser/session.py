@@ -1,0 +1,277 @@
+"""What one tab of the page holds: supports, settings and answers. Uploads are checked, and their names are no paths."""
+
+import base64
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from prediction.clicks import Click, mask_from_clicks
+from prediction.evidence import Evidence
+from prediction.masks import object_mask
+from prediction.predictor import SINGLE, Prediction, Predictor
+from util.config import Config
+from util.errors import UserError
+from util.image import RGB, open_image, read_image
+from util.mask import interpret_mask
+from util.pixels import IGNORE
+from util.visualize import class_color, data_url, encode_image, fit, fit_mask, overlay
+
+Mask = NDArray[np.uint8]
+Support = dict[str, tuple[list[RGB], list[Mask]]]  # by class, its images and the object in each
+Card = tuple[RGB, str]  # an image of the page and its caption
+
+CANVAS_SIDE = 1024  # pixels of the longer side of the image that is painted on
+STEPS = 20  # that can be undone
+VIEWS = ("overlay", "contour", "probability", "first map")
+ORDERS: dict[str, Callable[[Prediction], float]] = {
+    "as given": lambda prediction: 0,
+    "highest score first": lambda prediction: -prediction.score,
+    "found first": lambda prediction: not prediction.is_found,
+    "least sure first: label these next": lambda prediction: prediction.certainty,
+}
+
+
+class Network(NamedTuple):
+    """What segments."""
+
+    cfg: Config
+    weights: Path | None  # None for a training-free method
+    predictor: Predictor  # shared by all tabs, without supports
+    source: str  # what it is, in a line
+
+
+class Limits(NamedTuple):
+    """How much a tab may hand over."""
+
+    megapixels: float = 50
+    supports: int = 20
+    queries: int = 100
+
+
+class Choice(NamedTuple):
+    """How results are shown, and the threshold of their masks."""
+
+    view: str = VIEWS[0]
+    threshold: float = 0.5
+    order: str = next(iter(ORDERS))
+
+
+@dataclass
+class Shot:
+    """A support image, its class, and the object in it: (h, w), 1 object, 0 other, 255 not to be judged."""
+
+    number: int  # by which the page knows it
+    path: Path
+    image: RGB
+    mask: Mask
+    class_name: str
+    clicks: list[Click] = field(default_factory=list)  # that the mask comes from, since it was painted
+    former: list[Any] = field(default_factory=list)  # masks before this one, as PNG, each with its clicks
+    undone: list[Any] = field(default_factory=list)  # those that came after it
+
+    def canvas_image(self) -> RGB:
+        """The image as it is painted on, its longer side at most CANVAS_SIDE pixels."""
+        return fit(self.image, CANVAS_SIDE, CANVAS_SIDE) if max(self.image.shape) > CANVAS_SIDE else self.image
+
+    def change(self, mask: Mask, clicks: list[Click]) -> None:
+        """Take another mask, which can be undone."""
+        self.former = [*self.former, (encode_image(self.mask, ".png"), self.clicks)][-STEPS:]
+        self.mask, self.clicks, self.undone = mask, clicks, []
+
+    def painted(self) -> Mask:
+        """The mask before the clicks that the present one comes from."""
+        stored = next((stored for stored, clicks in reversed(self.former) if not clicks), None)
+        return self.mask if not self.clicks else np.zeros_like(self.mask) if stored is None else read_mask(stored)
+
+    def step(self, taken: list[Any], kept: list[Any]) -> None:
+        """Go back to the last mask of `former`, or on to that of `undone`; the present one goes to the other list."""
+        if taken:
+            kept.append((encode_image(self.mask, ".png"), self.clicks))
+            stored, self.clicks = taken.pop()
+            self.mask = read_mask(stored)
+
+
+class Answer(NamedTuple):
+    """What was found in a query image."""
+
+    path: Path  # of the server's copy, under the name that it was uploaded with
+    view: RGB  # the image as large as it is shown among others
+    support: Support  # what was looked for
+    evidence: Evidence
+    seconds: float
+    predictor: Predictor  # by which
+
+    def prediction(self, threshold: float, picture: RGB) -> Prediction:
+        """Masks and probabilities for the image at the size of `picture`, without what does not count as found."""
+        evidence, size = self.evidence, picture.shape[:2]
+        return self.predictor.prediction(evidence.names, evidence.scores, size, picture).at(threshold).without_unsure()
+
+
+@dataclass
+class Session:
+    """One tab: its supports, and the answers to its last search."""
+
+    limits: Limits = field(default_factory=Limits)
+    network: str = ""  # the name of the one in use
+    choice: Choice = field(default_factory=Choice)
+    shots: list[Shot] = field(default_factory=list)
+    shot: Shot | None = None  # the one on the canvas
+    answers: list[Answer] = field(default_factory=list)
+    shown: list[Answer] = field(default_factory=list)  # the same in the order of the page
+    opened: Answer | None = None  # the one at full size
+    counter: int = 0  # shots that there ever were
+    asked: Any = None  # `state` at the last search
+
+    def state(self) -> tuple[Any, ...]:
+        """What answers depend on: the network and the supports."""
+        return self.network, *((shot.number, shot.class_name, crc32(shot.mask.tobytes())) for shot in self.shots)
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether there are answers, and supports or network have changed since."""
+        return bool(self.answers) and self.asked != self.state()
+
+    def values(self) -> dict[str, int]:
+        """The value of every class in masks, which says its colour, in the order in which they first come up."""
+        return {name: value for value, name in enumerate(dict.fromkeys(shot.class_name for shot in self.shots), 1)}
+
+    def add_shot(self, path: str | Path, image: RGB, mask: Mask | None = None, class_name: str = "") -> None:
+        """Take a support image, without an object unless a mask is given, and put it on the canvas."""
+        if len(self.shots) >= self.limits.supports:
+            raise UserError(f"{Path(path).name}: at most {self.limits.supports} support images are taken; remove one")
+        class_name = class_name or (self.shot.class_name if self.shot else SINGLE)
+        self.counter += 1
+        mask = np.zeros(image.shape[:2], np.uint8) if mask is None else mask
+        self.shot = Shot(self.counter, Path(path), image, mask, class_name)
+        self.shots.append(self.shot)
+
+    def add_file(self, path: str) -> None:
+        """Take an uploaded support image; UserError as `read_upload` and `add_shot`."""
+        self.add_shot(path, read_upload(path, self.limits))
+
+    def remove_shot(self) -> None:
+        """Remove the one on the canvas, where the last one takes its place."""
+        self.shots = [shot for shot in self.shots if shot is not self.shot]
+        self.shot = self.shots[-1] if self.shots else None
+
+    def remove_all(self) -> None:
+        """Remove all supports."""
+        self.shots, self.shot = [], None
+
+    def undo(self) -> None:
+        """Go back to the former mask of the shot on the canvas."""
+        if self.shot:
+            self.shot.step(self.shot.former, self.shot.undone)
+
+    def redo(self) -> None:
+        """Take back an undo."""
+        if self.shot:
+            self.shot.step(self.shot.undone, self.shot.former)
+
+    def clear(self) -> None:
+        """Empty the mask of the shot on the canvas."""
+        if self.shot:
+            self.shot.change(np.zeros_like(self.shot.mask), [])
+
+    def set_class(self, name: str | None) -> None:
+        """Give the shot on the canvas another class."""
+        if self.shot and name and name.strip():
+            self.shot.class_name = name.strip()
+
+    def read_mask(self, path: str) -> None:
+        """Take the mask of the shot on the canvas from an uploaded file; UserError where it misfits."""
+        if self.shot is None:
+            raise UserError("there is no support image yet that this mask could belong to")
+        read_upload(path, self.limits)  # is it an image at all, and of a size to be read
+        index = interpret_mask(path).label
+        count = len(set(np.unique(index)) - {0, IGNORE})
+        if count > 1:
+            raise UserError(f"{Path(path).name}: marks {count} classes; give a mask of the one object, white on black")
+        self.shot.change(object_mask(index, self.shot.image.shape[:2], self.shot.path.name), [])
+
+    def read_painting(self, value: Any) -> None:
+        """Take over what the canvas sent, {shot, ink}, if it was painted on; UserError for a damaged painting."""
+        if not isinstance(value, dict) or "ink" not in value or "image" in value:
+            return
+        for shot in (shot for shot in self.shots if shot.number == value.get("shot")):  # none if it was removed
+            try:
+                with Image.open(io.BytesIO(base64.b64decode(str(value["ink"]).rpartition(",")[2]))) as ink:
+                    opaque = (np.asarray(ink.convert("RGBA"))[..., 3] > 127).astype(np.uint8)
+                assert opaque.shape == shot.canvas_image().shape[:2]
+            except Exception:  # whatever a browser may send
+                raise UserError(f"{shot.path.name}: the painting did not arrive whole; paint it again") from None
+            if (opaque != fit_mask(shot.mask == 1, opaque)).any():  # else it came before
+                shot.change(fit_mask(opaque, shot.image), [])
+
+    def read_click(self, value: dict[str, Any], predictor: Predictor) -> None:
+        """Let the mask on the canvas grow or shrink by a click that it sent: {shot, x, y, add}, x and y from 0 to 1."""
+        if self.shot and self.shot.number == value["shot"]:
+            clicks = [*self.shot.clicks, Click(float(value["x"]), float(value["y"]), bool(value["add"]))]
+            self.shot.change(mask_from_clicks(predictor, self.shot.image, clicks, self.shot.painted()), clicks)
+
+    def canvas(self) -> dict[str, Any] | None:
+        """What the canvas shows: the current image, its object as ink, and the colour of its class."""
+        if self.shot is None:
+            return None
+        image, value = self.shot.canvas_image(), self.values()[self.shot.class_name]
+        ink = np.zeros((*image.shape[:2], 4), np.uint8)
+        ink[fit_mask(self.shot.mask, image) == 1] = (*class_color(value), 255)
+        shown = {"image": data_url(image), "ink": data_url(ink, "png"), "color": f"rgb{class_color(value)}"}
+        return {"shot": self.shot.number, **shown}
+
+    def cards(self) -> list[Card]:
+        """A small image of every support with its object in the colour of its class, and its line."""
+        cards = []
+        for shot in self.shots:
+            remark = "" if 1 in shot.mask else ", nothing painted yet"
+            small = thumbnail(shot.image, shot.mask, self.values()[shot.class_name])
+            cards.append((small, f"{shot.class_name}: {shot.path.name}{remark}"))
+        return cards
+
+    def support(self) -> Support:
+        """The supports by class; UserError where there is none, or one without an object."""
+        if not self.shots:
+            raise UserError("there is no support image yet; drop one on the left and paint the object in it")
+        classes: Support = {name: ([], []) for name in self.values()}
+        for shot in self.shots:
+            if 1 not in shot.mask:
+                raise UserError(f"{shot.path.name}: nothing is painted in it; paint the object, or remove the image")
+            classes[shot.class_name][0].append(shot.image)
+            classes[shot.class_name][1].append(shot.mask)
+        return classes
+
+
+def read_upload(path: str | Path, limits: Limits) -> RGB:
+    """An uploaded image (h, w, 3); UserError, by its name alone, for what is none and for too many pixels."""
+    name, most = Path(path).name, f"and at most {limits.megapixels:g} are taken; make it smaller"
+    try:
+        with open_image(path) as header:
+            width, height = header.size
+        if width * height > limits.megapixels * 1e6:
+            raise UserError(f"{width}x{height} are {width * height / 1e6:.0f} megapixels, {most}")
+        return read_image(path)
+    except UserError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        reason = f"has far too many megapixels, {most}" if "decompression bomb" in reason else reason
+        reason = "is not an image; take a JPEG, PNG or WebP file" if "it is no image" in reason else reason
+        raise UserError(f"{name}: {reason}") from None
+
+
+def read_mask(stored: bytes) -> Mask:
+    """A mask from its PNG."""
+    return np.asarray(cv2.imdecode(np.frombuffer(stored, np.uint8), cv2.IMREAD_GRAYSCALE), np.uint8)
+
+
+def thumbnail(image: RGB, mask: Mask, value: int, side: int = 200) -> RGB:
+    """A support image with its object in the colour of its class."""
+    small = fit(image, side, side)
+    mask = fit_mask(mask, small)
+    return overlay(small, np.where(mask == 1, value, mask))
