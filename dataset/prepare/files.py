@@ -69,7 +69,7 @@ def check_image(path: Path) -> tuple[int, int]:
         return raster_size(path)
     with open_image(path) as image:
         size = shown_size(image)
-        image.draft("L", (image.width // 8, image.height // 8))
+        image.draft("L", (max(1, image.width // 8), max(1, image.height // 8)))
         image.load()
     return size
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from dataset.prepare import known
+from dataset.prepare.files import check_image
 from tests.dataset.prepare.trees import Raw, random_label, write_jpeg, write_lines
 from tools.prepare import main
 
@@ -129,3 +130,9 @@ def test_known_sizes(
     assert main(["check", "pascal", "--root", str(root), "--workers", "1"]) == 1
     out = capsys.readouterr().out
     assert f"WRONG  fold 2, validation images of class 15 person: {classes[2][4] - 1}, should be {classes[2][4]}" in out
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (7, 30), (8, 9)])
+def test_images_below_the_coarsest_scale_are_whole(width: int, height: int, tmp_path: Path) -> None:
+    Image.new("RGB", (width, height), "red").save(tmp_path / "a.jpg")
+    assert check_image(tmp_path / "a.jpg") == (height, width)
