@@ -84,7 +84,8 @@ class Adapt(Method):
         parts = torch.stack([masks == 0, masks == 1], dim=2).flatten(0, 1).float()  # (B * K, 2, H, W)
         share = F.adaptive_avg_pool2d(parts, (joined.shape[-2], joined.shape[-1])) * shown  # (B * K, 2, h, w)
         weights = share.flatten(2).unflatten(0, (-1, shot)).movedim(1, 2).flatten(2)  # (B, 2, K * h * w)
-        heads = [fit(*each, self.rich) for each in zip(rows, weights, strict=True)]
+        with torch.autocast(masks.device.type, enabled=False):  # half precision has no solver
+            heads = [fit(*each, self.rich) for each in zip(rows, weights, strict=True)]
         state = {name: torch.stack([head[name] for head in heads]) for name in heads[0]}
         return {**state, "shot": (masks == 1).any(3).any(2).sum(1).clamp(min=1)}
 
@@ -105,8 +106,9 @@ class Adapt(Method):
         for number, (x, shown) in enumerate(zip(*self._joined(query), strict=True)):
             head = {name: part[number] for name, part in state.items()}
             rows = x.flatten(1).T  # (h * w, C)
-            first = first_margin(rows, head, self.rich)
-            refitted = (first + refit(rows, first, shown.flatten(), head)) / 2
+            with torch.autocast(x.device.type, enabled=False):
+                first = first_margin(rows, head, self.rich)
+                refitted = (first + refit(rows, first, shown.flatten(), head)) / 2
             found.append((first.view_as(x[0]), refitted.view_as(x[0])))
         return found
 

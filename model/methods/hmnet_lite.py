@@ -62,7 +62,8 @@ class HMNetLite(HMNet):
     def support_state(self, support: Features, masks: Tensor) -> State:
         """As in HMNet, with the examples of all shots and the discriminant."""
         state: State = super().support_state(support, masks)
-        return state | examples(resize(support["f4"], self.feature_size), masks)
+        with torch.autocast(masks.device.type, enabled=False):  # half precision has no solver
+            return state | examples(resize(support["f4"].float(), self.feature_size), masks)
 
     def score(self, query: Features, state: State, episode_class: Tensor | None = None) -> Scores:
         """As in HMNet, (B, 2, f, f), where the margins among the priors are added to the decoder's logits."""
