@@ -63,9 +63,7 @@ def open_session(session: Session, path: str, networks: Sequence[str]) -> None:
     try:
         with ZipFile(path) as archive:
             if sum(file.file_size for file in archive.infolist()) > limits.supports * limits.megapixels * 4e6:
-                raise UserError(
-                    f"{Path(path).name}: holds more than {limits.supports} images can take"
-                )
+                raise UserError(f"{Path(path).name}: holds more than {limits.supports} images can take")
             archive.extractall(place)
         saved = json.loads((place / SESSION).read_bytes())
         opened.network, opened.choice = saved["network"], Choice(*(saved[key] for key in Choice._fields))
