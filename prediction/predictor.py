@@ -63,7 +63,6 @@ class Prediction:
     names: tuple[str, ...]
     mask: NDArray[np.uint8]  # (h, w): 0 background, i + 1 where names[i] is
     class_probabilities: NDArray[np.float32]  # (classes, h, w); together with the background's they are 1
-    min_certainty: float = 0.0  # of a class, from which it counts as found: the method's
 
     @property
     def probability(self) -> NDArray[np.float32]:
@@ -84,13 +83,8 @@ class Prediction:
 
     @property
     def is_found(self) -> bool:
-        """Whether any class is there, by the rule of `found`."""
-        return bool(self.found())
-
-    def without_unsure(self) -> "Prediction":
-        """The same with nothing in the mask of classes that do not count as found: no specks."""
-        values = [item.value for item in self.found()]
-        return replace(self, mask=np.where(np.isin(self.mask, values), self.mask, 0).astype(np.uint8))
+        """Whether any pixel is of any class."""
+        return bool(self.mask.any())
 
     def at(self, threshold: float) -> "Prediction":
         """The same with another threshold than 0.5 for the likeliest class against the background alone."""
@@ -98,15 +92,14 @@ class Prediction:
             return self
         best, background = self.class_probabilities.max(0), 1 - self.probability
         mask = np.where(best > threshold * (best + background), self.class_probabilities.argmax(0) + 1, 0)
-        return replace(self, mask=mask.astype(np.uint8)).without_unsure()
+        return replace(self, mask=mask.astype(np.uint8))
 
     def found(self) -> list[Found]:
-        """The classes with a pixel and `min_certainty`, in the order of `names`."""
+        """The classes with a pixel, in the order of `names`."""
         result = []
         for value, name in enumerate(self.names, 1):
             region = self.mask == value
-            area = int(region.sum())
-            if area and expected_iou(region, self.class_probabilities[value - 1]) >= self.min_certainty:
+            if area := int(region.sum()):
                 left, top, width, height = cv2.boundingRect(region.astype(np.uint8))
                 score = float(self.class_probabilities[value - 1][region].mean())
                 result.append(Found(name, value, area, score, (left, top, left + width, top + height)))
@@ -282,7 +275,7 @@ class Predictor:
         margins = self.margins(scores, size)
         if self.sharpens and image is not None:
             margins = torch.from_numpy(sharpen(margins.float().cpu().numpy(), image))
-        return self.from_margins(names, margins).without_unsure()
+        return self.from_margins(names, margins)
 
     def margins(self, scores: Sequence[Scores], size: tuple[int, ...]) -> Tensor:
         """Of one image's scores the margins over the background at a size (h, w): (classes, h, w)."""
@@ -295,7 +288,7 @@ class Predictor:
         """What margins (classes, h, w) come to: a softmax with the background at margin 0."""
         mask = merge_classes(margins).to(torch.uint8)
         probabilities = torch.cat([torch.zeros_like(margins[:1]), margins]).softmax(0)[1:]
-        return Prediction(names, mask.cpu().numpy(), probabilities.cpu().numpy(), self.model.min_certainty)
+        return Prediction(names, mask.cpu().numpy(), probabilities.cpu().numpy())
 
     def _inputs(self, name: str, images: Sequence[ImageSource], masks: Sequence[MaskSource]) -> tuple[Tensor, Tensor]:
         """Supports of a class as the method takes them, (K, 3, size, size), and their masks (K, size, size)."""

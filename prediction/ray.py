@@ -95,7 +95,6 @@ class Segmenter:
 
     def _write(self, file: str, prediction: Prediction) -> list[Row]:
         files, root = open_address(self.job.out)
-        prediction = prediction.without_unsure()
         mask, scores = mask_name(file), object_scores(prediction.mask, prediction.class_probabilities)
         files.pipe_file(f"{root}/{mask}", encode_index(self.values[prediction.mask]))
         found = prediction.found()

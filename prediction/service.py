@@ -118,7 +118,7 @@ class Service:
         if not self.states:
             raise UserError("no support is set; post one to /support first")
         self.predictor.states = self.states
-        return self.predictor.predict(_open(data)).without_unsure()
+        return self.predictor.predict(_open(data))
 
     def learn(self, event: Event) -> None:
         """Keep an annotated image of a project, or forget it."""
@@ -148,7 +148,7 @@ class Service:
         if not support:
             return [{"result": [], "score": 0.0} for _ in request.tasks]
         self.predictor.set_support(support)
-        found = [self.predictor.predict(self._fetch(task, control.key)).without_unsure() for task in request.tasks]
+        found = [self.predictor.predict(self._fetch(task, control.key)) for task in request.tasks]
         return [{"result": as_result(each, control), "score": each.score} for each in found]
 
     def _fetch(self, task: Task, key: str) -> RGB:

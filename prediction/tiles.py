@@ -82,16 +82,13 @@ def strips(
 def predict_tiles(
     predictor: "Predictor", window: Window, size: tuple[int, ...], tiling: Tiling, batch: int = 1
 ) -> "Prediction":
-    """What is found in a whole image; probabilities are kept in half precision.
-
-    All that is marked counts as found: a class that is sure of a small part of a large image is not sure of all of it.
-    """
+    """What is found in a whole image; probabilities are kept in half precision."""
     masks, probabilities = [], []
     for strip in strips(predictor, window, size, tiling, batch):
         masks.append(strip.mask)
         probabilities.append(strip.class_probabilities.astype(np.float16))
     joined: Any = np.concatenate(probabilities, axis=1)
-    return replace(strip, mask=np.concatenate(masks), class_probabilities=joined, min_certainty=0.0).without_unsure()
+    return replace(strip, mask=np.concatenate(masks), class_probabilities=joined)
 
 
 def crop_supports(classes: Mapping[str, Any], side: int) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 Prints a table of mean IoU by method and number of masks. VOC: twelve classes, supports from the training list, queries
 from the validation list. MSRC v2: six classes that VOC lacks, supports and queries from all images, unlabelled pixels
 as background. Every class has some draws of supports, each a prefix of the larger ones, and one of queries.
-`--absent` adds as many queries without the class: how often something is found there, how often nothing is found where
-the class is, and how often a pixel of some probability is the object's.
+`--absent` adds as many queries without the class: how often something is found there, how often nothing where it is,
+and how often a pixel of some probability is the object's.
 """
 
 import argparse
@@ -57,7 +57,7 @@ class Answer(NamedTuple):
     """What was found in one query."""
 
     counts: NDArray[np.int64]  # (2, 2), intersection and union of the object and of its outline's band
-    certainty: float  # 0 where nothing is found
+    is_found: bool
     bins: NDArray[np.int64]  # (2, BINS), pixels by probability, and how many of them are the object's
     seconds: float
 
@@ -158,7 +158,7 @@ def answer(predictor: Predictor, each: PhotoClass, image: Path, file: Path) -> A
     counts = np.array([[(a & b & judged).sum(), ((a | b) & judged).sum()] for a, b in pairs])
     bins = np.minimum(prediction.probability[judged] * BINS, BINS - 1).astype(int)
     by_bin = np.array([np.bincount(bins, minlength=BINS), np.bincount(bins, truth[judged], BINS)], np.int64)
-    return Answer(counts, prediction.certainty * found.any(), by_bin, seconds)
+    return Answer(counts, prediction.is_found, by_bin, seconds)
 
 
 def band(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -184,13 +184,11 @@ def with_interval(means: NDArray[Any]) -> str:
     return f"{means.mean():.3f} ± {half:.3f}"
 
 
-def absent_rows(of: tuple[str, str, str], found: dict[str, list[Measured]]) -> Iterator[list[str]]:
-    """By least certainty: how often something is found where nothing is, and nothing where something is."""
+def absent_row(of: tuple[str, str, str], found: dict[str, list[Measured]]) -> list[str]:
+    """How often something is found where nothing is, and nothing where something is."""
     every = [measured for draws in found.values() for measured in draws]
-    absent, present = (np.array([a.certainty for m in every for a in part(m)]) for part in PARTS)
-    for least in (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8):
-        rates = (absent > 0) & (absent >= least), (present == 0) | (present < least)
-        yield [*of, f"{least:.2f}", *(f"{rate.mean():.2f}" for rate in rates)]
+    absent, present = (np.mean([a.is_found for m in every for a in part(m)]) for part in PARTS)
+    return [*of, f"{absent:.2f}", f"{1 - present:.2f}"]
 
 
 def bins_row(of: tuple[str, str, str], found: dict[str, list[Measured]]) -> list[str]:
@@ -237,8 +235,6 @@ def main() -> None:
     classes = [each for read, root in readers if root for each in read(root, numbers)]
     cfg = load_config(arguments.config)
     predictors = {name: open_named(name, cfg) for name in arguments.methods}
-    for predictor in predictors.values():
-        predictor.model.min_certainty = 0.0 if arguments.absent else predictor.model.min_certainty
     found = dict[tuple[str, str, str], dict[str, list[Measured]]]()
     for each in tqdm(classes, "classes"):  # all of a class together, as its images' features are kept
         for (name, predictor), shot in product(predictors.items(), arguments.shots):
@@ -250,8 +246,8 @@ def main() -> None:
     rows: list[Sequence[str]] = [row(of, each) for of, each in found.items()]
     tables = [Table("Photographs", [*head, *columns], rows)]
     if arguments.absent:
-        rates = ["least certainty", "found where it is not", "not found where it is"]
-        rows = [line for of, each in found.items() for line in absent_rows(of, each)]
+        rates = ["found where it is not", "not found where it is"]
+        rows = [absent_row(of, each) for of, each in found.items()]
         tables.append(Table("Absent objects", [*head, *rates], rows))
         bins = [f"{(number + 0.5) / BINS:.2f}" for number in range(BINS)]
         rows = [bins_row(of, each) for of, each in found.items()]

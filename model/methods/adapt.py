@@ -27,6 +27,9 @@ RICH_MAPS = 2  # so many of the last maps count for the prototype
 SURE = 0.3  # margin from which a query's positions show what is object or background in it
 MIN_POSITIONS = 4  # that must be so sure; else the SUREST of all are taken
 SUREST = 8
+LEAST_LIKENESS = 0.35  # of the object's prototype and the query's most similar positions, else it is not there
+MOST_SIMILAR = 0.01  # of the positions
+ABSENT = 0.25  # margin by which an object that is not there lies below the background everywhere
 SHARPNESS = 8.0  # of probabilities: margins are 0.5 at the class means
 GRID_STRIDE = 8  # pixels
 SHOWN_STRIDE = 8  # of the map that says where an image is shown
@@ -38,11 +41,12 @@ class Adapt(Method):
     With one shot mostly a discriminant mixed with the nearest prototype, with more shots mostly a logistic regression;
     both classes count alike in the fit, whatever the object's size. They find positions of the query that are surely
     object or background; the discriminant's means and covariance then move half-way to theirs, and both margins are
-    averaged (the idea of self-support, Fan et al., ECCV 2022).
+    averaged (the idea of self-support, Fan et al., ECCV 2022). A query without the object has no position that is like
+    the object's prototype, which is seen before that fit; all its margins are then lowered below 0.
 
     The state of B support sets: `means (B, 2, C)` of background and object, `covariance (B, C, C)` within them,
-    `direction (B, rich channels)` between the prototypes, `linear` and `logistic (B, C + 1)`, the weights and offset
-    of both classifiers, `shot (B)`.
+    `object (B, rich channels)`, its unit prototype, `direction` of that shape from the background's to it, `linear` and
+    `logistic (B, C + 1)`, the weights and offset of both classifiers, `shot (B)`.
 
     Args: backbone; names of the maps that are joined, from finer to coarser.
     """
@@ -50,7 +54,6 @@ class Adapt(Method):
     uses_base_learner = False
     images = ImageRule(fit="padded")
     learns_from_others = True
-    min_certainty = 0.5  # balances what is found where nothing is and the other way round (tools.photos --absent)
 
     def __init__(self, backbone: Backbone, maps: tuple[str, ...]) -> None:
         super().__init__(backbone, maps)
@@ -109,6 +112,8 @@ class Adapt(Method):
             with torch.autocast(x.device.type, enabled=False):
                 first = first_margin(rows, head, self.rich)
                 refitted = (first + refit(rows, first, shown.flatten(), head)) / 2
+                if likeness(rows, shown.flatten(), head["object"]) < LEAST_LIKENESS:
+                    refitted = refitted - refitted.max() - ABSENT
             found.append((first.view_as(x[0]), refitted.view_as(x[0])))
         return found
 
@@ -138,6 +143,7 @@ def fit(rows: Tensor, weights: Tensor, rich: int) -> dict[str, Tensor]:
     return {
         "means": means,
         "covariance": covariance,
+        "object": object_,
         "linear": discriminant(means, covariance),
         "direction": direction / direction.square().sum().clamp(min=1e-6),
         "logistic": logistic_regression(rows, weights),
@@ -206,6 +212,12 @@ def refit(rows: Tensor, margin: Tensor, shown: Tensor, head: dict[str, Tensor]) 
     means = weights @ rows
     covariance = covariance_of(rows[counted], weights[:, counted], means)
     return margins_of(rows, discriminant((head["means"] + means) / 2, (head["covariance"] + covariance) / 2))
+
+
+def likeness(rows: Tensor, shown: Tensor, prototype: Tensor) -> Tensor:
+    """Mean cosine of a unit prototype (rich channels) and the MOST_SIMILAR of a query's rows (n, C)."""
+    cosines = (F.normalize(rows[:, -len(prototype) :], dim=1) @ prototype).masked_fill(shown == 0, -1)
+    return cosines.topk(max(1, int(MOST_SIMILAR * len(cosines)))).values.mean()
 
 
 def sure(margin: Tensor, shown: Tensor) -> Tensor:

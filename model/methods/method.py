@@ -82,7 +82,6 @@ class Method(nn.Module, ABC):
     images: ImageRule = ImageRule()
     uses_base_learner: ClassVar[bool | None] = None  # None: as `ensemble` says
     learns_from_others: ClassVar[bool] = False  # whether the objects of other supports show it what background is
-    min_certainty: float = 0.0  # expected IoU below which what it marks is taken for nothing
     released_names: ClassVar[NameTable] = FROZEN  # of its tensors in published checkpoints
     flattened_names: ClassVar[tuple[str, ...]] = ()  # endings of tensors whose first two dimensions are one there
     unused_names: ClassVar[tuple[str, ...]] = ()  # beginnings of names there of tensors that it has no use for

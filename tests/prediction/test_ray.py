@@ -104,7 +104,7 @@ def test_a_killed_worker_loses_nothing_and_does_nothing_twice(
     predictor = open_predictor(*experiment, "cpu")
     predictor.set_support(support)
     for row in rows[:5]:
-        prediction = predictor.predict(photos / row["file"]).without_unsure()
+        prediction = predictor.predict(photos / row["file"])
         mask = np.asarray(Image.open(out / row["mask"]))
         assert np.array_equal(mask, prediction.mask * 5) and row["area"] == (mask == 5).sum()
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.prediction.test_fitted import fresh
 from tests.toy import write_toy
-from tools.photos import PhotoClass, absent_rows, band, bins_row, measure, row
+from tools.photos import PhotoClass, absent_row, band, bins_row, measure, row
 
 
 def test_the_band_is_what_is_near_the_outline() -> None:
@@ -32,6 +32,6 @@ def test_rows_of_drawn_images(tmp_path: Path, absent: bool) -> None:
     assert row(("toy", "1", "adapt"), found)[3].startswith(f"{overlap / union:.3f}")
     assert len(measured.absent) == absent
     if absent:
-        rates = list(absent_rows(("toy", "1", "adapt"), found))
-        assert [line[-2] for line in rates] == sorted((line[-2] for line in rates), reverse=True)
+        there, elsewhere = (part[0].is_found for part in (measured.present, measured.absent))
+        assert absent_row(("toy", "1", "adapt"), found)[3:] == [f"{elsewhere:.2f}", f"{not there:.2f}"]
         assert len(bins_row(("toy", "1", "adapt"), found)) == 3 + 10 + 1

@@ -70,7 +70,7 @@ def test_supports_in_masks_and_polygons_out(client: Any, predictor: Predictor) -
     shots = {"classes": {"thing": [{"image": as_text(image), "mask": as_text(mask * 255)}]}}
     assert client.post("/support", json=shots).json() == {"classes": ["thing"]}
     predictor.set_support(image, mask)
-    expected = predictor.predict(np.asarray(Image.open(io.BytesIO(query)))).without_unsure()
+    expected = predictor.predict(np.asarray(Image.open(io.BytesIO(query))))
     answer = client.post("/segment", content=query)
     assert answer.headers["Content-Type"] == "image/png"
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(answer.content))), expected.mask)
@@ -132,7 +132,7 @@ def test_label_studio_gets_predictions_from_the_annotations_so_far(client: Any, 
     event |= {"task": label_studio_task(1, image), "annotation": {"id": 5, "result": shown}}
     assert client.post("/webhook", json=event).json() == {"status": "ok"}
     predictor.set_support({"thing": ([image], [annotation_masks(shown, mask.shape)["thing"]])})
-    expected = predictor.predict(query).without_unsure()
+    expected = predictor.predict(query)
     (answer,) = client.post("/predict", json=asked).json()["results"]
     assert answer["score"] == pytest.approx(expected.score)
     assert answer["result"] == json.loads(json.dumps(as_result(expected, find_control(interface))))

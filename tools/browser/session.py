@@ -112,7 +112,7 @@ class Answer(NamedTuple):
     def prediction(self, threshold: float, picture: RGB) -> Prediction:
         """Masks and probabilities for the image at the size of `picture`, without what does not count as found."""
         evidence, size = self.evidence, picture.shape[:2]
-        return self.predictor.prediction(evidence.names, evidence.scores, size, picture).at(threshold).without_unsure()
+        return self.predictor.prediction(evidence.names, evidence.scores, size, picture).at(threshold)
 
 
 @dataclass

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.methods.adapt import DECAY, Adapt, discriminant, fit, logistic_regression, margins_of
+from model.methods.adapt import DECAY, Adapt, discriminant, fit, likeness, logistic_regression, margins_of
 from tests.model.methods.test_hmnet import episode, small
 from util.image import MEAN, STD
 
@@ -98,6 +98,17 @@ def test_a_batch_is_its_samples_and_a_second_fit_the_first() -> None:
     explained = model.explain(model.embed_query(inputs["query"]), state)
     torch.testing.assert_close(explained.scores.resize(65).final, together.final)
     assert len(explained.maps) == 2
+
+
+@torch.inference_mode()
+def test_nothing_is_found_where_nothing_is_like_the_object() -> None:
+    model, (images, masks) = adapt(), noise_with_object(2)
+    state, query = model.encode_support(images[None, 1:], masks[None, 1:]), model.embed_query(images[:1])
+    assert model.score(query, state).margin_at().max() > 0
+    margin = model.score(query, {**state, "object": -state["object"]}).margin_at()
+    assert margin.max() < 0 < margin.std()
+    rows = torch.tensor([[1.0, 3, 4], [1, 0, 5], [1, 5, 0]])  # the last is padding
+    assert likeness(rows, torch.tensor([1, 1, 0]), torch.tensor([1.0, 0])) == pytest.approx(0.6)
 
 
 @torch.inference_mode()

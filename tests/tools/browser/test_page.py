@@ -201,7 +201,7 @@ def test_painted_with_the_mouse_the_result_is_the_predictors(tab: Tab, predictor
     predictor.set_support([support], [erased])
     assert "HMNet, trained: " in tab.page.inner_text("#title")
     for path in queries:
-        expected, name = predictor.predict(path).without_unsure(), Path(path).stem
+        expected, name = predictor.predict(path), Path(path).stem
         found = np.asarray(Image.open(out / f"masks/{name}.png"))
         assert found.shape == expected.mask.shape and (found != expected.mask).mean() < 0.005
         caption = tab.page.locator(f"#results .caption-label:has-text('{name}.png')").inner_text()
@@ -230,7 +230,7 @@ def test_another_network_keeps_supports_and_says_what_is_stale(tab: Tab, tmp_pat
     tab.page.click("role=option >> text=least sure first")
     predictor = Predictor.from_pretrained("hmnet-lite", "cpu")
     predictor.set_support([support], [tab.painted()])
-    expected = {Path(path).name: predictor.predict(path).without_unsure() for path in queries}
+    expected = {Path(path).name: predictor.predict(path) for path in queries}
     tab.page.wait_for_selector(f"#status:has-text('found in {sum(each.is_found for each in expected.values())}')")
     with tab.page.expect_download() as event:
         tab.page.click("#pack")
@@ -375,7 +375,7 @@ def test_several_classes_supports_views_threshold_and_explanation(
     tab.upload("#queries", picture(tmp_path, "query.png", 50, 70))
     tab.find(1)
     predictor.set_support({"object": ([first], [one]), "<b>dog": ([second], [mask])})
-    expected = predictor.predict(str(tmp_path / "query.png")).without_unsure()
+    expected = predictor.predict(str(tmp_path / "query.png"))
     out = tab.download(tmp_path / "out")
     assert (np.asarray(Image.open(out / "masks/query.png")) != expected.mask).mean() < 0.01
     assert (out / "classes.txt").read_text() == "1 object\n2 <b>dog\n"

@@ -46,16 +46,9 @@ def answer_all(session: Session, predictor: Predictor, paths: list[str]) -> list
     return [str(error) for error in found if isinstance(error, UserError)]
 
 
-@pytest.mark.parametrize("certainty", [0, 0.5])
 def test_the_download_is_what_the_command_writes(
-    session: Session,
-    experiment: tuple[Config, Path],
-    predictor: Predictor,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    certainty: float,
+    session: Session, experiment: tuple[Config, Path], predictor: Predictor, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(type(predictor.model), "min_certainty", certainty)
     predictor.sharpens = True  # as predict.yaml says
     paths = [*write_queries(tmp_path / "queries"), str(tmp_path / "queries/b\u00e4r im Wald.png")]
     scene(Path(paths[-1]))
@@ -83,7 +76,7 @@ def test_the_download_is_what_the_command_writes(
     texts = [path for path in out.rglob("*") if path.suffix in (".json", ".jsonl", ".csv", ".html", ".txt")]
     assert len(texts) == 10 and not [path for path in texts if str(tmp_path) in path.read_text()]
     for path in paths:
-        expected = alone.predict(path).at(0.4).without_unsure()
+        expected = alone.predict(path).at(0.4)
         stem = Path(path).stem
         assert (np.asarray(Image.open(out / f"masks/{stem}.png")) == expected.mask).mean() > 0.99
         assert (out / f"overlays/{stem}.jpg").is_file()
