@@ -54,10 +54,22 @@ def object_scores(mask: NDArray[np.uint8], probabilities: NDArray[np.float32]) -
     """By value the mean probability over each of its objects, in their order; probabilities[value - 1] is (h, w)."""
     scores: dict[int, list[float]] = {}
     for item in find_objects(mask):
-        left, top, right, bottom = item.box
-        inside = probabilities[item.value - 1, top:bottom, left:right][item.region() > 0]
-        scores.setdefault(item.value, []).append(float(inside.mean()))
+        scores.setdefault(item.value, []).append(_run_sum(item.runs, probabilities[item.value - 1]) / item.area)
     return scores
+
+
+def _run_sum(runs: NDArray[np.int64], values: NDArray[np.float32]) -> float:
+    """The sum of values (h, w) in runs (n, 3) from top to bottom, a strip of rows at a time."""
+    first, last, left, right = runs[0, 0], runs[-1, 0] + 1, runs[:, 1].min(), runs[:, 2].max()
+    height = max(1, STRIP // 4 // (right - left))
+    total = 0.0
+    for top in range(first, last, height):
+        row, start, end = runs[slice(*np.searchsorted(runs[:, 0], [top, top + height]))].T
+        strip = values[top : min(top + height, last), left:right]
+        sums = np.append(0.0, np.cumsum(strip, dtype=np.float64))
+        offset = (row - top) * (right - left) - left
+        total += float((sums[offset + end] - sums[offset + start]).sum())
+    return total
 
 
 def _runs(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:

@@ -86,7 +86,8 @@ class Outputs:
         `values` are those of the classes in the mask; what is known `about` the image's file is noted with them.
         """
         table = np.array([0, *(values[name] for name in prediction.names)], np.uint8)
-        mask, found, paths = table[prediction.mask], prediction.found(), self.paths(file)
+        mask = prediction.mask if np.array_equal(table, np.arange(len(table))) else table[prediction.mask]
+        found, paths = prediction.found(), self.paths(file)
         save_index(self.folder / paths["mask"], mask)
         if paths["overlay"]:
             entries = [(class_color(values[item.name]), f"{item.name} {item.score:.2f}") for item in found]
@@ -111,7 +112,9 @@ def is_done(paths: Mapping[str, str], record: Record) -> bool:
 
 def save_probability(path: Path, probability: NDArray[np.float32]) -> None:
     """Write a probability (h, w) as a grey PNG of 16 bits, 65535 for 1."""
-    values = np.rint(probability.clip(0, 1) * 65535).astype(np.uint16)
+    values = np.empty(probability.shape, np.uint16)
+    for row, of_row in zip(values, probability, strict=True):  # a large one is float16, whose numbers end at 65504
+        row[:] = np.rint(of_row.astype(np.float32).clip(0, 1) * 65535)
     atomic_write(path, cv2.imencode(".png", values)[1].tobytes())
 
 

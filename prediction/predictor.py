@@ -43,6 +43,7 @@ from util.visualize import class_color, save_index
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "config" / "predict.yaml"
 MAX_CACHED_SUPPORTS = 64  # classes of support that are remembered
+STRIP = 1 << 22  # pixels of a prediction that are looked at at once
 AVERAGING_FACTOR = 2  # times the network's size above which images are averaged down, not sampled
 
 
@@ -54,6 +55,21 @@ class Found(NamedTuple):
     area: int  # pixels
     score: float  # mean probability of the class over those pixels
     box: tuple[int, int, int, int]  # left, top, right, bottom in pixels, the last two exclusive
+
+
+class Region(NamedTuple):
+    """Some pixels of an image, and the probabilities in it."""
+
+    area: int  # pixels
+    inside: float  # sum of the probabilities
+    outside: float  # that of all other pixels
+    highest: float  # of all probabilities
+    box: tuple[int, int, int, int]  # left, top, right, bottom in pixels, the last two exclusive
+
+    @property
+    def score(self) -> float:
+        """Mean probability inside, 0 where no pixel is."""
+        return self.inside / max(1, self.area)
 
 
 @dataclass(frozen=True)
@@ -72,14 +88,13 @@ class Prediction:
     @property
     def score(self) -> float:
         """Mean probability over the pixels that were found, 0 if there are none: how sure, not how right."""
-        inside = self.mask > 0
-        return float(self.probability[inside].mean()) if inside.any() else 0.0
+        return self._region().score
 
     @property
     def certainty(self) -> float:
         """The mask's IoU if all probabilities held; where nothing is found, one minus the highest of them."""
-        inside, probability = self.mask > 0, self.probability
-        return expected_iou(inside, probability) if inside.any() else 1 - float(probability.max())
+        region = self._region()
+        return region.inside / (region.area + region.outside) if region.area else 1 - region.highest
 
     @property
     def is_found(self) -> bool:
@@ -90,20 +105,41 @@ class Prediction:
         """The same with another threshold than 0.5 for the likeliest class against the background alone."""
         if threshold == 0.5:
             return self
-        best, background = self.class_probabilities.max(0), 1 - self.probability
-        mask = np.where(best > threshold * (best + background), self.class_probabilities.argmax(0) + 1, 0)
-        return replace(self, mask=mask.astype(np.uint8))
+        mask = np.empty_like(self.mask)
+        for _, rows in self._strips():
+            probabilities = self.class_probabilities[:, rows]
+            best, background = probabilities.max(0), 1 - probabilities.sum(0)
+            mask[rows] = np.where(best > threshold * (best + background), probabilities.argmax(0) + 1, 0)
+        return replace(self, mask=mask)
 
     def found(self) -> list[Found]:
         """The classes with a pixel, in the order of `names`."""
-        result = []
-        for value, name in enumerate(self.names, 1):
-            region = self.mask == value
-            if area := int(region.sum()):
-                left, top, width, height = cv2.boundingRect(region.astype(np.uint8))
-                score = float(self.class_probabilities[value - 1][region].mean())
-                result.append(Found(name, value, area, score, (left, top, left + width, top + height)))
-        return result
+        regions = [(value, name, self._region(value)) for value, name in enumerate(self.names, 1)]
+        return [Found(name, value, one.area, one.score, one.box) for value, name, one in regions if one.area]
+
+    def _strips(self) -> Iterator[tuple[int, slice]]:
+        """The rows in parts of some million pixels, so that a large image needs no copies of itself; their first."""
+        rows = max(1, STRIP // self.mask.shape[1])
+        return ((top, slice(top, top + rows)) for top in range(0, len(self.mask), rows))
+
+    def _region(self, value: int = 0) -> Region:
+        """Of a class by its value in the mask, or with 0 of all together."""
+        area, inside, outside, highest = 0, 0.0, 0.0, 0.0
+        boxes = np.empty((0, 4), int)
+        for top, rows in self._strips():
+            of_class = slice(value - 1, value) if value else slice(None)
+            probability = self.class_probabilities[of_class, rows].sum(0, dtype=np.float64)
+            mask = self.mask[rows] == value if value else self.mask[rows] > 0
+            area += int(np.count_nonzero(mask))
+            inside += float(probability[mask].sum())
+            outside += float(probability[~mask].sum())
+            highest = max(highest, float(probability.max()))
+            left, upper, width, height = cv2.boundingRect(mask.view(np.uint8))
+            if width:
+                boxes = np.vstack([boxes, [left, top + upper, left + width, top + upper + height]])
+        left, top = boxes[:, :2].min(0, initial=self.mask.size).tolist()
+        right, bottom = boxes[:, 2:].max(0, initial=0).tolist()
+        return Region(area, inside, outside, highest, (left, top, right, bottom))
 
     def overlay(self, image: ImageSource) -> RGB:
         """Drawn on its image, with a legend below; the longer side has 320 to 2,000 pixels."""
@@ -113,11 +149,6 @@ class Prediction:
     def save(self, path: str | Path) -> None:
         """Write the mask as an index PNG, whole or not at all; missing folders are made."""
         save_index(Path(path), self.mask)
-
-
-def expected_iou(region: NDArray[np.bool_], probability: NDArray[np.float32]) -> float:
-    """Of a region (h, w) that is not empty, if all probabilities held."""
-    return float(probability[region].sum() / (region.sum() + probability[~region].sum()))
 
 
 class Predictor:

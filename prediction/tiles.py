@@ -83,12 +83,15 @@ def predict_tiles(
     predictor: "Predictor", window: Window, size: tuple[int, ...], tiling: Tiling, batch: int = 1
 ) -> "Prediction":
     """What is found in a whole image; probabilities are kept in half precision."""
-    masks, probabilities = [], []
+    names = tuple(predictor.states)
+    mask, probabilities = np.empty(size, np.uint8), np.empty((len(names), *size), np.float16)
+    top = 0
     for strip in strips(predictor, window, size, tiling, batch):
-        masks.append(strip.mask)
-        probabilities.append(strip.class_probabilities.astype(np.float16))
-    joined: Any = np.concatenate(probabilities, axis=1)
-    return replace(strip, mask=np.concatenate(masks), class_probabilities=joined)
+        rows = slice(top, top + len(strip.mask))
+        mask[rows], probabilities[:, rows] = strip.mask, strip.class_probabilities
+        top = rows.stop
+    whole: Any = probabilities
+    return replace(strip, mask=mask, class_probabilities=whole)
 
 
 def crop_supports(classes: Mapping[str, Any], side: int) -> dict[str, Any]:

@@ -47,3 +47,15 @@ def test_scores_are_means_over_each_object() -> None:
     probabilities = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
     assert object_scores(mask, probabilities) == {1: [0, 3.5], 2: [9]}
     assert find_objects(mask * 0) == []
+
+
+def test_scores_of_objects_are_means_over_their_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = generator()
+    mask = (rng.random((60, 50)) < 0.45).astype(np.uint8)
+    probabilities = rng.random((1, 60, 50)).astype(np.float32)
+    _, labels = cv2.connectedComponents(mask, connectivity=8)
+    order = dict.fromkeys(labels[labels > 0].tolist())
+    expected = [float(probabilities[0][labels == label].mean()) for label in order]
+    for strip in (objects.STRIP, 400):
+        monkeypatch.setattr(objects, "STRIP", strip)
+        assert object_scores(mask, probabilities)[1] == pytest.approx(expected, rel=1e-5)

@@ -12,7 +12,9 @@ from dataset.dataset import EvaluationEpisodes
 from engine.evaluation import make_episodes, run_episodes
 from model.build import build_model
 from model.released import load_weights
+from prediction import predictor as predictor_module
 from prediction.masks import mask_from_boxes, object_mask
+from prediction.outputs import save_probability
 from prediction.predictor import Found, Prediction, Predictor
 from tests.toy import draw_image, generator, random_network, toy_config, write_weights
 from util.config import Config
@@ -177,6 +179,41 @@ def test_what_was_found() -> None:
     assert a.score == pytest.approx(probabilities[0, 10, 29])
     assert b.score == pytest.approx(probabilities[1, 2:5, 3:10].mean(), abs=1e-6)
     assert Prediction(("a",), np.zeros_like(mask), probabilities[:1]).score == 0.0
+
+
+def round_score(item: Found) -> Found:
+    return item._replace(score=pytest.approx(item.score))
+
+
+def test_numbers_of_a_large_image_are_those_of_all_its_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = generator()
+    mask = rng.integers(0, 3, (90, 70)).astype(np.uint8)
+    mask[:40], mask[:, 60:] = 0, 0
+    probabilities = (rng.random((3, 90, 70)) / 3).astype(np.float32)
+    whole = Prediction(("a", "b", "c"), mask, probabilities)
+    found, certainty, other = whole.found(), whole.certainty, whole.at(0.3)
+    for name, value in (("a", 1), ("b", 2)):
+        item, inside = found[value - 1], mask == value
+        rows, columns = np.nonzero(inside)
+        box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        assert item[:3] == (name, value, inside.sum()) and item.box == box
+        assert item.score == pytest.approx(float(probabilities[value - 1][inside].mean()), rel=1e-5)
+    assert len(found) == 2
+    any_class, inside = probabilities.sum(0), mask > 0
+    expected = any_class[inside].sum() / (inside.sum() + any_class[~inside].sum())
+    assert certainty == pytest.approx(float(expected), rel=1e-5)
+    monkeypatch.setattr(predictor_module, "STRIP", 200)
+    assert [round_score(item) for item in whole.found()] == [round_score(item) for item in found]
+    assert whole.certainty == pytest.approx(certainty)
+    assert (whole.at(0.3).mask == other.mask).all()
+
+
+def test_half_precision_holds_sums_beyond_its_range(tmp_path: Path) -> None:
+    ones: Any = np.ones((1, 300, 300), np.float16)  # float16 ends at 65504
+    found = Prediction(("a",), np.ones((300, 300), np.uint8), ones)
+    assert found.certainty == found.score == found.found()[0].score == 1
+    save_probability(tmp_path / "p.png", found.probability)
+    assert (cv2.imread(str(tmp_path / "p.png"), cv2.IMREAD_UNCHANGED) == 65535).all()
 
 
 @pytest.mark.parametrize("trained", [1, 3])
