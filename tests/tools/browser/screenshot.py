@@ -19,6 +19,7 @@ from util.files import atomic_write
 OUT = Path("docs/images/app.png")
 PORT = 7869
 SCREEN = {"width": 1366, "height": 900}
+WIDTH = 960  # pixels of the file
 COLORS = 256  # of a palette, which makes the file a third of the size
 CLICKS = ((0.5, 0.4), (0.3, 0.7))
 
@@ -74,8 +75,8 @@ def main() -> None:
             shot = photograph(wait_for(f"http://127.0.0.1:{PORT}", process), Path(folder))
         finally:
             process.terminate()
-    buffer = io.BytesIO()
-    Image.open(io.BytesIO(shot)).convert("RGB").quantize(COLORS).save(buffer, "PNG", optimize=True)
+    buffer, image = io.BytesIO(), Image.open(io.BytesIO(shot)).convert("RGB")
+    image.resize((WIDTH, round(image.height * WIDTH / image.width))).quantize(COLORS).save(buffer, "PNG", optimize=True)
     atomic_write(OUT, buffer.getvalue())
 
 

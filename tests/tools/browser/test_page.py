@@ -220,7 +220,7 @@ def test_another_network_keeps_supports_and_says_what_is_stale(tab: Tab, tmp_pat
     tab.find(3)
     tab.page.click("#network input")
     tab.page.click("role=option >> text=hmnet-lite")
-    tab.page.wait_for_selector("#title:has-text('HMNetLite, trained: ')")
+    tab.page.wait_for_selector("#title:has-text('hmnet-lite: HMNetLite, trained; backbone')")
     tab.page.wait_for_selector("#stale:has-text('have changed since')")
     assert tab.page.locator("#strip .thumbnail-lg").count() == 1
     tab.find(3)
