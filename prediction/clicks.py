@@ -115,8 +115,8 @@ def at_edges(image: RGB, probability: Map, clicks: Sequence[Click], mask: Mask) 
         row, column = click.cell(height, width)
         cv2.circle(label, (column, row), DISC, cv2.GC_FGD if click.add else cv2.GC_BGD, -1)
     if likely.any() and not likely.all():
-        model = np.zeros((1, 65)), np.zeros((1, 65))
-        cv2.grabCut(np.ascontiguousarray(small), label, None, *model, 1, cv2.GC_INIT_WITH_MASK)
+        colours, others = np.zeros((1, 65)), np.zeros((1, 65))
+        cv2.grabCut(np.ascontiguousarray(small), label, (0, 0, 1, 1), others, colours, 1, cv2.GC_INIT_WITH_MASK)
     inside = np.isin(label, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
     _, parts = cv2.connectedComponents(inside)
     kept = {int(parts[click.cell(height, width)]) for click in clicks if click.add}

@@ -82,7 +82,8 @@ def open_network(arguments: argparse.Namespace, name: str) -> Network:
     if weights is None:
         predictor, origin = Predictor.from_method(name, cfg, *memory), "training-free"
     else:
-        predictor, origin = Predictor.from_checkpoint(cfg, weights, *memory), f"trained: {weights}"
+        predictor = Predictor.from_checkpoint(cfg, weights, *memory)
+        origin = f"trained: {weights}" if Path(name).is_file() else "trained"
     about = f"{cfg.arch}, {origin}; backbone {cfg.backbone_name}, device {predictor.device}"
     return Network(cfg, weights, predictor, about if Path(name).is_file() or is_free else f"{name}: {about}")
 

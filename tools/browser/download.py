@@ -53,10 +53,10 @@ def save_session(session: Session, folder: Path) -> Path:
     return path
 
 
-def open_session(session: Session, path: str, networks: Sequence[str]) -> None:
-    """Put what `save_session` wrote in place of what a tab holds; UserError, and nothing changed, where it is no such.
+def open_session(session: Session, path: str) -> str:
+    """Put what `save_session` wrote in place of what a tab holds, but for its network, whose name is returned.
 
-    A network that is not among `networks` is named in the error too.
+    UserError, and nothing changed, where it is no such file.
     """
     place, limits = Path(mkdtemp(dir=Path(path).parent)), session.limits
     opened = Session(limits, session.network, counter=session.counter)
@@ -66,7 +66,7 @@ def open_session(session: Session, path: str, networks: Sequence[str]) -> None:
                 raise UserError(f"{Path(path).name}: holds more than {limits.supports} images can take")
             archive.extractall(place)
         saved = json.loads((place / SESSION).read_bytes())
-        opened.network, opened.choice = saved["network"], Choice(*(saved[key] for key in Choice._fields))
+        opened.choice = Choice(*(saved[key] for key in Choice._fields))
         for number, item in enumerate(saved["supports"]):
             file = place / str(number) / own_name(item["image"])
             image, mask = (read_upload(each, limits) for each in (file, place / f"{number}.png"))
@@ -78,9 +78,8 @@ def open_session(session: Session, path: str, networks: Sequence[str]) -> None:
         raise
     except Exception:  # whatever the file may hold
         raise UserError(f"{Path(path).name}: is no session, or damaged; take a file that Save session wrote") from None
-    if opened.network not in networks:
-        raise UserError(f"{opened.network}: this session's network is not here; start the page with --weights")
     vars(session).update(vars(opened))
+    return str(saved["network"])
 
 
 def write_zip(session: Session, network: Network, formats: Sequence[str], folder: Path) -> Path:

@@ -30,7 +30,7 @@ CLOSED: Sequence[Any] = (gr.update(visible=False), None, "")
 ON_SHOT: dict[str, Callable[[Session], None]] = {"Undo": Session.undo, "Redo": Session.redo, "Clear": Session.clear}
 FONTS: Any = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # that a machine has
 PRIMARY = {"button_primary_background_fill": "*primary_700", "button_primary_text_color": "white"}
-DARK = {f"{key}_dark": value for key, value in PRIMARY.items()}
+DARK = {f"{key}_dark": value for key, value in PRIMARY.items()} | {"link_text_color_dark": "*primary_300"}
 THEME = gr.themes.Default(primary_hue="blue", **FONTS).set(color_accent="*primary_700", **PRIMARY, **DARK)
 
 
@@ -102,22 +102,33 @@ def build_page(context: AppContext) -> gr.Blocks:
         with gr.Tab("Failures") as tab:
             failures_page(context, tab)
 
-        def show_all(session: Session) -> list[Any]:
-            shown = [*show_network(context, session), *show_support(context, session)]
+        def show_all(session: Session, network: str) -> list[Any]:
+            shown = [*show_network(context, session, network), *show_support(context, session)]
             return [session, *shown, *session.choice, *results_of(context, session)]
 
         def on_open(session: Session, path: str) -> list[Any]:
-            with_messages(open_session)(session, path, context.names)
-            return show_all(session)
+            network = with_messages(open_session)(session, path)
+            return show_all(session, network if isinstance(network, str) else session.network)
+
+        def on_load(token: str) -> list[Any]:
+            return show_all(sessions(token), sessions(token).network)
 
         everything = [session, *network, *support, *results]
-        page.load(lambda token: show_all(sessions(token)), token, everything, js=(HERE / "page.js").read_text())
+        page.load(on_load, token, everything, js=(HERE / "page.js").read_text())
         opening.upload(on_open, [session, opening], everything)
     return page
 
 
-def show_network(context: AppContext, session: Session) -> list[str]:
-    """The name of the network in use, and what it is; the former one, with a message, where this cannot be opened."""
+def show_network(context: AppContext, session: Session, name: str) -> list[str]:
+    """Take a network into use, or stay with the former one and say why; the name of that in use, and what it is."""
+
+    def choose() -> None:
+        if name not in context.names:
+            raise UserError(f"{name}: is not among the networks here; start the page with --weights")
+        context.open(name)
+        session.network = name
+
+    with_messages(choose)()
     return [session.network, f"`{context.open(session.network).source}`"]
 
 
@@ -129,14 +140,12 @@ def head(context: AppContext, session: gr.State, stale: gr.HTML) -> tuple[list[A
             source = gr.Markdown(elem_id="title")
         label = "Network or training-free method"
         menu = gr.Dropdown(list(context.names), value=context.names[0], label=label, scale=2, elem_id="network")
-        with gr.Column(scale=1, min_width=150, elem_classes="close"):
+        with gr.Column(scale=1, min_width=150):
             saving = gr.Button("Save session", size="sm", elem_id="save")
             opening = gr.UploadButton("Open session", size="sm", elem_id="open")
 
     def on_choice(session: Session, name: str) -> list[str]:
-        with_messages(context.open)(name)
-        session.network = name
-        return [*show_network(context, session), stale_note(session)]
+        return [*show_network(context, session, name), stale_note(session)]
 
     menu.input(on_choice, [session, menu], [menu, source, stale], **NETWORK)
     download(saving, lambda session: save_session(session, context.folder), [session])
@@ -170,7 +179,7 @@ def support_side(context: AppContext, session: gr.State, stale: gr.HTML) -> list
         mask_file = gr.UploadButton("Mask from a file", size="sm", min_width=80, elem_id="mask")
     label = "Class of this image: choose one, or write another name"
     class_name = gr.Dropdown([SINGLE], value=SINGLE, label=label, allow_custom_value=True, elem_id="class")
-    strip = gallery("strip", columns=4, allow_preview=False, visible=False)
+    strip = gallery("strip", columns=4, fit_columns=False, allow_preview=False, visible=False)
     with gr.Row():
         remove = gr.Button("Remove this image", size="sm", elem_id="remove")
         empty = gr.Button("Remove all images", size="sm", elem_id="empty")
@@ -181,7 +190,7 @@ def support_side(context: AppContext, session: gr.State, stale: gr.HTML) -> list
 
         def handle(session: Session, *values: Any) -> list[Any]:
             with_messages(action)(session, *values)
-            return show_support(context, session, not (action is on_canvas and "ink" in values[0]))
+            return show_support(context, session, not (action is on_canvas and values[0].keys() == {"shot", "ink"}))
 
         return event(handle, [session, *inputs], shown, **options)
 

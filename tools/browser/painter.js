@@ -114,16 +114,14 @@ const load = async (url) => { const loaded = new Image(); loaded.src = url; awai
 async function show() {
   const value = props.value;
   if (value && !value.image) return;  // a stroke or click of this page
-  is_waiting = false;
-  canvas.style.cursor = "";
-  if (!value) { shot = image = null; canvas.dataset.shot = ""; draw(); return; }
+  if (!value) { [shot, image, is_waiting, canvas.dataset.shot] = [null, null, false, ""]; draw(); return; }
   const [shown, known] = await Promise.all([load(value.image), load(value.ink)]);
   if (props.value !== value && props.value?.shot !== value.shot) return;  // another one came in the meantime
   [shot, image, color] = [value.shot, shown, value.color];
   [canvas.width, canvas.height] = [layer.width, layer.height] = [known.width, known.height];
   ink.drawImage(known, 0, 0);
   fit();
-  canvas.dataset.shot = shot;
+  [is_waiting, canvas.style.cursor, canvas.dataset.shot] = [false, "", shot];
   draw();
 }
 

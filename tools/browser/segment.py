@@ -59,12 +59,13 @@ def draw_answers(answers: Sequence[Answer], choice: Choice) -> tuple[list[Answer
 
 def draw_answer(answer: Answer, prediction: Prediction, view: str, image: RGB) -> Card:
     """One of VIEWS over the image, and a line: its name, the classes found with their scores, the seconds it took."""
+    drawn = image
     if view == "first map":
         drawn = heat(next(iter(answer.evidence.maps.values())).amax(0).numpy(), image)
     elif view == "probability":
         drawn = heat(prediction.probability, image)
         draw_contour(drawn, prediction.mask > 0, (255, 255, 255))
-    else:
+    elif view != "original":
         drawn = overlay(image, prediction.mask, alpha=0.5 if view == "overlay" else 0)
     classes = ", ".join(f"{item.name} {item.score:.2f}" for item in prediction.found()) or "not found"
     return drawn, f"{answer.path.name}: {classes} ({answer.seconds:.1f}\u00a0s)"

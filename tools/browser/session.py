@@ -30,7 +30,7 @@ Card = tuple[RGB, str]  # an image of the page and its caption
 
 CANVAS_SIDE = 1024  # pixels of the longer side of the image that is painted on
 STEPS = 20  # that can be undone
-VIEWS = ("overlay", "contour", "probability", "first map")
+VIEWS = ("overlay", "contour", "probability", "first map", "original")
 ORDERS: dict[str, Callable[[Prediction], float]] = {
     "as given": lambda prediction: 0,
     "highest score first": lambda prediction: -prediction.score,

@@ -1,45 +1,82 @@
-"""The image of the page in docs/app.md, made again: `python -m tests.tools.browser.screenshot` after `make demo`."""
+"""The image of the page in docs/app.md, made again: `python -m tests.tools.browser.screenshot`.
+
+The photographs are scikit-image's and free (CC0: coffee, rocket, Chelsea the cat; the astronaut is NASA's).
+"""
 
 import io
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from PIL import Image
 from playwright.sync_api import sync_playwright
+from skimage import data
 
-from tests.tools.browser.test_page import CHROMIUM, START, Tab, wait_for
+from tests.tools.browser.test_page import CHROMIUM, Tab, wait_for
 from util.files import atomic_write
 
 OUT = Path("docs/images/app.png")
 PORT = 7869
-SCREEN = {"width": 1280, "height": 1020}
+SCREEN = {"width": 1366, "height": 900}
+WIDTH = 960  # pixels of the file
 COLORS = 256  # of a palette, which makes the file a third of the size
+CLICKS = ((0.5, 0.4), (0.3, 0.7))
 
 
-def photograph(url: str) -> bytes:
-    """PNG of the page after an example was segmented."""
+def write_photographs(folder: Path) -> list[str]:
+    """The support first."""
+    coffee = Image.fromarray(data.coffee())
+    pictures = {
+        "coffee.jpg": coffee,
+        "mirrored.jpg": coffee.transpose(Image.Transpose.FLIP_LEFT_RIGHT).crop((60, 0, 560, 400)),
+        "turned.jpg": coffee.rotate(90, expand=True),
+        "cat.jpg": Image.fromarray(data.chelsea()),
+        "astronaut.jpg": Image.fromarray(data.astronaut()),
+        "rocket.jpg": Image.fromarray(data.rocket()),
+    }
+    for name, image in pictures.items():
+        image.save(folder / name)
+    return [str(folder / name) for name in pictures]
+
+
+def fill(tab: Tab, files: list[str]) -> None:
+    """Mark the support by clicks, search the others and open the first result."""
+    tab.page.set_viewport_size(SCREEN)
+    tab.add_support(files[0])
+    tab.page.click("#painter button[data-tool=add]")
+    for place in CLICKS:
+        tab.click_at(*place)
+        tab.page.wait_for_function("document.querySelector('#painter canvas').style.cursor == ''")
+    tab.page.fill("#class input", "cup")
+    tab.page.keyboard.press("Enter")
+    tab.page.wait_for_selector("#strip .selected:has-text('cup')")
+    tab.upload("#queries", *files[1:])
+    tab.find(len(files) - 1)
+    tab.page.click("#results .thumbnail-lg >> nth=0")
+    tab.page.wait_for_selector("#compare img")
+
+
+def photograph(url: str, folder: Path) -> bytes:
+    """PNG of the page with results, one of them opened."""
     with sync_playwright() as playwright:
         tab = Tab(playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]), url)
-        tab.page.set_viewport_size(SCREEN)
-        tab.page.click("#example")
-        tab.page.wait_for_function("document.querySelector('#painter canvas').dataset.shot == 1")
-        tab.page.click(START)
-        tab.page.wait_for_function("document.querySelectorAll('#results .thumbnail-lg').length == 6")
-        tab.page.wait_for_selector(START)
+        fill(tab, write_photographs(folder))
+        tab.page.wait_for_timeout(2000)  # until images are drawn
         return bytes(tab.page.screenshot(full_page=True))
 
 
 def main() -> None:
     """Write the image; further arguments are those of tools.app."""
-    command = [sys.executable, "-m", "tools.app", "--port", str(PORT), *sys.argv[1:]]
-    with subprocess.Popen(command) as process:
+    options = sys.argv[1:] or ["--weights", "hmnet-lite"]
+    command = [sys.executable, "-m", "tools.app", "--port", str(PORT), *options]
+    with TemporaryDirectory() as folder, subprocess.Popen(command) as process:
         try:
-            shot = photograph(wait_for(f"http://127.0.0.1:{PORT}", process))
+            shot = photograph(wait_for(f"http://127.0.0.1:{PORT}", process), Path(folder))
         finally:
             process.terminate()
-    buffer = io.BytesIO()
-    Image.open(io.BytesIO(shot)).convert("RGB").quantize(COLORS).save(buffer, "PNG", optimize=True)
+    buffer, image = io.BytesIO(), Image.open(io.BytesIO(shot)).convert("RGB")
+    image.resize((WIDTH, round(image.height * WIDTH / image.width))).quantize(COLORS).save(buffer, "PNG", optimize=True)
     atomic_write(OUT, buffer.getvalue())
 
 

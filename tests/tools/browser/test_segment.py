@@ -112,6 +112,7 @@ def test_orders_and_what_is_stale(session: Session, predictor: Predictor, tmp_pa
 def test_views_and_threshold(session: Session, predictor: Predictor, tmp_path: Path) -> None:
     answer_all(session, predictor, write_queries(tmp_path / "queries"))
     for answer in session.answers:
+        assert draw_answers([answer], Choice("original"))[1][0][0] is answer.view
         for view in VIEWS:
             ((image, text),) = draw_answers([answer], Choice(view))[1]
             assert image.shape == answer.view.shape

@@ -1,6 +1,8 @@
 import base64
 import io
+import json
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,8 @@ from PIL import Image
 
 from tests.tools.browser.conftest import scene
 from tests.toy import generator
-from tools.browser.session import CANVAS_SIDE, Limits, Session, read_upload
+from tools.browser.download import SESSION, open_session, save_session
+from tools.browser.session import CANVAS_SIDE, STEPS, Choice, Limits, Session, read_upload
 from util.errors import UserError
 
 PNG = "data:image/png;base64,"
@@ -121,3 +124,80 @@ def test_of_a_removed_image_and_torn_ones() -> None:
     for ink in (None, "data:,", PNG + "AAAA", small):
         with pytest.raises(UserError, match="did not arrive whole"):
             session.read_painting({"shot": 1, "ink": ink})
+
+
+def test_undo_and_redo_of_a_few_steps() -> None:
+    session = Session()
+    session.undo()  # nothing is there yet
+    session.add_shot("a", IMAGE)
+    masks = [np.full((40, 50), step % 2, np.uint8) * (np.arange(50) < step).astype(np.uint8) for step in range(25)]
+    for mask in masks[1:]:
+        session.shot.change(mask, [])
+    for step in (23, 22):
+        session.undo()
+        assert (session.shot.mask == masks[step]).all()
+    session.redo()
+    assert (session.shot.mask == masks[23]).all() and len(session.shot.undone) == 1
+    session.clear()
+    assert not session.shot.mask.any() and not session.shot.undone
+    for _ in range(40):
+        session.undo()
+    assert (session.shot.mask == masks[24 - STEPS]).all()
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[Session, Path]:
+    """A session of two supports, one with an ignored pixel and one not painted, and its file."""
+    session = Session(network="prior", choice=Choice("contour", 0.3, "found first"))
+    for name in ("b\u00e4r <1>.png", "s.jpg"):
+        scene(tmp_path / name, 40, 50)
+        session.add_file(str(tmp_path / name))
+        session.set_class("d/og" if name == "s.jpg" else "cat")
+    session.shots[0].mask[:9] = 1
+    session.shots[0].mask[0, 0] = 255
+    return session, save_session(session, tmp_path)
+
+
+def test_a_session_comes_back_as_it_was(saved: tuple[Session, Path]) -> None:
+    session, path = saved
+    again = Session(network="adapt")
+    assert open_session(again, str(path)) == "prior" and again.network == "adapt"
+    assert again.choice == session.choice and again.values() == {"cat": 1, "d/og": 2}
+    for one, other in zip(again.shots, session.shots, strict=True):
+        assert (
+            (one.mask == other.mask).all() and (one.image == other.image).all() and one.class_name == other.class_name
+        )
+        assert one.path.name == other.path.name and one.path.read_bytes() == other.path.read_bytes()
+    with pytest.raises(UserError, match="nothing to save"):
+        save_session(Session(), path.parent)
+    session.shots[0].path.unlink()
+    with pytest.raises(UserError, match="no longer there; add it again"):
+        save_session(session, path.parent)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"view": "upside down"}, "is no session, or damaged"),
+        ({"threshold": "half"}, "is no session, or damaged"),
+        ({"supports": []}, "is no session, or damaged"),
+        ({"supports": [{"class": "cat", "image": "../../s.jpg"}]}, "s.jpg"),
+        ({"supports": [{"class": " ", "image": "b\u00e4r <1>.png"}]}, "is no session, or damaged"),
+    ],
+)
+def test_a_damaged_session_changes_nothing(
+    saved: tuple[Session, Path], wrong: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    session, path = saved
+    before, damaged = list(session.shots), tmp_path / "damaged.zip"
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(damaged, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, json.dumps(json.loads(old.read(name)) | wrong) if name == SESSION else old.read(name))
+    with pytest.raises(UserError, match=words):
+        open_session(session, str(damaged))
+    damaged.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(UserError, match=r"^damaged\.zip: is no session, or damaged"):
+        open_session(session, str(damaged))
+    with pytest.raises(UserError, match="holds more than 20 images can take"):
+        open_session(Session(Limits(megapixels=1e-6)), str(path))
+    assert session.shots == before
