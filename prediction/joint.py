@@ -23,7 +23,7 @@ class JointPredictor(Predictor):
 
     def __init__(self, first: Predictor, second: Predictor) -> None:
         super().__init__(first.model, first.size, first.shot, first.device, first.amp, sharpens=first.sharpens)
-        self.second = second
+        self.cache, self.second = first.cache, second
 
     def set_support(
         self,
