@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from prediction.expectation import as_json, better, expect, leave_out, lines, write_curve
 from prediction.fitted import NAME as FITTED
 from prediction.fitted import load_fitted
+from prediction.joint import JointPredictor
 from prediction.predictor import DEFAULT_CONFIG, Predictor
 from prediction.shared import open_shared
 from prediction.support import SupportClass
@@ -15,6 +16,8 @@ from prediction.tiles import Tiling, check_tiling, crop_supports
 from util.config import Config, load_config
 
 FREE = ("adapt", "prototype")  # methods without weights, the usual one first
+NETWORK = "hmnet-lite"  # joins the usual one
+FEW = 2  # masks of a class, up to which it does
 
 
 class Choice(NamedTuple):
@@ -41,32 +44,44 @@ def open_predictor(cfg: Config, weights: Path | None, device: str) -> Predictor:
     return Predictor.from_checkpoint(cfg, weights, device)
 
 
+def with_network(predictor: Predictor, cfg: Config, device: str) -> Predictor:
+    """A training-free method joined by NETWORK, or by itself where its backbone is another one."""
+    network, weights = open_shared(NETWORK, ["initmodel", cfg.initmodel])
+    if network.backbone != cfg.backbone:
+        return predictor
+    return JointPredictor(predictor, Predictor.from_checkpoint(network, weights, device))
+
+
 def choose(
     arguments: argparse.Namespace, cfg: Config, support: Sequence[SupportClass], known: Mapping[str, Any]
 ) -> Choice:
     """Open what is asked for and set its supports; try it on them where that was not noted before.
 
-    Where neither weights nor a method are given, the better one of FREE is taken. `known` are the notes of an earlier
-    run of the same settings.
+    Where neither weights nor a method are given, the better one of FREE is taken, with FEW masks joined by NETWORK.
+    `known` are the notes of an earlier run of the same settings.
     """
-    predictor = open_predictor(cfg, arguments.weights, arguments.device or cfg.device)
+    device = arguments.device or cfg.device
+    predictor = open_predictor(cfg, arguments.weights, device)
     classes = {item.name: (item.images, item.masks) for item in support}
+    is_free = not arguments.weights and not arguments.arch
+    if is_free and max(len(item.images) for item in support) <= FEW:
+        predictor = with_network(predictor, cfg, device)
     if not arguments.weights:
         load_fitted(arguments.out / FITTED, predictor)
+    usual = f"{cfg.arch} and {NETWORK}" if isinstance(predictor, JointPredictor) else cfg.arch
     if arguments.tile:
         check_tiling(predictor, Tiling(arguments.tile, arguments.overlap))
     predictor.set_support(classes)  # whatever is wrong with it is said now
-    is_free = not arguments.weights and not arguments.arch
-    notes = dict(known) or {"method": cfg.arch, "threshold": arguments.threshold or 0.5, "expected": {}}
+    notes = dict(known) or {"method": usual, "threshold": arguments.threshold or 0.5, "expected": {}}
     if not known and not arguments.no_expectation and max(len(item.images) for item in support) > 1:
         others = FREE[1:] if is_free else ()
-        ways = {cfg.arch: predictor, **{name: predictor.with_method(name, cfg) for name in others}}
+        ways = {usual: predictor, **{name: predictor.with_method(name, cfg) for name in others}}
         if trials := {way: found for way, each in ways.items() if (found := leave_out(each, support))}:
-            used = better(trials) if is_free else cfg.arch
+            used = better(trials) if is_free else usual
             expected = {way: expect(found, arguments.threshold) for way, found in trials.items()}
             notes = {"method": used, "threshold": expected[used].threshold, "expected": as_json(expected)}
             print("\n".join(lines(expected, used)))
-    if notes["method"] != cfg.arch:
+    if notes["method"] != usual:
         predictor = predictor.with_method(notes["method"], cfg)
     if arguments.curve:
         write_curve(arguments.out, predictor, support, notes["threshold"])

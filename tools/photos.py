@@ -23,6 +23,7 @@ from dataset.benchmarks.pascal import PASCAL_CLASSES
 from dataset.lists import Pair, read_lines, read_list
 from dataset.scan import scan_masks
 from model.methods import METHODS
+from prediction.joint import JointPredictor
 from prediction.predictor import DEFAULT_CONFIG, Predictor
 from tools.paper.table import Table
 from util.arguments import Parser
@@ -204,7 +205,9 @@ PARTS = (lambda measured: measured.absent), (lambda measured: measured.present)
 
 
 def open_named(name: str, cfg: Config) -> Predictor:
-    """A training-free method with a config, or a trained network by name or place."""
+    """A training-free method with a config, a trained network by name or place, or both together as METHOD+NETWORK."""
+    if "+" in name:
+        return JointPredictor(*(open_named(part, cfg) for part in name.split("+", 1)))
     if name in METHODS:
         return Predictor.from_method(name, cfg, device="cpu", cache_mb=cfg.feature_cache_mb)
     return Predictor.from_pretrained(name, "cpu", cfg.feature_cache_mb)
@@ -216,7 +219,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--voc", type=Path, metavar="DIR", help="ImageSets, JPEGImages, SegmentationClassAug")
     parser.add_argument("--msrc", type=Path, metavar="DIR", help="JPEGImages, SegmentationClass, classes.txt")
     parser.add_argument(
-        "--methods", nargs="+", default=["prototype", "adapt"], help="methods without training, networks"
+        "--methods",
+        nargs="+",
+        default=["prototype", "adapt"],
+        help="methods without training, networks, METHOD+NETWORK",
     )
     parser.add_argument("--shots", nargs="+", type=int, default=[1, 5, 15], help="numbers of masks")
     parser.add_argument("--draws", type=int, default=3, help="of supports of a class")
