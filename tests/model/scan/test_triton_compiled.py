@@ -23,7 +23,7 @@ INTEGER = re.compile(rf"{STRIDE.pattern}|[LDNK]|period|chunks|patch_chunks")
 def check(name: str, architecture: int, folder: Path, states: int = 16, recap: bool = True, wide: bool = False) -> None:
     """Compile a kernel with the tile for so many states; `wide`: strides of 64 bits."""
     kernel = getattr(kernels, name)
-    constants = {"SOFTPLUS": True, "RECAP": recap, "REVERSE": recap, "CHUNK": kernels.MAX_CHUNK}
+    constants = {"SOFTPLUS": True, "RECAP": recap, "REVERSE": recap, "CHUNK": kernels.chunk_limit(states)}
     constants |= {"BLOCK_D": kernels.TILE // states, "BLOCK_N": states}
     constants = {name: value for name, value in constants.items() if name in kernel.arg_names}
     types = {name: "i32" if INTEGER.fullmatch(name) else "*fp32" for name in kernel.arg_names}
@@ -63,6 +63,8 @@ def test_other_architectures(name: str, architecture: int, tmp_path: Path) -> No
 @compiles_here
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", [75, 80, 90, 100])
-@pytest.mark.parametrize(("states", "wide"), [(1, False), (4, False), (64, False), (128, False), (16, True)])
+@pytest.mark.parametrize(
+    ("states", "wide"), [(1, False), (4, False), (8, False), (32, False), (64, False), (128, False), (16, True)]
+)
 def test_other_tiles_and_strides(states: int, wide: bool, architecture: int, tmp_path: Path) -> None:
     check("_gradients", architecture, tmp_path, states, wide=wide)
