@@ -10,10 +10,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dataset.prepare.files import default_workers, run_all
+from dataset.prepare.files import run_all
 from dataset.reading import count_classes
 from util.errors import UserError
 from util.files import atomic_write, user_cache
+from util.processors import processor_count
 
 Stamp = tuple[int, int]  # time of the last change in nanoseconds, size in bytes
 Counts = dict[int, int]  # class -> number of pixels
@@ -36,7 +37,7 @@ def scan_masks(root: Path, masks: Sequence[str], list_file: Path) -> dict[str, C
     counts = {name: count for name, (stamp, count) in kept.items() if stamps.get(name) == stamp}
     todo = [name for name in stamps if name not in counts]
     if todo:
-        workers = default_workers() if len(todo) >= POOL_FROM else 1
+        workers = processor_count() if len(todo) >= POOL_FROM else 1
         title = f"scanning masks of {list_file.name}"
         found = run_all(count_classes, [root / name for name in todo], title, workers, "masks")
         counts |= dict(zip(todo, found, strict=True))

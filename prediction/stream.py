@@ -1,6 +1,5 @@
 """Reading, the network and writing at the same time: items go through threads in order, a bounded number at a time."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ from torch import Tensor
 from prediction.tiles import Tiling, Window, predict_tiles, window_of
 from util.errors import UserError
 from util.image import RGB
+from util.processors import processor_count
 
 if TYPE_CHECKING:
     from prediction.predictor import Prediction, Predictor
@@ -26,11 +26,6 @@ Result = TypeVar("Result")
 
 MAX_THREADS = 16
 GPU_BATCH = 16  # images per pass through the network where nothing else is asked for; on a CPU one is fastest
-
-
-def default_threads() -> int:
-    """As many as processors that this process may use, but at most MAX_THREADS."""
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, MAX_THREADS)
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int) -> Iterator[Result]:
@@ -72,7 +67,7 @@ def segment(
     with that prediction and the network's seconds; an image that is cut into tiles may be given by windows. Both are
     called in threads, with a bounded number of images at a time. A UserError of `read` stands in the result's place.
     """
-    names, threads = tuple(predictor.states), default_threads()
+    names, threads = tuple(predictor.states), min(processor_count(), MAX_THREADS)
     at_once = batch or (1 if predictor.device.type == "cpu" else GPU_BATCH)
 
     def load(item: Item) -> tuple[Tensor | Deferred, tuple[int, ...], Rest, RGB | None] | UserError:

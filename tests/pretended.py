@@ -32,7 +32,7 @@ class Pretended(Tensor):
         return self.held.tolist()
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore
         """As in PretendingMode, outside of which no new tensors appear on CUDA."""
         return dispatch(func, args, kwargs or {})
 

@@ -10,7 +10,6 @@ from dataset.prepare.archive import Source
 from dataset.prepare.benchmarks import RECIPES, prepare_benchmark
 from dataset.prepare.check import Finding, check
 from dataset.prepare.custom import prepare_custom
-from dataset.prepare.files import default_workers
 from dataset.prepare.known import LIST_SIZES
 from dataset.prepare.lists import LISTS, fetch_lists, list_paths
 from dataset.prepare.official import prepare_coco, prepare_pascal
@@ -21,6 +20,7 @@ from util.arguments import Parser
 from util.config import Config, load_config
 from util.errors import UserError, run_main
 from util.mask import MaskKind
+from util.processors import processor_count
 
 CONFIGS = Path(__file__).resolve().parent.parent / "config"
 
@@ -103,7 +103,7 @@ def _describe_weights(parser: Parser) -> None:
 
 
 def _add_workers(parser: Parser) -> None:
-    parser.add_argument("--workers", type=int, default=default_workers(), help="processes; default: one per core")
+    parser.add_argument("--workers", type=int, default=processor_count(), help="processes; default: one per core")
 
 
 def _add_overrides(parser: Parser) -> None:

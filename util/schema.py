@@ -1,6 +1,5 @@
 """The config keys: the type and the meaning of each; their defaults stand in config/base/*.yaml."""
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from util.keys import (
     as_list,
     derived,
 )
+from util.processors import processor_count
 
 # Keys of BAM's files for things that this project fixes (two output classes, label 255, frozen batch norm, zoom 8,
 # no auxiliary losses) or does not have.
@@ -330,7 +330,7 @@ class Config(BaseModel):
     @property
     def loader_worker_count(self) -> int:
         """Worker processes of a data loader: `loader_workers`, or `workers` as far as there are processors."""
-        return min(self.workers, os.cpu_count() or 1) if self.loader_workers is None else self.loader_workers
+        return min(self.workers, processor_count()) if self.loader_workers is None else self.loader_workers
 
     @property
     def experiment_dir(self) -> Path:

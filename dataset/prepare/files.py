@@ -1,7 +1,6 @@
 """Files: written under a temporary name and renamed, checked, and worked on by all cores."""
 
 import io
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -72,11 +71,6 @@ def check_image(path: Path) -> tuple[int, int]:
         image.draft("L", (max(1, image.width // 8), max(1, image.height // 8)))
         image.load()
     return size
-
-
-def default_workers() -> int:
-    """The number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_parallel(

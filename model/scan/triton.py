@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .inputs import BackendError, ScanInputs
 
-MAX_CHUNK = 16  # tokens; with 32 the backward kernel spills registers
+MAX_CHUNK = 16  # tokens; more need more registers than there are: docs/gpu.md
 TILE = 128  # channels x states of a program: one per thread, so that each thread has a chunk's tokens to itself
 WARPS = 4
 
@@ -304,7 +304,7 @@ class _Scan:
         batch, directions, length, channels = inputs.delta.shape
         states = A.shape[-1]
         patch = inputs.period or length
-        chunk, patch_chunks, self.chunks = _cut(length, patch)
+        chunk, patch_chunks, self.chunks = _cut(length, patch, states)
         block_n = triton.next_power_of_2(states)
         block_d = min(max(1, TILE // block_n), triton.next_power_of_2(channels))
         self.blocks, self.sequences = triton.cdiv(channels, block_d), batch * directions
@@ -327,8 +327,13 @@ class _Scan:
         return gains, totals
 
 
-def _cut(length: int, patch: int) -> tuple[int, int, int]:
-    chunk = max(2, min(MAX_CHUNK, triton.next_power_of_2(min(patch, length))))  # tokens
+def chunk_limit(states: int) -> int:
+    """The most tokens of a chunk for which registers suffice."""
+    return MAX_CHUNK if 4 <= triton.next_power_of_2(states) <= 16 else MAX_CHUNK // 2
+
+
+def _cut(length: int, patch: int, states: int) -> tuple[int, int, int]:
+    chunk = max(2, min(chunk_limit(states), triton.next_power_of_2(min(patch, length))))  # tokens
     patch_chunks = triton.cdiv(patch, chunk)
     return chunk, patch_chunks, length // patch * patch_chunks + triton.cdiv(length % patch, chunk)
 
@@ -336,7 +341,7 @@ def _cut(length: int, patch: int) -> tuple[int, int, int]:
 def saved_shape(inputs: ScanInputs) -> tuple[int, ...]:
     """The shape (B, K, S, D, N) of what `forward` saves for `backward`."""
     batch, directions, length, _ = inputs.delta.shape
-    return batch, directions, _cut(length, inputs.period or length)[2], *inputs.A.shape[1:]
+    return batch, directions, _cut(length, inputs.period or length, inputs.A.shape[-1])[2], *inputs.A.shape[1:]
 
 
 def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,5 @@
 """What is worked out from the keys: names and places of files, numbers of classes, and keys by topic."""
 
-import os
 from collections.abc import Callable
 
 import pytest
@@ -33,9 +32,10 @@ def test_hmnet_without_components_is_the_concatenation(
     assert make_config(**keys).fusion_name == name
 
 
-def test_loader_workers(make_config: Callable[..., Config]) -> None:
+def test_loader_workers(make_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("util.schema.processor_count", lambda: 2)
     assert make_config(loader_workers=3).loader_worker_count == 3
-    assert make_config(workers=8).loader_worker_count == min(8, os.cpu_count() or 1)
+    assert [make_config(workers=workers).loader_worker_count for workers in (1, 8)] == [1, 2]
 
 
 def test_every_key_has_one_topic_at_most() -> None:
