@@ -1,10 +1,11 @@
 """A comparison of methods from nothing: `python -m tools.study config/study/study.yaml`.
 
 Trains and tests every method on every fold of every set, first once each, then again with other seeds, and prints a
-table for each set. What is done is not done again, so the command goes on where it was stopped.
+table for each set; study.md and study.svg hold the same. What is done is not done again, so the command goes on where
+it was stopped.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -14,7 +15,8 @@ from tqdm import tqdm
 
 from engine.identity import method_name, result_name
 from tools.demo import step
-from tools.paper.paired import comparison_table, read_tests
+from tools.paper.paired import Tests, comparison_table, leads, read_tests
+from tools.paper.plots import draw_leads, save_svg
 from tools.search import is_done
 from util.arguments import Parser
 from util.config import load_config
@@ -89,20 +91,26 @@ def run(job: Job) -> None:
     step(f"{job.title}: test", "test.py", "--support-check", "--opts", *job.opts, config=job.config)
 
 
-def tables(study: Study) -> str:
-    """The methods of each set side by side; a note names those that are not tested on all folds of the first yet."""
-    found = []
+def tested(study: Study) -> dict[str, dict[str, Tests]]:
+    """By set and method the tests that are there, of methods that are tested on all folds that the first one is."""
+    found = {}
     for set_name in study.sets:
         folders = {name: study.folder(set_name, name) for name in study.methods}
         tests = {name: read_tests(path) for name, path in folders.items() if any(path.rglob("result_test*.json"))}
         folds = next(iter(tests.values()), {}).keys()
         whole = {name: of_method for name, of_method in tests.items() if folds <= of_method.keys()}
         if len(whole) > 1:
-            table = comparison_table(set_name, whole)
-            if left := [name for name in study.methods if name not in whole]:
-                table.notes.append(f"Not on all of these folds yet: {', '.join(left)}.")
-            found.append(table.markdown())
-    return "\n".join(found)
+            found[set_name] = whole
+    return found
+
+
+def tables(study: Study, tests: Mapping[str, Mapping[str, Tests]]) -> str:
+    """The methods of each set side by side; a note names those that are not tested on all folds of the first yet."""
+    found = [comparison_table(set_name, whole) for set_name, whole in tests.items()]
+    for table, whole in zip(found, tests.values(), strict=True):
+        if left := [name for name in study.methods if name not in whole]:
+            table.notes.append(f"Not on all of these folds yet: {', '.join(left)}.")
+    return "\n".join(table.markdown() for table in found)
 
 
 def main() -> None:
@@ -111,7 +119,7 @@ def main() -> None:
     parser.add_argument("study", type=Path, metavar="FILE", help="such as config/study/study.yaml")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="these only; default: all of the file")
     parser.add_argument("--folds", type=int, metavar="N", help="the first N of each set only")
-    parser.add_argument("--table", action="store_true", help="print what is there, and run nothing")
+    parser.add_argument("--table", action="store_true", help="show what is there, and run nothing")
     arguments: Any = parser.parse_args()
     study = read_study(arguments.study)
     if unknown := {*(arguments.methods or ())} - study.methods.keys():
@@ -122,10 +130,14 @@ def main() -> None:
     if not arguments.table:
         for job in tqdm(list(jobs(study, arguments.study.parent)), "study", unit="run"):
             run(job)
-    text = tables(study)
+    tests = tested(study)
+    text = tables(study, tests)
     print(text)
-    if not arguments.table:
+    if tests:
         atomic_write(Path(study.exp) / "study.md", text)
+        first = next(iter(next(iter(tests.values()))))
+        ahead = {set_name: leads(whole) for set_name, whole in tests.items()}
+        save_svg(Path(study.exp) / "study.svg", lambda: draw_leads(ahead, first))
 
 
 if __name__ == "__main__":

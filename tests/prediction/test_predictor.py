@@ -181,10 +181,6 @@ def test_what_was_found() -> None:
     assert Prediction(("a",), np.zeros_like(mask), probabilities[:1]).score == 0.0
 
 
-def round_score(item: Found) -> Found:
-    return item._replace(score=pytest.approx(item.score))
-
-
 def test_numbers_of_a_large_image_are_those_of_all_its_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = generator()
     mask = rng.integers(0, 3, (90, 70)).astype(np.uint8)
@@ -202,8 +198,9 @@ def test_numbers_of_a_large_image_are_those_of_all_its_pixels(monkeypatch: pytes
     any_class, inside = probabilities.sum(0), mask > 0
     expected = any_class[inside].sum() / (inside.sum() + any_class[~inside].sum())
     assert certainty == pytest.approx(float(expected), rel=1e-5)
+    rounded = [each._replace(score=round(each.score, 4)) for each in found]
     monkeypatch.setattr(predictor_module, "STRIP", 200)
-    assert [round_score(item) for item in whole.found()] == [round_score(item) for item in found]
+    assert [each._replace(score=round(each.score, 4)) for each in whole.found()] == rounded
     assert whole.certainty == pytest.approx(certainty)
     assert (whole.at(0.3).mask == other.mask).all()
 

@@ -59,6 +59,7 @@ def test_every_run_is_made_once_and_compared(
     text = capsys.readouterr().out
     row = next(line for line in text.splitlines() if line.startswith("| B & C"))
     assert "+20.0 [+20.0, +20.0]" in row and (file.parent / "exp/study.md").read_text() in text
+    assert "B &amp; C" in (file.parent / "exp/study.svg").read_text()
     study.main()
     assert len(called) == 7  # nothing is left to do
     monkeypatch.setattr(sys, "argv", ["study", str(file), "--methods", "B & C", "--table"])

@@ -3,21 +3,18 @@
 Boxes are filled and lines are grey, so that both are readable on white and on black paper.
 """
 
-import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from util.files import atomic_write
+from tools.paper.plots import save_svg
 
 INK, LINE = "#15202b", "#6e7b88"  # on boxes, on either paper
 DATA, FROZEN, LEARNT, OUTPUT = "#f2efe6", "#cfd8e3", "#ffd9a0", "#b9e3cf"
-STYLE: dict[Any, Any] = {"font.family": "sans-serif", "svg.fonttype": "none", "svg.hashsalt": "hmnet"}
+STYLE = {"font.family": "sans-serif"}
 
 
 def canvas(width: float, height: float) -> tuple[Figure, Axes]:
@@ -142,11 +139,4 @@ DIAGRAMS: dict[str, Callable[[], Figure]] = {"network": network, "house": house}
 
 def draw_diagrams(folder: Path) -> list[Path]:
     """Write every diagram as NAME.svg; returns the files."""
-    files = []
-    with matplotlib.rc_context(STYLE):
-        for name, diagram in DIAGRAMS.items():
-            buffer = io.BytesIO()
-            diagram().savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-            files.append(folder / f"{name}.svg")
-            atomic_write(files[-1], buffer.getvalue())
-    return files
+    return [save_svg(folder / f"{name}.svg", diagram, STYLE) for name, diagram in DIAGRAMS.items()]

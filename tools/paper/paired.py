@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine.comparison import MOVED, EpisodePixels, Pair, difference, mean_iou, moved, wins
+from engine.comparison import MOVED, Difference, EpisodePixels, Pair, difference, mean_iou, moved, wins
 from engine.results import EpisodeRow, OneClassResult, SeedMetrics, current_results, read_rows
 from engine.support_check import CHANGES
 from tools.paper.table import Table
@@ -108,6 +108,18 @@ def pair_folds(first: Tests, second: Tests) -> list[list[Pair]]:
     return list(folds.values())
 
 
+def all_and_hard(first: Tests, second: Tests) -> tuple[list[list[Pair]], list[list[Pair]]]:
+    """The pairs of all episodes of each fold, and those of its hard ones."""
+    folds = pair_folds(first, second)
+    return folds, [[(a.hard_only(), b.hard_only()) for a, b in pairs] for pairs in folds]
+
+
+def leads(methods: Mapping[str, Tests]) -> dict[str, list[Difference | None]]:
+    """How far the first method is ahead of each of the others, on all and on hard episodes."""
+    (_, reference), *others = methods.items()
+    return {name: [difference(some) for some in all_and_hard(reference, tests)] for name, tests in others}
+
+
 def stacked(tests: Sequence[Test]) -> EpisodePixels:
     """Several trainings on the same episodes as one."""
     classes, hard, images = zip(*((row.class_id, row.hard, row.query) for row in tests[0].rows), strict=True)
@@ -128,9 +140,8 @@ def comparison_table(title: str, methods: Mapping[str, Tests]) -> Table:
     columns += ["other class", "hard", "emptied mask", "hard"]
     rows: list[Sequence[str]] = []
     for name, tests in methods.items():
-        folds = pair_folds(reference, tests)
         cells = [str(sum(len(trainings) for part, trainings in tests.items() if part in reference))]
-        for some in (folds, [[(a.hard_only(), b.hard_only()) for a, b in pairs] for pairs in folds]):
+        for some in all_and_hard(reference, tests):
             own = [mean_iou(tested) for pairs in some for _, tested in pairs if len(tested.classes)]
             found = difference(some) if tests is not reference else None
             cells += [f"{100 * fmean(own):.1f}" if own else "-", found.text() if found else "-"]

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from engine.results import Difference
 from tools.paper.history import Bar, Course
 from util.files import atomic_write
 from util.image import RGB
@@ -53,6 +54,15 @@ def save(path: Path, draw: Callable[[], Figure], numbers: Mapping[str, Any]) -> 
             atomic_write(file, buffer.getvalue())
     write_numbers(written[2], numbers)
     return written
+
+
+def save_svg(path: Path, draw: Callable[[], Figure], style: Mapping[Any, Any] = STYLE) -> Path:
+    """Write an SVG without background, whose text stays text, the same bytes for the same figure; returns `path`."""
+    with matplotlib.rc_context({**style, "svg.fonttype": "none", "svg.hashsalt": "hmnet"}):
+        buffer = io.BytesIO()
+        draw().savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    atomic_write(path, buffer.getvalue())
+    return path
 
 
 def write_numbers(path: Path, numbers: Mapping[str, Any]) -> None:
@@ -169,6 +179,27 @@ def draw_bars(tests: Mapping[str, Mapping[str, Bar]]) -> Figure:
     axis.grid(False, axis="x")
     axis.set(ylabel="IoU, %", ylim=(0, None))
     figure.legend(loc="outside upper center", ncols=min(len(tests), 3))
+    return figure
+
+
+def draw_leads(sets: Mapping[str, Mapping[str, Sequence[Difference | None]]], lead: str) -> Figure:
+    """How far a method is ahead of others, with intervals, on all episodes and on hard ones: one panel for each set."""
+    height = 0.7 + 0.24 * max(map(len, sets.values()))
+    figure = Figure(figsize=(PAGE, height), layout="constrained")
+    for axis, (title, leads) in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets.items(), strict=True):
+        places = np.arange(len(leads))[::-1]
+        for number, label in enumerate(("all episodes", "hard episodes")):
+            found = [(place, each[number]) for place, each in zip(places, leads.values(), strict=True)]
+            drawn = [(place, 100 * np.array([each.mean, each.low, each.high])) for place, each in found if each]
+            y, points = (np.array(part, float) for part in zip(*drawn, strict=True))
+            error = np.abs(points[:, 1:] - points[:, :1]).T
+            style = {"fmt": MARKERS[number], "color": color(number), "label": label, "capsize": 2, "linewidth": 1}
+            axis.errorbar(points[:, 0], y - 0.15 * (2 * number - 1), xerr=error, **style)
+        axis.axvline(0, color=PUBLISHED, linewidth=0.8)
+        axis.set_yticks(places, leads)
+        axis.set(title=title, xlabel=f"mIoU of {lead} minus the method's, points")
+        axis.grid(False, axis="y")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
