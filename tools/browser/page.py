@@ -3,7 +3,7 @@
 import copy
 import html
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial, wraps
 from pathlib import Path
 from time import perf_counter
@@ -27,7 +27,8 @@ MESSAGE_SECONDS = 30
 TABS = 8  # that are found again when they are loaded once more
 HEIGHT = 2000  # pixels of the opened result, beyond which it is reduced
 CLOSED: Sequence[Any] = (gr.update(visible=False), None, "")
-ON_SHOT: dict[str, Callable[[Session], None]] = {"Undo": Session.undo, "Redo": Session.redo, "Clear": Session.clear}
+ON_SHOT = {"Undo": Session.undo, "Redo": Session.redo, "Clear": Session.clear}
+ON_LIST = {"Remove this image": Session.remove_shot, "Empty the list": Session.remove_all}
 FONTS: Any = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # that a machine has
 PRIMARY = {"button_primary_background_fill": "*primary_700", "button_primary_text_color": "white"}
 DARK = {f"{key}_dark": value for key, value in PRIMARY.items()} | {"link_text_color_dark": "*primary_300"}
@@ -167,6 +168,12 @@ def show_support(context: AppContext, session: Session, repaint: bool = True) ->
     return [strip, gr.update(choices=names, value=chosen or names[0]), canvas, stale_note(session)]
 
 
+def action_buttons(actions: Mapping[str, Callable[[Session], None]]) -> list[tuple[gr.Button, Any]]:
+    """A small button for each, called by its first word."""
+    shared: Any = {"size": "sm", "min_width": 80}
+    return [(gr.Button(name, elem_id=name.split()[0].lower(), **shared), action) for name, action in actions.items()]
+
+
 def support_side(context: AppContext, session: gr.State, stale: gr.HTML) -> list[Any]:
     """Images of the object, the canvas to mark it on, its class; returns what changes with the supports."""
     gr.Markdown("**1. Show the object** in one image or more")
@@ -175,14 +182,13 @@ def support_side(context: AppContext, session: gr.State, stale: gr.HTML) -> list
     own: Any = {"html_template": template, "css_template": css, "js_on_load": script, "apply_default_css": False}
     canvas = gr.HTML(elem_id="painter", **own)
     with gr.Row():
-        buttons = [gr.Button(name, size="sm", min_width=80, elem_id=name.split()[0].lower()) for name in ON_SHOT]
+        on_shot = action_buttons(ON_SHOT)
         mask_file = gr.UploadButton("Mask from a file", size="sm", min_width=80, elem_id="mask")
     label = "Class of this image: choose one, or write another name"
     class_name = gr.Dropdown([SINGLE], value=SINGLE, label=label, allow_custom_value=True, elem_id="class")
     strip = gallery("strip", columns=4, fit_columns=False, allow_preview=False, visible=False)
     with gr.Row():
-        remove = gr.Button("Remove this image", size="sm", elem_id="remove")
-        empty = gr.Button("Remove all images", size="sm", elem_id="empty")
+        on_list = action_buttons(ON_LIST)
     shown = [strip, class_name, canvas, stale]
 
     def on(event: Any, action: Callable[..., None], *inputs: Any, **options: Any) -> Any:
@@ -213,10 +219,8 @@ def support_side(context: AppContext, session: gr.State, stale: gr.HTML) -> list
     on(mask_file.upload, Session.read_mask, mask_file).then(lambda: None, None, mask_file)
     on(class_name.input, Session.set_class, class_name, **QUICK)
     on(canvas.input, on_canvas, canvas, **QUICK)
-    for button, action in zip(buttons, ON_SHOT.values(), strict=True):
+    for button, action in on_shot + on_list:
         on(button.click, action, **QUICK)
-    on(remove.click, Session.remove_shot)
-    on(empty.click, Session.remove_all)
     return shown
 
 

@@ -47,7 +47,6 @@ def fill(tab: Tab, files: list[str]) -> None:
     tab.page.click("#painter button[data-tool=add]")
     for place in CLICKS:
         tab.click_at(*place)
-        tab.page.wait_for_function("document.querySelector('#painter canvas').style.cursor == ''")
     tab.page.fill("#class input", "cup")
     tab.page.keyboard.press("Enter")
     tab.page.wait_for_selector("#strip .selected:has-text('cup')")
