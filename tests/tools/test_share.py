@@ -133,10 +133,7 @@ def test_a_folder_of_ones_own_is_left_alone(cfg: Config, tmp_path: Path) -> None
     ("words", "message"),
     [
         (["absent.pth", "--out", "o"], "absent.pth: no such file"),
-        (
-            ["{weights}", "--out", "{full}"],
-            "full: holds image.jpg, which this program did not write; give",
-        ),
+        (["{weights}", "--out", "{full}"], "full: holds image.jpg, which this program did not write; give"),
         (["{weights}", "--out", "o", "--opts", "width", "24"], "do not fit this configuration: misshapen"),
         (["{weights}", "--out", "o", "--results", "{list}"], "list.json: Input should be an object"),
     ],
