@@ -23,7 +23,7 @@ app: $(INSTALLED)
 
 test: $(INSTALLED)
 	@echo "without the tests in a browser: make test-browser runs them"
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(INSTALLED)
 	@$(BIN)/python -c 'import ipykernel, nbclient' 2> /dev/null || $(BIN)/python -m pip install -e '.[notebooks]'

@@ -12,13 +12,7 @@ if __name__ == "__main__":
 from dataset.benchmarks.table import open_benchmark, test_config
 from dataset.episode import empty_classes, write_episodes
 from dataset.index import ImageIndex, load_index
-from engine.evaluation import (
-    Segment,
-    describe_test,
-    find_weights,
-    make_episodes,
-    run_episodes,
-)
+from engine.evaluation import Segment, describe_test, find_weights, make_episodes, run_episodes
 from engine.identity import TestIdentity, identify_test, method_name
 from engine.metric import aggregate, format_table, percent
 from engine.multiclass import test_generalized, test_ways

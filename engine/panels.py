@@ -25,10 +25,7 @@ def panel_drawer(
             return
         name = names[episodes[outcome.number].class_id]
         prediction = outcome.prediction.cpu().numpy(), outcome.iou
-        show(
-            f"{outcome.number:05d}_{name}",
-            episode_panel(*outcome.images(files), {"prediction": prediction}, name),
-        )
+        show(f"{outcome.number:05d}_{name}", episode_panel(*outcome.images(files), {"prediction": prediction}, name))
 
     return draw
 

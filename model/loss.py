@@ -19,10 +19,7 @@ def episode_loss(scores: "Scores", query_mask: Tensor) -> dict[str, Tensor]:
 
     The final scores are probabilities and still go through the cross-entropy's softmax, as in the released code.
     """
-    return {
-        "cross_entropy": cross_entropy(scores.final, query_mask),
-        "dice": dice_loss(scores.meta, query_mask),
-    }
+    return {"cross_entropy": cross_entropy(scores.final, query_mask), "dice": dice_loss(scores.meta, query_mask)}
 
 
 def ensemble_losses(scores: "Scores", truth: Tensor, base_truth: Tensor | None) -> dict[str, Tensor]:

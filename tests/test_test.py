@@ -1,10 +1,7 @@
 import hashlib
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +12,7 @@ from PIL import Image
 
 from tests import toy
 from tests.processes import run_processes
-from tests.toy import ROOT, toy_config, write_toy, write_weights
+from tests.toy import toy_config, write_toy, write_weights
 from util.arguments import evaluation_arguments
 from util.config import Config
 from util.errors import UserError
@@ -212,18 +209,16 @@ def test_classes_without_images_are_listed_as_not_tested(
     assert re.search(r"2 thing2 +not drawn", printed)
 
 
-def test_two_processes_from_the_command_line(cfg: Config, entry_point: ModuleType, tmp_path: Path) -> None:
+def test_two_processes_find_what_one_finds(
+    cfg: Config, entry_point: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     run_processes(1, run, entry_point, "--opts", "feature_cache_mb", 0)  # with one thread, as the two have
     alone = json.loads((cfg.experiment_dir / "result_test_1shot.json").read_text())
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, str(ROOT / "test.py"), "--config", "toy.yaml", "--visualize", "7", "--result", "two.json"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "--opts", "feature_cache_mb", "0"], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    capfd.readouterr()
+    words = ("--visualize", 7, "--result", "two.json", "--opts", "feature_cache_mb", 0)
+    run_processes(2, run, entry_point, *words)
     together = json.loads((tmp_path / "two.json").read_text())
     assert together["results"][0]["episode_iou"] == alone["results"][0]["episode_iou"]
     assert together["results"][0]["miou"] == alone["results"][0]["miou"]
     assert len(list((tmp_path / "panels_test_1shot").iterdir())) == 7
-    assert done.stdout.count("mean episode IoU") == 1
+    assert capfd.readouterr().out.count("mean episode IoU") == 1

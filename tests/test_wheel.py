@@ -91,17 +91,7 @@ def test_the_wheel_predicts(tmp_path: Path) -> None:
         return done.stdout
 
     assert run("-c", SCRIPT, site, config, weights, photo, label).strip() == "(40, 50)"
-    words = [
-        "predict",
-        "--weights",
-        weights,
-        "--support",
-        photo.parent,
-        "--query",
-        photo,
-        "--out",
-        tmp_path / "out",
-    ]
+    words = ["predict", "--weights", weights, "--support", photo.parent, "--query", photo, "--out", tmp_path / "out"]
     run(site / "bin/hmnet", *words)
     with Image.open(tmp_path / "out/masks/a.png") as found:
         assert found.size == (50, 40)

@@ -3,7 +3,7 @@
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import cast
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.models.vgg import cfgs, make_layers
 
 from dataset.dataset import EvaluationEpisodes
 from engine.evaluation import make_episodes
@@ -84,6 +85,15 @@ def entry_point(name: str) -> ModuleType:
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def torchvision_vgg() -> Any:
+    """torchvision's VGG-16 with batch norms, without its classifier of 124 million weights."""
+    features = make_layers(cfgs["D"], batch_norm=True)
+    for layer in features:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return nn.ModuleDict({"features": features}).eval()
 
 
 def random_network(cfg: Config) -> HMNet:

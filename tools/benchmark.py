@@ -34,15 +34,7 @@ from model.inference import FeatureCache, prepare_inference
 from model.methods import METHODS, find_method
 from model.methods.method import Method
 from prediction.predictor import DEFAULT_CONFIG, Predictor
-from tools.measure import (
-    count_flops,
-    in_fresh_process,
-    machine,
-    parameter_count,
-    peak_memory,
-    product_peak,
-    timed,
-)
+from tools.measure import count_flops, in_fresh_process, machine, parameter_count, peak_memory, product_peak, timed
 from tools.paper.table import Table
 from train import forward
 from util.arguments import Parser

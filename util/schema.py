@@ -10,18 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from util.dialect import YamlDumper
 from util.folds import fold_classes
-from util.keys import (
-    Float,
-    Int,
-    NotNegative,
-    NotNegativeFloat,
-    Positive,
-    PositiveFloat,
-    Share,
-    about,
-    as_list,
-    derived,
-)
+from util.keys import Float, Int, NotNegative, NotNegativeFloat, Positive, PositiveFloat, Share, about, as_list, derived
 from util.processors import processor_count
 
 # Keys of BAM's files for things that this project fixes (two output classes, label 255, frozen batch norm, zoom 8,

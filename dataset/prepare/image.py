@@ -55,12 +55,7 @@ def _look_up(table: Label, draw: Callable[[Size], Label], size: Size) -> Label:
 
 
 def mask_image(
-    name: str,
-    image: Path,
-    mask: Path,
-    size: Size,
-    kind: MaskKind | None = None,
-    colours: Colours | None = None,
+    name: str, image: Path, mask: Path, size: Size, kind: MaskKind | None = None, colours: Colours | None = None
 ) -> AnnotatedImage:
     """An image annotated by an index or colour image of `size`; its classes are the values in it."""
     return AnnotatedImage(name, image, size, partial(_mask_label, mask, kind, colours))

@@ -75,11 +75,7 @@ class PFENet(Method):
     backbone: StagedBackbone
 
     def __init__(
-        self,
-        backbone: Backbone,
-        scales: Sequence[float],
-        inner_weight: float = 1.0,
-        width: int = 256,
+        self, backbone: Backbone, scales: Sequence[float], inner_weight: float = 1.0, width: int = 256
     ) -> None:
         super().__init__(with_stage4(backbone, "PFENet"), backbone.levels)
         self.sides, self.inner_weight = tuple(scales), inner_weight
@@ -154,10 +150,7 @@ class PFENet(Method):
     def losses(self, scores: Scores, truth: Tensor, base_truth: Tensor | None = None) -> dict[str, Tensor]:
         """As in Method: of the result, and the mean over the scales."""
         inner = [cross_entropy(resize(logits, truth.shape[-2:]), truth) for logits in scores.auxiliary]
-        return {
-            "main": cross_entropy(scores.final, truth),
-            "inner": self.inner_weight * torch.stack(inner).mean(),
-        }
+        return {"main": cross_entropy(scores.final, truth), "inner": self.inner_weight * torch.stack(inner).mean()}
 
     def parameter_groups(self) -> list[list[nn.Parameter]]:
         """One group a module, in the published order."""

@@ -5,10 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.runs import (
-    KEYS,
-    drive,
-)
+from tests.engine.runs import KEYS, drive
 
 
 @pytest.fixture(scope="module")

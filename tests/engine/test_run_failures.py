@@ -14,14 +14,7 @@ import torch
 from engine.loader import StepPlan
 from engine.run import Run
 from engine.snapshot import snapshots
-from tests.engine.runs import (
-    ITEMS,
-    KEYS,
-    Points,
-    assert_end,
-    drive,
-    signal_at,
-)
+from tests.engine.runs import ITEMS, KEYS, Points, assert_end, drive, signal_at
 from tests.processes import run_processes, start_processes
 from util.distributed import ProcessGroup
 from util.errors import UserError

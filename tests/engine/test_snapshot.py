@@ -6,15 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.snapshot import (
-    PARTS,
-    StopWaiting,
-    newest_intact,
-    noting_signals,
-    read_snapshot,
-    snapshots,
-    write_snapshot,
-)
+from engine.snapshot import PARTS, StopWaiting, newest_intact, noting_signals, read_snapshot, snapshots, write_snapshot
 from util.checkpoint import save_checkpoint
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from torchvision.models import vgg16_bn
 
 from model.backbone import create_backbone
 from model.build import build_base_learner, build_model
 from model.released import load_backbone, load_base_learner, load_weights, released_state_dict
+from tests.toy import torchvision_vgg
 from util.checkpoint import save_checkpoint
 from util.config import Config, load_config
 from util.errors import UserError
@@ -69,7 +69,7 @@ def test_base_learner_checkpoint_fills_only_the_frozen_parts(cfg: Config) -> Non
 
 @torch.inference_mode()
 def test_torchvision_vgg_fills_the_stages() -> None:
-    theirs = vgg16_bn(weights=None).eval()
+    theirs = torchvision_vgg()
     backbone = create_backbone("vgg").eval()
     load_backbone(backbone, {key: value.half() for key, value in theirs.state_dict().items()})
     images = torch.randn(1, 3, 32, 32)

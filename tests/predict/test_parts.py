@@ -54,7 +54,7 @@ def part_of(weights: Path, tmp_path: Path, part: str, kill_at: int | None) -> in
 
 def test_parts_that_are_killed_and_done_twice(weights: Path, run: Any, tmp_path: Path) -> None:
     """Real processes: three at a time, some are killed on the way, one part is done by two."""
-    write_photos(tmp_path / "photos", 12)
+    write_photos(tmp_path / "photos", 8)
     assert run() == 0
     alone = lasting(tmp_path)
     shutil.rmtree(tmp_path / "out")

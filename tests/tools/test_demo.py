@@ -20,7 +20,7 @@ def test_comparison() -> None:
 
 def test_a_failing_step_names_its_script() -> None:
     with pytest.raises(UserError, match=r"test\.py stopped with exit code 2"):
-        demo.step("Nothing", "test.py", "--method", "nonsense")
+        demo.step("Nothing", "test.py", "--nonsense")
 
 
 def test_photographs_and_their_masks(tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
 """The command line of tools.prepare, as a user types it."""
 
 import json
-import subprocess
-import sys
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +12,13 @@ from torch import nn
 
 from model.build import build_base_learner, build_model
 from tests.dataset.prepare.trees import make_pascal, write_jpeg
+from tests.toy import entry_point
 from tools.prepare import main
+from util.arguments import evaluation_arguments
 from util.config import Config, load_config
 from util.errors import UserError, run_main
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def run(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tools.prepare", *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def test_from_raw_archives_to_figures(tmp_path: Path) -> None:
@@ -30,35 +26,20 @@ def test_from_raw_archives_to_figures(tmp_path: Path) -> None:
     archives, root, initmodel, exp = (tmp_path / name for name in ("archives", "root", "init", "exp"))
     make_pascal(tmp_path / "raw", archives, np.random.default_rng())
     assert main(["pascal", "--root", str(root), "--archives", str(archives), "--no-checksum", "--workers", "1"]) == 0
-    small = {
-        "backbone": "tiny",
-        "train_h": 65,
-        "train_w": 65,
-        "val_size": 65,
-        "feature_size": 8,
-        "width": 16,
-        "blocks": 2,
-    }
+    small = {"backbone": "tiny", "train_h": 65, "train_w": 65, "val_size": 65, "feature_size": 8}
+    small |= {"width": 16, "blocks": 2}
     places = {"data_root": root, "initmodel": initmodel, "exp": exp}
     keys = small | places | {"area_threshold": 50, "test_episodes": 7, "device": "cpu"}
     words = [str(word) for pair in keys.items() for word in pair]
     file = ROOT / "config/pascal/pascal_split2_resnet50_manet.yaml"
     cfg = load_config(file, words)
     save(build_base_learner(cfg, pretrained=False), cfg.base_learner_path)
-    command = [sys.executable, "test.py", "--config", str(file), "--method", "prior"]
     result = tmp_path / "result.json"
-    subprocess.run([*command, "--result", str(result), "--opts", *words], cwd=ROOT, check=True)
+    words = ["--config", str(file), "--method", "prior", "--result", str(result), "--opts", *words]
+    entry_point("test").main(evaluation_arguments(words))
     figures = json.loads(result.read_text())["results"][0]
     assert len(figures["episode_iou"]) == 7
     assert set(figures["class_iou"]) == {"11", "12", "13", "14", "15"}
-
-
-def test_mistakes_are_one_line(tmp_path: Path) -> None:
-    done = run("coco", "--root", str(tmp_path / "root"))
-    assert done.returncode == 2
-    archive = tmp_path / "root/archives/annotations_trainval2014.zip"
-    expected = f"put {archive.name} into {archive.parent}, or give --archives DIR or --download"
-    assert done.stderr == f"error: {archive} is missing; {expected}\n"
 
 
 def test_check_wants_one_data_set() -> None:
@@ -76,6 +57,10 @@ def test_what_the_system_refuses_is_one_line(tmp_path: Path, capsys: pytest.Capt
         run_main(lambda: main(["custom", str(tmp_path / "src"), "--out", str(tmp_path / "file/out")]))
     assert ended.value.code == 2
     assert f"error: {tmp_path}/file/out: Not a directory; fix that and run again\n" in capsys.readouterr().err
+    archive = tmp_path / "root/archives/annotations_trainval2014.zip"
+    missing = f"{archive} is missing; put {archive.name} into {archive.parent}, or give --archives DIR or --download"
+    with pytest.raises(UserError, match=f"^{re.escape(missing)}$"):
+        main(["coco", "--root", str(tmp_path / "root")])
 
 
 def test_share_of_validation(tmp_path: Path) -> None:

@@ -17,14 +17,13 @@ import pytest
 import torch
 import yaml
 from safetensors import safe_open
-from torchvision.models import vgg16_bn
 
 from engine.evaluation import describe_test
 from engine.results import Moment
 from model.build import build_model
 from model.released import load_weights
 from prediction.predictor import Predictor
-from tests.toy import CLASSES, ROOT, draw_image, generator, toy_config, write_experiment, write_toy
+from tests.toy import CLASSES, ROOT, draw_image, generator, torchvision_vgg, toy_config, write_experiment, write_toy
 from tests.written import seed_metrics, write_test
 from tools.share import main
 from util.config import Config
@@ -134,10 +133,7 @@ def test_a_folder_of_ones_own_is_left_alone(cfg: Config, tmp_path: Path) -> None
     ("words", "message"),
     [
         (["absent.pth", "--out", "o"], "absent.pth: no such file"),
-        (
-            ["{weights}", "--out", "{full}"],
-            "full: holds image.jpg, which this program did not write; give",
-        ),
+        (["{weights}", "--out", "{full}"], "full: holds image.jpg, which this program did not write; give"),
         (["{weights}", "--out", "o", "--opts", "width", "24"], "do not fit this configuration: misshapen"),
         (["{weights}", "--out", "o", "--results", "{list}"], "list.json: Input should be an object"),
     ],
@@ -166,7 +162,7 @@ def test_without_a_backbone_that_torchvision_provides(tmp_path: Path) -> None:
     """The same predictions with torchvision's file at hand; another file, or a trained backbone, is one line."""
     write_toy(tmp_path / "toy", 4, 4)
     cfg = toy_config(tmp_path, backbone="vgg", ensemble=False)
-    provided, file = vgg16_bn(), tmp_path / "initmodel/vgg16_bn.pth"
+    provided, file = torchvision_vgg(), tmp_path / "initmodel/vgg16_bn.pth"
     for tensor in provided.features.state_dict().values():
         if tensor.is_floating_point():
             tensor.uniform_(0.01, 0.05)

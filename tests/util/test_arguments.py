@@ -8,13 +8,7 @@ import pytest
 
 from model.build import build_model
 from tests.toy import ROOT
-from util.arguments import (
-    Parser,
-    evaluation_arguments,
-    experiment_config,
-    split_opts,
-    training_arguments,
-)
+from util.arguments import Parser, evaluation_arguments, experiment_config, split_opts, training_arguments
 from util.config import load_config
 from util.errors import UserError
 

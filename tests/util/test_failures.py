@@ -13,10 +13,7 @@ from util.failures import RESUME, explain, explain_errors
 @pytest.mark.parametrize(
     ("error", "parts"),
     [
-        (
-            OSError(errno.ENOSPC, "No space left on device", "state.pth"),
-            ["state.pth: No space", "make room", RESUME],
-        ),
+        (OSError(errno.ENOSPC, "No space left on device", "state.pth"), ["state.pth: No space", "make room", RESUME]),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), ["cannot write: Disk quota", "make room"]),
         (PermissionError(errno.EACCES, "Permission denied", "exp/log.txt"), ["exp/log.txt: Permission denied", "fix"]),
         (torch.OutOfMemoryError("CUDA out of memory. Tried\nmore"), ["CUDA out of memory", "lower batch_size"]),

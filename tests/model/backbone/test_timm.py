@@ -170,10 +170,7 @@ def test_damaged_foreign_and_missing_files_are_one_line(
     [
         ({"backbone": "timm/resnet5"}, "no model 'resnet5'; nearest is 'timm/resnet50'"),
         ({"backbone": "timm/dinov2"}, "no model 'dinov2'; nearest is 'timm/vit_.*_dinov2"),
-        (
-            {"backbone": f"timm/{VIT}", "val_size": 65},
-            "val_size: 65 should be a multiple of 16, such as 64 or 80, for",
-        ),
+        ({"backbone": f"timm/{VIT}", "val_size": 65}, "val_size: 65 should be a multiple of 16, such as 64 or 80, for"),
         ({"backbone": f"timm/{CONVNET}"}, "train_h: 64 should be a multiple of 8 plus 1, such as 57 or 65, for"),
         ({"backbone": "timm/test_efficientnet.foo_in1k"}, "timm/test_efficientnet.foo_in1k gives no .*tag"),
         ({"backbone": "timm/hiera_tiny_224"}, "train_h: 64 should be 224 for backbone timm/hiera_tiny_224"),

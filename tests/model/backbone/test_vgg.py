@@ -3,16 +3,17 @@
 import pytest
 import torch
 from torch import nn
-from torchvision.models import vgg16, vgg16_bn
+from torchvision.models import vgg16
 
 from model.backbone import create_backbone
 from model.released import load_backbone
+from tests.toy import torchvision_vgg
 
 
 @torch.inference_mode()
 def test_stages_are_torchvisions_layers_with_pools_that_keep_the_edge() -> None:
     """Strides 8, 16 and 16: the last max-pool is left out, and odd sizes are rounded up (paper, section 5.1)."""
-    theirs = vgg16_bn(weights=None).eval()
+    theirs = torchvision_vgg()
     for layer in theirs.features:
         if isinstance(layer, nn.MaxPool2d):
             layer.ceil_mode = True

@@ -7,14 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.methods.insid3 import (
-    cluster,
-    debias,
-    find_candidates,
-    position_basis,
-    support_prototype,
-    weigh_clusters,
-)
+from model.methods.insid3 import cluster, debias, find_candidates, position_basis, support_prototype, weigh_clusters
 from model.parts.maps import coarse_mask, enlarge, unit
 from tests.data import peer_rule
 from tests.model.methods.test_hmnet import episode, small

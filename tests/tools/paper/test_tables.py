@@ -82,10 +82,7 @@ def test_what_belongs_to_no_table_is_passed_over_and_what_cannot_be_read_is_name
     with pytest.raises(UserError, match=r"result_old.json: config: unknown key 'old'; remove the file or test again"):
         fill(1, place)
     path.unlink()
-    for text, message in (
-        ("[1]", "Input should be an object; remove"),
-        ('{"kind": ', "Invalid JSON: .*; remove"),
-    ):
+    for text, message in (("[1]", "Input should be an object; remove"), ('{"kind": ', "Invalid JSON: .*; remove")):
         (place / "exp/a/result_other.json").write_text(text)
         with pytest.raises(UserError, match=f"result_other.json: {message}"):
             read_runs(place / "exp")
