@@ -25,6 +25,8 @@ def test_the_margin_is_the_mean_of_both() -> None:
     expected = (margins[0].clamp(-SURE, SURE) + margins[1].clamp(-SURE, SURE)) / 2
     torch.testing.assert_close(margins[2], expected, atol=1e-5, rtol=1e-5)
     assert joint.predict(query).mask.shape == (65, 65)
+    joint.states["object"] = {**joint.states["object"], "object": -joint.states["object"]["object"]}
+    assert not joint.predict(query).is_found  # as nothing is like the object
 
 
 def test_a_network_joins_its_own_backbone_alone() -> None:
