@@ -1,4 +1,4 @@
-"""A method and a network that segment together, for one and two masks."""
+"""A method and a network that segment together, for a single mask."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,6 +17,8 @@ SURE = 8.0  # from which a margin counts no more
 
 class JointPredictor(Predictor):
     """The mean of two predictors' margins; all else is the first one's. Both must pad images.
+
+    Where the first finds nothing, nothing is found: a network of few classes finds something nearly everywhere.
 
     Args: a predictor of a training-free method; another predictor on the same device.
     """
@@ -44,6 +46,7 @@ class JointPredictor(Predictor):
 
     def _mean(self, first: Scores, second: Scores) -> Scores:
         margins = torch.stack([first.margin_at(self.size), second.margin_at(self.second.size, self.size)], dim=1)
-        half = margins.clamp(-SURE, SURE).mean(1, keepdim=True) / 2  # (B, 1, size, size)
+        counted = margins[:, : 2 if (margins[:, 0] > 0).any() else 1]  # (1, 2 or 1, size, size)
+        half = counted.clamp(-SURE, SURE).mean(1, keepdim=True) / 2
         final = torch.cat([-half, half], dim=1)
         return Scores(final, final)

@@ -27,7 +27,8 @@ RICH_MAPS = 2  # so many of the last maps count for the prototype
 SURE = 0.3  # margin from which a query's positions show what is object or background in it
 MIN_POSITIONS = 4  # that must be so sure; else the SUREST of all are taken
 SUREST = 8
-LEAST_LIKENESS = 0.35  # of the object's prototype and the query's most similar positions, else it is not there
+LEAST_LIKENESS = 0.38  # of the object's prototype and the query's most similar positions, else it is not there
+LESS_LIKENESS = 0.1  # than that is enough with one shot, which shows fewer sides; with K shots a K-th of it
 MOST_SIMILAR = 0.01  # of the positions
 ABSENT = 0.25  # margin by which an object that is not there lies below the background everywhere
 SHARPNESS = 8.0  # of probabilities: margins are 0.5 at the class means
@@ -112,7 +113,8 @@ class Adapt(Method):
             with torch.autocast(x.device.type, enabled=False):
                 first = first_margin(rows, head, self.rich)
                 refitted = (first + refit(rows, first, shown.flatten(), head)) / 2
-                if likeness(rows, shown.flatten(), head["object"]) < LEAST_LIKENESS:
+                least = LEAST_LIKENESS - LESS_LIKENESS / head["shot"]
+                if likeness(rows, shown.flatten(), head["object"]) < least:
                     refitted = refitted - refitted.max() - ABSENT
             found.append((first.view_as(x[0]), refitted.view_as(x[0])))
         return found

@@ -25,6 +25,8 @@ def test_the_margin_is_the_mean_of_both() -> None:
     expected = (margins[0].clamp(-SURE, SURE) + margins[1].clamp(-SURE, SURE)) / 2
     torch.testing.assert_close(margins[2], expected, atol=1e-5, rtol=1e-5)
     assert joint.predict(query).mask.shape == (65, 65)
+    joint.states["object"] = {**joint.states["object"], "object": -joint.states["object"]["object"]}
+    assert not joint.predict(query).is_found  # as nothing is like the object
 
 
 def test_a_network_joins_its_own_backbone_alone() -> None:
@@ -33,8 +35,8 @@ def test_a_network_joins_its_own_backbone_alone() -> None:
     assert with_network(predictor, cfg, "cpu") is predictor
 
 
-@pytest.mark.parametrize(("masks", "arch", "joined"), [(1, None, True), (3, None, False), (1, "adapt", False)])
-def test_few_masks_are_left_to_both(
+@pytest.mark.parametrize(("masks", "arch", "joined"), [(1, None, True), (2, None, False), (1, "adapt", False)])
+def test_a_single_mask_is_left_to_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, masks: int, arch: str | None, joined: bool
 ) -> None:
     monkeypatch.setattr("prediction.choice.open_predictor", lambda *_: fresh())
