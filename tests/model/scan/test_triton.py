@@ -96,7 +96,9 @@ def test_any_shape_and_layout(
     initial: bool, plain: bool, layouts: tuple[Callable[[Tensor], Tensor], ...],
 ) -> None:  # fmt: skip
     inputs = random_inputs(batch, directions, length, channels, states, period, initial, plain)
-    parts: Any = {name: layout(getattr(inputs, name)) for name, layout in zip(("delta", "B", "C"), layouts, strict=True)}
+    parts: Any = {
+        name: layout(getattr(inputs, name)) for name, layout in zip(("delta", "B", "C"), layouts, strict=True)
+    }
     check(interpreter, inputs._replace(**parts, u=scattered(inputs.u)))
 
 
