@@ -136,10 +136,10 @@ class Tab:
 
     def wait_for_mask(self, path: Path, is_expected: Callable[[np.ndarray], bool]) -> np.ndarray:
         """The first support's mask in the session, saved again and again until it is as expected."""
-        for _ in range(50):
+        for _ in range(20):
             if is_expected(mask := self.save(path)[0]):
                 return mask
-        raise AssertionError("the mask did not become what was expected")
+        raise AssertionError(f"the mask did not become what was expected; it marks {int(mask.sum())} pixels")
 
     def save(self, path: Path) -> list[np.ndarray]:
         """Save the session as a file; returns its masks."""
@@ -290,7 +290,7 @@ def test_boxes_lasso_undo_and_clear(tab: Tab, tmp_path: Path) -> None:
     assert ink[int(0.9 * 90), int(0.15 * 120)] and not ink[int(0.75 * 90), int(0.25 * 120)] and 100 < ink.sum() < 500
 
 
-def test_clicks_by_mouse_and_keys_grow_and_shrink_a_mask(tab: Tab, predictor: Predictor, tmp_path: Path) -> None:
+def test_a_click_marks_the_object(tab: Tab, tmp_path: Path) -> None:
     truth = scene(tmp_path / "s.png", 90, 120) == 1
     rows, columns = np.nonzero(truth)
     x, y = columns.mean() / 120, rows.mean() / 90
@@ -299,12 +299,6 @@ def test_clicks_by_mouse_and_keys_grow_and_shrink_a_mask(tab: Tab, predictor: Pr
     tab.click_at(x, y)
     mask = tab.wait_for_mask(tmp_path / "one.zip", np.any)
     assert ((mask == 1) & truth).sum() / ((mask == 1) | truth).sum() > 0.7
-    tab.page.click("#painter button[data-tool=take]")
-    tab.page.focus("#painter canvas")
-    tab.page.keyboard.press("ArrowUp")
-    tab.page.keyboard.press("Enter")  # nearly in the middle, where the mouse was
-    row, column = int(y * 90 - 0.02 * 120), int(x * 120)
-    tab.wait_for_mask(tmp_path / "two.zip", lambda less: not less[row, column])
 
 
 def test_a_session_is_saved_opened_kept_by_a_reload_and_emptied(tab: Tab, tmp_path: Path) -> None:
