@@ -299,6 +299,9 @@ def test_a_click_marks_the_object(tab: Tab, tmp_path: Path) -> None:
     tab.click_at(x, y)
     mask = tab.wait_for_mask(tmp_path / "one.zip", np.any)
     assert ((mask == 1) & truth).sum() / ((mask == 1) | truth).sum() > 0.7
+    tab.page.click("#painter button[data-tool=take]")
+    tab.click_at(x, y)
+    tab.wait_for_mask(tmp_path / "two.zip", lambda mask: not mask[int(y * 90), int(x * 120)])
 
 
 def test_a_session_is_saved_opened_kept_by_a_reload_and_emptied(tab: Tab, tmp_path: Path) -> None:
