@@ -17,6 +17,7 @@ from torch import nn
 import train
 from engine.learner import Learner
 from engine.optim import method_optimizers
+from model import cpu
 from model.build import build_model
 from model.released import load_weights, released_state_dict
 from tests.data import golden_rule
@@ -80,6 +81,27 @@ def test_float32(device: torch.device, record_property: Note) -> None:
     resumed = Training(ProcessGroup(device))
     resumed.learner.restore(training.learner.state())
     assert_recorded(found + resumed.losses(range(STEPS // 2, STEPS)), 2e-3, record_property)
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+@pytest.mark.parametrize("slow_mkl", [False, True])
+def test_blocks_computed_again_give_the_same_gradients(
+    amp: str, slow_mkl: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit by bit with dropout, where products are convolutions and where they are not."""
+    monkeypatch.setattr(cpu, "FASTER", cpu.faster_functions(slow_mkl))
+    monkeypatch.setattr(cpu, "SMALLEST_PRODUCT", 1)
+    gradients = []
+    for again in (False, True):
+        training = Training(ProcessGroup(torch.device("cpu")), amp)
+        training.method.trunk.checkpoint_blocks = again
+        for module in training.method.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.5
+        forward = partial(train.forward, training.method)
+        training.learner.accumulate([episodes(0), episodes(1)], forward, "query_mask", seeds=[1, 2])
+        gradients.append([p.grad for p in training.method.parameters() if p.grad is not None])
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
 
 
 @on_gpu

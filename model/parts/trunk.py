@@ -5,11 +5,13 @@ support (`encode_support`), and enhances the query with that memory. So the supp
 queries. Maps are channels last, `(B, f, f, C)`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint
 
 Memory: TypeAlias = tuple[Tensor, ...]  # what a block keeps of a support for the queries; its own NamedTuple, B first
@@ -65,8 +67,24 @@ class Trunk(nn.Module):
 
     def _run(self, step: Callable[..., Any], *inputs: Tensor | Memory | None) -> Any:
         if self.checkpoint_blocks and torch.is_grad_enabled():
-            return checkpoint(step, *inputs, use_reentrant=False)
+            return checkpoint(step, *inputs, use_reentrant=False, context_fn=_same_functions)
         return step(*inputs)
+
+
+def _same_functions() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    """Contexts of a block's two passes: what replaces functions of PyTorch in the first does so in the second.
+
+    The backward pass runs outside of it, and other functions would save other tensors.
+    """
+    return nullcontext(), _entered(_get_current_function_mode_stack())
+
+
+@contextmanager
+def _entered(contexts: Sequence[AbstractContextManager[Any]]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context)
+        yield
 
 
 def initialise_linear(module: nn.Module) -> None:
