@@ -113,7 +113,7 @@ def predict(cfg: Config, arguments: argparse.Namespace, share: Share) -> list[st
         choice = choose(arguments, cfg, plan.support, known) if plan.left or arguments.curve else None
         begin(plan, settings, arguments.overwrite)
         if choice:
-            origin = f"weights {arguments.weights}" if arguments.weights else "without trained weights"
+            origin = f"weights {arguments.weights}" if arguments.weights else "no weights of your own"
             print(f"method: {choice.notes['method']}, {origin}, threshold {choice.threshold}")
             write_settings(out, read_settings(out) | {"choice": choice.notes})
             if not arguments.weights:
