@@ -16,7 +16,8 @@ from prediction.tiles import Tiling, check_tiling, crop_supports
 from util.config import Config, load_config
 
 FREE = ("adapt", "prototype")  # methods without weights, the usual one first
-NETWORK = "hmnet-lite"  # joins the usual one where every class has a single mask
+NETWORK = "hmnet-lite"  # joins the usual one
+FEW = 2  # masks of a class, up to which it does
 
 
 class Choice(NamedTuple):
@@ -57,13 +58,13 @@ def choose(
     """Open what is asked for and set its supports; try it on them where that was not noted before.
 
     Where neither weights nor a method are given, the better one of FREE is taken, or the first one joined by NETWORK
-    where every class has a single mask. `known` are the notes of an earlier run of the same settings.
+    where no class has more than FEW masks. `known` are the notes of an earlier run of the same settings.
     """
     device = arguments.device or cfg.device
     predictor = open_predictor(cfg, arguments.weights, device)
     classes = {item.name: (item.images, item.masks) for item in support}
     is_free = not arguments.weights and not arguments.arch
-    if is_free and all(len(item.images) == 1 for item in support):
+    if is_free and max(len(item.images) for item in support) <= FEW:
         predictor = with_network(predictor, cfg, device)
     if not arguments.weights:
         load_fitted(arguments.out / FITTED, predictor)

@@ -1,4 +1,4 @@
-"""A method and a network that segment together, for a single mask."""
+"""A method and a network that segment together, for one and two masks."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

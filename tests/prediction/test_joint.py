@@ -35,8 +35,10 @@ def test_a_network_joins_its_own_backbone_alone() -> None:
     assert with_network(predictor, cfg, "cpu") is predictor
 
 
-@pytest.mark.parametrize(("masks", "arch", "joined"), [(1, None, True), (2, None, False), (1, "adapt", False)])
-def test_a_single_mask_is_left_to_both(
+@pytest.mark.parametrize(
+    ("masks", "arch", "joined"), [(1, None, True), (2, None, True), (3, None, False), (1, "adapt", False)]
+)
+def test_few_masks_are_left_to_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, masks: int, arch: str | None, joined: bool
 ) -> None:
     monkeypatch.setattr("prediction.choice.open_predictor", lambda *_: fresh())
