@@ -1,7 +1,9 @@
 """Images larger than what a network sees: in tiles, whose margins are blended, from strip to strip."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from tempfile import TemporaryFile, gettempdir
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from prediction.predictor import Prediction, Predictor
 
 Window = Callable[[int, int, int, int], RGB]  # the pixels (height, width, 3) from top, left on
+
+STRIP = 1 << 22  # pixels whose probabilities are computed at once
+IN_MEMORY = 1 << 28  # bytes of probabilities, beyond which they lie in a file
 
 
 class Tiling(NamedTuple):
@@ -73,8 +78,10 @@ def strips(
                 place = slice(left, left + shape[1])
                 total[..., place] += hann * predictor.margins(scores, shape).cpu()
                 weight[:, place] += hann
-        done = following - top
-        yield predictor.from_margins(names, total[:, :done] / weight[:done])
+        done, rows = following - top, max(1, STRIP // width)
+        for row in range(0, done, rows):
+            part = slice(row, min(row + rows, done))
+            yield predictor.from_margins(names, total[:, part] / weight[part])
         rest = torch.zeros_like(total[:, :done]), torch.zeros_like(weight[:done])
         total, weight = torch.cat([total[:, done:], rest[0]], 1), torch.cat([weight[done:], rest[1]])
 
@@ -82,9 +89,9 @@ def strips(
 def predict_tiles(
     predictor: "Predictor", window: Window, size: tuple[int, ...], tiling: Tiling, batch: int = 1
 ) -> "Prediction":
-    """What is found in a whole image; probabilities are kept in half precision."""
+    """What is found in a whole image; probabilities are kept in half precision. UserError where a disk is full."""
     names = tuple(predictor.states)
-    mask, probabilities = np.empty(size, np.uint8), np.empty((len(names), *size), np.float16)
+    mask, probabilities = np.empty(size, np.uint8), _large((len(names), *size), np.float16)
     top = 0
     for strip in strips(predictor, window, size, tiling, batch):
         rows = slice(top, top + len(strip.mask))
@@ -92,6 +99,23 @@ def predict_tiles(
         top = rows.stop
     whole: Any = probabilities
     return replace(strip, mask=mask, class_probabilities=whole)
+
+
+def _large(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """An array that is not filled; a large one lies in a temporary file, whose memory the system may take back."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if size < IN_MEMORY:
+        return np.empty(shape, dtype)
+    with TemporaryFile() as file:
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)  # a disk that is full later would end the process
+            else:
+                file.truncate(size)
+        except OSError as error:
+            reason = f"{error.strerror}: {size / 1e9:.1f} GB are needed; set TMPDIR to a folder with more room"
+            raise UserError(f"{gettempdir()}: {reason}") from None
+        return np.memmap(file, dtype, "r+", shape=shape)
 
 
 def crop_supports(classes: Mapping[str, Any], side: int) -> dict[str, Any]:

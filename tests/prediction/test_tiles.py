@@ -1,9 +1,13 @@
 """Tiles: what one of them gives, blended to what the whole image gets."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 import torch
 
+from prediction import tiles
 from prediction.predictor import Predictor
 from prediction.tiles import Tiling, check_tiling, crop_supports, strips, window_of
 from tests.toy import draw_image, generator
@@ -57,6 +61,23 @@ def test_margins_are_averaged_by_a_hann_window(shown: Predictor, monkeypatch: py
     assert np.abs(np.concatenate([strip.probability for strip in found]) - expected).max() < 1e-3
     joined = shown.predict_tiled(image, tiling)
     assert (joined.mask != np.concatenate([strip.mask for strip in found])).mean() == 0
+
+
+def test_a_large_image_lies_in_a_file(shown: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, tiling = draw_image(generator(), 75, 130, [3])[0], Tiling(40)
+    small = shown.predict_tiled(image, tiling)
+    monkeypatch.setattr(tiles, "IN_MEMORY", 1)
+    monkeypatch.setattr(tiles, "STRIP", 700)
+    large = shown.predict_tiled(image, tiling)
+    assert isinstance(large.class_probabilities, np.memmap) and not isinstance(small.class_probabilities, np.memmap)
+    assert (large.mask == small.mask).all() and (large.class_probabilities == small.class_probabilities).all()
+
+    def full(*arguments: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(UserError, match=r"No space left on device: .* GB are needed; set TMPDIR"):
+        shown.predict_tiled(image, tiling)
 
 
 def test_only_one_row_of_tiles_is_read_at_a_time(shown: Predictor) -> None:
