@@ -1,6 +1,6 @@
 """A page to try a network or method on: paint one object, find it in other images (`make app`, docs/app.md).
 
-    python -m tools.app                            # the network and the images of `make demo`
+    python -m tools.app                            # `adapt`, which needs no training, and a menu of all that is here
     python -m tools.app --weights exp/.../best_1shot.pth --port 7860
     python -m tools.app --arch prototype           # a training-free method
 
@@ -34,9 +34,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = Parser(description="Segment images in the browser.")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--weights", metavar="NAME", help="of the zoo, or a checkpoint; default: the demo's, else adapt"
-    )
+    source.add_argument("--weights", metavar="NAME", help="of the zoo, or a checkpoint; default: adapt, without any")
     source.add_argument("--arch", metavar="METHOD", help="a training-free method instead: prototype, prior ...")
     parser.add_argument("--config", type=Path, metavar="FILE", help="default: that of the weights, or predict.yaml")
     parser.add_argument("--port", type=int, default=7860)
@@ -51,19 +49,17 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def first_name(arguments: argparse.Namespace) -> str:
-    """What the command line asks for, else the demo's checkpoint, else the usual training-free method."""
-    if arguments.weights or arguments.arch:
-        return str(arguments.weights or arguments.arch)
-    cfg = load_config(DEMO)
-    path = cfg.best_weights(cfg.shot)
-    return str(path) if path.is_file() else FREE[0]
+    """What the command line asks for, else the usual training-free method."""
+    return str(arguments.weights or arguments.arch or FREE[0])
 
 
 def all_names(first: str) -> list[str]:
-    """That one, the zoo's networks whose weights are here, and training-free methods."""
+    """That one, the zoo's networks whose weights are here, training-free methods, and the demo's checkpoint."""
     near = [entry for entry in entries().values() if entry.about or Path("exp", entry.config.parent.name).is_dir()]
     zoo = [entry.name for entry in near if is_here(entry)]
-    return list(dict.fromkeys([first, *zoo, *METHODS]))
+    cfg = load_config(DEMO)
+    demo = cfg.best_weights(cfg.shot)
+    return list(dict.fromkeys([first, *zoo, *METHODS, *([str(demo)] if demo.is_file() else [])]))
 
 
 def is_here(entry: Entry) -> bool:

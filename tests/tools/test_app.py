@@ -8,16 +8,21 @@ import pytest
 from prediction.zoo import entries
 from tests.toy import ROOT, toy_config
 from tools.app import METHODS, all_names, first_name, is_here, open_network, parse_arguments
+from util.config import load_config
 from util.errors import UserError
 
 
-def test_without_a_demo_nothing_trained_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_trained_is_taken_unless_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config").symlink_to(ROOT / "config")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("prediction.predictor.load_frozen_parts", lambda model, cfg: None)
     monkeypatch.setattr(sys, "argv", ["app", "--device", "cpu"])
     arguments = parse_arguments()
     assert first_name(arguments) == "adapt" and {*all_names("adapt")} >= {*METHODS}
+    demo = load_config("config/demo.yaml").best_weights(1)
+    demo.parent.mkdir(parents=True)
+    demo.touch()
+    assert first_name(arguments) == "adapt" and all_names("adapt")[-1] == str(demo)
     about = open_network(arguments, "adapt").source
     assert about.startswith("adapt, training-free; backbone timm/tf_efficientnet_lite2")
     monkeypatch.setattr(sys, "argv", ["app", "--weights", "mine.pth"])
