@@ -34,7 +34,9 @@ def test_a_network_of_the_zoo_by_its_name(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(sys, "argv", ["app", "--device", "cpu", "--arch", "prototype"])
     network = open_network(parse_arguments(), "hmnet-lite")
     assert network.weights is not None and network.predictor.model.is_trained
-    assert network.source.startswith("hmnet-lite: HMNetLite, trained; backbone ") and network.source.endswith("device cpu")
+    assert network.source.startswith("hmnet-lite: HMNetLite, trained; backbone ") and network.source.endswith(
+        "device cpu"
+    )
 
 
 def test_a_training_free_method_needs_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

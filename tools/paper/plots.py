@@ -184,7 +184,7 @@ def draw_bars(tests: Mapping[str, Mapping[str, Bar]]) -> Figure:
 
 def draw_leads(sets: Mapping[str, Mapping[str, Sequence[Difference | None]]], lead: str) -> Figure:
     """How far a method is ahead of others, with intervals, on all episodes and on hard ones: one panel for each set."""
-    height = 0.7 + 0.24 * max(map(len, sets.values()))
+    height = 1 + 0.26 * max(map(len, sets.values()))
     figure = Figure(figsize=(PAGE, height), layout="constrained")
     for axis, (title, leads) in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets.items(), strict=True):
         places = np.arange(len(leads))[::-1]
@@ -197,7 +197,7 @@ def draw_leads(sets: Mapping[str, Mapping[str, Sequence[Difference | None]]], le
             axis.errorbar(points[:, 0], y - 0.15 * (2 * number - 1), xerr=error, **style)
         axis.axvline(0, color=PUBLISHED, linewidth=0.8)
         axis.set_yticks(places, leads)
-        axis.set(title=title, xlabel=f"mIoU of {lead} minus the method's, points")
+        axis.set(ylim=(-0.5, len(leads) - 0.5), title=title, xlabel=f"mIoU of {lead} minus the method's, points")
         axis.grid(False, axis="y")
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
