@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tests.tools.browser.conftest import scene
+
 SCREEN = {"width": 1400, "height": 1300}
 START = "#start:not([disabled])"
 
@@ -120,3 +122,8 @@ class Tab:
     def message(self, words: str) -> None:
         """Wait until the page says so."""
         self.page.wait_for_selector(f"[data-testid=toast-body]:has-text({json.dumps(words)})")
+
+
+def picture(folder: Path, name: str, *size: int) -> str:
+    scene(folder / name, *size)
+    return str(folder / name)

@@ -20,7 +20,7 @@ from PIL import Image
 from prediction.predictor import Predictor
 from prediction.zoo import entries
 from tests.tools.browser.conftest import scene
-from tests.tools.browser.tab import START, Tab
+from tests.tools.browser.tab import START, Tab, picture
 from tests.tools.browser.test_failures import write_result
 from tests.toy import ROOT
 from tools.app import is_here
@@ -72,11 +72,6 @@ def tab(chromium: Any, site: str) -> Iterator[Tab]:
     yield tab
     assert not tab.elsewhere and not tab.errors
     tab.page.close()
-
-
-def picture(folder: Path, name: str, *size: int) -> str:
-    scene(folder / name, *size)
-    return str(folder / name)
 
 
 def test_painted_with_the_mouse_the_result_is_the_predictors(tab: Tab, predictor: Predictor, tmp_path: Path) -> None:
