@@ -4,6 +4,6 @@ FROM python:3.12-slim
 RUN apt-get update && apt-get install -y --no-install-recommends g++ make && rm -rf /var/lib/apt/lists/*
 WORKDIR /hmnet
 COPY . .
-RUN PIP_NO_CACHE_DIR=1 make .venv/.installed EXTRAS=zoo,app
+RUN PIP_NO_CACHE_DIR=1 make .venv/.installed EXTRAS=zoo,app && .venv/bin/pip install --no-cache-dir scikit-image
 ENV PATH=/hmnet/.venv/bin:$PATH
 CMD ["make", "demo"]
