@@ -63,10 +63,11 @@ def test_a_batch_is_scored_as_its_samples_are(name: str) -> None:
 
 
 def assert_equal(actual: Scores, expected: Scores) -> None:
-    """Equal up to rounding, which a discriminant of few supports magnifies; of a vote, which it may turn, the logits."""
+    """Equal up to rounding, which a discriminant magnifies; of a vote, which rounding may change, the votes' logits."""
     assert type(actual) is type(expected)
-    one, other = ((x.auxiliary if isinstance(x, Votes) else x.final) for x in (actual, expected))
-    torch.testing.assert_close(one, other, atol=3e-4 * max(1, other.abs().max().item()), rtol=1e-3)
+    pairs = zip(*(x.auxiliary if isinstance(x, Votes) else (x.final,) for x in (actual, expected)), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, atol=3e-4 * max(1, other.abs().max().item()), rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in WITH_IGNORED])
