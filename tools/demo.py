@@ -51,7 +51,7 @@ def main() -> None:
     results = {}
     for method in METHODS:
         options = ["--visualize", str(PANELS)] if method == cfg.arch else []
-        path = cfg.experiment_dir / f"demo_{method}.json"
+        path = cfg.experiment_dir / f"demo_{method.lower()}.json"
         step(f"Test on novel classes: {method}", "test.py", "--arch", method, "--result", str(path), *options)
         results[method] = json.loads(path.read_text())["aggregate"]
     print(comparison(results))

@@ -65,3 +65,10 @@ def test_lines_are_numbered_as_editors_do(tmp_path: Path) -> None:
     path.write_bytes(b"\xe9")
     with pytest.raises(UserError, match="no readable list, not UTF-8 text"):
         numbered_lines(path, "list")
+
+
+def test_what_cannot_be_written_is_named_by_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "a.md").mkdir()
+    with pytest.raises(OSError) as found:
+        atomic_write(tmp_path / "a.md", "text")
+    assert found.value.filename == str(tmp_path / "a.md") and not [*tmp_path.glob(".*")]
