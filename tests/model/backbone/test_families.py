@@ -42,7 +42,7 @@ def try_out(name: str, size: int) -> dict[str, Any]:
     optimizer, losses, seconds = torch.optim.AdamW(learnable, 1e-4), [], []
     for _ in range(3):
         start = time.perf_counter()
-        scores = model(*images, left_out=torch.tensor([0]))
+        scores = model(*images, episode_class=torch.tensor([1]))
         loss = torch.stack([*episode_loss(scores, target).values()]).sum()
         optimizer.zero_grad()
         loss.backward()
@@ -52,13 +52,13 @@ def try_out(name: str, size: int) -> dict[str, Any]:
     training_peak = peak_memory()
     model.eval()
     with torch.inference_mode():
-        maps = [tuple(x.shape[1:]) for x in model.backbone(images[0])]
+        found = model.backbone(images[0], model.maps)
         start = time.perf_counter()
         model(*images)
     return {
-        "maps": maps,
-        "channels": model.backbone.channels,
-        "scores": [tuple(x.shape) for x in scores],
+        "maps": [tuple(x.shape[1:]) for x in found.values()],
+        "channels": model.backbone.channels([*found]),
+        "scores": [tuple(x.shape) for x in (scores.meta, scores.final)],
         "losses": losses,
         "encoder M": parameter_count(model.backbone) / 1e6,
         "learnable M": parameter_count(model, learnable=True) / 1e6,
