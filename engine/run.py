@@ -219,7 +219,7 @@ class Run:
         return self.process_group.broadcast(path)
 
     def epochs(self) -> Iterator[int]:
-        """The epochs that are left, each with its own seed; ends early when validation has stopped improving."""
+        """The epochs that are left; ends early when validation has stopped improving."""
         self.clock = Clock()  # cached crops, which were made before, do not count
         while self.progress.epoch <= self.last_epoch and not self.is_stale():
             yield self.progress.epoch

@@ -59,9 +59,9 @@ def unit_features(predictor: Predictor, image: RGB) -> Map:
     """The backbone's maps of an image at the finest one's size, joined to unit vectors: (h, w, channels)."""
     scale = SIDE / max(image.shape)
     height, width = (max(1, round(side * scale / MULTIPLE)) * MULTIPLE for side in image.shape[:2])
-    picture = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+    shown = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
     backbone = predictor.model.backbone
-    maps = backbone(normalise(picture)[None].to(predictor.device), backbone.levels)
+    maps = backbone(normalise(shown)[None].to(predictor.device), backbone.levels)
     units = [F.normalize(x.float(), dim=1) for x in maps.values()]
     size = max(x.shape[2:] for x in units)
     joined = torch.cat([F.interpolate(x, size, mode="bilinear") for x in units], 1)

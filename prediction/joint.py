@@ -9,10 +9,9 @@ from torch.nn import functional as F
 
 from model.methods.method import Scores
 from prediction.masks import MaskSource
+from prediction.outlines import SURE
 from prediction.predictor import Predictor
 from util.image import ImageSource
-
-SURE = 8.0  # from which a margin counts no more
 
 
 class JointPredictor(Predictor):

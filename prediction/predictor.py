@@ -33,7 +33,7 @@ from prediction.outlines import sharpen
 from prediction.shared import add_backbone, open_shared
 from prediction.stream import segment
 from prediction.support import SINGLE
-from prediction.tiles import Tiling, check_tiling, predict_tiles, window_of
+from prediction.tiles import STRIP, Tiling, check_tiling, predict_tiles, window_of
 from util.config import Config, load_config
 from util.distributed import pick_device
 from util.errors import UserError
@@ -43,7 +43,6 @@ from util.visualize import class_color, save_index
 
 DEFAULT_CONFIG = Path(__file__).parent.parent / "config" / "predict.yaml"
 MAX_CACHED_SUPPORTS = 64  # classes of support that are remembered
-STRIP = 1 << 22  # pixels of a prediction that are looked at at once
 AVERAGING_FACTOR = 2  # times the network's size above which images are averaged down, not sampled
 
 

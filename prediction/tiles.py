@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Window = Callable[[int, int, int, int], RGB]  # the pixels (height, width, 3) from top, left on
 
-STRIP = 1 << 22  # pixels whose probabilities are computed at once
+STRIP = 1 << 22  # pixels whose probabilities are computed or summed up at once
 IN_MEMORY = 1 << 28  # bytes of probabilities, beyond which they lie in a file
 
 
@@ -97,8 +97,7 @@ def predict_tiles(
         rows = slice(top, top + len(strip.mask))
         mask[rows], probabilities[:, rows] = strip.mask, strip.class_probabilities
         top = rows.stop
-    whole: Any = probabilities
-    return replace(strip, mask=mask, class_probabilities=whole)
+    return replace(strip, mask=mask, class_probabilities=probabilities)
 
 
 def _large(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:

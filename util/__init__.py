@@ -11,5 +11,5 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 # OpenMP knows which processors it is bound to, but not a container's share of their time; more threads than that would
 # be stopped together for most of every tenth of a second.
-if processor_count() < bound_processors():
-    os.environ.setdefault("OMP_NUM_THREADS", str(processor_count()))
+if (count := processor_count()) < bound_processors():
+    os.environ.setdefault("OMP_NUM_THREADS", str(count))
