@@ -7,6 +7,7 @@ learner is built as `FastBaseLearner`.
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ from model.parts.base_learner import BaseLearner
 from model.resize import resize
 
 SMALLEST_PRODUCT = 2**20  # multiplications of a product that is worth the convolution's longer way
-SMALLEST_WINOGRAD = 512  # channels above which products cost more than the changes around them
-WINOGRAD_WEIGHTS = ((1.0, 0.0, 0.0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0.0, 0.0, 1.0))
+SMALLEST_WINOGRAD = 256  # channels from which on products cost more than the changes around them
+MOST_CHANNELS = 512
+MOST_TILES = 256  # changed at once, but for those of one image
+TILE = 4  # outputs along a side
+POINTS = (0.0, 2**-0.5, -(2**-0.5), 2**0.5, -(2**0.5))  # more exact than 0, 1, -1, 2 and -2
 
 
 def fast_products(device: torch.device) -> AbstractContextManager[Any]:
@@ -29,7 +33,7 @@ def fast_products(device: torch.device) -> AbstractContextManager[Any]:
 
 
 class FastProducts(TorchFunctionMode):
-    """Replaces float32 products by convolutions where MKL is slow, large 3x3 convolutions by Winograd's way elsewhere.
+    """Replaces float32 products by convolutions where MKL is slow, and wide 3x3 convolutions by Winograd's way.
 
     PyTorch multiplies float32 matrices by MKL and convolves by oneDNN. On Intel's processors both reach the same speed;
     on AMD's, MKL reaches less than half of oneDNN's, so products there are 1x1 convolutions. The processor alone
@@ -74,79 +78,124 @@ def matmul(x: Tensor, y: Tensor) -> Tensor:
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
-    """`F.conv2d`; a large 3x3 convolution without stride, dilation, groups or gradients by `winograd`."""
+    """`F.conv2d`; a wide 3x3 convolution that keeps the size and needs no gradients by `winograd` where that pays."""
     learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
-    if learns or weight.shape[1] <= SMALLEST_WINOGRAD or not is_float32_on_cpu(x) or x.dim() != 4:
+    wide = weight.shape[2:] == (3, 3) and min(weight.shape[:2]) >= SMALLEST_WINOGRAD and not weight.is_inference()
+    if learns or not wide or x.dim() != 4 or not is_float32_on_cpu(x) or torch.compiler.is_compiling():
         return F.conv2d(x, weight, bias, *args, **kwargs)
-    options = dict(zip(("stride", "padding", "dilation", "groups"), args, strict=False)) | kwargs
-    plain = {"stride": ((1, 1), 1), "padding": ((1, 1), 1), "dilation": ((1, 1), 1), "groups": (1,)}
     defaults = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
-    if weight.shape[2:] != (3, 3) or any(value not in plain[key] for key, value in (defaults | options).items()):
+    options = defaults | dict(zip(defaults, args, strict=False)) | kwargs
+    stride, padding, dilation, groups = (_along_a_side(options[key]) for key in defaults)
+    if (stride, groups) != (1, 1) or padding != dilation or not isinstance(dilation, int):
         return F.conv2d(x, weight, bias, *args, **kwargs)
-    return winograd(x, weight, bias)
+    cells = len(POINTS) + 1
+    if 2 * cells**2 * _tiles(x.shape[2], dilation) * _tiles(x.shape[3], dilation) > 9 * x.shape[2] * x.shape[3]:
+        return F.conv2d(x, weight, bias, *args, **kwargs)  # less than half of the multiplications would be saved
+    return winograd(x, winograd_kernels(weight), bias, dilation)
+
+
+def _along_a_side(setting: Any) -> Any:
+    """A setting of a convolution that is the same along both sides as one value."""
+    return setting[0] if isinstance(setting, Sequence) and len({*setting}) == 1 else setting
+
+
+def _tiles(side: int, dilation: int) -> int:
+    """Tiles along a side, whose outputs lie `dilation` apart."""
+    return -(-side // (TILE * dilation)) * dilation
 
 
 def faster_functions(slow_mkl: bool) -> dict[Callable[..., Any], Callable[..., Any]]:
     """What replaces which function of PyTorch."""
     if slow_mkl:
         products = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
-        return {F.linear: linear, **dict.fromkeys(products, matmul)}
+        return {F.conv2d: conv2d, F.linear: linear, **dict.fromkeys(products, matmul)}
     return {F.conv2d: conv2d}
 
 
 FASTER = faster_functions(mkl_is_slow())
 
 
-def winograd(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """3x3 convolution, padding 1, by F(2x2, 3x3): 16 multiplications instead of 36 for 4 outputs.
+def winograd_changes(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The linear changes, along one side, of a tile's inputs (6, 6), a kernel (6, 3) and of products to outputs (4, 6).
 
-    `x (B, C, h, w)`, `weight (O, C, 3, 3)` to `(B, O, h, w)`, which lies channels last. Images are cut into overlapping
-    tiles of 4 x 4; a tile and the weights are changed linearly, multiplied, and the products changed back.
-    Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, section 4.1.
+    They are those of multiplying polynomials by their values at POINTS and at infinity, transposed.
+    """
+
+    def values(coefficients: int) -> Tensor:
+        finite = torch.tensor(POINTS, dtype=torch.float64)[:, None] ** torch.arange(coefficients)
+        return torch.cat([finite, torch.eye(coefficients, dtype=torch.float64)[-1:]])
+
+    inputs = torch.linalg.inv(values(len(POINTS) + 1)).T
+    return tuple(change.to(like) for change in (inputs, values(3), values(TILE).T))  # type: ignore[return-value]
+
+
+def winograd_kernels(weight: Tensor) -> Tensor:
+    """`weight (O, C, 3, 3)` as `winograd` takes it, (36, C, O); kept at the tensor until its values change."""
+    version = weight._version, weight.data_ptr()
+    known, kernels = getattr(weight, "winograd_kernels", (None, None))
+    if kernels is None or known != version:
+        change = winograd_changes(weight)[1]
+        kernels = _both_sides(change) @ weight.detach().permute(2, 3, 1, 0).reshape(9, -1)
+        kernels = kernels.view(-1, *weight.shape[1::-1])
+        weight.winograd_kernels = version, kernels  # type: ignore[attr-defined]
+    return kernels
+
+
+def winograd(x: Tensor, kernels: Tensor, bias: Tensor | None = None, dilation: int = 1) -> Tensor:
+    """3x3 convolution, padding as dilation, by F(4x4, 3x3): 36 multiplications instead of 144 for 16 outputs.
+
+    `x (B, C, h, w)`, `kernels (36, C, O)` to `(B, O, h, w)`, which lies channels last. Images are cut into overlapping
+    tiles of 6 x 6 positions that lie `dilation` apart; a tile is changed linearly, multiplied, and the products are
+    changed back. With these points the rounding is that of the direct way.
+    Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, section 4.
     """
     height, width = x.shape[-2:]
-    down, right = height + height % 2, width + width % 2
-    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1 + right - width, 1, 1 + down - height))
-    tiles = _change(padded, x.new_empty(16, x.shape[0] * (down // 2) * (right // 2), x.shape[1]))
-    matrix = x.new_tensor(WINOGRAD_WEIGHTS)
-    kernels = torch.kron(matrix, matrix) @ weight.permute(2, 3, 0, 1).reshape(9, -1)
-    products = torch.bmm(tiles, kernels.view(16, *weight.shape[:2]).transpose(1, 2))
-    out = _change_back(products, x.new_empty(x.shape[0], down, right, len(weight)))[:, :height, :width]
+    rows, columns = (-(-side // (TILE * dilation)) for side in (height, width))
+    out = x.new_empty(len(x), rows * TILE * dilation, columns * TILE * dilation, kernels.shape[2])
+    outputs = _both_sides(winograd_changes(x)[2])
+    at_once = max(1, MOST_TILES // (rows * columns * dilation**2))
+    for images, results in zip(x.split(at_once), out.split(at_once), strict=True):
+        parts = zip(images.split(MOST_CHANNELS, dim=1), kernels.split(MOST_CHANNELS, dim=1), strict=True)
+        products = reduce(torch.add, (_changed(part, rows, columns, dilation) @ some for part, some in parts))
+        tiles = (outputs @ products.flatten(1)).view(TILE, TILE, len(images), rows, dilation, columns, dilation, -1)
+        whole = results.view(len(images), rows, TILE, dilation, columns, TILE, dilation, -1)
+        whole.copy_(tiles.permute(2, 3, 0, 4, 5, 1, 6, 7))
+    out = out[:, :height, :width]
     return (out if bias is None else out.add_(bias)).permute(0, 3, 1, 2)
 
 
-def _change(x: Tensor, out: Tensor) -> Tensor:
-    """Tiles of `x (B, 2t + 2, 2u + 2, C)` into `out (16, B t u, C)`."""
-    t, u = x.shape[1] // 2 - 1, x.shape[2] // 2 - 1
-    cells = out.view(4, 4, x.shape[0], t, u, -1)
-    a, b, c, d = (x[:, i : i + 2 * t : 2] for i in range(4))
-    for row, cell in zip((a - c, b + c, c - b, b - d), cells, strict=True):
-        a, b, c, d = (row[:, :, i : i + 2 * u : 2] for i in range(4))
-        torch.sub(a, c, out=cell[0])
-        torch.add(b, c, out=cell[1])
-        torch.sub(c, b, out=cell[2])
-        torch.sub(b, d, out=cell[3])
-    return out
+def _changed(images: Tensor, rows: int, columns: int, dilation: int) -> Tensor:
+    """The changed tiles of `images (B, C, h, w)`, (36, B * tiles, C)."""
+    step, channels = TILE * dilation, images.shape[1]
+    below, right = rows * step - images.shape[2], columns * step - images.shape[3]
+    padded = F.pad(images.permute(0, 2, 3, 1), (0, 0, dilation, dilation + right, dilation, dilation + below))
+    image, row, column, _ = padded.stride()
+    change = _both_sides(winograd_changes(images)[0])
+    inputs = len(POINTS) + 1  # of a tile along a side
+    tiles = padded.as_strided(
+        (inputs, inputs, len(images), rows, dilation, columns, dilation, channels),
+        (dilation * row, dilation * column, image, step * row, row, step * column, column, 1),
+    )
+    return (change @ tiles.reshape(len(change), -1)).view(len(change), -1, channels)
 
 
-def _change_back(products: Tensor, out: Tensor) -> Tensor:
-    """Products `(16, B t u, O)` of all tiles into `out (B, 2t, 2u, O)`."""
-    batch, height, width, _ = out.shape
-    a, b, c, d = products.view(4, 4, batch, height // 2, width // 2, -1)
-    for i, row in enumerate((a + b + c, b - c - d)):
-        torch.add(row[0] + row[1], row[2], out=out[:, i::2, ::2])
-        torch.sub(row[1] - row[2], row[3], out=out[:, i::2, 1::2])
-    return out
+def _both_sides(change: Tensor) -> Tensor:
+    """A linear change along one side done along both."""
+    return torch.kron(change, change)
 
 
 class FastBaseLearner(BaseLearner):
     """The base learner with half of its largest convolution's multiplications."""
 
+    halves: tuple[Tensor, ...] = ()  # the convolution's weights for f4 and for the pools
+
     def features(self, f4: Tensor) -> Tensor:
         """As in BaseLearner; the convolution is a sum over both halves of its input channels, f4 and the pools."""
-        channels = f4.shape[1]
-        own = F.conv2d(f4, self.conv.weight[:, :channels], self.conv.bias, padding=1)
-        return self.bn(own + conv_upsampled(self.ppm(f4), self.conv.weight[:, channels:], own.shape[-2:]))
+        weight = self.conv.weight
+        if weight.requires_grad or not self.halves or self.halves[0].data_ptr() != weight.data_ptr():
+            self.halves = weight.split(f4.shape[1], dim=1)
+        own = F.conv2d(f4, self.halves[0], self.conv.bias, padding=1)
+        return self.bn(own + conv_upsampled(self.ppm(f4), self.halves[1], own.shape[-2:]))
 
 
 def conv_upsampled(pools: list[Tensor], weight: Tensor, size: Sequence[int]) -> Tensor:

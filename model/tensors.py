@@ -36,7 +36,14 @@ def tensors(tree: Tree) -> Iterator[Tensor]:
 
 def concatenate(trees: Sequence[Tree]) -> Tree:
     """Trees of single samples as that of a batch: tensors joined along their first dimension."""
-    return tree_map(lambda *parts: torch.cat(parts), *trees)
+    return trees[0] if len(trees) == 1 else tree_map(lambda *parts: torch.cat(parts), *trees)
+
+
+def stack_maps(*maps: Tensor) -> Tensor:
+    """Maps `(B, C_i, h, w)`, or `(B, C_i, 1, 1)` that hold everywhere, as one `(B, sum C_i, h, w)`, channels last."""
+    height, width = (max(each.shape[side] for each in maps) for side in (2, 3))
+    whole = [each.expand(-1, -1, height, width).contiguous(memory_format=torch.channels_last) for each in maps]
+    return torch.cat(whole, dim=1)
 
 
 def expand(tree: Tree, batch: int) -> Tree:

@@ -90,7 +90,7 @@ class Bottleneck(nn.Module):
         shortcut = x if self.downsample is None else self.downsample(x)
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         x = F.relu(self.bn2(self.conv2(x)), inplace=True)
-        return self.bn3(self.conv3(x)) + shortcut
+        return self.bn3(self.conv3(x)).add_(shortcut)
 
 
 def _deep_stem(width: int) -> nn.Sequential:

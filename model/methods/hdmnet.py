@@ -24,6 +24,7 @@ from model.parts.pyramid import Matching, Pyramid, conv_bn
 from model.parts.reduction import concat_maps, reduction
 from model.released import ENSEMBLE, FROZEN, NameTable
 from model.resize import resize
+from model.tensors import stack_maps
 from util.config import Config
 from util.image import ImageRule
 
@@ -147,7 +148,7 @@ class HDMNet(Method):
         reduced = self.reduce_support(found["mid"])  # (B * K, 256, f, f)
         size = reduced.shape[-2:]
         prototypes = masked_average(reduced, foreground(masks, size, reduced.dtype).flatten(0, 1))[..., None, None]
-        tokens = self.merge_support(torch.cat([reduced, prototypes.expand_as(reduced)], dim=1))
+        tokens = self.merge_support(stack_maps(reduced, prototypes))
         return {
             "prototype": prototypes.unflatten(0, shots).mean(1),
             "memories": [match.remember(x, masks) for match, x in zip(self.scales, self.pyramid(tokens), strict=True)],
@@ -159,7 +160,7 @@ class HDMNet(Method):
     def score(self, query: Features, state: State, episode_class: Tensor | None = None) -> Scores:
         """As in Method, `(B, 2, f, f)`; `auxiliary` holds the correlations `(B, h, w)`, from coarse to fine."""
         q, priors = query["reduced"], self.priors(query, state)
-        tokens = self.merge_query(torch.cat([q, state["prototype"].expand_as(q), PRIOR_GAIN * priors], dim=1))
+        tokens = self.merge_query(stack_maps(q, state["prototype"], PRIOR_GAIN * priors))
         meta, correlations = self.decode(self.pyramid(tokens), state, priors)
         with torch.no_grad():
             base = self.base_learner.classify(query["f5"])

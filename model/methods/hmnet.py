@@ -24,6 +24,7 @@ from model.parts.reduction import reduction
 from model.parts.trunk import Trunk
 from model.released import DECODER, ENSEMBLE, FROZEN, NameTable
 from model.resize import resize
+from model.tensors import stack_maps
 from util.config import Config
 
 PRIOR_GAIN = 10  # of the released code; the paper does not mention it
@@ -151,7 +152,7 @@ class HMNet(Method):
         mid = support["reduced"].unflatten(0, shots)
         prototype = masked_average(mid, mask).mean(1)[..., None, None]  # (B, C, 1, 1)
         support_map = (mid * mask).mean(1)  # (B, C, f, f)
-        s = torch.cat([support_map, prototype.expand_as(support_map), mask.mean(1)], dim=1)
+        s = stack_maps(support_map, prototype, mask.mean(1))
         s = self.embedding.merge_support(s).permute(0, 2, 3, 1)  # (B, f, f, C)
         state: State = {
             "prototype": prototype,
@@ -167,7 +168,7 @@ class HMNet(Method):
     def score(self, query: Features, state: State, episode_class: Tensor | None = None) -> Scores:
         """As in Method, (B, 2, f, f)."""
         prior = PRIOR_GAIN * self.prior(query, state)
-        q = torch.cat([query["reduced"], state["prototype"].expand_as(query["reduced"]), prior], dim=1)
+        q = stack_maps(query["reduced"], state["prototype"], prior)
         q = self.embedding.merge_query(q).permute(0, 2, 3, 1)  # (B, f, f, C)
         q = self.trunk(q, state["memories"])
         meta = self.decoder(q.permute(0, 3, 1, 2))

@@ -14,6 +14,7 @@ from model.methods.method import Features, Role, Scores, State
 from model.optim import ScheduledOptimizer
 from model.parts.maps import unit
 from model.resize import resize
+from model.tensors import stack_maps
 from util.config import Config
 from util.image import ImageRule
 
@@ -68,7 +69,7 @@ class HMNetLite(HMNet):
     def score(self, query: Features, state: State, episode_class: Tensor | None = None) -> Scores:
         """As in HMNet, (B, 2, f, f), where the margins among the priors are added to the decoder's logits."""
         prior = PRIOR_GAIN * self.prior(query, state)
-        q = torch.cat([query["reduced"], state["prototype"].expand_as(query["reduced"]), prior], dim=1)
+        q = stack_maps(query["reduced"], state["prototype"], prior)
         q = self.trunk(self.embedding.merge_query(q).permute(0, 2, 3, 1), state["memories"])  # (B, f, f, C)
         meta = self.decoder(q.permute(0, 3, 1, 2)) + self.shortcut(prior[:, -len(MARGINS) :])
         return Scores(meta, meta)

@@ -23,6 +23,7 @@ from model.parts.prior import foreground, masked_average, min_max
 from model.parts.reduction import reduction
 from model.released import DECODER, RESNET, NameTable, name_at
 from model.resize import resize
+from model.tensors import stack_maps
 from util.config import Config
 from util.errors import UserError
 from util.image import ImageRule
@@ -197,7 +198,7 @@ class SCCAN(Method):
         mask = foreground(masks, self.feature_size, reduced.dtype)  # (B, K, 1, f, f)
         prototype = masked_average(reduced, mask).mean(1)[..., None, None]
         s, m = (reduced * mask).mean(1), mask.mean(1)
-        s = self.merge_support(torch.cat([s, prototype.expand_as(s), m], dim=1)).permute(0, 2, 3, 1)
+        s = self.merge_support(stack_maps(s, prototype, m)).permute(0, 2, 3, 1)
         memories = []
         for number, block in enumerate(self.blocks, 1):
             assert isinstance(block, Block)
@@ -210,7 +211,7 @@ class SCCAN(Method):
     def score(self, query: Features, state: State, episode_class: Tensor | None = None) -> Scores:
         """As in Method, `(B, 2, f, f)`."""
         q = query["reduced"]
-        q = torch.cat([q, state["prototype"].expand_as(q), self.prior(query, state)], dim=1)
+        q = stack_maps(q, state["prototype"], self.prior(query, state))
         q = self.merge_query(q).permute(0, 2, 3, 1)  # (B, f, f, C)
         for block, memory in zip(self.blocks, state["memories"], strict=True):
             q = block(q, memory)

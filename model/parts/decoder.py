@@ -1,8 +1,9 @@
 """The decoder: ASPP (Chen et al., 2018) and convolutions, from the enhanced query to meta logits."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from model.tensors import stack_maps
 
 DILATIONS = (6, 12, 18)
 
@@ -21,8 +22,8 @@ class ASPP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(B, C, f, f)` to `(B, 5C, f, f)`."""
         average, *local = self.branches
-        everywhere = F.relu(average(x.mean((-2, -1), keepdim=True))).expand_as(x)
-        return torch.cat([everywhere, *(F.relu(conv(x)) for conv in local)], dim=1)
+        everywhere = F.relu(average(x.mean((-2, -1), keepdim=True)))
+        return stack_maps(everywhere, *(F.relu(conv(x)) for conv in local))
 
 
 class Decoder(nn.Module):
