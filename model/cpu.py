@@ -35,9 +35,9 @@ def fast_products(device: torch.device) -> AbstractContextManager[Any]:
 class FastProducts(TorchFunctionMode):
     """Replaces float32 products by convolutions where MKL is slow, and wide 3x3 convolutions by Winograd's way.
 
-    PyTorch multiplies float32 matrices by MKL and convolves by oneDNN. On Intel's processors both reach the same speed;
-    on AMD's, MKL reaches less than half of oneDNN's, so products there are 1x1 convolutions. The processor alone
-    decides, not a measurement, so that a run can be repeated bit by bit.
+    PyTorch multiplies float32 matrices by MKL and convolves by oneDNN. On most processors both reach the same speed; on
+    AMD's with AVX-512, MKL reaches less than half of oneDNN's, so products there are 1x1 convolutions. The processor
+    alone decides, not a measurement, so that a run can be repeated bit by bit.
     """
 
     def __torch_function__(
@@ -49,11 +49,12 @@ class FastProducts(TorchFunctionMode):
 
 
 def mkl_is_slow() -> bool:
-    """Whether PyTorch has both libraries and the processor is one of AMD's."""
+    """Whether PyTorch has both libraries and the processor is one of AMD's with AVX-512, which MKL leaves unused."""
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False
     information = Path("/proc/cpuinfo")
-    return "AuthenticAMD" in (information.read_text() if information.is_file() else platform.processor())
+    vendor = information.read_text() if information.is_file() else platform.processor()
+    return "AuthenticAMD" in vendor and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def is_float32_on_cpu(x: Tensor) -> bool:

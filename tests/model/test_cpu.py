@@ -81,8 +81,12 @@ def test_other_numbers_and_shapes_are_left_to_pytorch() -> None:
             assert F.linear(x, w).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize(("vendor", "slow"), [("AuthenticAMD", True), ("GenuineIntel", False)])
-def test_the_processor_decides(vendor: str, slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("vendor", "capability", "slow"),
+    [("AuthenticAMD", "AVX512", True), ("AuthenticAMD", "AVX2", False), ("GenuineIntel", "AVX512", False)],
+)
+def test_the_processor_decides(vendor: str, capability: str, slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(Path, "is_file", lambda path: True)
     monkeypatch.setattr(Path, "read_text", lambda path: f"vendor_id\t: {vendor}\n")
     has_both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
