@@ -2,7 +2,8 @@
 
 It knows the interface of a method alone. Weights and images are random, since neither speed nor memory depends on
 them but for clusterings, which may end sooner. Every row is measured in a process of its own. Several methods, or
-`--arch all`, make one table, each at its own size. Writes benchmark.json and benchmark.md.
+`--arch all`, make one table, each at its own size. Writes benchmark.json and benchmark.md,
+of images and supports that grow in size and number also growth.svg.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from model.methods import METHODS, find_method
 from model.methods.method import Method
 from prediction.predictor import DEFAULT_CONFIG, Predictor
 from tools.measure import count_flops, in_fresh_process, machine, parameter_count, peak_memory, product_peak, timed
+from tools.paper.plots import draw_growth, save_svg
 from tools.paper.table import Table
 from train import forward
 from util.arguments import Parser
@@ -47,12 +49,14 @@ from util.image import read_image
 Row = dict[str, Any]
 Stages = Iterator[tuple[str, int, Callable[[], Any]]]  # a name, times in an episode, what to call
 CONFIG = "config/pascal/pascal_split0_resnet50_manet.yaml"
+GROWTH = {"sizes": "val_size", "shots": "shot"}  # what grows in a row
 STREAMED = 8  # images in a row
 IMAGE_SIZE = 430  # pixels along a side of a generated image, which has as many pixels as PASCAL's 500 x 375
 TABLE_4 = {"arch": "HMNet", "ensemble": False, "shot": 1, "feature_size": 64, "fusion": "hmnet", "val_size": 473}
 BLOCKS = (4, 6, 8, 10)  # also of Table 4
 SIZES = {473: 64, 633: 80, 793: 100, 953: 120, 1113: 140}  # pixels of the paper's Table 9: HMNet's feature size
 QUICK_SIZES = {105: 16, 233: 32}
+SHOTS, QUICK_SHOTS = (1, 5, 10, 20), (1, 2)
 
 
 def random_episode(cfg: Config, device: torch.device, size: int, batch: int = 1) -> tuple[Tensor, Tensor, Tensor]:
@@ -206,7 +210,7 @@ METHOD_ROWS: dict[str, Callable[[Config, float], Any]] = {  # of any method
     **{"operators": measure_operators, "training": measure_training, "loader": measure_loader},
     "predict": measure_predict,
 }
-ROWS = METHOD_ROWS | dict.fromkeys(("reference", "sizes", "blocks"), measure_episode)  # and of HMNet
+ROWS = METHOD_ROWS | dict.fromkeys(("reference", "sizes", "shots", "blocks"), measure_episode)  # and of HMNet
 
 
 def variants(row: str, cfg: Config, quick: bool) -> list[Row]:
@@ -218,12 +222,13 @@ def variants(row: str, cfg: Config, quick: bool) -> list[Row]:
     if row == "blocks":
         small = {"val_size": cfg.val_size, "feature_size": cfg.feature_size} if quick else {}
         return [{**TABLE_4, **small, "blocks": blocks} for blocks in BLOCKS]
-    if row != "sizes":
+    if row not in GROWTH:
         return [{}]
     methods = [{"arch": "HMNet", "fusion": fusion} for fusion in ("hmnet", "cross_attention")]
     methods = methods if cfg.arch.startswith("HMNet") else [{"arch": cfg.arch}, *methods]
-    sizes = (QUICK_SIZES if quick else SIZES).items()
-    return [{**method, "val_size": size, "feature_size": grid} for method in methods for size, grid in sizes]
+    sizes = [{"val_size": size, "feature_size": grid} for size, grid in (QUICK_SIZES if quick else SIZES).items()]
+    shots = [{"shot": shot} for shot in (QUICK_SHOTS if quick else SHOTS)]
+    return [{**method, **grown} for method in methods for grown in (sizes if row == "sizes" else shots)]
 
 
 def own_config(arch: str) -> str:
@@ -341,6 +346,8 @@ def main() -> None:
     folder = arguments.out or "exp/benchmark" / folder
     atomic_write(folder / "benchmark.json", json.dumps(result, indent=1) + "\n")
     atomic_write(folder / "benchmark.md", report(result))
+    if grown := {key: result[row] for row, key in GROWTH.items() if row in result}:
+        save_svg(folder / "growth.svg", partial(draw_growth, grown))
     print(report(result))
 
 

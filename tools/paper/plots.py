@@ -203,6 +203,28 @@ def draw_leads(sets: Mapping[str, Mapping[str, Sequence[Difference | None]]], le
     return figure
 
 
+def draw_growth(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Seconds and memory of the benchmark's rows, one column for each key that grows in them, one line a method."""
+    figures = {"cold s": "seconds, cold", "known support s": "seconds, known support", "peak MB": "memory, MB"}
+    figure = Figure(figsize=(PAGE, 4.6), layout="constrained")
+    axes = figure.subplots(len(figures), len(rows), sharey="row", squeeze=False)
+    for column, (key, measured) in enumerate(rows.items()):
+        methods = dict.fromkeys(row.get("fusion", row["arch"]) for row in measured)
+        for axis, (name, label) in zip(axes[:, column], figures.items(), strict=True):
+            for number, method in enumerate(methods):
+                own = {
+                    row[key]: row[name] for row in measured if row.get("fusion", row["arch"]) == method and name in row
+                }
+                axis.plot(*_sorted(own), color=color(number), marker=MARKERS[number], label=method)
+            axis.set(xscale="log", yscale="log", ylabel="" if column else label)
+            ticks = sorted({row[key] for row in measured})
+            axis.set_xticks(ticks, ticks)
+            axis.minorticks_off()
+        axes[-1, column].set_xlabel({"val_size": "image side, pixels", "shot": "shots"}[key])
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return figure
+
+
 def _sorted(values: Mapping[Any, float], times: float = 1) -> tuple[Sequence[float], NDArray[Any]]:
     points = sorted(values.items())
     return [x for x, _ in points], times * np.array([y for _, y in points])
