@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from prediction.expectation import as_json, better, expect, leave_out, lines, write_curve
 from prediction.fitted import NAME as FITTED
 from prediction.fitted import load_fitted
-from prediction.joint import JointPredictor
+from prediction.joint import FEW, Joint, together
 from prediction.predictor import DEFAULT_CONFIG, Predictor
 from prediction.shared import open_shared
 from prediction.support import SupportClass
@@ -16,8 +16,8 @@ from prediction.tiles import Tiling, check_tiling, crop_supports
 from util.config import Config, load_config
 
 FREE = ("adapt", "prototype")  # methods without weights, the usual one first
-NETWORK = "hmnet-lite"  # joins the usual one
-FEW = 2  # masks of a class, up to which it does
+NETWORK = "hmnet-lite"  # joins the usual one where there are few masks
+USUAL = f"{FREE[0]} and {NETWORK}"  # what is taken where nothing is asked for
 
 
 class Choice(NamedTuple):
@@ -37,19 +37,19 @@ def open_method(
     return load_config(config or DEFAULT_CONFIG, ["arch", arch or FREE[0], *overrides]), None
 
 
-def open_predictor(cfg: Config, weights: Path | None, device: str) -> Predictor:
-    """A predictor of a trained network, or of the training-free method that the config names."""
-    if weights is None:
-        return Predictor.from_method(cfg.arch, cfg, device)
-    return Predictor.from_checkpoint(cfg, weights, device)
+def open_predictor(cfg: Config, weights: Path | None, device: str, usual: bool, cache_mb: float = 0) -> Predictor:
+    """A predictor of a trained network, or of the training-free method that the config names.
 
-
-def with_network(predictor: Predictor, cfg: Config, device: str) -> Predictor:
-    """A training-free method joined by NETWORK, or by itself where its backbone is another one."""
-    network, weights = open_shared(NETWORK, ["initmodel", cfg.initmodel])
-    if network.backbone != cfg.backbone:
-        return predictor
-    return JointPredictor(predictor, Predictor.from_checkpoint(network, weights, device))
+    `usual`: joined by NETWORK, unless the config's backbone is another one.
+    """
+    if weights:
+        return Predictor.from_checkpoint(cfg, weights, device, cache_mb)
+    predictor = Predictor.from_method(cfg.arch, cfg, device, cache_mb)
+    if usual:
+        network, weights = open_shared(NETWORK, ["initmodel", cfg.initmodel])
+        if network.backbone == cfg.backbone:
+            return together(predictor, Predictor.from_checkpoint(network, weights, device))
+    return predictor
 
 
 def choose(
@@ -57,18 +57,17 @@ def choose(
 ) -> Choice:
     """Open what is asked for and set its supports; try it on them where that was not noted before.
 
-    Where neither weights nor a method are given, the better one of FREE is taken, or the first one joined by NETWORK
-    where no class has more than FEW masks. `known` are the notes of an earlier run of the same settings.
+    Where neither weights nor a method are given, the better one of FREE is taken, the first one joined by NETWORK.
+    `known` are the notes of an earlier run of the same settings.
     """
     device = arguments.device or cfg.device
-    predictor = open_predictor(cfg, arguments.weights, device)
-    classes = {item.name: (item.images, item.masks) for item in support}
     is_free = not arguments.weights and not arguments.arch
-    if is_free and max(len(item.images) for item in support) <= FEW:
-        predictor = with_network(predictor, cfg, device)
+    predictor = open_predictor(cfg, arguments.weights, device, is_free)
+    classes = {item.name: (item.images, item.masks) for item in support}
+    is_joined = isinstance(predictor.model, Joint) and min(len(item.images) for item in support) <= FEW
     if not arguments.weights:
         load_fitted(arguments.out / FITTED, predictor)
-    usual = f"{cfg.arch} and {NETWORK}" if isinstance(predictor, JointPredictor) else cfg.arch
+    usual = USUAL if is_joined else cfg.arch
     if arguments.tile:
         check_tiling(predictor, Tiling(arguments.tile, arguments.overlap))
     predictor.set_support(classes)  # whatever is wrong with it is said now

@@ -2,11 +2,14 @@
 
 import hashlib
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor
 
+from model.methods.method import Method
 from prediction.predictor import Predictor
 from util.checkpoint import read_checkpoint, read_metadata
 from util.files import atomic_write
@@ -17,14 +20,21 @@ NAME = "fitted.safetensors"
 def save_fitted(path: Path, predictor: Predictor) -> bool:
     """Write the states of the predictor's supports; False, and nothing, where they are no mappings of tensors."""
     current = [id(state) for state in predictor.states.values()]
-    states = {key: state for key, state in predictor.known.items() if id(state) in current}
-    if not all(
-        isinstance(state, dict) and all(isinstance(x, Tensor) for x in state.values()) for state in states.values()
-    ):
+    content = flatten({key: state for key, state in predictor.known.items() if id(state) in current})
+    if not all(isinstance(x, Tensor) for x in content.values()):
         return False
-    content = {f"{key}.{name}": x.cpu().contiguous() for key, state in states.items() for name, x in state.items()}
-    atomic_write(path, save(content, {"fitted_by": identity(predictor)}))
+    tensors = {name: x.cpu().contiguous() for name, x in content.items()}
+    atomic_write(path, save(tensors, {"fitted_by": identity(predictor)}))
     return True
+
+
+def flatten(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """What mappings of mappings hold, by their names joined by dots."""
+    flat: dict[str, Any] = {}
+    for name, value in mapping.items():
+        inner = {f"{name}.{key}": x for key, x in flatten(value).items()} if isinstance(value, dict) else {name: value}
+        flat |= inner
+    return flat
 
 
 def load_fitted(path: Path, predictor: Predictor) -> bool:
@@ -35,14 +45,20 @@ def load_fitted(path: Path, predictor: Predictor) -> bool:
     if not path.is_file() or read_metadata(path).get("fitted_by") != identity(predictor):
         return False
     for name, x in read_checkpoint(path).items():
-        key, field = name.split(".", 1)
-        predictor.known.setdefault(key, {})[field] = x.to(predictor.device)
+        *keys, last = name.split(".")
+        state = predictor.known
+        for key in keys:
+            state = state.setdefault(key, {})
+        state[last] = x.to(predictor.device)
     return True
 
 
 def identity(predictor: Predictor) -> str:
     """SHA-256 of all that a state depends on but for the supports: the method's code, its weights, the size."""
-    digest = hashlib.sha256(Path(inspect.getfile(type(predictor.model))).read_bytes())
+    digest = hashlib.sha256()
+    for module in predictor.model.modules():
+        if isinstance(module, Method):
+            digest.update(Path(inspect.getfile(type(module))).read_bytes())
     digest.update(f"{predictor.size} {predictor.amp}".encode())
     for name, x in sorted(predictor.model.state_dict().items()):
         digest.update(name.encode() + x.cpu().contiguous().numpy().tobytes())

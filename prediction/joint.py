@@ -1,51 +1,90 @@
-"""A method and a network that segment together, for one and two masks."""
+"""A training-free method and a network that segment together where there are few masks."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.methods.method import Scores
-from prediction.masks import MaskSource
+from model.backbone import Backbone
+from model.inference import MEGABYTE
+from model.methods.method import Explanation, Features, Method, Role, Scores, State
+from model.parts.base_learner import BaseLearner
+from model.tensors import tree_map
 from prediction.outlines import SURE
 from prediction.predictor import Predictor
-from util.image import ImageSource
+from util.config import Config
+
+FEW = 2  # masks of a class, up to which the network counts
 
 
-class JointPredictor(Predictor):
-    """The mean of two predictors' margins; all else is the first one's. Both must pad images.
+class Joint(Method):
+    """The mean of two methods' margins with at most FEW masks; with more, the first one's.
 
     Where the first finds nothing, nothing is found: a network of few classes finds something nearly everywhere.
 
-    Args: a predictor of a training-free method; another predictor on the same device.
+    Args: a training-free method; a trained network, which sees the first one's images reduced; its images' side. Both
+    must pad images.
     """
 
-    def __init__(self, first: Predictor, second: Predictor) -> None:
-        super().__init__(first.model, first.size, first.shot, first.device, first.amp, sharpens=first.sharpens)
-        self.cache, self.second = first.cache, second
+    learns_from_others = True
 
-    def set_support(
-        self,
-        images: ImageSource | Iterable[ImageSource] | Mapping[str, Any],
-        masks: MaskSource | Iterable[MaskSource] | None = None,
-    ) -> None:
-        """As in Predictor; lists, no iterators, as they are read twice."""
-        super().set_support(images, masks)
-        self.second.set_support(images, masks)
+    def __init__(self, first: Method, second: Method, side: int) -> None:
+        super().__init__(first.backbone, first.maps)
+        self.first, self.second, self.side = first, second, side
+        self.images = first.images
 
-    @torch.inference_mode()
-    def scores(self, inputs: Sequence[Tensor]) -> list[list[Scores]]:
-        """As in Predictor, at the network's size; the second predictor sees the first one's inputs, reduced."""
-        side = self.second.size
-        small = F.interpolate(torch.stack(list(inputs)), size=(side, side), mode="bilinear", antialias=True)
-        both = super().scores(inputs), self.second.scores(list(small))
-        return [[self._mean(*pair) for pair in zip(*item, strict=True)] for item in zip(*both, strict=True)]
+    @classmethod
+    def build(cls, cfg: Config, backbone: Backbone, base_learner: BaseLearner | None) -> "Joint":
+        """Two methods make it; no configuration does."""
+        raise TypeError("a joint method is made of two methods, not of a configuration")
 
-    def _mean(self, first: Scores, second: Scores) -> Scores:
-        margins = torch.stack([first.margin_at(self.size), second.margin_at(self.second.size, self.size)], dim=1)
-        counted = margins[:, : 2 if (margins[:, 0] > 0).any() else 1]  # (1, 2 or 1, size, size)
-        half = counted.clamp(-SURE, SURE).mean(1, keepdim=True) / 2
+    @torch.no_grad()
+    def features(self, images: Tensor | Mapping[str, Tensor], role: Role) -> Features:
+        """As in Method: those of both."""
+        assert isinstance(images, Tensor)
+        small = F.interpolate(images, size=(self.side, self.side), mode="bilinear", antialias=True)
+        return {"first": self.first.features(images, role), "second": self.second.features(small, role)}
+
+    def embed(self, features: Features, role: Role) -> Features:
+        """As in Method."""
+        return {name: getattr(self, name).embed(part, role) for name, part in features.items()}
+
+    def support_state(self, support: Features, masks: Tensor) -> State:
+        """As in Method; the network sees the supports of the class alone."""
+        first = self.first.support_state(support["first"], masks)
+        own = (masks == 1).any(3).any(2).any(0).nonzero().flatten()
+        if len(own) > FEW:
+            return {"first": first}
+        shots = masks.shape[:2]
+        chosen = tree_map(lambda x: x.unflatten(0, shots)[:, own].flatten(0, 1), support["second"])
+        return {"first": first, "second": self.second.support_state(chosen, masks[:, own])}
+
+    def score(self, query: Features, state: State, episode_class: Tensor | None = None) -> Scores:
+        """As in Method, at the first one's size."""
+        return self._with_second(self.first.score(query["first"], state["first"]), query, state)
+
+    def explain(self, query: Features, state: State) -> Explanation:
+        """As in Method: the first one's maps, and the network's after them."""
+        first = self.first.explain(query["first"], state["first"])
+        maps = first.maps
+        if "second" in state:
+            maps = maps | self.second.explain(query["second"], state["second"]).maps
+        return Explanation(self._with_second(first.scores, query, state), maps)
+
+    def _with_second(self, first: Scores, query: Features, state: State) -> Scores:
+        margin = first.margin_at(first.final.shape[-2:]).clamp(-SURE, SURE)  # (B, h, w)
+        if "second" in state:
+            second = self.second.score(query["second"], state["second"])
+            both = (margin + second.margin_at(self.side, margin.shape[-2:]).clamp(-SURE, SURE)) / 2
+            margin = torch.where((margin > 0).flatten(1).any(1)[:, None, None], both, margin)
+        half = margin.unsqueeze(1) / 2
         final = torch.cat([-half, half], dim=1)
         return Scores(final, final)
+
+
+def together(first: Predictor, second: Predictor) -> Predictor:
+    """A predictor of both their methods, otherwise as the first one."""
+    method = Joint(first.model, second.model, second.size)
+    megabytes = first.cache.budget / MEGABYTE
+    return Predictor(method, first.size, first.shot, first.device, first.amp, megabytes, first.sharpens)

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.evaluation import expected_weights
-from prediction.choice import FREE, open_method
-from prediction.predictor import Predictor
+from prediction.choice import FREE, USUAL, open_method, open_predictor
 from prediction.shared import WEIGHTS
 from prediction.zoo import Entry, entries
 from tools.browser.session import Limits, Network
@@ -49,8 +48,8 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def first_name(arguments: argparse.Namespace) -> str:
-    """What the command line asks for, else the usual training-free method."""
-    return str(arguments.weights or arguments.arch or FREE[0])
+    """What the command line asks for, else the usual way."""
+    return str(arguments.weights or arguments.arch or USUAL)
 
 
 def all_names(first: str) -> list[str]:
@@ -71,16 +70,13 @@ def is_here(entry: Entry) -> bool:
 
 def open_network(arguments: argparse.Namespace, name: str) -> Network:
     """One of `all_names`; UserError where something of it is missing."""
-    is_free = name in METHODS or name == arguments.arch
+    is_usual = name == USUAL
+    is_free = is_usual or name in METHODS or name == arguments.arch
     config = arguments.config if name == first_name(arguments) else None
-    cfg, weights = open_method(None if is_free else name, name if is_free else None, config, [])
-    memory = arguments.device, arguments.cache_mb
-    if weights is None:
-        predictor, origin = Predictor.from_method(name, cfg, *memory), "training-free"
-    else:
-        predictor = Predictor.from_checkpoint(cfg, weights, *memory)
-        origin = f"trained: {weights}" if Path(name).is_file() else "trained"
-    about = f"{cfg.arch}, {origin}; backbone {cfg.backbone_name}, device {predictor.device}"
+    cfg, weights = open_method(None if is_free else name, name if is_free and not is_usual else None, config, [])
+    predictor = open_predictor(cfg, weights, arguments.device, is_usual, arguments.cache_mb)
+    origin = "training-free" if weights is None else f"trained: {weights}" if Path(name).is_file() else "trained"
+    about = f"{name if is_usual else cfg.arch}, {origin}; backbone {cfg.backbone_name}, device {predictor.device}"
     return Network(cfg, weights, predictor, about if Path(name).is_file() or is_free else f"{name}: {about}")
 
 

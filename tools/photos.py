@@ -23,7 +23,7 @@ from dataset.benchmarks.pascal import PASCAL_CLASSES
 from dataset.lists import Pair, read_lines, read_list
 from dataset.scan import scan_masks
 from model.methods import METHODS
-from prediction.joint import JointPredictor
+from prediction.joint import together
 from prediction.predictor import DEFAULT_CONFIG, Predictor
 from tools.paper.table import Table
 from util.arguments import Parser
@@ -207,7 +207,7 @@ PARTS = (lambda measured: measured.absent), (lambda measured: measured.present)
 def open_named(name: str, cfg: Config) -> Predictor:
     """A training-free method with a config, a trained network by name or place, or both together as METHOD+NETWORK."""
     if "+" in name:
-        return JointPredictor(*(open_named(part, cfg) for part in name.split("+", 1)))
+        return together(*(open_named(part, cfg) for part in name.split("+", 1)))
     if name in METHODS:
         return Predictor.from_method(name, cfg, device="cpu", cache_mb=cfg.feature_cache_mb)
     return Predictor.from_pretrained(name, "cpu", cfg.feature_cache_mb)

@@ -72,7 +72,8 @@ def main() -> int:
     device = "cuda" if arguments.gpus else "cpu"
     shown = {item.name: ([read_image(path) for path in item.images], item.masks) for item in support}
     values = {item.name: item.value for item in support}
-    build = partial(open_predictor, cfg, weights and weights.resolve(), device)
+    is_free = not arguments.weights and not arguments.arch
+    build = partial(open_predictor, cfg, weights and weights.resolve(), device, is_free)
     build().set_support(shown)  # a mistake in weights or supports is said before the work
     complaints: list[str] = []
     try:

@@ -111,7 +111,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = Parser(description="A service for labelling tools.")
     parser.add_argument("--weights", metavar="NAME", help="trained network, as of predict.py")
-    parser.add_argument("--arch", metavar="METHOD", help="a training-free method instead (adapt)")
+    parser.add_argument("--arch", metavar="METHOD", help="a training-free method (adapt and hmnet-lite)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="as of predict.py")
     parser.add_argument("--host", default=LOCAL[0], help="address to listen at (127.0.0.1: this machine alone)")
     parser.add_argument("--port", type=int, default=9090, help="port to listen at (9090)")
@@ -134,7 +134,7 @@ def main() -> None:
     import uvicorn
 
     cfg, weights = open_method(arguments.weights, arguments.arch, arguments.config, arguments.opts)
-    predictor = open_predictor(cfg, weights, arguments.device)
+    predictor = open_predictor(cfg, weights, arguments.device, not arguments.weights and not arguments.arch)
     service = Service(predictor, arguments.label_studio, arguments.max_mb << 20)
     uvicorn.run(make_app(service, arguments.token), host=arguments.host, port=arguments.port)
 

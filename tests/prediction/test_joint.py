@@ -1,38 +1,71 @@
-"""Two predictors together: the mean of what both say, and where the command takes them."""
+"""Two methods together: the mean of what both say, and where commands take them."""
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from prediction.choice import NETWORK, choose, with_network
-from prediction.joint import SURE, JointPredictor
+from prediction.choice import USUAL, choose, open_predictor
+from prediction.evidence import gather_evidence
+from prediction.fitted import load_fitted, save_fitted
+from prediction.joint import SURE, Joint, together
+from prediction.predictor import Predictor
 from prediction.support import SupportClass
 from tests.prediction.test_fitted import fresh
 from tests.prediction.test_predictor import shapes
-from util.config import load_config
+from util.config import Config, load_config
 
 
-def test_the_margin_is_the_mean_of_both() -> None:
-    first, second, joint = fresh(0), fresh(1), JointPredictor(fresh(0), fresh(1))
-    support, query = shapes(50, 60), shapes(65, 65)[0]  # at the network's size, so that nothing is resized
-    margins = []
+def pair() -> Predictor:
+    return together(fresh(0), fresh(1))
+
+
+def tiny_config() -> Config:
+    return load_config("config/base/pascal.yaml", ["backbone", "tiny", "arch", "adapt", "ensemble", "False"])
+
+
+def several(masks: int) -> tuple[list[Any], list[Any]]:
+    pairs = [shapes(50, 60) for _ in range(masks)]
+    return [image for image, _ in pairs], [mask for _, mask in pairs]
+
+
+@pytest.mark.parametrize("masks", [1, 2, 3])
+def test_with_few_masks_the_margin_is_the_mean_of_both(masks: int) -> None:
+    first, second, joint = fresh(0), fresh(1), pair()
+    support, query, margins = several(masks), shapes(65, 65)[0], []  # at the network's size, so that nothing is resized
     for predictor in (first, second, joint):
         predictor.set_support(*support)
         scores = predictor.scores([predictor.network_input(query)])[0]
-        margins.append(scores[0].margin_at(65))
-    expected = (margins[0].clamp(-SURE, SURE) + margins[1].clamp(-SURE, SURE)) / 2
-    torch.testing.assert_close(margins[2], expected, atol=1e-5, rtol=1e-5)
+        margins.append(scores[0].margin_at(65).clamp(-SURE, SURE))
+    expected = (margins[0] + margins[1]) / 2 if masks < 3 else margins[0]
+    torch.testing.assert_close(margins[2], expected, atol=1e-4, rtol=1e-4)
     assert joint.predict(query).mask.shape == (65, 65)
-    joint.states["object"] = {**joint.states["object"], "object": -joint.states["object"]["object"]}
+    evidence = gather_evidence(joint, query)
+    torch.testing.assert_close(evidence.scores[0].margin_at(65), expected, atol=1e-4, rtol=1e-4)
+    state = joint.states["object"]["first"]
+    joint.states["object"] = joint.states["object"] | {"first": state | {"object": -state["object"]}}
     assert not joint.predict(query).is_found  # as nothing is like the object
 
 
-def test_a_network_joins_its_own_backbone_alone() -> None:
-    cfg = load_config("config/base/pascal.yaml", ["backbone", "tiny", "arch", "adapt", "ensemble", "False"])
-    predictor = fresh()
-    assert with_network(predictor, cfg, "cpu") is predictor
+def test_each_class_counts_its_own_masks() -> None:
+    joint = pair()
+    joint.set_support({"few": several(2), "many": several(3)})
+    assert [*joint.states["few"]] == ["first", "second"] and [*joint.states["many"]] == ["first"]
+
+
+def test_what_was_fitted_to_many_masks_is_kept(tmp_path: Path) -> None:
+    joint, again, file = pair(), pair(), tmp_path / "fitted.safetensors"
+    joint.set_support(*several(3))
+    assert save_fitted(file, joint) and load_fitted(file, again)
+    (key,) = joint.known
+    torch.testing.assert_close(again.known[key], joint.known[key], rtol=0, atol=0)
+
+
+def test_a_network_joins_its_own_backbone_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prediction.choice.Predictor.from_method", lambda *_: fresh())
+    assert not isinstance(open_predictor(tiny_config(), None, "cpu", usual=True).model, Joint)
 
 
 @pytest.mark.parametrize(
@@ -41,14 +74,11 @@ def test_a_network_joins_its_own_backbone_alone() -> None:
 def test_few_masks_are_left_to_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, masks: int, arch: str | None, joined: bool
 ) -> None:
-    monkeypatch.setattr("prediction.choice.open_predictor", lambda *_: fresh())
-    monkeypatch.setattr("prediction.choice.with_network", lambda first, *_: JointPredictor(first, fresh(1)))
-    cfg = load_config("config/base/pascal.yaml", ["backbone", "tiny", "arch", "adapt", "ensemble", "False"])
+    monkeypatch.setattr("prediction.choice.open_predictor", lambda *others: pair() if others[-1] else fresh())
     arguments = argparse.Namespace(
         weights=None, arch=arch, device="cpu", out=tmp_path, tile=None, threshold=None,
         no_expectation=True, curve=False, scale="as is",
     )  # fmt: skip
-    support = [SupportClass("object", 1, *map(list, zip(*[shapes(50, 60)] * masks, strict=True)))]
-    choice = choose(arguments, cfg, support, {})
-    assert isinstance(choice.predictor, JointPredictor) == joined
-    assert choice.notes["method"] == ("adapt and " + NETWORK if joined else "adapt")
+    choice = choose(arguments, tiny_config(), [SupportClass("object", 1, *several(masks))], {})
+    assert isinstance(choice.predictor.model, Joint) == (arch is None)
+    assert choice.notes["method"] == (USUAL if joined else "adapt")

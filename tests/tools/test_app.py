@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from prediction.choice import USUAL
+from prediction.joint import Joint
 from prediction.zoo import entries
 from tests.toy import ROOT, toy_config
 from tools.app import METHODS, all_names, first_name, is_here, open_network, parse_arguments
@@ -18,11 +20,11 @@ def test_nothing_trained_is_taken_unless_it_is_asked_for(tmp_path: Path, monkeyp
     monkeypatch.setattr("prediction.predictor.load_frozen_parts", lambda model, cfg: None)
     monkeypatch.setattr(sys, "argv", ["app", "--device", "cpu"])
     arguments = parse_arguments()
-    assert first_name(arguments) == "adapt" and {*all_names("adapt")} >= {*METHODS}
+    assert first_name(arguments) == USUAL and {*all_names(USUAL)} >= {*METHODS}
     demo = load_config("config/demo.yaml").best_weights(1)
     demo.parent.mkdir(parents=True)
     demo.touch()
-    assert first_name(arguments) == "adapt" and all_names("adapt")[-1] == str(demo)
+    assert first_name(arguments) == USUAL and all_names(USUAL)[-1] == str(demo)
     about = open_network(arguments, "adapt").source
     assert about.startswith("adapt, training-free; backbone timm/tf_efficientnet_lite2")
     monkeypatch.setattr(sys, "argv", ["app", "--weights", "mine.pth"])
@@ -32,6 +34,8 @@ def test_nothing_trained_is_taken_unless_it_is_asked_for(tmp_path: Path, monkeyp
 @pytest.mark.skipif(not is_here(entries()["hmnet-lite"]), reason="its weights are not here")
 def test_a_network_of_the_zoo_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["app", "--device", "cpu", "--arch", "prototype"])
+    usual = open_network(parse_arguments(), USUAL)
+    assert isinstance(usual.predictor.model, Joint) and usual.source.startswith("adapt and hmnet-lite, training-free; ")
     network = open_network(parse_arguments(), "hmnet-lite")
     assert network.weights is not None and network.predictor.model.is_trained
     assert network.source.startswith("hmnet-lite: HMNetLite, trained; backbone ") and network.source.endswith(
