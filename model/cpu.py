@@ -21,7 +21,7 @@ from model.resize import resize
 
 SMALLEST_PRODUCT = 2**20  # multiplications of a product that is worth the convolution's longer way
 SMALLEST_WINOGRAD = 256  # channels from which on products cost more than the changes around them
-MOST_CHANNELS = 512
+MOST_CHANNELS = 512  # whose tiles are held at once: memory that a process keeps, not pages new from the system
 MOST_TILES = 256  # changed at once, but for those of one image
 TILE = 4  # outputs along a side
 POINTS = (0.0, 2**-0.5, -(2**-0.5), 2**0.5, -(2**0.5))  # more exact than 0, 1, -1, 2 and -2

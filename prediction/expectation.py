@@ -8,7 +8,6 @@ from statistics import median
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
@@ -169,6 +168,8 @@ def lines(expected: Mapping[str, Expectation], used: str) -> list[str]:
 
 def write_curve(folder: Path, predictor: Predictor, support: Sequence[SupportClass], threshold: float) -> None:
     """Write the IoU by the number of masks as curve.json and curve.png; changes the support."""
+    from matplotlib.figure import Figure  # slow to import, and needed here alone
+
     images = list(dict.fromkeys(image for item in support for image in item.images))
     chosen = int(np.abs(np.array(THRESHOLDS) - threshold).argmin())
     points: dict[int, tuple[float, float, float]] = {}  # mean and interval by number of masks
