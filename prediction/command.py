@@ -58,7 +58,7 @@ def plan_run(
     settings |= {"tile": tile, "overlap": overlap if tile else None, "scale": scale}
     settings |= {"free": not (arguments.weights or arguments.arch), "tried": not arguments.no_expectation}
     outputs = Outputs(out, queries.files, Kinds(not arguments.no_overlays, arguments.probabilities))
-    is_known = is_current(out, settings, arguments.overwrite or arguments.finish)
+    is_known = not arguments.finish and is_current(out, settings, arguments.overwrite)
     plan = make_plan(support, queries, share, outputs, is_known, arguments.overwrite, arguments.verify)
     return plan, reader, settings
 

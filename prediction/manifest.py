@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
+from pydantic_core import from_json
 
 from prediction.queries import Share
 from util.files import atomic_open, atomic_write
@@ -59,11 +60,6 @@ class Group(NamedTuple):
         """The image."""
         return self.records[0]["file"]
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether all lines of the image are there."""
-        return len(self.records) == max(1, self.records[0]["found"])
-
 
 class Part:
     """The lines of one process; a whole image's lines are written at once, behind those of an earlier run."""
@@ -89,21 +85,22 @@ class Part:
 
 def scan(path: Path, start: int = 0) -> Iterator[Group]:
     """The images of a file whose lines are all there, in order, from a position on; torn lines do not count."""
-    group: Group | None = None
+    records: list[Record] = []
     if not path.is_file():
         return
     with path.open("rb") as file:
         position = file.seek(start)
         for line in file:
             before, position = position, position + len(line)
-            record = _record(line)
-            if record and group and group.file == record["file"]:
-                group = Group([*group.records, record], group.start, position)
-            else:
-                group = Group([record], before, position) if record else None
-            if group and group.is_complete:
-                yield group
-                group = None
+            if not (record := _record(line)):
+                records = []
+                continue
+            if not records or records[0]["file"] != record["file"]:
+                records, first = [], before
+            records.append(record)
+            if len(records) >= records[0]["found"]:
+                yield Group(records, first, position)
+                records = []
 
 
 def part_path(folder: Path, share: Share) -> Path:
@@ -196,7 +193,10 @@ def _text(records: Iterable[Record]) -> str:
 def _record(line: bytes) -> Record | None:
     """What a line holds; None where it is torn."""
     try:
-        record = json.loads(line)
+        try:
+            record = from_json(line)  # in a quarter of the time, but for names in no known encoding
+        except ValueError:
+            record = json.loads(line)
         name, found = record.get("class"), record["found"]
     except (ValueError, RecursionError, KeyError, AttributeError, TypeError):
         return None

@@ -1,7 +1,7 @@
 """The files that are written for every image, and what they are called."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -41,11 +41,11 @@ class Outputs:
 
     def __init__(self, folder: Path, files: Sequence[str], kinds: Kinds | None = None) -> None:
         self.folder, self.kinds = folder, kinds or Kinds()
-        stems = _hashes([own_name(os.path.splitext(file)[0]) for file in files])
-        meets = _repeated(stems) | np.isin(stems, _hashes(files))
+        stems = _hashes((own_name(os.path.splitext(file)[0]) for file in files), len(files))
+        meets = _repeated(stems) | np.isin(stems, _hashes(files, len(files)))
         self.whole = {files[number] for number in np.flatnonzero(meets).tolist()}  # called by their whole names
-        names = [own_name(file) for file in self.whole]
-        repeated = _repeated(_hashes(names)) | np.isin(_hashes(names), stems[~meets])
+        names = _hashes(map(own_name, self.whole), len(self.whole))
+        repeated = _repeated(names) | np.isin(names, stems[~meets])
         self.with_digest = {file for file, again in zip(self.whole, repeated, strict=True) if again}
 
     def name(self, file: str) -> str:
@@ -128,8 +128,8 @@ def _is_whole_jpeg(path: Path) -> bool:
     return path.is_file() and path.read_bytes().endswith(JPEG_END)
 
 
-def _hashes(names: Sequence[str]) -> NDArray[np.int64]:
-    return np.fromiter(map(hash, names), np.int64, len(names))
+def _hashes(names: Iterable[str], count: int) -> NDArray[np.int64]:
+    return np.fromiter(map(hash, names), np.int64, count)
 
 
 def _repeated(values: NDArray[np.int64]) -> NDArray[np.bool_]:

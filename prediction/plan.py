@@ -1,6 +1,7 @@
 """What a run has to do: the images of its share that the manifest does not have yet."""
 
 import os
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,21 +86,20 @@ def make_plan(
     in the manifest and whose size in bytes has not changed. `verify` reads these files and their outputs.
     """
     files = [file for file in queries.files if share.has(file)]
-    place = {file: number for number, file in enumerate(files)}
-    done, stale, root = bytearray(len(files)), dict[str, Record](), str(queries.root)
+    done, stale, root = bytearray(len(files)), dict[str, Record](), os.path.join(queries.root, "")
     parts = part_files(outputs.folder)
     own = [path for other, path in parts.items() if share == WHOLE or other == share]
     for path in (outputs.folder / NAME, *own) if is_known else ():
         for group in scan(path):
-            number, record = place.get(group.file), group.records[0]
-            if number is None:
+            number, record = bisect_left(files, group.file), group.records[0]
+            if files[number : number + 1] != [group.file]:
                 continue
             paths = outputs.paths(group.file)
             done[number] = not overwrite and is_done(paths, record)
             if record.get("mask") != paths["mask"]:
                 stale[group.file] = record
             elif done[number]:
-                done[number] = _is_unchanged(os.path.join(root, group.file), record)
+                done[number] = _is_unchanged(root + group.file, record)
                 done[number] &= not verify or _is_verified(queries.root / group.file, record, outputs)
     left = [file for file, known in zip(files, done, strict=True) if not known]
     return PredictionPlan(support, queries, share, outputs, left, list(stale.values()))

@@ -17,7 +17,7 @@ LISTING = ".txt"
 
 
 class Queries(NamedTuple):
-    """Images to segment; `files` are paths below `root`."""
+    """Images to segment; `files` are paths below `root`, sorted."""
 
     root: Path
     files: list[str]
@@ -56,10 +56,8 @@ def find_queries(patterns: Sequence[str], leave_out: Sequence[Path] = ()) -> Que
             raise UserError(f"{pattern}: no images; give a folder, or a pattern in quotes such as 'photos/*.jpg'")
         found.append((os.path.abspath(root), names))
     common = os.path.commonpath([root for root, _ in found])
-    files: set[str] = set()
-    for root, names in found:
-        start = "" if root == common else os.path.relpath(root, common) + os.sep
-        files.update(start + name for name in names)
+    starts = ["" if root == common else os.path.relpath(root, common) + os.sep for root, _ in found]
+    files = {start + name: None for start, (_, names) in zip(starts, found, strict=True) for name in names}
     return Queries(Path(common), sorted(files))
 
 

@@ -14,9 +14,9 @@ def test_parts_join_the_manifest_and_win(tmp_path: Path) -> None:
     write_manifest(tmp_path, {"b": records("b", 1), "a": records("a", 2, old=True)})
     assert [json.loads(line)["file"] for line in (tmp_path / "manifest.jsonl").read_text().splitlines()] == list("aab")
     with Part(tmp_path, Share(1, 2)) as first, Part(tmp_path, Share(2, 2)) as other:
-        first.append(records("é\n", 0))
+        first.append(records("é\n\udcff", 0))
         other.append(records("a", 1, old=False))
-    joined = {"é\n": records("é\n", 0), "a": records("a", 1, old=False), "b": records("b", 1)}
+    joined = {"é\n\udcff": records("é\n\udcff", 0), "a": records("a", 1, old=False), "b": records("b", 1)}
     assert read_manifest(tmp_path) == joined
     write_manifest(tmp_path, joined)
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.jsonl"]
