@@ -98,5 +98,7 @@ class FeatureCache:
 
 def merge_classes(margins: Tensor) -> Tensor:
     """Labels (h, w), 0 background and i + 1 class i, of the classes' margins over the background (N, h, w)."""
+    if len(margins) == 1:
+        return (margins[0] > 0).long()
     best, index = margins.max(0)
     return torch.where(best > 0, index + 1, 0)

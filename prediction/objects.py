@@ -41,35 +41,45 @@ class MaskObject(NamedTuple):
 
 def find_objects(mask: NDArray[np.uint8]) -> list[MaskObject]:
     """The objects of a mask (h, w) in which 0 is background, in the order of their first pixels, row by row."""
-    runs, values = _runs(mask)
+    runs, values, label = _labelled_runs(mask)
     if not len(runs):
         return []
-    count, label = connected_components(_neighbours(runs, values, mask.shape[1]), directed=False)
-    order = np.argsort(label, kind="stable")
-    groups = np.split(order, np.cumsum(np.bincount(label, minlength=count))[:-1])
-    return [_object(runs[group], int(values[group[0]])) for group in sorted(groups, key=lambda group: int(group[0]))]
+    groups = np.split(np.argsort(label, kind="stable"), np.cumsum(np.bincount(label))[:-1])
+    return [_object(runs[group], int(values[group[0]])) for group in groups]
 
 
 def object_scores(mask: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> dict[int, list[float]]:
     """By value the mean probability over each of its objects, in their order; probabilities[value - 1] is (h, w)."""
+    runs, values, label = _labelled_runs(mask)
     scores: dict[int, list[float]] = {}
-    for item in find_objects(mask):
-        scores.setdefault(item.value, []).append(_run_sum(item.runs, probabilities[item.value - 1]) / item.area)
+    for value in np.unique(values).tolist():
+        of_value = values == value
+        own, number = runs[of_value], np.unique(label[of_value], return_inverse=True)[1]
+        sums = np.bincount(number, _run_sums(own, probabilities[value - 1]))
+        scores[value] = (sums / np.bincount(number, own[:, 2] - own[:, 1])).tolist()
     return scores
 
 
-def _run_sum(runs: NDArray[np.int64], values: NDArray[np.float32]) -> float:
-    """The sum of values (h, w) in runs (n, 3) from top to bottom, a strip of rows at a time."""
+def _run_sums(runs: NDArray[np.int64], values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The sums (n,) of values (h, w) in runs (n, 3) from top to bottom, a strip of rows at a time."""
     first, last, left, right = runs[0, 0], runs[-1, 0] + 1, runs[:, 1].min(), runs[:, 2].max()
     height = max(1, STRIP // 4 // (right - left))
-    total = 0.0
+    found = []
     for top in range(first, last, height):
         row, start, end = runs[slice(*np.searchsorted(runs[:, 0], [top, top + height]))].T
         strip = values[top : min(top + height, last), left:right]
         sums = np.append(0.0, np.cumsum(strip, dtype=np.float64))
         offset = (row - top) * (right - left) - left
-        total += float((sums[offset + end] - sums[offset + start]).sum())
-    return total
+        found.append(sums[offset + end] - sums[offset + start])
+    return np.concatenate(found)
+
+
+def _labelled_runs(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
+    """Runs (n, 3) and values (n,) as `_runs`, and the number (n,) of each one's object, in the order of first runs."""
+    runs, values = _runs(mask)
+    _, label = connected_components(_neighbours(runs, values, mask.shape[1]), directed=False)
+    _, first, label = np.unique(label, return_index=True, return_inverse=True)
+    return runs, values, np.argsort(np.argsort(first))[label]
 
 
 def _runs(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:

@@ -49,4 +49,5 @@ def guided_filter(values: Map, image: NDArray[np.uint8]) -> Map:
     slope = np.linalg.solve(covariance + SMOOTHNESS * np.eye(3, dtype=np.float32), joint[..., None])[..., 0]
     offset = level - (slope * mean).sum(-1)
     lines = cv2.resize(box(np.dstack([slope, offset])), values.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    return np.asarray((lines[..., :3] * guide).sum(-1) + lines[..., 3], np.float32)
+    red, green, blue, rest = cv2.split(np.asarray(lines))
+    return np.asarray(red * guide[..., 0] + green * guide[..., 1] + blue * guide[..., 2] + rest, np.float32)

@@ -108,7 +108,8 @@ class Prediction:
         for _, rows in self._strips():
             probabilities = self.class_probabilities[:, rows]
             best, background = probabilities.max(0), 1 - probabilities.sum(0)
-            mask[rows] = np.where(best > threshold * (best + background), probabilities.argmax(0) + 1, 0)
+            likeliest = probabilities.argmax(0) + 1 if len(probabilities) > 1 else 1
+            mask[rows] = np.where(best > threshold * (best + background), likeliest, 0)
         return replace(self, mask=mask)
 
     def found(self) -> list[Found]:
@@ -130,8 +131,8 @@ class Prediction:
             probability = self.class_probabilities[of_class, rows].sum(0, dtype=np.float64)
             mask = self.mask[rows] == value if value else self.mask[rows] > 0
             area += int(np.count_nonzero(mask))
-            inside += float(probability[mask].sum())
-            outside += float(probability[~mask].sum())
+            within = float(probability.sum(where=mask))
+            inside, outside = inside + within, outside + float(probability.sum()) - within
             highest = max(highest, float(probability.max()))
             left, upper, width, height = cv2.boundingRect(mask.view(np.uint8))
             if width:

@@ -38,6 +38,7 @@ TRUTH: Color = (255, 255, 255)
 HALO: Color = (20, 20, 20)
 PAPER: Color = (255, 255, 255)
 GAP = 8
+RUNS = 3  # zlib's Z_RLE, for which masks are a quarter of the work and no larger
 
 
 class Tile(NamedTuple):
@@ -71,8 +72,8 @@ def overlay(image: RGB, mask: NDArray[Any], truth: NDArray[Any] | None = None, a
     index = mask.astype(np.uint8)
     counts = cv2.calcHist([index], [0], None, [256], [0, 256]).ravel()
     values = [int(value) for value in np.flatnonzero(counts) if value]
-    colours = np.array(index_palette(), np.uint8).reshape(256, 1, 3)[index.ravel()].reshape(image.shape)
-    drawn = np.where(index[..., None] > 0, cv2.addWeighted(image, 1 - alpha, colours, alpha, 0), image)
+    colours = cv2.LUT(cv2.merge([index] * 3), np.array(index_palette(), np.uint8).reshape(1, 256, 3))
+    drawn = np.asarray(cv2.copyTo(cv2.addWeighted(image, 1 - alpha, colours, alpha, 0), index, image.copy()), np.uint8)
     for value in values:
         if value != IGNORE:
             draw_contour(drawn, mask == value, class_color(value))
@@ -203,10 +204,10 @@ def save_image(path: Path, image: RGB) -> None:
 
 def encode_index(mask: NDArray[np.uint8]) -> bytes:
     """A mask (h, w) as a palette PNG whose pixel values are the classes."""
-    image = Image.fromarray(mask).convert("L")
+    image = Image.fromarray(mask)  # without a copy, as large ones take what memory there is
     image.putpalette(index_palette())
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    image.save(buffer, "PNG", compress_type=RUNS)
     return buffer.getvalue()
 
 

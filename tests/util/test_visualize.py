@@ -103,7 +103,7 @@ def test_panel_shows_legend_colours_and_widens_for_long_text() -> None:
 
 
 def test_index_png_keeps_the_values(tmp_path: Path) -> None:
-    mask = np.random.default_rng().integers(0, 256, (31, 47), dtype=np.uint8)
+    mask = np.random.default_rng().integers(0, 256, (47, 31), dtype=np.uint8).T
     save_index(tmp_path / "deep/er/mask.png", mask)
     read = Image.open(tmp_path / "deep/er/mask.png")
     assert read.mode == "P" and np.array_equal(np.asarray(read), mask)
