@@ -25,6 +25,7 @@ QUICK: Any = {"show_progress": "hidden", "trigger_mode": "multiple"}  # no event
 LATEST: Any = {"trigger_mode": "always_last"}
 MESSAGE_SECONDS = 30
 TABS = 8  # that are found again when they are loaded once more
+AT_ONCE = 20  # results up to which each is shown as it comes
 HEIGHT = 2000  # pixels of the opened result, beyond which it is reduced
 SHOT_ACTIONS = {
     "Undo": lambda session: session.shot and session.shot.step(-1),
@@ -280,7 +281,7 @@ def search_side(context: AppContext, session: gr.State, supports: Sequence[Part]
     on(done.then, lambda session: None, [session], [*supports, status])
     inputs, asking = [session, *supports[1].components, queries], partial(search, context, shown)
     asked = start.click(asking, inputs, components_of(shown), show_progress_on=status.components, **NETWORK)
-    stop.click(lambda: gr.Info("stopped"), cancels=asked)
+    on(stop.click, lambda session: gr.Info("stopped"), [session], shown, cancels=asked)
     for changed in choice.components:
         on(changed.input, on_choice, [session, *choice.components], shown, **LATEST)
     to_see = "() => document.querySelector('#opened')?.scrollIntoView({ block: 'nearest' })"
@@ -304,7 +305,8 @@ def search(context: AppContext, parts: Sequence[Part], session: Session, paintin
             else:
                 answer = session.answers[-1]
                 cards.append(saved(context, segment.draw_answer(answer, session.choice, answer.view)))
-            yield [cards, *same, *show_status(session)]
+            is_due = len(cards) % (1 + len(cards) // AT_ONCE) == 0  # many are shown in larger steps
+            yield [cards if is_due else gr.skip(), *same, *show_status(session)]
         yield values_of(parts, session)
         for line in segment.expect_iou(session, predictor):
             warn(line)

@@ -131,4 +131,5 @@ async function show() {
 
 watch("value", show);
 choose("brush");
+fit();
 show();

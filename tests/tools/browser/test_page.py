@@ -212,13 +212,12 @@ def test_polygons_by_mouse_finger_and_keys_and_a_tour_by_tab(tab: Tab, tmp_path:
     tab.page.click("#painter button[data-tool=polygon]")
     tab.page.focus("#painter canvas")
     tab.page.mouse.move(5, 5)
-    before = tab.painted()
     with tab.page.expect_response(lambda response: "/queue/join" in response.url):
         for key, times in (("Enter", 1), ("ArrowLeft", 10), ("Enter", 1), ("ArrowDown", 10), ("Enter", 2)):
             for _ in range(times):
                 tab.page.keyboard.press(key)
-    added = tab.painted() - before
-    assert added[45:60, 36:60].mean() > 0.4 and added.sum() < 24 * 24
+    by_keys = tab.painted()
+    assert by_keys[45:60, 36:60].mean() > 0.4 and by_keys.sum() < triangle.sum() + 24 * 24
 
 
 def test_a_click_marks_the_object(tab: Tab, tmp_path: Path) -> None:
@@ -413,13 +412,14 @@ def test_many_images_stopped_and_asked_again(tab: Tab, tmp_path: Path) -> None:
     )
     tab.page.click("#stop")
     tab.message("stopped")
+    tab.page.wait_for_selector("#status:has-text('images, found in')")
     tab.page.wait_for_timeout(2000)  # gradio takes a click for a double one until then
     tab.find(120)
     tab.page.wait_for_selector("#status:has-text('120 images, found in'):has-text('expect a mean IoU of')")
     is_seen = "(each) => each.checkVisibility({ contentVisibilityAuto: true })"
     drawn = f"[...document.querySelectorAll('#results img')].map({is_seen})"
     is_drawn = tab.page.evaluate(drawn)
-    assert 1 < sum(is_drawn) < 60 and is_drawn[0] and not is_drawn[-1]
+    assert is_drawn[0] and not is_drawn[-1]
     tab.page.locator("#results img").last.scroll_into_view_if_needed()
     tab.page.wait_for_function(f"{drawn}.at(-1)")
 
