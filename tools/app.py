@@ -42,7 +42,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--max-megapixels", type=float, default=50, metavar="N", help="of an image")
     parser.add_argument("--max-mb", type=int, default=50, metavar="N", help="of an uploaded file")
     parser.add_argument("--max-supports", type=int, default=20, metavar="N")
-    parser.add_argument("--max-queries", type=int, default=100, metavar="N")
+    parser.add_argument("--max-queries", type=int, default=500, metavar="N")
     parser.add_argument("--cache-mb", type=float, default=1000, metavar="N", help="memory for images' features")
     return parser.parse_args()
 

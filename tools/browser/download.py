@@ -18,7 +18,6 @@ from prediction.formats.table import check_places, chosen_formats
 from prediction.manifest import write_manifest
 from prediction.outputs import Outputs
 from prediction.settings import contents_of, fingerprint, read_settings, write_settings
-from prediction.support import SupportClass
 from tools.browser.session import ORDERS, VIEWS, Choice, Network, Session, read_upload
 from util.errors import UserError
 from util.files import atomic_write, own_name
@@ -41,9 +40,9 @@ def save_session(session: Session, folder: Path) -> Path:
         raise UserError("there is no support image yet, and so nothing to save")
     path = Path(mkdtemp(dir=folder), f"session_{title_of(session)}.zip")
     supports = [{"class": shot.class_name, "image": own_name(shot.path.name)} for shot in session.shots]
+    settings = {"network": session.network, **session.choice._asdict(), "supports": supports}
     try:
         with ZipFile(path, "w") as archive:
-            settings = {"network": session.network, **session.choice._asdict(), "supports": supports}
             archive.writestr(SESSION, json.dumps(settings, indent=1))
             for number, (shot, support) in enumerate(zip(session.shots, supports, strict=True)):
                 archive.write(shot.path, f"{number}/{support['image']}")
@@ -74,12 +73,13 @@ def open_session(session: Session, path: str) -> str:
             opened.add_shot(file, image, np.ascontiguousarray(mask[..., 0]), item["class"])
         view, threshold, order = opened.choice
         assert opened.shots and view in VIEWS and order in ORDERS and 0 < threshold < 1
+        network = str(saved["network"])
     except UserError:
         raise
     except Exception:  # whatever the file may hold
         raise UserError(f"{Path(path).name}: is no session, or damaged; take a file that Save session wrote") from None
     vars(session).update(vars(opened))
-    return str(saved["network"])
+    return network
 
 
 def write_zip(session: Session, network: Network, formats: Sequence[str], folder: Path) -> Path:
@@ -98,7 +98,7 @@ def write_zip(session: Session, network: Network, formats: Sequence[str], folder
     title, threshold = title_of(session), session.choice.threshold
     with TemporaryDirectory(dir=folder) as work:
         place, images, values = Path(work, title), Path(work, "images"), session.values()
-        outputs, records, shots = Outputs(place, names), {}, session.shots
+        outputs, records = Outputs(place, names), {}
         images.mkdir()
         for name, answer in zip(names, session.answers, strict=True):
             (images / name).symlink_to(answer.path)
@@ -107,8 +107,7 @@ def write_zip(session: Session, network: Network, formats: Sequence[str], folder
             records[name] = outputs.write(name, image, found, values, answer.seconds, about)
         write_manifest(place, records)
         atomic_write(place / "classes.txt", class_lines({value: name for name, value in values.items()}))
-        support = [SupportClass(shot.class_name, values[shot.class_name], [shot.path], [shot.mask]) for shot in shots]
-        settings = fingerprint(network.cfg, network.weights, support, images)
+        settings = fingerprint(network.cfg, network.weights, session.support(), images)
         write_settings(place, settings | {"threshold": threshold})
         finish(Namespace(out=place, format=",".join(formats), html=True))
         write_settings(place, read_settings(place) | {"query": ".", "files": names})  # as on the user's machine

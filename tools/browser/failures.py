@@ -21,8 +21,7 @@ from util.visualize import episode_panel
 HEADERS = ("class", "shot", "seed", "number", "query", "supports")
 CHANGED = 0.01  # of IoU, above which an episode drawn again is not the one that was tested
 
-Tested = tuple[Path, EpisodeRow]  # a line of a test's episodes, and the file in which it stands
-Pair = tuple[Tested, Tested | None]  # one episode in the first and, if there is one, the second result
+Tested = list[tuple[Path, EpisodeRow]]  # one episode's lines in one result or two, and the files in which they stand
 
 
 def find_results(root: Path) -> dict[str, Path]:
@@ -30,35 +29,35 @@ def find_results(root: Path) -> dict[str, Path]:
     return {str(file.relative_to(root)).removesuffix(EPISODES): file for file in sorted(root.rglob(f"*{EPISODES}"))}
 
 
-def read_files(files: Sequence[Path]) -> list[Tested]:
-    """The episodes of some files; UserError names one that is damaged."""
-    return [(file, row) for file in files for row in read_rows(file)]
-
-
-def pair_rows(first: Sequence[Tested], second: Sequence[Tested] | None) -> list[Pair]:
-    """All of the first result's episodes; with a second result those that are in both. UserError if none is."""
-    if second is None:
-        return [(tested, None) for tested in first]
-    there = {(row.query, row.class_id, *row.support): (file, row) for file, row in second}
-    found = [(tested, there.get((tested[1].query, tested[1].class_id, *tested[1].support))) for tested in first]
-    if not any(other for _, other in found):
+def read_tested(first: Sequence[Path], second: Sequence[Path]) -> list[Tested]:
+    """The episodes of some files; with second files those that are in both. UserError if none is, or one is damaged."""
+    found: list[Tested] = [[(file, row)] for file in first for row in read_rows(file)]
+    if not second:
+        return found
+    there = {_episode(row): (file, row) for file in second for row in read_rows(file)}
+    both = [[*tested, there[_episode(tested[0][1])]] for tested in found if _episode(tested[0][1]) in there]
+    if not both:
         raise UserError("the two results have no episode in common; test both with the same seed or episodes_file")
-    return [pair for pair in found if pair[1]]
+    return both
 
 
-def rows_by_iou(pairs: Sequence[Pair]) -> list[tuple[list[Any], Pair]]:
-    """Every pair with its row of a table: IoU, of two results the first's less the second's and both, and HEADERS.
+def _episode(row: EpisodeRow) -> tuple[Any, ...]:
+    return row.query, row.class_id, *row.support
+
+
+def rows_by_iou(episodes: Sequence[Tested]) -> list[tuple[list[Any], Tested]]:
+    """Every episode with its row of a table: IoU, of two results the first's less the second's and both, and HEADERS.
 
     The lowest come first, episodes without a pixel to judge last, with None for their IoU.
     """
-    rows: list[tuple[list[Any], Pair]] = []
-    for pair in pairs:
-        row, ious = pair[0][1], list[Any](tested[1].iou for tested in pair if tested)
-        difference = None if None in ious else ious[0] - ious[-1]
+    rows: list[tuple[list[Any], Tested]] = []
+    for tested in episodes:
+        row, ious = tested[0][1], [row.iou for _, row in tested]
+        difference = None if None in ious else (ious[0] or 0) - (ious[-1] or 0)
         numbers = ious if len(ious) == 1 else [difference, *ious]
         cells = [None if number is None else round(number, 3) for number in numbers]
         about = [row.class_name, len(row.support), row.seed, row.number, row.query, ", ".join(row.support)]
-        rows.append(([*cells, *about], pair))
+        rows.append(([*cells, *about], tested))
     return sorted(rows, key=lambda row: (row[0][0] is None, row[0][0] or 0))
 
 
@@ -84,11 +83,11 @@ def run_again(file: Path, row: EpisodeRow) -> tuple[Outcome, ImageMaskStore]:
     return outcomes[0], files
 
 
-def draw_pair(pair: Pair) -> tuple[RGB, str]:
+def draw_episode(tested: Tested) -> tuple[RGB, str]:
     """An episode's panel with the prediction of either result, and what is to be said about it."""
     predictions: dict[str, tuple[Any, float | None]] = {}
     remarks = []
-    for file, row in filter(None, pair):
+    for file, row in tested:
         outcome, files = run_again(file, row)
         name = file.name.removesuffix(EPISODES)
         name = name if name not in predictions else str(file.parent / name)
@@ -96,4 +95,4 @@ def draw_pair(pair: Pair) -> tuple[RGB, str]:
         if abs((outcome.iou or 0) - (row.iou or 0)) > CHANGED:
             before = "no IoU" if row.iou is None else f"IoU {row.iou:.3f}"
             remarks.append(f"{name}: {before} when it was tested; weights or data have changed since.")
-    return episode_panel(*outcome.images(files), predictions, pair[0][1].class_name), " ".join(remarks)
+    return episode_panel(*outcome.images(files), predictions, tested[0][1].class_name), " ".join(remarks)

@@ -4,7 +4,7 @@
 // the server answers with another mask it is {shot, x, y, add}, x and y from 0 to 1.
 const canvas = element.querySelector("canvas"), view = canvas.getContext("2d");
 const layer = document.createElement("canvas"), ink = layer.getContext("2d");
-const [size, zoom] = element.querySelectorAll("input");
+const [size, zoom] = element.querySelectorAll("input"), buttons = element.querySelectorAll("button");
 const HEIGHT = 440, STEP = 0.02;
 let shot = null, image = null, color = "#e69f00", tool = "brush", path = [], here = null, is_waiting = false;
 
@@ -21,7 +21,7 @@ const is_click = () => tool === "add" || tool === "take";
 function outline() {
   const shape = new Path2D(), [first, last] = [path[0], path.at(-1)];
   if (tool === "box") shape.rect(...first, last[0] - first[0], last[1] - first[1]);
-  else for (const each of [first, ...path]) shape.lineTo(...each);
+  else for (const each of [first, ...path, ...(tool === "polygon" ? [here] : [])]) shape.lineTo(...each);
   return shape;
 }
 
@@ -57,20 +57,26 @@ function apply() {
 
 function press(place) {
   if (!image || is_waiting) return;
-  [here, path] = [place, [place]];
+  [here, path] = [place, tool === "polygon" ? [...path, place] : [place]];
   if (is_brush()) apply();
   draw();
 }
 
 function move(place) {
   here = place;
-  if (path.length && !is_click()) path = is_brush() ? [path.at(-1), here] : [...path, here];
+  if (path.length && !is_click() && tool !== "polygon") path = is_brush() ? [path.at(-1), here] : [...path, here];
   if (path.length && is_brush()) apply();
   draw();
 }
 
+// A polygon is closed by a corner near its first or former one: by a click there, a double click, or Enter.
+function is_open() {
+  const near = ([x, y]) => Math.hypot(x - here[0], y - here[1]) < canvas.width / 40 / zoom.value;
+  return tool === "polygon" && !(path.length > 1 && (near(path[0]) || near(path.at(-2))));
+}
+
 function release() {
-  if (!path.length) return;
+  if (!path.length || is_open()) return;
   if (!is_click() && !is_brush()) apply();
   const [x, y] = [path[0][0] / canvas.width, path[0][1] / canvas.height];
   is_waiting = is_click();
@@ -78,19 +84,17 @@ function release() {
   canvas.style.cursor = is_waiting ? "progress" : "";
   draw();
   props.value = is_click() ? { shot, x, y, add: tool === "add" } : { shot, ink: layer.toDataURL("image/png") };
-  trigger("input");
+  trigger("add" in props.value ? "submit" : "input");
 }
 
 function choose(name) {
-  tool = name;
-  for (const button of element.querySelectorAll("button")) {
-    button.classList.toggle("chosen", button.dataset.tool === name);
-    button.setAttribute("aria-pressed", button.dataset.tool === name);
-  }
+  [tool, path] = [name, []];
+  for (const button of buttons) button.setAttribute("aria-pressed", button.dataset.tool === name);
+  draw();
 }
 
 const fit = () => { canvas.style.width = `calc(${zoom.value} * min(100%, ${HEIGHT * canvas.width / canvas.height}px))`; };
-for (const button of element.querySelectorAll("button")) button.addEventListener("click", () => choose(button.dataset.tool));
+for (const button of buttons) button.addEventListener("click", () => choose(button.dataset.tool));
 zoom.addEventListener("input", fit);
 canvas.addEventListener("pointerdown", (event) => {
   if (event.button) return;
@@ -121,10 +125,11 @@ async function show() {
   [canvas.width, canvas.height] = [layer.width, layer.height] = [known.width, known.height];
   ink.drawImage(known, 0, 0);
   fit();
-  [is_waiting, canvas.style.cursor, canvas.dataset.shot] = [false, "", shot];
+  [path, is_waiting, canvas.style.cursor, canvas.dataset.shot] = [[], false, "", shot];
   draw();
 }
 
 watch("value", show);
 choose("brush");
+fit();
 show();

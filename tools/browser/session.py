@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from prediction.clicks import Click, mask_from_clicks
 from prediction.evidence import Evidence
 from prediction.masks import object_mask
 from prediction.predictor import SINGLE, Prediction, Predictor
+from prediction.support import SupportClass
 from util.config import Config
 from util.errors import UserError
 from util.image import RGB, open_image, read_image
@@ -25,7 +26,6 @@ from util.pixels import IGNORE
 from util.visualize import class_color, data_url, encode_image, fit, fit_mask, overlay
 
 Mask = NDArray[np.uint8]
-Support = dict[str, tuple[list[RGB], list[Mask]]]  # by class, its images and the object in each
 Card = tuple[RGB, str]  # an image of the page and its caption
 
 CANVAS_SIDE = 1024  # pixels of the longer side of the image that is painted on
@@ -64,7 +64,7 @@ class Choice(NamedTuple):
     order: str = next(iter(ORDERS))
 
 
-@dataclass
+@dataclass(eq=False)
 class Shot:
     """A support image, its class, and the object in it: (h, w), 1 object, 0 other, 255 not to be judged."""
 
@@ -73,30 +73,33 @@ class Shot:
     image: RGB
     mask: Mask
     class_name: str
-    clicks: list[Click] = field(default_factory=list)  # that the mask comes from, since it was painted
-    former: list[Any] = field(default_factory=list)  # masks before this one, as PNG, each with its clicks
-    undone: list[Any] = field(default_factory=list)  # those that came after it
+    history: list[tuple[bytes, Sequence[Click]]] = field(default_factory=list)  # masks as PNG, and clicks behind them
+    place: int = -1  # of the present mask there
+
+    def __post_init__(self) -> None:
+        self.change(self.mask)
 
     def canvas_image(self) -> RGB:
         """The image as it is painted on, its longer side at most CANVAS_SIDE pixels."""
         return fit(self.image, CANVAS_SIDE, CANVAS_SIDE) if max(self.image.shape) > CANVAS_SIDE else self.image
 
-    def change(self, mask: Mask, clicks: list[Click]) -> None:
-        """Take another mask, which can be undone."""
-        self.former = [*self.former, (encode_image(self.mask, ".png"), self.clicks)][-STEPS:]
-        self.mask, self.clicks, self.undone = mask, clicks, []
+    def change(self, mask: Mask, clicks: Sequence[Click] = ()) -> None:
+        """Take another mask, which can be undone, and the clicks that it comes from since it was painted."""
+        self.mask = mask
+        self.history = [*self.history[: self.place + 1], (encode_image(mask, ".png"), clicks)][-STEPS - 1 :]
+        self.place = len(self.history) - 1
 
-    def painted(self) -> Mask:
-        """The mask before the clicks that the present one comes from."""
-        stored = next((stored for stored, clicks in reversed(self.former) if not clicks), None)
-        return self.mask if not self.clicks else np.zeros_like(self.mask) if stored is None else read_mask(stored)
+    def step(self, by: int) -> None:
+        """Go to a former mask, or on to a later one, as far as they are remembered."""
+        self.place = min(max(self.place + by, 0), len(self.history) - 1)
+        self.mask = read_mask(self.history[self.place][0])
 
-    def step(self, taken: list[Any], kept: list[Any]) -> None:
-        """Go back to the last mask of `former`, or on to that of `undone`; the present one goes to the other list."""
-        if taken:
-            kept.append((encode_image(self.mask, ".png"), self.clicks))
-            stored, self.clicks = taken.pop()
-            self.mask = read_mask(stored)
+    def click(self, click: Click, predictor: Predictor) -> None:
+        """Let the mask grow or shrink by one more click on what was painted."""
+        painted = next((stored for stored, clicks in self.history[self.place :: -1] if not clicks), None)
+        start = read_mask(painted) if painted else np.zeros_like(self.mask)
+        clicks = [*self.history[self.place][1], click]
+        self.change(mask_from_clicks(predictor, self.image, clicks, start), clicks)
 
 
 class Answer(NamedTuple):
@@ -104,7 +107,7 @@ class Answer(NamedTuple):
 
     path: Path  # of the server's copy, under the name that it was uploaded with
     view: RGB  # the image as large as it is shown among others
-    support: Support  # what was looked for
+    support: list[SupportClass]  # what was looked for
     evidence: Evidence
     seconds: float
     predictor: Predictor  # by which
@@ -129,6 +132,8 @@ class Session:
     opened: Answer | None = None  # the one at full size
     counter: int = 0  # shots that there ever were
     asked: Any = None  # `state` at the last search
+    expected: str = ""  # of the IoU, by the supports of that search
+    status: str = ""  # how far that search is, or what came of it
 
     def state(self) -> tuple[Any, ...]:
         """What answers depend on: the network and the supports."""
@@ -157,29 +162,10 @@ class Session:
         """Take an uploaded support image; UserError as `read_upload` and `add_shot`."""
         self.add_shot(path, read_upload(path, self.limits))
 
-    def remove_shot(self) -> None:
-        """Remove the one on the canvas, where the last one takes its place."""
-        self.shots = [shot for shot in self.shots if shot is not self.shot]
+    def remove(self, gone: Sequence[Shot | None]) -> None:
+        """Remove supports; the last one that is left comes on the canvas."""
+        self.shots = [shot for shot in self.shots if shot not in gone]
         self.shot = self.shots[-1] if self.shots else None
-
-    def remove_all(self) -> None:
-        """Remove all supports."""
-        self.shots, self.shot = [], None
-
-    def undo(self) -> None:
-        """Go back to the former mask of the shot on the canvas."""
-        if self.shot:
-            self.shot.step(self.shot.former, self.shot.undone)
-
-    def redo(self) -> None:
-        """Take back an undo."""
-        if self.shot:
-            self.shot.step(self.shot.undone, self.shot.former)
-
-    def clear(self) -> None:
-        """Empty the mask of the shot on the canvas."""
-        if self.shot:
-            self.shot.change(np.zeros_like(self.shot.mask), [])
 
     def set_class(self, name: str | None) -> None:
         """Give the shot on the canvas another class."""
@@ -195,11 +181,11 @@ class Session:
         count = len(set(np.unique(index)) - {0, IGNORE})
         if count > 1:
             raise UserError(f"{Path(path).name}: marks {count} classes; give a mask of the one object, white on black")
-        self.shot.change(object_mask(index, self.shot.image.shape[:2], self.shot.path.name), [])
+        self.shot.change(object_mask(index, self.shot.image.shape[:2], self.shot.path.name))
 
     def read_painting(self, value: Any) -> None:
         """Take over what the canvas sent, {shot, ink}, if it was painted on; UserError for a damaged painting."""
-        if not isinstance(value, dict) or "ink" not in value or "image" in value:
+        if not isinstance(value, dict) or "ink" not in value or "image" in value:  # nothing was painted
             return
         for shot in (shot for shot in self.shots if shot.number == value.get("shot")):  # none if it was removed
             try:
@@ -209,13 +195,7 @@ class Session:
             except Exception:  # whatever a browser may send
                 raise UserError(f"{shot.path.name}: the painting did not arrive whole; paint it again") from None
             if (opaque != fit_mask(shot.mask == 1, opaque)).any():  # else it came before
-                shot.change(fit_mask(opaque, shot.image), [])
-
-    def read_click(self, value: dict[str, Any], predictor: Predictor) -> None:
-        """Let the mask on the canvas grow or shrink by a click that it sent: {shot, x, y, add}, x and y from 0 to 1."""
-        if self.shot and self.shot.number == value["shot"]:
-            clicks = [*self.shot.clicks, Click(float(value["x"]), float(value["y"]), bool(value["add"]))]
-            self.shot.change(mask_from_clicks(predictor, self.shot.image, clicks, self.shot.painted()), clicks)
+                shot.change(fit_mask(opaque, shot.image))
 
     def canvas(self) -> dict[str, Any] | None:
         """What the canvas shows: the current image, its object as ink, and the colour of its class."""
@@ -236,33 +216,32 @@ class Session:
             cards.append((small, f"{shot.class_name}: {shot.path.name}{remark}"))
         return cards
 
-    def support(self) -> Support:
+    def support(self) -> list[SupportClass]:
         """The supports by class; UserError where there is none, or one without an object."""
         if not self.shots:
             raise UserError("there is no support image yet; drop one on the left and paint the object in it")
-        classes: Support = {name: ([], []) for name in self.values()}
+        classes = {name: SupportClass(name, value, [], []) for name, value in self.values().items()}
         for shot in self.shots:
             if 1 not in shot.mask:
                 raise UserError(f"{shot.path.name}: nothing is painted in it; paint the object, or remove the image")
-            classes[shot.class_name][0].append(shot.image)
-            classes[shot.class_name][1].append(shot.mask)
-        return classes
+            classes[shot.class_name].images.append(shot.path)
+            classes[shot.class_name].masks.append(shot.mask)
+        return list(classes.values())
 
 
 def read_upload(path: str | Path, limits: Limits) -> RGB:
     """An uploaded image (h, w, 3); UserError, by its name alone, for what is none and for too many pixels."""
-    name, most = Path(path).name, f"and at most {limits.megapixels:g} are taken; make it smaller"
     try:
         with open_image(path) as header:
-            width, height = header.size
-        if width * height > limits.megapixels * 1e6:
-            raise UserError(f"{width}x{height} are {width * height / 1e6:.0f} megapixels, {most}")
+            megapixels = header.width * header.height / 1e6
+            if megapixels > limits.megapixels:
+                size = f"{header.width}x{header.height} are {megapixels:.0f} megapixels"
+                raise UserError(f"{size}, and at most {limits.megapixels:g} are taken; make it smaller")
         return read_image(path)
     except UserError as error:
         reason = str(error).removeprefix(f"{path}: ")
-        reason = f"has far too many megapixels, {most}" if "decompression bomb" in reason else reason
-        reason = "is not an image; take a JPEG, PNG or WebP file" if "it is no image" in reason else reason
-        raise UserError(f"{name}: {reason}") from None
+        reason = "has far too many megapixels; make it smaller" if "decompression bomb" in reason else reason
+        raise UserError(f"{Path(path).name}: {reason}") from None
 
 
 def read_mask(stored: bytes) -> Mask:

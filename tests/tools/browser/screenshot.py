@@ -61,6 +61,7 @@ def photograph(url: str, folder: Path) -> bytes:
     with sync_playwright() as playwright:
         tab = Tab(playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]), url)
         fill(tab, write_photographs(folder))
+        tab.page.set_viewport_size({**SCREEN, "height": 2 * SCREEN["height"]})  # what is out of sight is not drawn
         tab.page.wait_for_timeout(2000)  # until images are drawn
         return bytes(tab.page.screenshot(full_page=True))
 

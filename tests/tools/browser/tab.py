@@ -29,7 +29,7 @@ class Tab:
         self.page.on("console", lambda line: self.errors.append(line.text) if line.type == "error" else None)
         self.site = site
         self.page.goto(site)
-        self.page.wait_for_selector("#painter button.chosen")
+        self.page.wait_for_selector("#painter button[aria-pressed=true]")
 
     def on_request(self, request: Any) -> None:
         if not request.url.startswith((self.site, "data:", "blob:")):
@@ -70,6 +70,57 @@ class Tab:
             for x, y in place[1:]:
                 self.page.mouse.move(x, y, steps=8)
             self.page.mouse.up()
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """A place on the canvas, in fractions of its sides, in pixels of the page."""
+        box = self.page.locator("#painter canvas").bounding_box()
+        return box["x"] + x * box["width"], box["y"] + y * box["height"]
+
+    def click_on(self, x: float, y: float) -> None:
+        self.page.mouse.click(*self.place(x, y))
+
+    def tap_on(self, x: float, y: float) -> None:
+        self.send_touches((x, y))
+
+    def send_touches(self, *points: tuple[float, float]) -> None:
+        """Put a finger down at the first point, lift it at the last."""
+        devtools = self.page.context.new_cdp_session(self.page)
+        for number, point in enumerate(points):
+            x, y = self.place(*point)
+            event = {"type": "touchMove" if number else "touchStart", "touchPoints": [{"x": x, "y": y}]}
+            devtools.send("Input.dispatchTouchEvent", event)
+        devtools.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+    def polygon(self, act: Callable[[float, float], None], *corners: tuple[float, float]) -> None:
+        """Set corners, the last of which closes it, and wait until it was sent."""
+        self.page.click("#painter button[data-tool=polygon]")
+        for corner in corners[:-1]:
+            act(*corner)
+        with self.page.expect_response(lambda response: "/queue/join" in response.url):
+            act(*corners[-1])
+
+    def touch(self, tool: str, *points: tuple[float, float]) -> None:
+        """Draw with a finger, and wait until the stroke was sent."""
+        self.page.click(f"#painter button[data-tool={tool}]")
+        with self.page.expect_response(lambda response: "/queue/join" in response.url):
+            self.send_touches(*points)
+
+    def tour(self, most: int = 90) -> set[str]:
+        """Press Tab all around the page, focus visible at every stop; what stops there are called or in which part."""
+        about = """() => {
+          const stop = document.activeElement, style = getComputedStyle(stop);
+          const part = stop.closest("[id]:not([id^=html-], [id^=range_]), [role=tablist]");
+          const is_seen = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 1;
+          const name = stop.tagName === "CANVAS" ? "canvas" : stop.innerText;
+          return [[part?.id ?? "", name.trim()], is_seen || stop === document.body];
+        }"""
+        names: set[str] = set()
+        for _ in range(most):
+            self.page.keyboard.press("Tab")
+            found, is_seen = self.page.evaluate(about)
+            assert is_seen, found
+            names |= {*found}
+        return names
 
     def click_at(self, x: float, y: float) -> None:
         """Click the canvas at a place in fractions of its sides, and wait for the answer."""

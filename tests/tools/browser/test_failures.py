@@ -50,41 +50,39 @@ def test_results_that_there_are(tmp_path: Path) -> None:
 
 def test_sorted_by_iou_and_what_has_none_comes_last(tmp_path: Path) -> None:
     lines = [row(0, 0.5), row(1, None), row(2, 0.1, "dog"), row(3, 0.9, shot=5), row(4, 0.3)]
-    pairs = failures.pair_rows(failures.read_files(write_rows(tmp_path / "x.episodes.jsonl", lines)), None)
-    rows = failures.rows_by_iou(pairs)
-    assert [tested[1].number for _, (tested, _) in rows] == [2, 4, 0, 3, 1]
+    rows = failures.rows_by_iou(failures.read_tested(write_rows(tmp_path / "x.episodes.jsonl", lines), []))
+    assert [tested[0][1].number for _, tested in rows] == [2, 4, 0, 3, 1]
     assert rows[0][0] == [0.1, "dog", 1, 0, 2, "q2", "s"] and rows[-1][0][0] is None
 
 
 def test_two_results_are_paired_by_episode_and_sorted_by_difference(tmp_path: Path) -> None:
-    first = failures.read_files(write_rows(tmp_path / "x.episodes.jsonl", [row(0, 0.5), row(1, 0.4), row(2, 0.9)]))
+    first = write_rows(tmp_path / "x.episodes.jsonl", [row(0, 0.5), row(1, 0.4), row(2, 0.9)])
     other = [row(8, 0.9, query="q1"), row(9, 0.2, query="q2"), row(5, 0.5)]
-    second = failures.read_files(write_rows(tmp_path / "y.episodes.jsonl", other))
-    rows = failures.rows_by_iou(failures.pair_rows(first, second))
+    rows = failures.rows_by_iou(failures.read_tested(first, write_rows(tmp_path / "y.episodes.jsonl", other)))
     assert [cells[:3] for cells, _ in rows] == [[-0.5, 0.4, 0.9], [0.7, 0.9, 0.2]]
     with pytest.raises(UserError, match="no episode in common"):
-        failures.pair_rows(first, [tested for tested in second if tested[1].query == "q5"])
+        failures.read_tested(first, write_rows(tmp_path / "w.episodes.jsonl", [row(5, 0.5)]))
     (tmp_path / "z.episodes.jsonl").write_text('{"seed": 1}\n')
     with pytest.raises(UserError, match=r"z\.episodes\.jsonl:1: not an episode"):
-        failures.read_files([tmp_path / "z.episodes.jsonl"])
+        failures.read_tested([tmp_path / "z.episodes.jsonl"], [])
 
 
 def test_episodes_are_drawn_again_with_the_same_figures(experiment: tuple[Config, Path], tmp_path: Path) -> None:
     cfg, weights = experiment
     ious = write_result(tmp_path / "result.json", cfg, weights)
-    rows = failures.read_files([tmp_path / "result.episodes.jsonl"])
+    rows = failures.read_tested([tmp_path / "result.episodes.jsonl"], [])
     for number in (0, 4):
-        panel, remark = failures.draw_pair((rows[number], None))
+        panel, remark = failures.draw_episode(rows[number])
         assert panel.ndim == 3 and panel.shape[1] > 3 * panel.shape[0] / 2 and remark == ""
-        outcome = failures.run_again(*rows[number])[0]
+        outcome = failures.run_again(*rows[number][0])[0]
         assert outcome.iou == pytest.approx(ious[number], abs=failures.CHANGED)
-    file, first = rows[0]
+    ((file, first),) = rows[0]
     changed, none = ((file, first.model_copy(update={"iou": iou})) for iou in ((ious[0] or 0) + 0.5, None))
-    wider = failures.draw_pair((rows[0], changed))
+    wider = failures.draw_episode([*rows[0], changed])
     assert "weights or data have changed since" in wider[1] and np.isfinite(wider[0]).all()
-    told = "no IoU when it was tested" in failures.draw_pair((none, None))[1]
+    told = "no IoU when it was tested" in failures.draw_episode([none])[1]
     assert told == (ious[0] is not None)  # random weights may mark nothing of a truth that has nothing
     (tmp_path / "result.json").unlink()
     failures.load_test.cache_clear()
     with pytest.raises(UserError, match=r"result\.json: no such file"):
-        failures.draw_pair((rows[0], None))
+        failures.draw_episode(rows[0])

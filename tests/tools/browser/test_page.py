@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def site(experiment: tuple[Config, Path]) -> Iterator[str]:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     options = ["--weights", str(weights), "--port", str(port), "--results", cfg.exp, "--device", "cpu"]
-    with subprocess.Popen([sys.executable, "-m", "tools.app", *options, "--max-queries", "30"], cwd=ROOT) as process:
+    with subprocess.Popen([sys.executable, "-m", "tools.app", *options, "--max-queries", "120"], cwd=ROOT) as process:
         yield wait_for(f"http://127.0.0.1:{port}", process)
         process.terminate()
 
@@ -114,10 +115,10 @@ def test_another_network_keeps_supports_and_says_what_is_stale(tab: Tab, tmp_pat
     tab.page.click("#network input")
     tab.page.click("role=option >> text=hmnet-lite")
     tab.page.wait_for_selector("#title:has-text('hmnet-lite: HMNetLite, trained; backbone')")
-    tab.page.wait_for_selector("#stale:has-text('have changed since')")
+    tab.page.wait_for_selector("#status:has-text('have changed since')")
     assert tab.page.locator("#strip .thumbnail-lg").count() == 1
     tab.find(3)
-    tab.page.wait_for_selector("#stale p", state="detached")
+    tab.page.wait_for_selector("#status b", state="detached")
     tab.page.wait_for_selector("#status:has-text('3 images, found in')")
     tab.page.click("#order input")
     tab.page.click("role=option >> text=least sure first")
@@ -173,6 +174,50 @@ def test_boxes_lasso_undo_and_clear(tab: Tab, tmp_path: Path) -> None:
     tab.drag("lasso", (0.1, 0.7), (0.3, 0.95), (0.1, 0.95))
     ink = tab.painted() - box
     assert ink[int(0.9 * 90), int(0.15 * 120)] and not ink[int(0.75 * 90), int(0.25 * 120)] and 100 < ink.sum() < 500
+
+
+def test_polygons_by_mouse_finger_and_keys_and_a_tour_by_tab(tab: Tab, tmp_path: Path) -> None:
+    triangle = np.tri(90, 120, -30) * (np.arange(90) < 60)[:, None]
+    triangle[:, 60:] = 0
+    tab.add_support(picture(tmp_path, "support.png", 90, 120))
+    corners = ((0.0, 1 / 3), (0.25, 2 / 3), (0.0, 2 / 3))
+    tab.polygon(tab.click_on, *corners, corners[0])
+    assert np.abs(tab.painted() - triangle).mean() < 0.02
+    tab.page.click("#clear")
+    tab.wait_for_mask(tmp_path / "saved.zip", lambda mask: not mask.any())
+    tab.polygon(tab.tap_on, *corners, corners[-1])
+    assert np.abs(tab.painted() - triangle).mean() < 0.02
+    tab.touch("brush", (0.6, 0.5), (0.9, 0.5))
+    assert tab.painted()[45, 75:105].all() and tab.painted().sum() > triangle.sum() + 60
+    tab.page.click("#undo")
+    tab.wait_for_mask(tmp_path / "saved.zip", lambda mask: bool(np.abs(mask - triangle).mean() < 0.02))
+
+    names = tab.tour()
+    parts = {
+        "network",
+        "save",
+        "open",
+        "supports",
+        "undo",
+        "redo",
+        "clear",
+        "mask",
+        "class",
+        "strip",
+        "remove",
+        "empty",
+    }
+    parts |= {"queries", "stop", "start", "view", "threshold", "order", "formats", "pack", "messages", "canvas"}
+    assert parts <= names and {"Add by click", "Brush", "Polygon", "Segment", "Explain", "Failures"} <= names
+    tab.page.click("#painter button[data-tool=polygon]")
+    tab.page.focus("#painter canvas")
+    tab.page.mouse.move(5, 5)
+    with tab.page.expect_response(lambda response: "/queue/join" in response.url):
+        for key, times in (("Enter", 1), ("ArrowLeft", 10), ("Enter", 1), ("ArrowDown", 10), ("Enter", 2)):
+            for _ in range(times):
+                tab.page.keyboard.press(key)
+    by_keys = tab.painted()
+    assert by_keys[45:60, 36:60].mean() > 0.4 and by_keys.sum() < triangle.sum() + 24 * 24
 
 
 def test_a_click_marks_the_object(tab: Tab, tmp_path: Path) -> None:
@@ -299,7 +344,7 @@ def test_what_is_no_good_is_said_on_the_page(tab: Tab, tmp_path: Path) -> None:
     tab.page.click(START)
     tab.message("there is no support image yet")
     tab.upload("#supports", str(text))
-    tab.message("text.jpg: is not an image")
+    tab.message("text.jpg: not a readable image (it is no image)")
     tab.upload("#supports", str(tmp_path / "large.png"))
     tab.message("large.png: 10000x10000 are 100 megapixels, and at most 50")
     tab.upload_mask(good)
@@ -311,7 +356,7 @@ def test_what_is_no_good_is_said_on_the_page(tab: Tab, tmp_path: Path) -> None:
     tab.upload_mask(str(tmp_path / "small.png"))
     tab.message("good.png: is 80x60 as shown, but its mask is 20x20")
     tab.upload_mask(str(text))
-    tab.message("text.jpg: is not an image")
+    tab.message("text.jpg: not a readable image (it is no image)")
     tab.drag("box", (0.2, 0.2), (0.8, 0.8))
     tab.page.click(START)
     tab.message("there is no image to search")
@@ -323,18 +368,12 @@ def test_what_is_no_good_is_said_on_the_page(tab: Tab, tmp_path: Path) -> None:
     files = [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in contents.items()]
     tab.upload("#queries", *files)
     tab.find(1)
-    tab.message("text.jpg: is not an image")
+    tab.message("text.jpg: not a readable image (it is no image)")
     tab.message("large.png: 10000x10000 are 100 megapixels")
+    assert re.match(r"[0-9:]+ \S* ?there is no support image yet", tab.page.locator("#messages li").last.text_content())
+    assert tab.page.locator("#messages li:has-text('at most 50')").count() == 2  # the supports' and the search's
     out = tab.download(tmp_path / "out")
     assert [path.suffix for path in (out / "masks").iterdir()] == [".png"]
-
-
-def test_too_many_images(tab: Tab, tmp_path: Path) -> None:
-    tab.add_support(picture(tmp_path, "good.png"))
-    tab.drag("box", (0.2, 0.2), (0.8, 0.8))
-    tab.upload("#queries", *(picture(tmp_path, f"{number}.png", 20, 20) for number in range(31)))
-    tab.page.click(START)
-    tab.message("31 images to search, and at most 30 are taken")
 
 
 def test_two_tabs_at_once_and_one_that_is_closed(chromium: Any, site: str, tmp_path: Path) -> None:
@@ -361,17 +400,28 @@ def test_two_tabs_at_once_and_one_that_is_closed(chromium: Any, site: str, tmp_p
         tab.page.close()
 
 
-def test_stopped_it_can_be_asked_again(tab: Tab, tmp_path: Path) -> None:
-    tab.add_support(picture(tmp_path, "good.png"))
-    tab.drag("box", (0.2, 0.2), (0.8, 0.8))
-    tab.upload("#queries", *(picture(tmp_path, f"{number}.png", 300, 400) for number in range(30)))
-    tab.page.wait_for_function("document.querySelectorAll('#queries tr.file').length == 30")
+def test_many_images_stopped_and_asked_again(tab: Tab, tmp_path: Path) -> None:
+    for name in ("good.png", "other.png"):
+        tab.add_support(picture(tmp_path, name))
+        tab.drag("box", (0.2, 0.2), (0.8, 0.8))
+    tab.upload("#queries", *(picture(tmp_path, f"{number}.png", 60, 80) for number in range(120)))
+    tab.page.wait_for_function("document.querySelectorAll('#queries tr.file').length == 120")
     tab.page.click(START)
-    tab.page.wait_for_selector("#results .thumbnail-lg")
+    tab.page.wait_for_function(
+        "/^[1-9].* of 120 images, [0-9]+ s left/.test(document.querySelector('#status').innerText)"
+    )
     tab.page.click("#stop")
     tab.message("stopped")
+    tab.page.wait_for_selector("#status:has-text('images, found in')")
     tab.page.wait_for_timeout(2000)  # gradio takes a click for a double one until then
-    tab.find(30)
+    tab.find(120)
+    tab.page.wait_for_selector("#status:has-text('120 images, found in'):has-text('expect a mean IoU of')")
+    is_seen = "(each) => each.checkVisibility({ contentVisibilityAuto: true })"
+    drawn = f"[...document.querySelectorAll('#results img')].map({is_seen})"
+    is_drawn = tab.page.evaluate(drawn)
+    assert is_drawn[0] and not is_drawn[-1]
+    tab.page.locator("#results img").last.scroll_into_view_if_needed()
+    tab.page.wait_for_function(f"{drawn}.at(-1)")
 
 
 def test_examples_of_the_data_set(tab: Tab) -> None:

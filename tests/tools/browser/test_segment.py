@@ -15,10 +15,11 @@ from prediction.manifest import read_manifest
 from prediction.predictor import Prediction, Predictor
 from tests.tools.browser.conftest import scene
 from tools.browser.download import write_zip
-from tools.browser.segment import answer_queries, draw_answers, explain_answer, show_example
-from tools.browser.session import VIEWS, Answer, Choice, Limits, Network, Session, read_upload
+from tools.browser.segment import answer_queries, draw_answer, draw_answers, expect_iou, explain_answer, show_example
+from tools.browser.session import VIEWS, Choice, Limits, Network, Session, read_upload
 from util.config import Config
 from util.errors import UserError
+from util.image import read_image, resize_mask
 
 
 @pytest.fixture
@@ -41,9 +42,8 @@ def write_queries(folder: Path) -> list[str]:
 
 def answer_all(session: Session, predictor: Predictor, paths: list[str]) -> list[str]:
     """Answers go into the session; returns complaints."""
-    found = list(answer_queries(session, copy.copy(predictor), paths))
-    session.answers = [answer for answer in found if isinstance(answer, Answer)]
-    return [str(error) for error in found if isinstance(error, UserError)]
+    session.answers = []
+    return [str(error) for error in answer_queries(session, predictor, paths) if error]
 
 
 def test_the_download_is_what_the_command_writes(
@@ -63,7 +63,7 @@ def test_the_download_is_what_the_command_writes(
     with zipfile.ZipFile(archive) as opened:
         opened.extractall(out)
     alone = Predictor(predictor.model, predictor.size, predictor.shot, predictor.device, sharpens=True)
-    alone.set_support(session.support())
+    alone.set_support({item.name: (item.images, item.masks) for item in session.support()})
     records = read_manifest(out)
     assert sorted(records) == ["0.png", "1.png", "2.png", "b\u00e4r im Wald.png"]
     assert (out / "classes.txt").read_text() == "1 cat\n2 dog\n"
@@ -94,12 +94,12 @@ def test_orders_and_what_is_stale(session: Session, predictor: Predictor, tmp_pa
         "least sure first: label these next": [each.certainty for each in alone],
     }
     for order, key in keys.items():
-        ordered, cards, count = draw_answers(session.answers, Choice(order=order))
-        assert [f"{answer.path.name}:" for answer in ordered] == [text.split()[0] for _, text in cards]
+        session.choice = Choice(order=order)
+        cards = draw_answers(session, lambda card: card)
+        assert [f"{answer.path.name}:" for answer in session.shown] == [text.split()[0] for _, text in cards]
         expected = [Path(paths[place]).name for place in sorted(range(3), key=key.__getitem__)]
-        assert [text.split(":")[0] for _, text in cards] == expected and count == sum(
-            map(bool, map(Prediction.found, alone))
-        )
+        assert [text.split(":")[0] for _, text in cards] == expected
+        assert session.status == f"3 images, found in {sum(map(bool, map(Prediction.found, alone)))}"
     mask = session.shots[0].mask
     session.shots[0].mask = 1 - mask
     assert session.is_stale
@@ -112,9 +112,9 @@ def test_orders_and_what_is_stale(session: Session, predictor: Predictor, tmp_pa
 def test_views_and_threshold(session: Session, predictor: Predictor, tmp_path: Path) -> None:
     answer_all(session, predictor, write_queries(tmp_path / "queries"))
     for answer in session.answers:
-        assert draw_answers([answer], Choice("original"))[1][0][0] is answer.view
+        assert draw_answer(answer, Choice("original"), answer.view)[0] is answer.view
         for view in VIEWS:
-            ((image, text),) = draw_answers([answer], Choice(view))[1]
+            image, text = draw_answer(answer, Choice(view), answer.view)
             assert image.shape == answer.view.shape
             assert text.startswith(answer.path.name) and text.endswith("s)")
         probability = answer.prediction(0.5, answer.view).class_probabilities
@@ -130,9 +130,9 @@ def test_views_and_threshold(session: Session, predictor: Predictor, tmp_path: P
 def test_explanations_show_the_maps_of_the_class(session: Session, predictor: Predictor, tmp_path: Path) -> None:
     answer_all(session, predictor, write_queries(tmp_path / "queries"))
     answer = session.answers[1]
-    for name in ("cat", "dog"):
-        captions = [text for _, text in explain_answer(answer, name)]
-        assert captions[0] == ("2 supports" if name == "dog" else "support")
+    for place in (0, 1):
+        captions = [text for _, text in explain_answer(answer, place)]
+        assert captions[0] == ("support", "2 supports")[place]
         assert captions[1:3] == ["query", "result"]
         assert [text.split(" (")[0] for text in captions[3:]] == [text.split(" (")[0] for text in answer.evidence.maps]
         assert "prior: like the object (0 to 1)" in captions and any(
@@ -148,8 +148,8 @@ def test_a_training_free_method_is_shown_like_a_trained_one(
     predictor = Predictor(model, experiment[0].val_size, 1, torch.device("cpu"))
     assert not answer_all(session, predictor, write_queries(tmp_path / "queries"))
     for answer in session.answers:
-        assert all(draw_answers([answer], Choice(view))[1][0][0].shape == answer.view.shape for view in VIEWS)
-        captions = [text.split(" (")[0] for _, text in explain_answer(answer, "dog")]
+        assert all(draw_answer(answer, Choice(view), answer.view)[0].shape == answer.view.shape for view in VIEWS)
+        captions = [text.split(" (")[0] for _, text in explain_answer(answer, 1)]
         assert captions == ["2 supports", "query", "result", *answer.evidence.maps]
 
 
@@ -170,6 +170,27 @@ def test_what_is_missing_is_said_first(
     session.shots[1].mask = np.zeros_like(session.shots[1].mask)
     with pytest.raises(UserError, match=r"support4\.png: nothing is painted"):
         list(answer_queries(session, predictor, paths))
+
+
+def test_the_iou_that_supports_lead_one_to_expect(session: Session, predictor: Predictor, tmp_path: Path) -> None:
+    paths = write_queries(tmp_path / "queries")[:1]
+    assert not answer_all(session, predictor, paths)
+    expect_iou(session, predictor)
+    fresh, ious = copy.copy(predictor), []
+    dogs = [shot for shot in session.shots if shot.class_name == "dog"]
+    for shot, other in (dogs, dogs[::-1]):
+        fresh.set_support(
+            {"cat": ([session.shots[0].path], [session.shots[0].mask]), "dog": ([other.path], [other.mask])}
+        )
+        image = read_image(shot.path, 2 * fresh.size)
+        found, truth = fresh.predict(image).mask == 2, resize_mask(shot.mask, *image.shape[:2]) == 1
+        ious.append((found & truth).sum() / (found | truth).sum())
+    assert session.expected.startswith("expect a mean IoU of ")
+    assert float(session.expected.split()[5]) == pytest.approx(np.mean(ious), abs=0.006)
+    session.remove(session.shots[:1])
+    assert not answer_all(session, predictor, paths) and not session.expected  # of former supports
+    session.remove(session.shots[:1])
+    assert not answer_all(session, predictor, paths) and not expect_iou(session, predictor) and not session.expected
 
 
 def test_examples_are_of_a_novel_class(experiment: tuple[Config, Path], predictor: Predictor, tmp_path: Path) -> None:
