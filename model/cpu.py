@@ -188,15 +188,16 @@ def _both_sides(change: Tensor) -> Tensor:
 class FastBaseLearner(BaseLearner):
     """The base learner with half of its largest convolution's multiplications."""
 
-    halves: tuple[Tensor, ...] = ()  # the convolution's weights for f4 and for the pools
+    halves: tuple[Tensor, ...] = ()  # frozen weights of the convolution, for f4 and for the pools
 
     def features(self, f4: Tensor) -> Tensor:
         """As in BaseLearner; the convolution is a sum over both halves of its input channels, f4 and the pools."""
         weight = self.conv.weight
-        if weight.requires_grad or not self.halves or self.halves[0].data_ptr() != weight.data_ptr():
-            self.halves = weight.split(f4.shape[1], dim=1)
-        own = F.conv2d(f4, self.halves[0], self.conv.bias, padding=1)
-        return self.bn(own + conv_upsampled(self.ppm(f4), self.halves[1], own.shape[-2:]))
+        if not weight.requires_grad and (not self.halves or self.halves[0].data_ptr() != weight.data_ptr()):
+            self.halves = weight.detach().split(f4.shape[1], dim=1)
+        for_own, for_pools = weight.split(f4.shape[1], dim=1) if weight.requires_grad else self.halves
+        own = F.conv2d(f4, for_own, self.conv.bias, padding=1)
+        return self.bn(own + conv_upsampled(self.ppm(f4), for_pools, own.shape[-2:]))
 
 
 def conv_upsampled(pools: list[Tensor], weight: Tensor, size: Sequence[int]) -> Tensor:

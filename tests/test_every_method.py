@@ -88,6 +88,7 @@ def test_a_method_is_tested_and_predicts(
     assert np.array_equal(prediction.mask, found) and prediction.probability.shape == found.shape
 
     session = Session()
-    session.add_shot("one.jpg", np.asarray(Image.open(image)), mask)
-    (answer,) = answer_queries(session, predictor, [str(query)])
+    session.add_shot(image, np.asarray(Image.open(image)), mask)
+    assert [*answer_queries(session, predictor, [str(query)])] == [None]
+    (answer,) = session.answers
     assert np.array_equal(answer.prediction(0.5, np.asarray(Image.open(query))).mask, found)

@@ -1,5 +1,6 @@
 """Faster products and convolutions against PyTorch's in float64, forward and backward, whatever the processor is."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,13 @@ def test_changed_weights_change_what_winograds_way_keeps_of_them() -> None:
         torch.testing.assert_close(layer(x), 2 * before)
         layer.weight.data = torch.zeros_like(layer.weight)
         torch.testing.assert_close(layer(x), layer.bias[None, :, None, None].expand_as(before))
+
+
+def test_a_base_learner_can_be_copied_while_it_learns_and_when_it_is_frozen() -> None:
+    learner, x = FastBaseLearner(16, base_classes=3).eval(), torch.randn(2, 16, 8, 8)
+    for frozen in (False, True):
+        expected = learner.requires_grad_(not frozen).features(x)
+        torch.testing.assert_close(copy.deepcopy(learner).features(x), expected)
 
 
 def test_the_frozen_base_learner_follows_its_weights() -> None:
