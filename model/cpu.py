@@ -7,7 +7,7 @@ learner is built as `FastBaseLearner`.
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ SMALLEST_WINOGRAD = 256  # channels from which on products cost more than the ch
 MOST_CHANNELS = 512  # whose tiles are held at once: memory that a process keeps, not pages new from the system
 MOST_TILES = 256  # changed at once, but for those of one image
 TILE = 4  # outputs along a side
+WINDOW = TILE + 2  # inputs along a side
 POINTS = (0.0, 2**-0.5, -(2**-0.5), 2**0.5, -(2**0.5))  # more exact than 0, 1, -1, 2 and -2
 
 
@@ -89,8 +90,7 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **
     stride, padding, dilation, groups = (_along_a_side(options[key]) for key in defaults)
     if (stride, groups) != (1, 1) or padding != dilation or not isinstance(dilation, int):
         return F.conv2d(x, weight, bias, *args, **kwargs)
-    cells = len(POINTS) + 1
-    if 2 * cells**2 * _tiles(x.shape[2], dilation) * _tiles(x.shape[3], dilation) > 9 * x.shape[2] * x.shape[3]:
+    if 2 * WINDOW**2 * _tiles(x.shape[2], dilation) * _tiles(x.shape[3], dilation) > 9 * x.shape[2] * x.shape[3]:
         return F.conv2d(x, weight, bias, *args, **kwargs)  # less than half of the multiplications would be saved
     return winograd(x, winograd_kernels(weight), bias, dilation)
 
@@ -116,18 +116,20 @@ def faster_functions(slow_mkl: bool) -> dict[Callable[..., Any], Callable[..., A
 FASTER = faster_functions(mkl_is_slow())
 
 
-def winograd_changes(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The linear changes, along one side, of a tile's inputs (6, 6), a kernel (6, 3) and of products to outputs (4, 6).
+@cache
+def winograd_changes(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """The linear changes of a tile's inputs (36, 36), of a kernel (36, 9) and of products to outputs (16, 36).
 
-    They are those of multiplying polynomials by their values at POINTS and at infinity, transposed.
+    They are those of multiplying polynomials by their values at POINTS and at infinity, transposed, along both sides.
     """
 
     def values(coefficients: int) -> Tensor:
         finite = torch.tensor(POINTS, dtype=torch.float64)[:, None] ** torch.arange(coefficients)
         return torch.cat([finite, torch.eye(coefficients, dtype=torch.float64)[-1:]])
 
-    inputs = torch.linalg.inv(values(len(POINTS) + 1)).T
-    return tuple(change.to(like) for change in (inputs, values(3), values(TILE).T))  # type: ignore[return-value]
+    along = torch.linalg.inv(values(WINDOW)).T, values(WINDOW - TILE + 1), values(TILE).T
+    inputs, kernel, outputs = (torch.kron(change.to(dtype), change.to(dtype)) for change in along)
+    return inputs, kernel, outputs
 
 
 def winograd_kernels(weight: Tensor) -> Tensor:
@@ -135,8 +137,7 @@ def winograd_kernels(weight: Tensor) -> Tensor:
     version = weight._version, weight.data_ptr()
     known, kernels = getattr(weight, "winograd_kernels", (None, None))
     if kernels is None or known != version:
-        change = winograd_changes(weight)[1]
-        kernels = _both_sides(change) @ weight.detach().permute(2, 3, 1, 0).reshape(9, -1)
+        kernels = winograd_changes(weight.dtype)[1] @ weight.detach().permute(2, 3, 1, 0).reshape(9, -1)
         kernels = kernels.view(-1, *weight.shape[1::-1])
         weight.winograd_kernels = version, kernels  # type: ignore[attr-defined]
     return kernels
@@ -153,7 +154,7 @@ def winograd(x: Tensor, kernels: Tensor, bias: Tensor | None = None, dilation: i
     height, width = x.shape[-2:]
     rows, columns = (-(-side // (TILE * dilation)) for side in (height, width))
     out = x.new_empty(len(x), rows * TILE * dilation, columns * TILE * dilation, kernels.shape[2])
-    outputs = _both_sides(winograd_changes(x)[2])
+    outputs = winograd_changes(x.dtype)[2]
     at_once = max(1, MOST_TILES // (rows * columns * dilation**2))
     for images, results in zip(x.split(at_once), out.split(at_once), strict=True):
         parts = zip(images.split(MOST_CHANNELS, dim=1), kernels.split(MOST_CHANNELS, dim=1), strict=True)
@@ -171,18 +172,12 @@ def _changed(images: Tensor, rows: int, columns: int, dilation: int) -> Tensor:
     below, right = rows * step - images.shape[2], columns * step - images.shape[3]
     padded = F.pad(images.permute(0, 2, 3, 1), (0, 0, dilation, dilation + right, dilation, dilation + below))
     image, row, column, _ = padded.stride()
-    change = _both_sides(winograd_changes(images)[0])
-    inputs = len(POINTS) + 1  # of a tile along a side
+    change = winograd_changes(images.dtype)[0]
     tiles = padded.as_strided(
-        (inputs, inputs, len(images), rows, dilation, columns, dilation, channels),
+        (WINDOW, WINDOW, len(images), rows, dilation, columns, dilation, channels),
         (dilation * row, dilation * column, image, step * row, row, step * column, column, 1),
     )
     return (change @ tiles.reshape(len(change), -1)).view(len(change), -1, channels)
-
-
-def _both_sides(change: Tensor) -> Tensor:
-    """A linear change along one side done along both."""
-    return torch.kron(change, change)
 
 
 class FastBaseLearner(BaseLearner):
