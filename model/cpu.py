@@ -5,6 +5,7 @@ learner is built as `FastBaseLearner`.
 """
 
 import platform
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, reduce
@@ -19,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from model.parts.base_learner import BaseLearner
 from model.resize import resize
 
+ZEN_5 = 26  # the number of the processor's family
 SMALLEST_PRODUCT = 2**20  # multiplications of a product that is worth the convolution's longer way
 SMALLEST_WINOGRAD = 256  # channels from which on products cost more than the changes around them
 MOST_CHANNELS = 512  # whose tiles are held at once: memory that a process keeps, not pages new from the system
@@ -37,7 +39,7 @@ class FastProducts(TorchFunctionMode):
     """Replaces float32 products by convolutions where MKL is slow, and wide 3x3 convolutions by Winograd's way.
 
     PyTorch multiplies float32 matrices by MKL and convolves by oneDNN. On most processors both reach the same speed; on
-    AMD's with AVX-512, MKL reaches less than half of oneDNN's, so products there are 1x1 convolutions. The processor
+    AMD's from Zen 5 on, MKL reaches less than half of oneDNN's, so products there are 1x1 convolutions. The processor
     alone decides, not a measurement, so that a run can be repeated bit by bit.
     """
 
@@ -50,12 +52,17 @@ class FastProducts(TorchFunctionMode):
 
 
 def mkl_is_slow() -> bool:
-    """Whether PyTorch has both libraries and the processor is one of AMD's with AVX-512, which MKL leaves unused."""
+    """Whether PyTorch has both libraries and the processor is one of AMD's whose AVX-512 MKL leaves unused.
+
+    Zen 4 has it too, but multiplies 256 bits at a time, so nothing is lost there.
+    """
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False
     information = Path("/proc/cpuinfo")
-    vendor = information.read_text() if information.is_file() else platform.processor()
-    return "AuthenticAMD" in vendor and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    processor = information.read_text() if information.is_file() else platform.processor()
+    family = re.search(r"family\s*:? (\d+)", processor, re.IGNORECASE)
+    is_wide = family is not None and int(family[1]) >= ZEN_5 and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return "AuthenticAMD" in processor and is_wide
 
 
 def is_float32_on_cpu(x: Tensor) -> bool:
@@ -154,11 +161,11 @@ def winograd(x: Tensor, kernels: Tensor, bias: Tensor | None = None, dilation: i
     height, width = x.shape[-2:]
     rows, columns = (-(-side // (TILE * dilation)) for side in (height, width))
     out = x.new_empty(len(x), rows * TILE * dilation, columns * TILE * dilation, kernels.shape[2])
-    outputs = winograd_changes(x.dtype)[2]
+    outputs, multiply = winograd_changes(x.dtype)[2], FASTER.get(torch.matmul, torch.matmul)
     at_once = max(1, MOST_TILES // (rows * columns * dilation**2))
     for images, results in zip(x.split(at_once), out.split(at_once), strict=True):
         parts = zip(images.split(MOST_CHANNELS, dim=1), kernels.split(MOST_CHANNELS, dim=1), strict=True)
-        products = reduce(torch.add, (_changed(part, rows, columns, dilation) @ some for part, some in parts))
+        products = reduce(torch.add, (multiply(_changed(part, rows, columns, dilation), some) for part, some in parts))
         tiles = (outputs @ products.flatten(1)).view(TILE, TILE, len(images), rows, dilation, columns, dilation, -1)
         whole = results.view(len(images), rows, TILE, dilation, columns, TILE, dilation, -1)
         whole.copy_(tiles.permute(2, 3, 0, 4, 5, 1, 6, 7))

@@ -67,6 +67,7 @@ def random_episode(cfg: Config, device: torch.device, size: int, batch: int = 1)
     return images[:, 0], images[:, 1:], masks
 
 
+@torch.inference_mode(False)  # weights made in that mode are not changed for Winograd's way
 def inference_method(cfg: Config) -> tuple[Method, torch.device]:
     """The method as test.py runs it, but for its weights."""
     device = pick_device(cfg.device)

@@ -83,13 +83,20 @@ def test_other_numbers_and_shapes_are_left_to_pytorch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("vendor", "capability", "slow"),
-    [("AuthenticAMD", "AVX512", True), ("AuthenticAMD", "AVX2", False), ("GenuineIntel", "AVX512", False)],
+    ("vendor", "family", "capability", "slow"),
+    [
+        ("AuthenticAMD", 26, "AVX512", True),
+        ("AuthenticAMD", 25, "AVX512", False),  # Zen 4
+        ("AuthenticAMD", 26, "AVX2", False),
+        ("GenuineIntel", 6, "AVX512", False),
+    ],
 )
-def test_the_processor_decides(vendor: str, capability: str, slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_processor_decides(
+    vendor: str, family: int, capability: str, slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(Path, "is_file", lambda path: True)
-    monkeypatch.setattr(Path, "read_text", lambda path: f"vendor_id\t: {vendor}\n")
+    monkeypatch.setattr(Path, "read_text", lambda path: f"vendor_id\t: {vendor}\ncpu family\t: {family}\n")
     has_both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
     assert cpu.mkl_is_slow() == (slow and has_both)
 

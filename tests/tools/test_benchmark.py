@@ -53,6 +53,7 @@ def cfg(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
 @torch.inference_mode()
 def test_the_stages_are_the_whole_episode(cfg: Config) -> None:
     method, device = inference_method(cfg)
+    assert not any(weight.is_inference() for weight in method.parameters())  # as in test.py
     episode = random_episode(cfg, device, cfg.val_size)
     counted = {name: times * count_flops(call) for name, times, call in benchmark.stages(method, *episode)}
     inside = counted.pop("within them: base learner", 0)
