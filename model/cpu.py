@@ -155,7 +155,7 @@ def winograd(x: Tensor, kernels: Tensor, bias: Tensor | None = None, dilation: i
 
     `x (B, C, h, w)`, `kernels (36, C, O)` to `(B, O, h, w)`, which lies channels last. Images are cut into overlapping
     tiles of 6 x 6 positions that lie `dilation` apart; a tile is changed linearly, multiplied, and the products are
-    changed back. With these points the rounding is that of the direct way.
+    changed back. With these points the rounding is 0.8 to 1.5 times that of the direct way.
     Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, section 4.
     """
     height, width = x.shape[-2:]

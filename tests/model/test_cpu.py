@@ -121,7 +121,8 @@ def test_winograds_way_is_the_convolution(
 
 
 def test_winograds_way_rounds_no_worse_than_the_direct_one() -> None:
-    x, weight = torch.randn(1, 1024, 12, 12), torch.randn(64, 1024, 3, 3)
+    last = torch.channels_last  # as in networks; other ways round otherwise
+    x, weight = torch.randn(1, 1024, 12, 12).to(memory_format=last), torch.randn(64, 1024, 3, 3)
     exact = F.conv2d(x.double(), weight.double(), padding=1)
     fast = cpu.winograd(x, cpu.winograd_kernels(weight))
     direct, fast = ((way - exact).norm() for way in (F.conv2d(x, weight, padding=1), fast))
