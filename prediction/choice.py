@@ -20,6 +20,14 @@ NETWORK = "hmnet-lite"  # joins the usual one where there are few masks
 USUAL = f"{FREE[0]} and {NETWORK}"  # what is taken where nothing is asked for
 
 
+class Source(NamedTuple):
+    """Which method is to segment."""
+
+    cfg: Config
+    weights: Path | None  # None for a training-free method
+    is_usual: bool  # nothing was asked for
+
+
 class Choice(NamedTuple):
     """What segments, with its supports set."""
 
@@ -28,24 +36,21 @@ class Choice(NamedTuple):
     notes: dict[str, Any]  # for run.json
 
 
-def open_method(
-    weights: str | None, arch: str | None, config: Path | None, overrides: Sequence[str]
-) -> tuple[Config, Path | None]:
+def find_source(weights: str | None, arch: str | None, config: Path | None, overrides: Sequence[str]) -> Source:
     """Config and weights of a trained network as `open_shared`, or the config of a training-free method."""
     if weights:
-        return open_shared(weights, overrides, config)
-    return load_config(config or DEFAULT_CONFIG, ["arch", arch or FREE[0], *overrides]), None
+        return Source(*open_shared(weights, overrides, config), is_usual=False)
+    cfg = load_config(config or DEFAULT_CONFIG, ["arch", arch or FREE[0], *overrides])
+    return Source(cfg, None, is_usual=not arch)
 
 
-def open_predictor(cfg: Config, weights: Path | None, device: str, usual: bool, cache_mb: float = 0) -> Predictor:
-    """A predictor of a trained network, or of the training-free method that the config names.
-
-    `usual`: joined by NETWORK, unless the config's backbone is another one.
-    """
-    if weights:
-        return Predictor.from_checkpoint(cfg, weights, device, cache_mb)
+def open_predictor(source: Source, device: str, cache_mb: float = 0) -> Predictor:
+    """A predictor of a method; the usual one is joined by NETWORK, unless the config's backbone is another one."""
+    cfg = source.cfg
+    if source.weights:
+        return Predictor.from_checkpoint(cfg, source.weights, device, cache_mb)
     predictor = Predictor.from_method(cfg.arch, cfg, device, cache_mb)
-    if usual:
+    if source.is_usual:
         network, weights = open_shared(NETWORK, ["initmodel", cfg.initmodel])
         if network.backbone == cfg.backbone:
             return together(predictor, Predictor.from_checkpoint(network, weights, device))
@@ -53,19 +58,18 @@ def open_predictor(cfg: Config, weights: Path | None, device: str, usual: bool, 
 
 
 def choose(
-    arguments: argparse.Namespace, cfg: Config, support: Sequence[SupportClass], known: Mapping[str, Any]
+    arguments: argparse.Namespace, source: Source, support: Sequence[SupportClass], known: Mapping[str, Any]
 ) -> Choice:
     """Open what is asked for and set its supports; try it on them where that was not noted before.
 
-    Where neither weights nor a method are given, the better one of FREE is taken, the first one joined by NETWORK.
+    Where nothing is asked for, the better one of FREE is taken, the first one joined by NETWORK.
     `known` are the notes of an earlier run of the same settings.
     """
-    device = arguments.device or cfg.device
-    is_free = not arguments.weights and not arguments.arch
-    predictor = open_predictor(cfg, arguments.weights, device, is_free)
+    cfg = source.cfg
+    predictor = open_predictor(source, arguments.device or cfg.device)
     classes = {item.name: (item.images, item.masks) for item in support}
     is_joined = isinstance(predictor.model, Joint) and min(len(item.images) for item in support) <= FEW
-    if not arguments.weights:
+    if not source.weights:
         load_fitted(arguments.out / FITTED, predictor)
     usual = USUAL if is_joined else cfg.arch
     if arguments.tile:
@@ -73,10 +77,10 @@ def choose(
     predictor.set_support(classes)  # whatever is wrong with it is said now
     notes = dict(known) or {"method": usual, "threshold": arguments.threshold or 0.5, "expected": {}}
     if not known and not arguments.no_expectation and max(len(item.images) for item in support) > 1:
-        others = FREE[1:] if is_free else ()
+        others = FREE[1:] if source.is_usual else ()
         ways = {usual: predictor, **{name: predictor.with_method(name, cfg) for name in others}}
         if trials := {way: found for way, each in ways.items() if (found := leave_out(each, support))}:
-            used = better(trials) if is_free else usual
+            used = better(trials) if source.is_usual else usual
             expected = {way: expect(found, arguments.threshold) for way, found in trials.items()}
             notes = {"method": used, "threshold": expected[used].threshold, "expected": as_json(expected)}
             print("\n".join(lines(expected, used)))

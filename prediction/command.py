@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from prediction.choice import Choice, choose, open_method
+from prediction.choice import Choice, Source, choose, find_source
 from prediction.drawing import OVERLAY_SIDES
 from prediction.fitted import NAME as FITTED
 from prediction.fitted import save_fitted
@@ -25,7 +25,6 @@ from prediction.settings import contents_of, fingerprint, is_ours, read_settings
 from prediction.stream import segment
 from prediction.support import read_support, select
 from prediction.tiles import Tiling, Window
-from util.config import Config
 from util.errors import UserError, printable
 from util.failures import explain_errors
 from util.files import claimed
@@ -36,7 +35,7 @@ AGAIN = "run the same command again, which goes on from there"
 
 
 def plan_run(
-    cfg: Config, arguments: argparse.Namespace, share: Share
+    source: Source, arguments: argparse.Namespace, share: Share
 ) -> tuple[PredictionPlan, ImageReader, dict[str, Any]]:
     """Read the supports, find the images, see what is left to do; how they are read, what the results depend on."""
     out: Path = arguments.out
@@ -44,7 +43,7 @@ def plan_run(
     if arguments.classes:
         support = select(support, arguments.classes)
     queries = find_queries(arguments.query, [*(out / folder for folder in FOLDERS.values()), arguments.support])
-    settings = fingerprint(cfg, arguments.weights, support, queries.root) | {"threshold": arguments.threshold}
+    settings = fingerprint(source, support, queries.root) | {"threshold": arguments.threshold}
     check_places(chosen_formats(arguments.format), arguments.metres, (queries.root / file for file in queries.files))
     shown = {path for item in support for path in item.images}
     files = [*sorted(shown), *(queries.root / file for file in queries.files if file.lower().endswith(SUFFIXES))]
@@ -56,7 +55,7 @@ def plan_run(
     settings |= dict.fromkeys(("bands", "page", "limits")) | reader.settings()
     tile, overlap, scale = arguments.tile, arguments.overlap, arguments.scale
     settings |= {"tile": tile, "overlap": overlap if tile else None, "scale": scale}
-    settings |= {"free": not (arguments.weights or arguments.arch), "tried": not arguments.no_expectation}
+    settings |= {"tried": not arguments.no_expectation}
     outputs = Outputs(out, queries.files, Kinds(not arguments.no_overlays, arguments.probabilities))
     is_known = not arguments.finish and is_current(out, settings, arguments.overwrite)
     plan = make_plan(support, queries, share, outputs, is_known, arguments.overwrite, arguments.verify)
@@ -100,9 +99,9 @@ def segment_files(
     return segment(choice.predictor, plan.left, read, write, batch, tiling)
 
 
-def predict(cfg: Config, arguments: argparse.Namespace, share: Share) -> list[str]:
+def predict(source: Source, arguments: argparse.Namespace, share: Share) -> list[str]:
     """Do what is left of this process's share; returns a line for each image that cannot be read."""
-    plan, reader, settings = plan_run(cfg, arguments, share)
+    plan, reader, settings = plan_run(source, arguments, share)
     announce(plan)
     tiling = Tiling(arguments.tile, arguments.overlap) if arguments.tile else None
     out: Path = arguments.out
@@ -110,13 +109,13 @@ def predict(cfg: Config, arguments: argparse.Namespace, share: Share) -> list[st
     with claimed(out, is_ours, PATIENCE) if share.total > 1 else nullcontext():
         is_known = is_current(out, settings, arguments.overwrite)
         known = read_settings(out).get("choice", {}) if is_known else {}
-        choice = choose(arguments, cfg, plan.support, known) if plan.left or arguments.curve else None
+        choice = choose(arguments, source, plan.support, known) if plan.left or arguments.curve else None
         begin(plan, settings, arguments.overwrite)
         if choice:
-            origin = f"weights {arguments.weights}" if arguments.weights else "no weights of your own"
+            origin = f"weights {source.weights}" if source.weights else "no weights of your own"
             print(f"method: {choice.notes['method']}, {origin}, threshold {choice.threshold}")
             write_settings(out, read_settings(out) | {"choice": choice.notes})
-            if not arguments.weights:
+            if not source.weights:
                 save_fitted(out / FITTED, choice.predictor)
     complaints = []
     if choice:
@@ -154,9 +153,9 @@ def summary(joined: Joined) -> str:
     return f"found of {len(joined.files)} images " + ", ".join([*found, f"nothing in {joined.nothing}"])
 
 
-def finish_parts(cfg: Config, arguments: argparse.Namespace) -> list[str]:
+def finish_parts(source: Source, arguments: argparse.Namespace) -> list[str]:
     """Join what many processes have written; returns a line for each image that is missing."""
-    plan, _, settings = plan_run(cfg, arguments, WHOLE)
+    plan, _, settings = plan_run(source, arguments, WHOLE)
     if not is_current(arguments.out, settings, overwrite=False):
         raise UserError(f"{arguments.out}: holds no results yet; run predict.py without --finish first")
     joined = finish(arguments)
@@ -166,11 +165,11 @@ def finish_parts(cfg: Config, arguments: argparse.Namespace) -> list[str]:
 def run(arguments: argparse.Namespace) -> int:
     """Do what the command line asks; returns the exit code."""
     chosen_formats(arguments.format)  # a mistake in it is said before the work
-    cfg, arguments.weights = open_method(arguments.weights, arguments.arch, arguments.config, arguments.opts)
+    source = find_source(arguments.weights, arguments.arch, arguments.config, arguments.opts)
     share = Share(*arguments.part) if arguments.part else WHOLE
     try:
         with explain_errors(AGAIN), claim_share(arguments.out, share):
-            complaints = finish_parts(cfg, arguments) if arguments.finish else predict(cfg, arguments, share)
+            complaints = finish_parts(source, arguments) if arguments.finish else predict(source, arguments, share)
             if share == WHOLE and not arguments.finish:
                 finish(arguments, complaints)
     except KeyboardInterrupt:

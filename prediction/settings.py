@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from model.backbone.build import imagenet_file
+from prediction.choice import Source
 from prediction.support import SupportClass
-from util.config import Config
 from util.errors import UserError
 from util.files import atomic_write
 from util.schema import keys_of
@@ -17,7 +17,7 @@ SETTINGS = "run.json"
 CHUNK = 2**20  # bytes
 
 
-def fingerprint(cfg: Config, weights: Path | None, support: Sequence[SupportClass], root: Path) -> dict[str, Any]:
+def fingerprint(source: Source, support: Sequence[SupportClass], root: Path) -> dict[str, Any]:
     """What predictions depend on: contents of weights and supports, the network; and where the images are.
 
     Raises UserError for a file that cannot be read.
@@ -28,9 +28,10 @@ def fingerprint(cfg: Config, weights: Path | None, support: Sequence[SupportClas
         for image, mask in zip(item.images, item.masks, strict=True):
             digest.update(_digest(image).encode())
             digest.update(repr(mask).encode() if isinstance(mask, list) else mask.tobytes())
-    used = weights or next((path for path in [imagenet_file(cfg)] if path.is_file()), None)
+    cfg = source.cfg
+    used = source.weights or next((path for path in [imagenet_file(cfg)] if path.is_file()), None)
     contents = {"query": str(root), "weights": used and _digest(used), "support": digest.hexdigest()}
-    contents |= {} if weights else {"arch": cfg.arch}
+    contents |= {"free": source.is_usual} | ({} if source.weights else {"arch": cfg.arch})
     return {**contents, **{key: getattr(cfg, key) for key in keys_of("network", "prediction")}}
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.evaluation import expected_weights
-from prediction.choice import FREE, USUAL, open_method, open_predictor
+from prediction.choice import FREE, USUAL, find_source, open_predictor
 from prediction.shared import WEIGHTS
 from prediction.zoo import Entry, entries
 from tools.browser.session import Limits, Network
@@ -73,11 +73,12 @@ def open_network(arguments: argparse.Namespace, name: str) -> Network:
     is_usual = name == USUAL
     is_free = is_usual or name in METHODS or name == arguments.arch
     config = arguments.config if name == first_name(arguments) else None
-    cfg, weights = open_method(None if is_free else name, name if is_free and not is_usual else None, config, [])
-    predictor = open_predictor(cfg, weights, arguments.device, is_usual, arguments.cache_mb)
-    origin = "training-free" if weights is None else f"trained: {weights}" if Path(name).is_file() else "trained"
+    source = find_source(None if is_free else name, name if is_free and not is_usual else None, config, [])
+    predictor = open_predictor(source, arguments.device, arguments.cache_mb)
+    is_file, cfg = Path(name).is_file(), source.cfg
+    origin = "training-free" if is_free else f"trained: {source.weights}" if is_file else "trained"
     about = f"{name if is_usual else cfg.arch}, {origin}; backbone {cfg.backbone_name}, device {predictor.device}"
-    return Network(cfg, weights, predictor, about if Path(name).is_file() or is_free else f"{name}: {about}")
+    return Network(source, predictor, about if is_file or is_free else f"{name}: {about}")
 
 
 def serve(arguments: argparse.Namespace, folder: Path) -> None:
@@ -88,12 +89,12 @@ def serve(arguments: argparse.Namespace, folder: Path) -> None:
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is not installed; pip install 'gradio>=6'") from None
     names, opened = all_names(first_name(arguments)), lru_cache(KEPT)(partial(open_network, arguments))
-    source = opened(names[0]).source
+    about = opened(names[0]).about
     limits = Limits(arguments.max_megapixels, arguments.max_supports, arguments.max_queries)
     page = build_page(AppContext(names, opened, limits, folder, arguments.results)).queue(api_open=False)
     where: Any = {"server_name": ADDRESS, "server_port": arguments.port, "share": False}
     looks: Any = {"theme": THEME, "css_paths": HERE / "page.css", "footer_links": []}
-    print(f"{source}: http://{ADDRESS}:{arguments.port} (Ctrl-C ends it)", flush=True)
+    print(f"{about}: http://{ADDRESS}:{arguments.port} (Ctrl-C ends it)", flush=True)
     try:
         page.launch(quiet=True, ssr_mode=False, max_file_size=f"{arguments.max_mb}mb", **where, **looks)
     except OSError:

@@ -56,24 +56,24 @@ def main() -> int:
     import ray
     from tqdm import tqdm
 
-    from prediction.choice import open_method, open_predictor
+    from prediction.choice import find_source, open_predictor
     from prediction.ray import RayJob, Workers, claim_results, files_done, list_images, predict_files
     from prediction.settings import fingerprint
     from prediction.support import read_support, select
     from util.image import read_image
 
-    cfg, weights = open_method(arguments.weights, arguments.arch, arguments.config, arguments.opts)
+    source = find_source(arguments.weights, arguments.arch, arguments.config, arguments.opts)
+    source = source._replace(weights=source.weights and source.weights.resolve())
     support = read_support(arguments.support, arguments.boxes, arguments.mask)
     support = select(support, arguments.classes) if arguments.classes else support
     images = list_images(arguments.query)
-    claim_results(arguments.out, fingerprint(cfg, weights, support, Path()) | {"query": arguments.query})
+    claim_results(arguments.out, fingerprint(source, support, Path()) | {"query": arguments.query})
     left = sorted(set(images) - files_done(arguments.out))
     print(f"{len(images)} images, {len(images) - len(left)} of them done before")
     device = "cuda" if arguments.gpus else "cpu"
     shown = {item.name: ([read_image(path) for path in item.images], item.masks) for item in support}
     values = {item.name: item.value for item in support}
-    is_free = not arguments.weights and not arguments.arch
-    build = partial(open_predictor, cfg, weights and weights.resolve(), device, is_free)
+    build = partial(open_predictor, source, device)
     build().set_support(shown)  # a mistake in weights or supports is said before the work
     complaints: list[str] = []
     try:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from prediction.choice import open_method, open_predictor
+from prediction.choice import find_source, open_predictor
 from prediction.service import BusyError, Event, PredictRequest, Service, SupportRequest, as_objects
 from util.arguments import Parser
 from util.errors import UserError, run_main
@@ -133,9 +133,8 @@ def main() -> None:
         raise UserError("tools.serve: needs FastAPI and uvicorn; install them by pip install 'hmnet[serve]'")
     import uvicorn
 
-    cfg, weights = open_method(arguments.weights, arguments.arch, arguments.config, arguments.opts)
-    predictor = open_predictor(cfg, weights, arguments.device, not arguments.weights and not arguments.arch)
-    service = Service(predictor, arguments.label_studio, arguments.max_mb << 20)
+    source = find_source(arguments.weights, arguments.arch, arguments.config, arguments.opts)
+    service = Service(open_predictor(source, arguments.device), arguments.label_studio, arguments.max_mb << 20)
     uvicorn.run(make_app(service, arguments.token), host=arguments.host, port=arguments.port)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from prediction.choice import USUAL, choose, open_predictor
+from prediction.choice import USUAL, Source, choose, open_predictor
 from prediction.evidence import gather_evidence
 from prediction.fitted import load_fitted, save_fitted
 from prediction.joint import SURE, Joint, together
@@ -65,7 +65,7 @@ def test_what_was_fitted_to_many_masks_is_kept(tmp_path: Path) -> None:
 
 def test_a_network_joins_its_own_backbone_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prediction.choice.Predictor.from_method", lambda *_: fresh())
-    assert not isinstance(open_predictor(tiny_config(), None, "cpu", usual=True).model, Joint)
+    assert not isinstance(open_predictor(Source(tiny_config(), None, is_usual=True), "cpu").model, Joint)
 
 
 @pytest.mark.parametrize(
@@ -74,11 +74,12 @@ def test_a_network_joins_its_own_backbone_alone(monkeypatch: pytest.MonkeyPatch)
 def test_few_masks_are_left_to_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, masks: int, arch: str | None, joined: bool
 ) -> None:
-    monkeypatch.setattr("prediction.choice.open_predictor", lambda *others: pair() if others[-1] else fresh())
+    monkeypatch.setattr("prediction.choice.open_predictor", lambda source, _: pair() if source.is_usual else fresh())
     arguments = argparse.Namespace(
-        weights=None, arch=arch, device="cpu", out=tmp_path, tile=None, threshold=None,
+        device="cpu", out=tmp_path, tile=None, threshold=None,
         no_expectation=True, curve=False, scale="as is",
     )  # fmt: skip
-    choice = choose(arguments, tiny_config(), [SupportClass("object", 1, *several(masks))], {})
+    source = Source(tiny_config(), None, is_usual=arch is None)
+    choice = choose(arguments, source, [SupportClass("object", 1, *several(masks))], {})
     assert isinstance(choice.predictor.model, Joint) == (arch is None)
     assert choice.notes["method"] == (USUAL if joined else "adapt")

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from prediction.choice import open_predictor
+from prediction.choice import Source, open_predictor
 from prediction.predictor import Prediction, Predictor
 from tests.processes import free_port
 from tests.toy import draw_image, generator
@@ -101,7 +101,7 @@ def test_a_killed_worker_loses_nothing_and_does_nothing_twice(
     assert len(complaints) == 1 and complaints[0].startswith("bad.jpg: not a readable image")
     rows = pq.read_table(out / "manifest").to_pylist()
     assert sorted(row["file"] for row in rows) == sorted(set(files) - {"bad.jpg"}) == sorted(files_done(str(out)))
-    predictor = open_predictor(*experiment, "cpu", usual=False)
+    predictor = open_predictor(Source(*experiment, is_usual=False), "cpu")
     predictor.set_support(support)
     for row in rows[:5]:
         prediction = predictor.predict(photos / row["file"])

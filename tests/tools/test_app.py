@@ -25,7 +25,7 @@ def test_nothing_trained_is_taken_unless_it_is_asked_for(tmp_path: Path, monkeyp
     demo.parent.mkdir(parents=True)
     demo.touch()
     assert first_name(arguments) == USUAL and all_names(USUAL)[-1] == str(demo)
-    about = open_network(arguments, "adapt").source
+    about = open_network(arguments, "adapt").about
     assert about.startswith("adapt, training-free; backbone timm/tf_efficientnet_lite2")
     monkeypatch.setattr(sys, "argv", ["app", "--weights", "mine.pth"])
     assert all_names(first_name(parse_arguments()))[0] == "mine.pth"
@@ -35,12 +35,11 @@ def test_nothing_trained_is_taken_unless_it_is_asked_for(tmp_path: Path, monkeyp
 def test_a_network_of_the_zoo_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["app", "--device", "cpu", "--arch", "prototype"])
     usual = open_network(parse_arguments(), USUAL)
-    assert isinstance(usual.predictor.model, Joint) and usual.source.startswith("adapt and hmnet-lite, training-free; ")
+    assert isinstance(usual.predictor.model, Joint) and usual.about.startswith("adapt and hmnet-lite, training-free; ")
     network = open_network(parse_arguments(), "hmnet-lite")
-    assert network.weights is not None and network.predictor.model.is_trained
-    assert network.source.startswith("hmnet-lite: HMNetLite, trained; backbone ") and network.source.endswith(
-        "device cpu"
-    )
+    assert network.source.weights is not None and network.predictor.model.is_trained
+    assert network.about.startswith("hmnet-lite: HMNetLite, trained; backbone ")
+    assert network.about.endswith("device cpu")
 
 
 def test_a_training_free_method_needs_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,8 +50,9 @@ def test_a_training_free_method_needs_no_weights(tmp_path: Path, monkeypatch: py
         command = ["app", "--arch", name, "--config", str(path), "--device", "cpu"]
         monkeypatch.setattr(sys, "argv", command)
         if expected:
-            cfg, _, predictor, source = open_network(parse_arguments(), name)
-            assert cfg.arch == name and source.startswith(expected) and not predictor.model.is_trained
+            network = open_network(parse_arguments(), name)
+            assert network.source.cfg.arch == name and network.about.startswith(expected)
+            assert not network.predictor.model.is_trained
         else:
             with pytest.raises(UserError, match="HMNet: is a trained method and needs weights"):
                 open_network(parse_arguments(), name)

@@ -107,7 +107,7 @@ def write_zip(session: Session, network: Network, formats: Sequence[str], folder
             records[name] = outputs.write(name, image, found, values, answer.seconds, about)
         write_manifest(place, records)
         atomic_write(place / "classes.txt", class_lines({value: name for name, value in values.items()}))
-        settings = fingerprint(network.cfg, network.weights, session.support(), images)
+        settings = fingerprint(network.source, session.support(), images)
         write_settings(place, settings | {"threshold": threshold})
         finish(Namespace(out=place, format=",".join(formats), html=True))
         write_settings(place, read_settings(place) | {"query": ".", "files": names})  # as on the user's machine

@@ -185,7 +185,7 @@ def head(context: AppContext, session: gr.State, status: Part) -> tuple[Part, gr
             saving = gr.Button("Save session", size="sm", elem_id="save")
             opening = gr.UploadButton("Open session", size="sm", elem_id="open")
 
-    network = Part([menu, source], lambda session: [session.network, f"`{context.open(session.network).source}`"])
+    network = Part([menu, source], lambda session: [session.network, f"`{context.open(session.network).about}`"])
     on(menu.input, partial(choose_network, context), [session, menu], [network, status], **NETWORK)
     download(saving, lambda session: save_session(session, context.folder), [session])
     return network, opening
@@ -244,7 +244,7 @@ def search_side(context: AppContext, session: gr.State, supports: Sequence[Part]
     gr.Markdown("**2. Find it** in other images")
     queries = gr.File(label="Images to search", file_count="multiple", height=160, elem_id="queries")
     with gr.Row():
-        has_data = Path(context.open(context.names[0]).cfg.data_root).is_dir()
+        has_data = Path(context.open(context.names[0]).source.cfg.data_root).is_dir()
         example = gr.Button("Try an example", visible=has_data, elem_id="example")
         stop = gr.Button("Stop", elem_id="stop")
         start = gr.Button("Find the object", variant="primary", elem_id="start")
@@ -263,7 +263,7 @@ def search_side(context: AppContext, session: gr.State, supports: Sequence[Part]
         pack = gr.Button("Download masks and overlays (zip)", elem_id="pack")
 
     def on_example(session: Session) -> list[str]:
-        return segment.show_example(context.open(session.network).cfg, session, context.folder)
+        return segment.show_example(context.open(session.network).source.cfg, session, context.folder)
 
     def on_choice(session: Session, *choice: Any) -> None:
         session.choice = Choice(*choice)

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from prediction.choice import Source
 from prediction.clicks import Click, mask_from_clicks
 from prediction.evidence import Evidence
 from prediction.masks import object_mask
 from prediction.predictor import SINGLE, Prediction, Predictor
 from prediction.support import SupportClass
-from util.config import Config
 from util.errors import UserError
 from util.image import RGB, open_image, read_image
 from util.mask import interpret_mask
@@ -42,10 +42,9 @@ ORDERS: dict[str, Callable[[Prediction], float]] = {
 class Network(NamedTuple):
     """What segments."""
 
-    cfg: Config
-    weights: Path | None  # None for a training-free method
+    source: Source
     predictor: Predictor  # shared by all tabs, without supports
-    source: str  # what it is, in a line
+    about: str  # what it is, in a line
 
 
 class Limits(NamedTuple):

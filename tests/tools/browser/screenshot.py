@@ -13,7 +13,8 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 from skimage import data
 
-from tests.tools.browser.test_page import CHROMIUM, Tab, wait_for
+from tests.tools.browser.conftest import CHROMIUM, wait_for
+from tests.tools.browser.tab import Tab
 from util.files import atomic_write
 
 OUT = Path("docs/images/app.png")

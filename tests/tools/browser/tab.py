@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.tools.browser.conftest import scene
+from tests.toy import draw_image, generator
 
 SCREEN = {"width": 1400, "height": 1300}
 START = "#start:not([disabled])"
@@ -173,6 +173,13 @@ class Tab:
     def message(self, words: str) -> None:
         """Wait until the page says so."""
         self.page.wait_for_selector(f"[data-testid=toast-body]:has-text({json.dumps(words)})")
+
+
+def scene(path: Path, height: int = 60, width: int = 80, class_id: int = 3) -> np.ndarray:
+    """Write an image with one object; returns the object's mask (h, w) of 0 and 1."""
+    image, mask = draw_image(generator(), height, width, [class_id])
+    Image.fromarray(image).save(path)
+    return (mask == class_id).astype(np.uint8)
 
 
 def picture(folder: Path, name: str, *size: int) -> str:

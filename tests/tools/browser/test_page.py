@@ -1,18 +1,11 @@
-"""The page in a real browser."""
+"""The page in a real browser: from supports to results, and what is beside them."""
 
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
-import time
 import zipfile
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -20,59 +13,10 @@ from PIL import Image
 
 from prediction.predictor import Predictor
 from prediction.zoo import entries
-from tests.tools.browser.conftest import scene
-from tests.tools.browser.tab import START, Tab, picture
-from tests.tools.browser.test_failures import write_result
-from tests.toy import ROOT
+from tests.tools.browser.tab import START, Tab, picture, scene
 from tools.app import is_here
-from util.config import Config
 
 pytestmark = pytest.mark.browser
-
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-
-
-def wait_for(url: str, process: subprocess.Popen[bytes]) -> str:
-    """The address, once the page is served there."""
-    while process.poll() is None:
-        try:
-            with urlopen(url, timeout=5):
-                return url
-        except OSError:
-            time.sleep(0.5)
-    raise AssertionError("the command ended before it served the page")
-
-
-@pytest.fixture(scope="module")
-def site(experiment: tuple[Config, Path]) -> Iterator[str]:
-    """The command at work, with random weights; its limits are tight and its tests are two of the same network."""
-    cfg, weights = experiment
-    write_result(cfg.experiment_dir / "result_test_1shot.json", cfg, weights)
-    write_result(cfg.experiment_dir / "again.json", cfg, weights)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    options = ["--weights", str(weights), "--port", str(port), "--results", cfg.exp, "--device", "cpu"]
-    with subprocess.Popen([sys.executable, "-m", "tools.app", *options, "--max-queries", "120"], cwd=ROOT) as process:
-        yield wait_for(f"http://127.0.0.1:{port}", process)
-        process.terminate()
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with pytest.importorskip("playwright.sync_api").sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def tab(chromium: Any, site: str) -> Iterator[Tab]:
-    """A tab of its own, in which nothing may go wrong and which asks nobody else for anything."""
-    tab = Tab(chromium, site)
-    yield tab
-    assert not tab.elsewhere and not tab.errors
-    tab.page.close()
 
 
 def test_painted_with_the_mouse_the_result_is_the_predictors(tab: Tab, predictor: Predictor, tmp_path: Path) -> None:
@@ -156,82 +100,6 @@ def test_narrow_and_to_be_read_by_all(tab: Tab, tmp_path: Path) -> None:
     boxes = [each.bounding_box() for each in tab.page.locator("#results .thumbnail-lg").all()]
     assert boxes[0]["x"] == boxes[1]["x"] and boxes[0]["width"] > 300
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= 390
-
-
-def test_boxes_lasso_undo_and_clear(tab: Tab, tmp_path: Path) -> None:
-    tab.add_support(picture(tmp_path, "support.png", 90, 120))
-    tab.drag("box", (0.25, 0.2), (0.75, 0.6))
-    box = tab.painted()
-    expected = np.zeros_like(box)
-    expected[18:54, 30:90] = 1
-    assert (box != expected).mean() < 0.03
-    tab.drag("box", (0.01, 0.8), (1.2, 1.2))
-    assert tab.painted()[80, 5:].all()
-    both = tab.painted()
-    for button, left in (("#undo", box), ("#redo", both), ("#clear", 0 * box), ("#undo", both), ("#undo", box)):
-        tab.page.click(button)
-        tab.wait_for_mask(tmp_path / "saved.zip", lambda mask, left=left: bool((mask == left).all()))  # type: ignore[misc]
-    tab.drag("lasso", (0.1, 0.7), (0.3, 0.95), (0.1, 0.95))
-    ink = tab.painted() - box
-    assert ink[int(0.9 * 90), int(0.15 * 120)] and not ink[int(0.75 * 90), int(0.25 * 120)] and 100 < ink.sum() < 500
-
-
-def test_polygons_by_mouse_finger_and_keys_and_a_tour_by_tab(tab: Tab, tmp_path: Path) -> None:
-    triangle = np.tri(90, 120, -30) * (np.arange(90) < 60)[:, None]
-    triangle[:, 60:] = 0
-    tab.add_support(picture(tmp_path, "support.png", 90, 120))
-    corners = ((0.0, 1 / 3), (0.25, 2 / 3), (0.0, 2 / 3))
-    tab.polygon(tab.click_on, *corners, corners[0])
-    assert np.abs(tab.painted() - triangle).mean() < 0.02
-    tab.page.click("#clear")
-    tab.wait_for_mask(tmp_path / "saved.zip", lambda mask: not mask.any())
-    tab.polygon(tab.tap_on, *corners, corners[-1])
-    assert np.abs(tab.painted() - triangle).mean() < 0.02
-    tab.touch("brush", (0.6, 0.5), (0.9, 0.5))
-    assert tab.painted()[45, 75:105].all() and tab.painted().sum() > triangle.sum() + 60
-    tab.page.click("#undo")
-    tab.wait_for_mask(tmp_path / "saved.zip", lambda mask: bool(np.abs(mask - triangle).mean() < 0.02))
-
-    names = tab.tour()
-    parts = {
-        "network",
-        "save",
-        "open",
-        "supports",
-        "undo",
-        "redo",
-        "clear",
-        "mask",
-        "class",
-        "strip",
-        "remove",
-        "empty",
-    }
-    parts |= {"queries", "stop", "start", "view", "threshold", "order", "formats", "pack", "messages", "canvas"}
-    assert parts <= names and {"Add by click", "Brush", "Polygon", "Segment", "Explain", "Failures"} <= names
-    tab.page.click("#painter button[data-tool=polygon]")
-    tab.page.focus("#painter canvas")
-    tab.page.mouse.move(5, 5)
-    with tab.page.expect_response(lambda response: "/queue/join" in response.url):
-        for key, times in (("Enter", 1), ("ArrowLeft", 10), ("Enter", 1), ("ArrowDown", 10), ("Enter", 2)):
-            for _ in range(times):
-                tab.page.keyboard.press(key)
-    by_keys = tab.painted()
-    assert by_keys[45:60, 36:60].mean() > 0.4 and by_keys.sum() < triangle.sum() + 24 * 24
-
-
-def test_a_click_marks_the_object(tab: Tab, tmp_path: Path) -> None:
-    truth = scene(tmp_path / "s.png", 90, 120) == 1
-    rows, columns = np.nonzero(truth)
-    x, y = columns.mean() / 120, rows.mean() / 90
-    tab.add_support(str(tmp_path / "s.png"))
-    tab.page.click("#painter button[data-tool=add]")
-    tab.click_at(x, y)
-    mask = tab.wait_for_mask(tmp_path / "one.zip", np.any)
-    assert ((mask == 1) & truth).sum() / ((mask == 1) | truth).sum() > 0.7
-    tab.page.click("#painter button[data-tool=take]")
-    tab.click_at(x, y)
-    tab.wait_for_mask(tmp_path / "two.zip", lambda mask: not mask[int(y * 90), int(x * 120)])
 
 
 def test_a_session_is_saved_opened_kept_by_a_reload_and_emptied(tab: Tab, tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 from model.build import build_model
+from prediction.choice import Source
 from prediction.manifest import read_manifest
 from prediction.predictor import Prediction, Predictor
-from tests.tools.browser.conftest import scene
+from tests.tools.browser.tab import scene
 from tools.browser.download import write_zip
 from tools.browser.segment import answer_queries, draw_answer, draw_answers, expect_iou, explain_answer, show_example
 from tools.browser.session import VIEWS, Choice, Limits, Network, Session, read_upload
@@ -56,7 +57,7 @@ def test_the_download_is_what_the_command_writes(
     session.set_class("dog")  # as it was
     session.choice = Choice(threshold=0.4)
     archive = write_zip(
-        session, Network(experiment[0], experiment[1], predictor, ""), ["coco", "labelme", "csv"], tmp_path
+        session, Network(Source(*experiment, is_usual=False), predictor, ""), ["coco", "labelme", "csv"], tmp_path
     )
     assert archive.name == f"cat_dog_{date.today()}.zip"
     out = tmp_path / "out"
@@ -160,7 +161,7 @@ def test_what_is_missing_is_said_first(
     for wrong, words in (([], "no image to search"), (paths * 40, "120 images to search, and at most 100")):
         with pytest.raises(UserError, match=words):
             list(answer_queries(session, predictor, wrong))
-    network = Network(experiment[0], experiment[1], predictor, "")
+    network = Network(Source(*experiment, is_usual=False), predictor, "")
     with pytest.raises(UserError, match="nothing is segmented yet"):
         write_zip(session, network, [], tmp_path)
     assert not answer_all(session, predictor, paths)
@@ -216,7 +217,7 @@ def test_names_of_uploads_lead_nowhere(
         scene(tmp_path / "image.png", class_id=number)
         (tmp_path / "image.png").rename(path)
     assert not answer_all(session, predictor, [str(path) for path in paths])
-    network = Network(experiment[0], experiment[1], predictor, "")
+    network = Network(Source(*experiment, is_usual=False), predictor, "")
     with zipfile.ZipFile(write_zip(session, network, [], tmp_path)) as archive:
         files = [Path(item) for item in archive.namelist() if not item.endswith("/")]
     assert len([file for file in files if file.parent == Path("masks")]) == 2

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tools.browser.conftest import scene
+from tests.tools.browser.tab import scene
 from tests.toy import generator
 from tools.browser.download import SESSION, open_session, save_session
 from tools.browser.session import CANVAS_SIDE, STEPS, Choice, Limits, Session, read_upload
