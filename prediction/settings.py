@@ -30,7 +30,7 @@ def fingerprint(source: Source, support: Sequence[SupportClass], root: Path) -> 
             digest.update(repr(mask).encode() if isinstance(mask, list) else mask.tobytes())
     cfg = source.cfg
     used = source.weights or next((path for path in [imagenet_file(cfg)] if path.is_file()), None)
-    contents = {"query": str(root), "weights": used and _digest(used), "support": digest.hexdigest()}
+    contents: dict[str, Any] = {"query": str(root), "weights": used and _digest(used), "support": digest.hexdigest()}
     contents |= {"free": source.is_usual} | ({} if source.weights else {"arch": cfg.arch})
     return {**contents, **{key: getattr(cfg, key) for key in keys_of("network", "prediction")}}
 

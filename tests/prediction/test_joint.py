@@ -12,6 +12,7 @@ from prediction.evidence import gather_evidence
 from prediction.fitted import load_fitted, save_fitted
 from prediction.joint import SURE, Joint, together
 from prediction.predictor import Predictor
+from prediction.settings import fingerprint
 from prediction.support import SupportClass
 from tests.prediction.test_fitted import fresh
 from tests.prediction.test_predictor import shapes
@@ -83,3 +84,9 @@ def test_few_masks_are_left_to_both(
     choice = choose(arguments, source, [SupportClass("object", 1, *several(masks))], {})
     assert isinstance(choice.predictor.model, Joint) == (arch is None)
     assert choice.notes["method"] == (USUAL if joined else "adapt")
+
+
+def test_results_of_both_are_not_those_of_the_first_alone() -> None:
+    cfg = load_config("config/predict.yaml")
+    alone, both = (fingerprint(Source(cfg, None, is_usual), [], Path()) for is_usual in (False, True))
+    assert alone != both

@@ -90,4 +90,4 @@ def test_the_study_of_the_tree(tmp_path: Path) -> None:
     path = ROOT / "config/study/study.yaml"
     found = list(study.jobs(study.read_study(path), path.parent))
     folders = {load_config(job.config, job.opts).experiment_dir for job in found}
-    assert len(folders) == len(found) == 8 * 17 + 2 * 2 * 8
+    assert len(folders) == len(found) == 8 * 19 + 2 * 2 * 8

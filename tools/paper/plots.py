@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, ScalarFormatter
 from numpy.typing import NDArray
 
 from engine.results import Difference
@@ -205,8 +206,8 @@ def draw_leads(sets: Mapping[str, Mapping[str, Sequence[Difference | None]]], le
 
 def draw_growth(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Seconds and memory of the benchmark's rows, one column for each key that grows in them, one line a method."""
-    figures = {"cold s": "seconds, cold", "known support s": "seconds, known support", "peak MB": "memory, MB"}
-    figure = Figure(figsize=(PAGE, 4.6), layout="constrained")
+    figures = {"cold s": "seconds,\ncold", "known support s": "seconds,\nknown support", "peak MB": "memory,\nMB"}
+    figure = Figure(figsize=(PAGE, 5.2), layout="constrained")
     axes = figure.subplots(len(figures), len(rows), sharey="row", squeeze=False)
     for column, (key, measured) in enumerate(rows.items()):
         methods = dict.fromkeys(row.get("fusion", row["arch"]) for row in measured)
@@ -219,6 +220,7 @@ def draw_growth(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
             axis.set(xscale="log", yscale="log", ylabel="" if column else label)
             ticks = sorted({row[key] for row in measured})
             axis.set_xticks(ticks, ticks)
+            axis.yaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=ScalarFormatter())
             axis.minorticks_off()
         axes[-1, column].set_xlabel({"val_size": "image side, pixels", "shot": "shots"}[key])
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
