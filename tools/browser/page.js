@@ -17,5 +17,5 @@
       if (text) document.querySelector("#messages ol").prepend(line);
     }
   }).observe(document.body, { childList: true, subtree: true });
-  return sessionStorage.token ??= crypto.randomUUID();
+  return [null, (sessionStorage.token ??= crypto.randomUUID())];
 }

@@ -3,7 +3,7 @@
 import html
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial, wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,9 +137,9 @@ def show_status(session: Session) -> list[str]:
 
 def build_page(context: AppContext) -> gr.Blocks:
     """The three pages under one title; a tab that is loaded again has what it held."""
-    sessions = lru_cache(TABS)(lambda token: Session(context.limits, context.names[0]))
+    kept: dict[str, Session] = {}  # by tab, the latest last
     with gr.Blocks(title="HMNet", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
-        session, token = gr.State(sessions("")), gr.Textbox(visible="hidden")
+        session, token = gr.State(Session(context.limits, context.names[0])), gr.Textbox(visible="hidden")
         status = Part([gr.HTML(elem_id="status", min_height=24, render=False)], show_status)
         network, opening = head(context, session, status)
         with gr.Tab("Segment"), gr.Row():
@@ -157,10 +157,13 @@ def build_page(context: AppContext) -> gr.Blocks:
         def on_open(session: Session, path: str) -> None:
             choose_network(context, session, open_session(session, path))
 
-        def on_load(token: str) -> list[Any]:
-            return [sessions(token), *values_of(parts, sessions(token))]
+        def on_load(session: Session, token: str) -> list[Any]:
+            kept[token] = session = kept.pop(token, session)  # what a new tab was given meanwhile stays
+            for oldest in list(kept)[:-TABS]:
+                del kept[oldest]
+            return [session, *values_of(parts, session)]
 
-        page.load(on_load, token, [session, *components_of(parts)], js=(HERE / "page.js").read_text())
+        page.load(on_load, [session, token], [session, *components_of(parts)], js=(HERE / "page.js").read_text())
         on(opening.upload, on_open, [session, opening], parts)
     return page
 
@@ -293,8 +296,8 @@ def search_side(context: AppContext, session: gr.State, supports: Sequence[Part]
 
 def search(context: AppContext, parts: Sequence[Part], session: Session, painting: Any, paths: Any) -> Iterator[Any]:
     """Results one by one in three parts, in the end in order; what cannot be read comes as a message."""
-    session.answers = session.shown = []
-    session.opened, session.status, cards, same = None, "", list[Any](), [gr.skip()] * len(parts[1].components)
+    session.answers, session.opened, session.status = [], None, ""
+    cards, same = list[Any](), [gr.skip()] * len(parts[1].components)
     try:
         session.read_painting(painting)
         predictor = context.open(session.network).predictor
@@ -305,6 +308,7 @@ def search(context: AppContext, parts: Sequence[Part], session: Session, paintin
             else:
                 answer = session.answers[-1]
                 cards.append(saved(context, segment.draw_answer(answer, session.choice, answer.view)))
+            session.shown = session.answers  # in this order until all are there
             is_due = len(cards) % (1 + len(cards) // AT_ONCE) == 0  # many are shown in larger steps
             yield [cards if is_due else gr.skip(), *same, *show_status(session)]
         yield values_of(parts, session)

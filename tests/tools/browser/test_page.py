@@ -131,6 +131,22 @@ def test_a_session_is_saved_opened_kept_by_a_reload_and_emptied(tab: Tab, tmp_pa
     assert (tab.save(tmp_path / "again.zip")[0] == mask).all()
 
 
+def test_what_a_tab_is_given_while_it_loads_stays(tab: Tab, tmp_path: Path) -> None:
+    held: list[Any] = []
+    tab.page.evaluate("sessionStorage.clear()")
+    tab.page.route("**/queue/join*", lambda route: held.append(route), times=1)  # the page says which tab it is
+    tab.page.reload()
+    tab.page.wait_for_selector("#painter button[aria-pressed=true]")
+    while not held:
+        tab.page.wait_for_timeout(50)
+    tab.add_support(picture(tmp_path, "early.png"))
+    with tab.page.expect_response(lambda response: "/queue/join" in response.url):
+        held[0].continue_()
+    tab.page.wait_for_timeout(500)
+    tab.page.reload()
+    tab.wait_for_shot(1)
+
+
 def test_a_result_opens_at_its_own_size(tab: Tab, tmp_path: Path) -> None:
     tab.add_support(picture(tmp_path, "s.png", 90, 120))
     tab.drag("box", (0.25, 0.2), (0.75, 0.8))
@@ -278,6 +294,8 @@ def test_many_images_stopped_and_asked_again(tab: Tab, tmp_path: Path) -> None:
     tab.page.wait_for_function(
         "/^[1-9].* of 120 images, [0-9]+ s left/.test(document.querySelector('#status').innerText)"
     )
+    tab.page.click("#results .thumbnail-lg >> nth=0")  # while others are looked for
+    tab.page.wait_for_selector("#compare img")
     tab.page.click("#stop")
     tab.message("stopped")
     tab.page.wait_for_selector("#status:has-text('images, found in')")
