@@ -56,6 +56,24 @@ def test_interception_is_what_is_lost_without_it(predictor: Predictor) -> None:
         torch.testing.assert_close(norms, added[number], atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("size", [(40, 80), (80, 30), (50, 50), (1, 99)])
+def test_maps_are_of_the_image_alone(experiment: tuple[Config, Path], size: tuple[int, int]) -> None:
+    """In a padded square an image lies at the top left."""
+    cfg = toy_config(experiment[1].parents[6], arch="BAM")
+    predictor = Predictor(build_model(cfg, pretrained=False), cfg.val_size, 1, torch.device("cpu"))
+    assert predictor.model.images.fit == "padded"
+    predictor.set_support(*([part] for part in shapes(50, 60)))
+    image = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
+    evidence = gather_evidence(predictor, image)
+    side = max(size)
+    for caption, maps in evidence.maps.items():
+        grid = maps.shape[1:]
+        assert grid == tuple(max(1, round(max(grid) * part / side)) for part in size), caption
+    whole = next(iter(evidence.scores)).final.softmax(1)[:, 1]
+    shown = evidence.maps["probability after the ensemble"]
+    torch.testing.assert_close(shown, whole[:, : shown.shape[1], : shown.shape[2]])
+
+
 @pytest.mark.parametrize("keys", [{"ensemble": False}, {"qim": "none"}, {"arch": "prior"}, {"arch": "prototype"}])
 def test_methods_without_some_parts(experiment: tuple[Config, Path], keys: dict[str, object]) -> None:
     cfg = toy_config(experiment[1].parents[6], **keys)
