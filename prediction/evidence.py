@@ -37,6 +37,6 @@ def gather_evidence(predictor: Predictor, image: ImageSource) -> Evidence:
 
 
 def without_padding(maps: Tensor, size: tuple[int, ...]) -> Tensor:
-    """The part of square maps (N, f, f) that an image (h, w) takes which was padded to a square, up to half a position."""
+    """The part of square maps (N, f, f) that an image (h, w) took when it was padded, up to half a position."""
     height, width = (max(1, round(maps.shape[-1] * side / max(size))) for side in size)
     return maps[:, :height, :width]
