@@ -87,12 +87,10 @@ def draw_episode(tested: Tested) -> tuple[RGB, str]:
     """An episode's panel with the prediction of either result, and what is to be said about it."""
     predictions: dict[str, tuple[Any, float | None]] = {}
     remarks = []
-    for file, row in tested:
+    for name, (file, row) in zip(("first", "second") if len(tested) > 1 else ("prediction",), tested, strict=True):
         outcome, files = run_again(file, row)
-        name = file.name.removesuffix(EPISODES)
-        name = name if name not in predictions else str(file.parent / name)
         predictions[name] = outcome.prediction.cpu().numpy(), outcome.iou
         if abs((outcome.iou or 0) - (row.iou or 0)) > CHANGED:
             before = "no IoU" if row.iou is None else f"IoU {row.iou:.3f}"
-            remarks.append(f"{name}: {before} when it was tested; weights or data have changed since.")
+            remarks.append(f"{file.name}: {before} when it was tested; weights or data have changed since.")
     return episode_panel(*outcome.images(files), predictions, tested[0][1].class_name), " ".join(remarks)
