@@ -90,7 +90,7 @@ def draw_episode(tested: Tested) -> tuple[RGB, str]:
     for name, (file, row) in zip(("first", "second") if len(tested) > 1 else ("prediction",), tested, strict=True):
         outcome, files = run_again(file, row)
         predictions[name] = outcome.prediction.cpu().numpy(), outcome.iou
-        if abs((outcome.iou or 0) - (row.iou or 0)) > CHANGED:
+        if (outcome.iou is None) != (row.iou is None) or abs((outcome.iou or 0) - (row.iou or 0)) > CHANGED:
             before = "no IoU" if row.iou is None else f"IoU {row.iou:.3f}"
             remarks.append(f"{file.name}: {before} when it was tested; weights or data have changed since.")
     return episode_panel(*outcome.images(files), predictions, tested[0][1].class_name), " ".join(remarks)
