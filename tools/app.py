@@ -70,15 +70,12 @@ def is_here(entry: Entry) -> bool:
 
 def open_network(arguments: argparse.Namespace, name: str) -> Network:
     """One of `all_names`; UserError where something of it is missing."""
-    is_usual = name == USUAL
-    is_free = is_usual or name in METHODS or name == arguments.arch
-    config = arguments.config if name == first_name(arguments) else None
-    source = find_source(None if is_free else name, name if is_free and not is_usual else None, config, [])
+    is_free = name in (*METHODS, arguments.arch)
+    weights, arch = (None, None) if name == USUAL else (None, name) if is_free else (name, None)
+    source = find_source(weights, arch, arguments.config if name == first_name(arguments) else None, [])
     predictor = open_predictor(source, arguments.device, arguments.cache_mb)
-    is_file, cfg = Path(name).is_file(), source.cfg
-    origin = "training-free" if is_free else f"trained: {source.weights}" if is_file else "trained"
-    about = f"{name if is_usual else cfg.arch}, {origin}; backbone {cfg.backbone_name}, device {predictor.device}"
-    return Network(source, predictor, about if is_file or is_free else f"{name}: {about}")
+    what = f"{name}: {source.cfg.arch}, trained" if weights else f"{arch or name}, training-free"
+    return Network(source, predictor, f"{what}; backbone {source.cfg.backbone_name}, device {predictor.device}")
 
 
 def serve(arguments: argparse.Namespace, folder: Path) -> None:

@@ -37,7 +37,7 @@ def test_painted_with_the_mouse_the_result_is_the_predictors(tab: Tab, predictor
     tab.find(2)
     out = tab.download(tmp_path / "out")
     predictor.set_support([support], [erased])
-    assert "HMNet, trained: " in tab.page.inner_text("#title")
+    assert ": HMNet, trained; " in tab.page.inner_text("#title")
     for path in queries:
         expected, name = predictor.predict(path), Path(path).stem
         found = np.asarray(Image.open(out / f"masks/{name}.png"))
