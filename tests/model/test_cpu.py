@@ -120,7 +120,9 @@ def test_winograds_way_is_the_convolution(
     torch.testing.assert_close(out.double() + bias[:, None, None], expected, rtol=0, atol=1e-4)
 
 
-def test_winograds_way_rounds_no_worse_than_the_direct_one() -> None:
+@pytest.mark.parametrize("slow_mkl", [False, True])
+def test_winograds_way_rounds_no_worse_than_the_direct_one(slow_mkl: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "FASTER", cpu.faster_functions(slow_mkl))
     last = torch.channels_last  # as in networks; other ways round otherwise
     x, weight = torch.randn(1, 1024, 12, 12).to(memory_format=last), torch.randn(64, 1024, 3, 3)
     exact = F.conv2d(x.double(), weight.double(), padding=1)
