@@ -19,12 +19,11 @@ from util.image import MEAN, STD, ImageRule
 
 RIDGE = 1.0  # added to the covariance's diagonal, in units of its mean
 SMALL, LARGE = 0.05, 0.25  # shares of the supports' pixels up to, and from, which an object is small, or large
-PROTOTYPE_SHARE = 0.2  # of its margin for a large object with one shot; with K shots a K-th of it
+PROTOTYPE_SHARE = 0.2  # of its margin for a large object with one shot; with K shots a K-th of it, as of all these
 MORE_PROTOTYPE = 0.4  # than that for a small one
 NEIGHBOUR_SHARE = 0.2  # of the nearest neighbours' margin for a large object
 MORE_NEIGHBOURS = 0.2  # than that for a small one
 DISCRIMINANT_SHARE = 0.5  # of the discriminant's margin in what is left; the logistic regression's has the rest
-FEW_SHOTS = 5  # up to which the last three shares hold; with K shots FEW_SHOTS / K of them
 RICH_NEIGHBOURS = 2.2  # times the difference of cosines in the maps that count for the prototype is a margin
 NEIGHBOURS_OF_ALL = 2.7  # times that in all maps
 DECAY = 0.03  # of the logistic regression's squared weights
@@ -47,13 +46,13 @@ SHOWN_STRIDE = 8  # of the map that says where an image is shown
 class Adapt(Method):
     """Linear classifiers and nearest neighbours on unit features of every stage, refitted to the query.
 
-    A discriminant and, with many shots mostly, a logistic regression are mixed with the nearest prototype, most with
-    one shot, and with the supports' nearest positions at half the resolution, less with many. In the fits object and
-    background count alike; but where the object has few pixels, prototype and neighbours, which fit little, count more.
-    All this finds positions of the query that are surely object or background; the discriminant's means and covariance
-    then move half-way to theirs, and both margins are averaged (the idea of self-support, Fan et al., ECCV 2022). A
-    query without the object has no position that is like the object's prototype, which is seen before that fit; all its
-    margins are then lowered below 0.
+    With one shot a discriminant and a logistic regression are mixed with the nearest prototype and the supports'
+    nearest positions at half the resolution; the more shots, the more the logistic regression has alone. In the fits
+    object and background count alike; but where the object has few pixels, prototype and neighbours, which fit little,
+    count more. All this finds positions of the query that are surely object or background; the discriminant's means and
+    covariance then move half-way to theirs, and both margins are averaged (the idea of self-support, Fan et al., ECCV
+    2022). A query without the object has no position that is like the object's prototype, which is seen before that
+    fit; all its margins are then lowered below 0.
 
     The state of B support sets: `means (B, 2, C)` of background and object, `covariance (B, C, C)` within them,
     `object (B, rich channels)`, its unit prototype, `direction` of that shape from the background's to it, `linear` and
@@ -218,10 +217,9 @@ def first_margin(x: Tensor, head: dict[str, Tensor], rich: int) -> Tensor:
     prototype = F.normalize(rows[:, -rich:], dim=1) @ head["direction"]
     logistic = margins_of(rows, head["logistic"]).clamp(-LOGISTIC_LIMIT, LOGISTIC_LIMIT)
     small = 1 - ((head["size"] - SMALL) / (LARGE - SMALL)).clamp(0, 1)
-    few = (FEW_SHOTS / head["shot"]).clamp(max=1)
-    linear = torch.lerp(logistic, margins_of(rows, head["linear"]), DISCRIMINANT_SHARE * few)
+    linear = torch.lerp(logistic, margins_of(rows, head["linear"]), DISCRIMINANT_SHARE / head["shot"])
     of_prototype = (PROTOTYPE_SHARE + MORE_PROTOTYPE * small) / head["shot"]
-    of_neighbours = (NEIGHBOUR_SHARE + MORE_NEIGHBOURS * small) * few
+    of_neighbours = (NEIGHBOUR_SHARE + MORE_NEIGHBOURS * small) / head["shot"]
     return (
         of_prototype * prototype
         + of_neighbours * nearest_margin(x, head["examples"], rich)
