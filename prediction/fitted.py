@@ -9,6 +9,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
+from model import parts
 from model.methods.method import Method
 from prediction.predictor import Predictor
 from util.checkpoint import read_checkpoint, read_metadata
@@ -59,6 +60,8 @@ def identity(predictor: Predictor) -> str:
     for module in predictor.model.modules():
         if isinstance(module, Method):
             digest.update(Path(inspect.getfile(type(module))).read_bytes())
+    for file in sorted(Path(inspect.getfile(parts)).parent.glob("*.py")):
+        digest.update(file.read_bytes())
     digest.update(f"{predictor.size} {predictor.amp}".encode())
     for name, x in sorted(predictor.model.state_dict().items()):
         digest.update(name.encode() + x.cpu().contiguous().numpy().tobytes())

@@ -1,4 +1,4 @@
-"""A classifier fitted to the supports alone, and adapted to every query: needs no weights but the backbone's."""
+"""Classifiers fitted to the supports alone, and adapted to every query: they need no weights but the backbone's."""
 
 from collections.abc import Mapping
 
@@ -13,12 +13,19 @@ from model.backbone import Backbone
 from model.methods.method import Explanation, Features, Method, Role, Scores
 from model.parts.base_learner import BaseLearner
 from model.parts.maps import image_size, stage_maps, to_size, unit
+from model.parts.neighbours import draw_examples, neighbour_margin
 from util.config import Config
 from util.image import MEAN, STD, ImageRule
 
 RIDGE = 1.0  # added to the covariance's diagonal, in units of its mean
-PROTOTYPE_SHARE = 0.5  # of the prototype's margin in the discriminant's with one shot; with K shots a K-th of it
-DISCRIMINANT_SHARE = 0.6  # of the discriminant's margin in the first one with one shot; with K shots a K-th of it
+SMALL, LARGE = 0.05, 0.25  # shares of the supports' pixels up to, and from, which an object is small, or large
+PROTOTYPE_SHARE = 0.2  # of its margin for a large object with one shot; with K shots a K-th of it, as of all these
+MORE_PROTOTYPE = 0.4  # than that for a small one
+NEIGHBOUR_SHARE = 0.2  # of the nearest neighbours' margin for a large object
+MORE_NEIGHBOURS = 0.2  # than that for a small one
+DISCRIMINANT_SHARE = 0.5  # of the discriminant's margin in what is left; the logistic regression's has the rest
+RICH_NEIGHBOURS = 2.2  # times the difference of cosines in the maps that count for the prototype is a margin
+NEIGHBOURS_OF_ALL = 2.7  # times that in all maps
 DECAY = 0.03  # of the logistic regression's squared weights
 MAX_ROWS = 5000  # positions of object and of background that it is fitted to
 MAX_STEPS = 25  # of L-BFGS
@@ -37,17 +44,20 @@ SHOWN_STRIDE = 8  # of the map that says where an image is shown
 
 
 class Adapt(Method):
-    """Two linear classifiers on unit features of every stage, refitted to the query.
+    """Linear classifiers and nearest neighbours on unit features of every stage, refitted to the query.
 
-    With one shot mostly a discriminant mixed with the nearest prototype, with more shots mostly a logistic regression;
-    both classes count alike in the fit, whatever the object's size. They find positions of the query that are surely
-    object or background; the discriminant's means and covariance then move half-way to theirs, and both margins are
-    averaged (the idea of self-support, Fan et al., ECCV 2022). A query without the object has no position that is like
-    the object's prototype, which is seen before that fit; all its margins are then lowered below 0.
+    With one shot a discriminant and a logistic regression are mixed with the nearest prototype and the supports'
+    nearest positions at half the resolution; the more shots, the more the logistic regression has alone. In the fits
+    object and background count alike; but where the object has few pixels, prototype and neighbours, which fit little,
+    count more. All this finds positions of the query that are surely object or background; the discriminant's means and
+    covariance then move half-way to theirs, and both margins are averaged (the idea of self-support, Fan et al., ECCV
+    2022). A query without the object has no position that is like the object's prototype, which is seen before that
+    fit; all its margins are then lowered below 0.
 
     The state of B support sets: `means (B, 2, C)` of background and object, `covariance (B, C, C)` within them,
     `object (B, rich channels)`, its unit prototype, `direction` of that shape from the background's to it, `linear` and
-    `logistic (B, C + 1)`, the weights and offset of both classifiers, `shot (B)`.
+    `logistic (B, C + 1)`, the weights and offset of both classifiers, `examples (B, 2, n, C)`, positions of
+    background and object, `size (B)`, the object's share of the pixels, `shot (B)`.
 
     Args: backbone; names of the maps that are joined, from finer to coarser.
     """
@@ -84,12 +94,13 @@ class Adapt(Method):
         """As in Method, from all shots together; ignored pixels, 255, and padding count for nothing."""
         shot = masks.shape[1]
         joined, shown = self._joined(support)
-        rows = joined.flatten(2).unflatten(0, (-1, shot)).movedim(2, -1).flatten(1, 2)  # (B, K * h * w, C)
         parts = torch.stack([masks == 0, masks == 1], dim=2).flatten(0, 1).float()  # (B * K, 2, H, W)
         share = F.adaptive_avg_pool2d(parts, (joined.shape[-2], joined.shape[-1])) * shown  # (B * K, 2, h, w)
-        weights = share.flatten(2).unflatten(0, (-1, shot)).movedim(1, 2).flatten(2)  # (B, 2, K * h * w)
+        weights = positions(share, shot).mT  # (B, 2, K * h * w)
+        known = zip(positions(halved(joined), shot), positions(halved(share), shot).mT, strict=True)
         with torch.autocast(masks.device.type, enabled=False):  # half precision has no solver
-            heads = [fit(*each, self.rich) for each in zip(rows, weights, strict=True)]
+            heads = [fit(*each, self.rich) for each in zip(positions(joined, shot), weights, strict=True)]
+            heads = [{**head, "examples": draw_examples(*each)} for head, each in zip(heads, known, strict=True)]
         state = {name: torch.stack([head[name] for head in heads]) for name in heads[0]}
         return {**state, "shot": (masks == 1).any(3).any(2).sum(1).clamp(min=1)}
 
@@ -111,7 +122,7 @@ class Adapt(Method):
             head = {name: part[number] for name, part in state.items()}
             rows = x.flatten(1).T  # (h * w, C)
             with torch.autocast(x.device.type, enabled=False):
-                first = first_margin(rows, head, self.rich)
+                first = first_margin(x, head, self.rich)
                 refitted = (first + refit(rows, first, shown.flatten(), head)) / 2
                 least = LEAST_LIKENESS - LESS_LIKENESS / head["shot"]
                 if likeness(rows, shown.flatten(), head["object"]) < least:
@@ -137,6 +148,7 @@ class Adapt(Method):
 
 def fit(rows: Tensor, weights: Tensor, rich: int) -> dict[str, Tensor]:
     """Both classifiers of rows (n, C), weights (2, n) of background and object."""
+    size = weights[1].sum() / weights.sum().clamp(min=1e-6)
     weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-6)
     means = weights @ rows
     covariance = covariance_of(rows, weights, means)
@@ -149,6 +161,7 @@ def fit(rows: Tensor, weights: Tensor, rich: int) -> dict[str, Tensor]:
         "linear": discriminant(means, covariance),
         "direction": direction / direction.square().sum().clamp(min=1e-6),
         "logistic": logistic_regression(rows, weights),
+        "size": size,
     }
 
 
@@ -198,12 +211,40 @@ def margins_of(rows: Tensor, linear: Tensor) -> Tensor:
     return rows @ linear[:-1] + linear[-1]
 
 
-def first_margin(rows: Tensor, head: dict[str, Tensor], rich: int) -> Tensor:
-    """Margins (n) of a query's rows (n, C) by the supports alone: both classifiers and the prototype mixed."""
+def first_margin(x: Tensor, head: dict[str, Tensor], rich: int) -> Tensor:
+    """Margins (h * w) of a query (C, h, w) by the supports alone: of all that was fitted to them, mixed."""
+    rows = x.flatten(1).T
     prototype = F.normalize(rows[:, -rich:], dim=1) @ head["direction"]
-    linear = torch.lerp(margins_of(rows, head["linear"]), prototype, PROTOTYPE_SHARE / head["shot"])
     logistic = margins_of(rows, head["logistic"]).clamp(-LOGISTIC_LIMIT, LOGISTIC_LIMIT)
-    return torch.lerp(logistic, linear, DISCRIMINANT_SHARE / head["shot"])
+    small = 1 - ((head["size"] - SMALL) / (LARGE - SMALL)).clamp(0, 1)
+    linear = torch.lerp(logistic, margins_of(rows, head["linear"]), DISCRIMINANT_SHARE / head["shot"])
+    of_prototype = (PROTOTYPE_SHARE + MORE_PROTOTYPE * small) / head["shot"]
+    of_neighbours = (NEIGHBOUR_SHARE + MORE_NEIGHBOURS * small) / head["shot"]
+    return (
+        of_prototype * prototype
+        + of_neighbours * nearest_margin(x, head["examples"], rich)
+        + (1 - of_prototype - of_neighbours) * linear
+    )
+
+
+def nearest_margin(x: Tensor, examples: Tensor, rich: int) -> Tensor:
+    """Margins (h * w) of a query (C, h, w) by its nearest examples, at half the resolution."""
+    half = halved(x[None])[0]
+    rows = half.flatten(1).T
+    of_rich = RICH_NEIGHBOURS * neighbour_margin(rows[:, -rich:], examples[..., -rich:])
+    margin = (of_rich + NEIGHBOURS_OF_ALL * neighbour_margin(rows, examples)) / 2
+    whole = F.interpolate(margin.view(1, 1, *half.shape[1:]), scale_factor=2, mode="bilinear", align_corners=False)
+    return whole[0, 0, : x.shape[1], : x.shape[2]].flatten()
+
+
+def halved(x: Tensor) -> Tensor:
+    """Maps (B, C, h, w) averaged over 2 x 2 positions."""
+    return F.avg_pool2d(x, 2, ceil_mode=True)
+
+
+def positions(x: Tensor, shot: int) -> Tensor:
+    """Maps (B * K, C, h, w) as the positions of all shots, (B, K * h * w, C)."""
+    return x.flatten(2).unflatten(0, (-1, shot)).movedim(2, -1).flatten(1, 2)
 
 
 def refit(rows: Tensor, margin: Tensor, shown: Tensor, head: dict[str, Tensor]) -> Tensor:

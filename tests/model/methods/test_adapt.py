@@ -6,7 +6,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.methods.adapt import DECAY, Adapt, discriminant, fit, likeness, logistic_regression, margins_of
+from model.methods.adapt import (
+    DECAY,
+    NEIGHBOURS_OF_ALL,
+    RICH_NEIGHBOURS,
+    Adapt,
+    discriminant,
+    first_margin,
+    fit,
+    likeness,
+    logistic_regression,
+    margins_of,
+    nearest_margin,
+)
 from tests.model.methods.test_hmnet import episode, small
 from util.image import MEAN, STD
 
@@ -61,6 +73,19 @@ def test_the_discriminant_is_that_of_the_plain_formula() -> None:
     unit = F.normalize(rows[:, -2:], dim=1)
     background, object_ = (F.normalize((weights[i][:, None] * unit).sum(0), dim=0) for i in (0, 1))
     torch.testing.assert_close((object_ - background) @ direction, torch.ones((), dtype=torch.float64))
+    torch.testing.assert_close(head["size"], weights[1].sum() / weights.sum())
+
+
+@torch.inference_mode()
+def test_prototype_and_neighbours_count_more_for_a_small_object() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, head = torch.randn(6, 8, 8, generator=generator), {"size": torch.tensor(0.01), "shot": torch.tensor(1)}
+    head |= {name: torch.randn(7, generator=generator) for name in ("linear", "logistic")}
+    head |= {"direction": torch.randn(2, generator=generator), "examples": torch.randn(2, 9, 6, generator=generator)}
+    other = {**head, "linear": -head["linear"], "logistic": -head["logistic"]}
+    torch.testing.assert_close(first_margin(x, head, 2), first_margin(x, other, 2))  # with one shot nothing else counts
+    for change in ({"size": torch.tensor(0.5)}, {"shot": torch.tensor(5)}):
+        assert (first_margin(x, head | change, 2) - first_margin(x, other | change, 2)).abs().max() > 0.1
 
 
 def test_the_logistic_regression_is_at_the_minimum_of_the_plain_formula() -> None:
@@ -82,6 +107,18 @@ def test_the_logistic_regression_is_at_the_minimum_of_the_plain_formula() -> Non
     loss = F.softplus(margin[:150]).mean() / 2 + F.softplus(-margin[150:]).mean() / 2
     (loss + DECAY * (w[:-1] * deviation).square().sum()).backward()
     assert w.grad is not None and w.grad.abs().max() < 2e-3
+
+
+def test_the_nearest_examples_tell_object_from_background() -> None:
+    x = torch.zeros(4, 7, 9)  # odd sides: the last positions have no neighbour to be averaged with
+    x[0], x[2] = 1, 1
+    x[:, 4:, 4:] = torch.tensor([0.0, 1, 0, 1])[:, None, None]
+    examples = torch.zeros(2, 10, 4)
+    examples[0, 0], examples[1, 0] = x[:, 0, 0], x[:, 6, 8]
+    margin = nearest_margin(x, examples, 2).view(7, 9)
+    highest = (RICH_NEIGHBOURS + NEIGHBOURS_OF_ALL) / 2
+    torch.testing.assert_close(margin[[0, 6, 6], [0, 0, 8]], highest * torch.tensor([-1.0, -1, 1]))
+    assert torch.equal(margin > 0, x[1] > 0)
 
 
 @torch.inference_mode()
