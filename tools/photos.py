@@ -2,8 +2,7 @@
 
 Prints a table of mean IoU by method and number of masks. VOC: twelve classes, supports from the training list, queries
 from the validation list. MSRC v2: six classes that VOC lacks, supports and queries from all images, unlabelled pixels
-as background; in supports they count for nothing without `--unlabelled-background`. Every class has some draws of
-supports, each a prefix of the larger ones, and one of queries.
+as background, in both. Every class has some draws of supports, each a prefix of the larger ones, and one of queries.
 `--absent` adds as many queries without the class: how often something is found there, how often nothing where it is,
 and how often a pixel of some probability is the object's.
 """
@@ -49,7 +48,7 @@ class PhotoClass(NamedTuple):
     dataset: str
     name: str
     value: int  # in the masks
-    ignored: int | None  # another value, which is not judged
+    ignored: int | None  # another value, which counts for nothing
     draws: list[list[Files]]  # supports, the larger numbers of masks first
     queries: list[Files]
     absent: list[Files]
@@ -139,17 +138,12 @@ def drawn(
     return PhotoClass(*what, draws_of_class, some(queries, wanted, 2), some(absent, wanted, 3))
 
 
-def measure(
-    predictor: Predictor, each: PhotoClass, supports: Sequence[Files], absent: bool, unlabelled_background: bool = False
-) -> Measured:
-    """What a method finds in a class's queries, and where wanted in those without it.
-
-    With `unlabelled_background` pixels 255 of supports are background where those of queries are.
-    """
+def measure(predictor: Predictor, each: PhotoClass, supports: Sequence[Files], absent: bool) -> Measured:
+    """What a method finds in a class's queries, and where wanted in those without it."""
     start = time.perf_counter()
     masks: list[Any] = [(mask, each.value) for _, mask in supports]
-    if unlabelled_background and each.ignored is None:
-        masks = [np.uint8(interpret_mask(mask, "index").label == each.value) for _, mask in supports]
+    if each.ignored is None:  # then what is unlabelled is background
+        masks = [interpret_mask(mask, "index").label == each.value for _, mask in supports]
     predictor.set_support([image for image, _ in supports], masks)
     seconds = time.perf_counter() - start
     queries = each.queries, each.absent if absent else []
@@ -236,9 +230,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--shots", nargs="+", type=int, default=[1, 5, 15], help="numbers of masks")
     parser.add_argument("--draws", type=int, default=3, help="of supports of a class")
     parser.add_argument("--queries", type=int, default=12, help="of a class")
-    parser.add_argument(
-        "--unlabelled-background", action="store_true", help="unlabelled pixels of MSRC's supports are background too"
-    )
     parser.add_argument("--absent", action="store_true", help="queries without the class too, and the calibration")
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="backbone and size")
     parser.add_argument("--out", type=Path, help="Markdown file of the tables")
@@ -256,8 +247,7 @@ def main() -> None:
     found = dict[tuple[str, str, str], dict[str, list[Measured]]]()
     for each in tqdm(classes, "classes"):  # all of a class together, as its images' features are kept
         for (name, predictor), shot in product(predictors.items(), arguments.shots):
-            options = arguments.absent, arguments.unlabelled_background
-            results = [measure(predictor, each, draw[:shot], *options) for draw in each.draws]
+            results = [measure(predictor, each, draw[:shot], arguments.absent) for draw in each.draws]
             found.setdefault((each.dataset, str(shot), name), {})[each.name] = results
             tqdm.write(" ".join(row((each.dataset, str(shot), name), {each.name: results})))
     head = ["set", "masks", "method"]

@@ -39,18 +39,15 @@ def test_rows_of_drawn_images(tmp_path: Path, absent: bool) -> None:
         assert len(bins_row(("toy", "1", "adapt"), found)) == 3 + 10 + 1
 
 
-def test_unlabelled_pixels_of_supports_count_for_nothing_or_are_background(tmp_path: Path) -> None:
+def test_unlabelled_pixels_of_supports_are_background_where_those_of_queries_are(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 255, (48, 48, 3), np.uint8)
     label = np.full((48, 48), 255, np.uint8)
     label[8:24, 8:24] = 3
     files = tmp_path / "image.png", tmp_path / "mask.png"
     for array, file in zip((image, label), files, strict=True):
         Image.fromarray(array).save(file)
-    for ignored, differs in ((None, True), (255, False)):
-        each = PhotoClass("toy", "thing", 3, ignored, [[files]], [files], [])
-        states = []
-        for unlabelled_background in (False, True):
-            predictor = fresh()
-            measure(predictor, each, [files], False, unlabelled_background)
-            states.append(predictor.states["object"]["means"])
-        assert torch.equal(*states) != differs
+    for ignored, mask in ((None, label == 3), (255, (label, 3))):
+        measured, expected = fresh(), fresh()
+        measure(measured, PhotoClass("toy", "thing", 3, ignored, [[files]], [files], []), [files], False)
+        expected.set_support([image], [mask])
+        assert torch.equal(*(each.states["object"]["means"] for each in (measured, expected)))
