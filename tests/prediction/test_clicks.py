@@ -1,20 +1,24 @@
 import numpy as np
 import pytest
+import torch
 
 from prediction.clicks import Click, mask_from_clicks
 from prediction.predictor import Predictor
-from tests.toy import draw_image, generator, write_experiment
+from tests.toy import draw_image, write_experiment
 
 
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    return Predictor.from_checkpoint(*write_experiment(tmp_path_factory.mktemp("clicks")), device="cpu")
+    """Of fixed weights: with one in seven drawn ones, a backbone that never learnt takes both classes for one."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Predictor.from_checkpoint(*write_experiment(tmp_path_factory.mktemp("clicks")), device="cpu")
 
 
 @pytest.fixture(scope="module")
 def picture() -> tuple[np.ndarray, np.ndarray]:
     """An image with an ellipse of each of two classes, left and right, and their mask."""
-    image, mask = draw_image(generator(), 120, 200, [3, 5])
+    image, mask = draw_image(np.random.default_rng(0), 120, 200, [3, 5])
     return image, mask
 
 
