@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from model.backbone import Backbone
 from model.methods.method import Explanation, Features, Method, Role, Scores
 from model.parts.base_learner import BaseLearner
-from model.parts.maps import image_size, stage_maps, to_size, unit
+from model.parts.maps import image_size, positions, stage_maps, to_size, unit
 from model.parts.neighbours import draw_examples, neighbour_margin
 from util.config import Config
 from util.image import MEAN, STD, ImageRule
@@ -92,14 +92,14 @@ class Adapt(Method):
     @torch.no_grad()
     def support_state(self, support: Features, masks: Tensor) -> dict[str, Tensor]:
         """As in Method, from all shots together; ignored pixels, 255, and padding count for nothing."""
-        shot = masks.shape[1]
+        shots = masks.shape[:2]
         joined, shown = self._joined(support)
         parts = torch.stack([masks == 0, masks == 1], dim=2).flatten(0, 1).float()  # (B * K, 2, H, W)
         share = F.adaptive_avg_pool2d(parts, (joined.shape[-2], joined.shape[-1])) * shown  # (B * K, 2, h, w)
-        weights = positions(share, shot).mT  # (B, 2, K * h * w)
-        known = zip(positions(halved(joined), shot), positions(halved(share), shot).mT, strict=True)
+        weights = positions(share, shots).mT  # (B, 2, K * h * w)
+        known = zip(positions(halved(joined), shots), positions(halved(share), shots).mT, strict=True)
         with torch.autocast(masks.device.type, enabled=False):  # half precision has no solver
-            heads = [fit(*each, self.rich) for each in zip(positions(joined, shot), weights, strict=True)]
+            heads = [fit(*each, self.rich) for each in zip(positions(joined, shots), weights, strict=True)]
             heads = [{**head, "examples": draw_examples(*each)} for head, each in zip(heads, known, strict=True)]
         state = {name: torch.stack([head[name] for head in heads]) for name in heads[0]}
         return {**state, "shot": (masks == 1).any(3).any(2).sum(1).clamp(min=1)}
@@ -240,11 +240,6 @@ def nearest_margin(x: Tensor, examples: Tensor, rich: int) -> Tensor:
 def halved(x: Tensor) -> Tensor:
     """Maps (B, C, h, w) averaged over 2 x 2 positions."""
     return F.avg_pool2d(x, 2, ceil_mode=True)
-
-
-def positions(x: Tensor, shot: int) -> Tensor:
-    """Maps (B * K, C, h, w) as the positions of all shots, (B, K * h * w, C)."""
-    return x.flatten(2).unflatten(0, (-1, shot)).movedim(2, -1).flatten(1, 2)
 
 
 def refit(rows: Tensor, margin: Tensor, shown: Tensor, head: dict[str, Tensor]) -> Tensor:

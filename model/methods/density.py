@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from model.backbone import Backbone
 from model.methods.method import Features, Method, Scores
 from model.parts.base_learner import BaseLearner
-from model.parts.maps import unit
+from model.parts.maps import positions, unit
 from util.config import Config
 
 CHUNK = 512  # query positions compared at once
@@ -39,7 +39,7 @@ class Density(Method):
         share = F.adaptive_avg_pool2d(
             (masks.flatten(0, 1) == 1).float().unsqueeze(1), features.shape[-2:]
         )  # (B K, 1, h, w)
-        vectors = unit(features).flatten(2).unflatten(0, masks.shape[:2]).movedim(2, -1).flatten(1, 2)  # (B, n, C)
+        vectors = positions(unit(features), masks.shape[:2])  # (B, n, C)
         share = share.flatten(1).unflatten(0, masks.shape[:2]).flatten(1)  # (B, n)
         weights = torch.stack([1 - share, share], dim=1)
         weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-6)

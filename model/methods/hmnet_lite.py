@@ -12,7 +12,7 @@ from model.backbone import Backbone
 from model.methods.hmnet import PRIOR_GAIN, HMNet
 from model.methods.method import Features, Role, Scores, State
 from model.optim import ScheduledOptimizer
-from model.parts.maps import unit
+from model.parts.maps import positions, unit
 from model.resize import resize
 from model.tensors import stack_maps
 from util.config import Config
@@ -102,7 +102,7 @@ def examples(x: Tensor, masks: Tensor) -> dict[str, Any]:
     shots = masks.shape[:2]
     parts = torch.stack([masks == 0, masks == 1], dim=2).flatten(0, 1).to(x.dtype)  # (B * K, 2, H, W)
     shares = F.adaptive_avg_pool2d(parts, (x.shape[-2], x.shape[-1]))
-    rows, weights = _rows(x, shots), _rows(shares, shots).transpose(1, 2)  # (B, n, C), (B, 2, n)
+    rows, weights = positions(x, shots), positions(shares, shots).transpose(1, 2)  # (B, n, C), (B, 2, n)
     weights = weights / weights.sum(2, keepdim=True).clamp(min=1e-6)
     means = weights @ rows  # (B, 2, C)
     both = weights.mean(1, keepdim=True)
@@ -113,8 +113,8 @@ def examples(x: Tensor, masks: Tensor) -> dict[str, Any]:
     solved = torch.linalg.solve(covariance + torch.diag_embed(ridge.expand_as(diagonal)), difference)
     direction = 2 * solved / (solved * difference).sum(1, keepdim=True).clamp(min=1e-6)
     return {
-        "bank": unit(_rows(F.avg_pool2d(x, 2), shots), -1),
-        "shares": _rows(F.avg_pool2d(shares, 2), shots).transpose(1, 2),
+        "bank": unit(positions(F.avg_pool2d(x, 2), shots), -1),
+        "shares": positions(F.avg_pool2d(shares, 2), shots).transpose(1, 2),
         "direction": direction,
         "offset": (direction * means.mean(1)).sum(1),
     }
@@ -129,8 +129,3 @@ def nearest_margin(x: Tensor, bank: Tensor, shares: Tensor) -> Tensor:
     clear = shares >= shares.amax(2, keepdim=True).clamp(max=CLEAR)  # (B, 2, n)
     background, object_ = (cosine.masked_fill(~each.unsqueeze(2), -1).amax(1) for each in clear.unbind(1))
     return (object_ - background).unflatten(1, x.shape[-2:])
-
-
-def _rows(x: Tensor, shots: torch.Size) -> Tensor:
-    """Maps `(B * K, C, h, w)` as the positions of all shots, `(B, K * h * w, C)`."""
-    return x.flatten(2).unflatten(0, shots).transpose(2, 3).flatten(1, 2)

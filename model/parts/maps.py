@@ -53,6 +53,11 @@ def to_size(x: Tensor, size: torch.Size | tuple[int, int], aligned: bool) -> Ten
     return x if x.shape[-2:] == tuple(size) else enlarge(x, (size[0], size[1]))
 
 
+def positions(x: Tensor, shots: torch.Size) -> Tensor:
+    """Maps (B * K, C, h, w) of B sets of K shots, `shots` (B, K), as the positions of a set, (B, K * h * w, C)."""
+    return x.flatten(2).unflatten(0, shots).movedim(2, -1).flatten(1, 2)
+
+
 def stage_maps(backbone: Backbone) -> tuple[str, ...]:
     """The last maps of up to six stages from stride 4 on; of a plain vision transformer its levels."""
     strides = {info.name: info.stride for info in backbone.maps}
