@@ -9,6 +9,7 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
+import torch
 
 from prediction.predictor import Predictor
 from tests.tools.browser.tab import Tab
@@ -21,8 +22,10 @@ CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 
 @pytest.fixture(scope="session")
 def experiment(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
-    """A toy experiment with its config, and its random weights for 1 shot."""
-    return write_experiment(tmp_path_factory.mktemp("browser"))
+    """A toy experiment with its config, and weights for 1 shot: random, but fixed, as a click needs good features."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return write_experiment(tmp_path_factory.mktemp("browser"))
 
 
 @pytest.fixture

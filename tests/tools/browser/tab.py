@@ -16,6 +16,7 @@ from tests.toy import draw_image, generator
 
 SCREEN = {"width": 1400, "height": 1300}
 START = "#start:not([disabled])"
+PAINTER = "#painter button[aria-pressed=true]"
 
 
 class Tab:
@@ -29,7 +30,7 @@ class Tab:
         self.page.on("console", lambda line: self.errors.append(line.text) if line.type == "error" else None)
         self.site = site
         self.page.goto(site)
-        self.page.wait_for_selector("#painter button[aria-pressed=true]")
+        self.page.wait_for_selector(PAINTER)
 
     def on_request(self, request: Any) -> None:
         if not request.url.startswith((self.site, "data:", "blob:")):
@@ -128,10 +129,10 @@ class Tab:
         self.page.click("#painter canvas", position={"x": x * box["width"], "y": y * box["height"]})
         self.page.wait_for_function("document.querySelector('#painter canvas').style.cursor == ''")
 
-    def reload(self) -> None:
+    def reload(self, until: str = "#title:has-text('HMNet')") -> None:
         """Load the page once more; that gradio's open connection ends then is no error."""
         self.page.reload()
-        self.page.wait_for_selector("#title:has-text('HMNet')")
+        self.page.wait_for_selector(until)
         self.errors[:] = [text for text in self.errors if not re.search("aborted|Connection errored", text)]
 
     def wait_for_mask(self, path: Path, is_expected: Callable[[np.ndarray], bool]) -> np.ndarray:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from prediction.predictor import Predictor
 from prediction.zoo import entries
-from tests.tools.browser.tab import START, Tab, picture, scene
+from tests.tools.browser.tab import PAINTER, START, Tab, picture, scene
 from tools.app import is_here
 
 pytestmark = pytest.mark.browser
@@ -135,15 +135,14 @@ def test_what_a_tab_is_given_while_it_loads_stays(tab: Tab, tmp_path: Path) -> N
     held: list[Any] = []
     tab.page.evaluate("sessionStorage.clear()")
     tab.page.route("**/queue/join*", lambda route: held.append(route), times=1)  # the page says which tab it is
-    tab.page.reload()
-    tab.page.wait_for_selector("#painter button[aria-pressed=true]")
+    tab.reload(until=PAINTER)
     while not held:
         tab.page.wait_for_timeout(50)
     tab.add_support(picture(tmp_path, "early.png"))
     with tab.page.expect_response(lambda response: "/queue/join" in response.url):
         held[0].continue_()
     tab.page.wait_for_timeout(500)
-    tab.page.reload()
+    tab.reload()
     tab.wait_for_shot(1)
 
 

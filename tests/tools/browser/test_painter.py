@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.tools.browser.tab import Tab, picture, scene
 
@@ -73,6 +74,7 @@ def test_polygons_by_mouse_finger_and_keys_and_a_tour_by_tab(tab: Tab, tmp_path:
 
 
 def test_a_click_marks_the_object(tab: Tab, tmp_path: Path) -> None:
+    torch.manual_seed(0)
     truth = scene(tmp_path / "s.png", 90, 120) == 1
     rows, columns = np.nonzero(truth)
     x, y = columns.mean() / 120, rows.mean() / 90
