@@ -21,8 +21,8 @@ from util.image import RGB
 
 HERE = Path(__file__).parent
 NETWORK: Any = {"concurrency_id": "network", "concurrency_limit": 1}  # one computation at a time, the others queue
-QUICK: Any = {"show_progress": "hidden", "trigger_mode": "multiple"}  # no event is lost, however fast they come
-LATEST: Any = {"trigger_mode": "always_last"}
+ORDERED: Any = {"concurrency_id": "quick", "concurrency_limit": 1}  # what an event shows is not overtaken by older
+QUICK: Any = ORDERED | {"show_progress": "hidden", "trigger_mode": "multiple"}  # no event is lost, however fast
 MESSAGE_SECONDS = 30
 TABS = 8  # that are found again when they are loaded once more
 AT_ONCE = 20  # results up to which each is shown as it comes
@@ -163,7 +163,8 @@ def build_page(context: AppContext) -> gr.Blocks:
                 del kept[oldest]
             return [session, *values_of(parts, session)]
 
-        page.load(on_load, [session, token], [session, *components_of(parts)], js=(HERE / "page.js").read_text())
+        js = (HERE / "page.js").read_text()
+        page.load(on_load, [session, token], [session, *components_of(parts)], js=js, **ORDERED)
         on(opening.upload, on_open, [session, opening], parts)
     return page
 
@@ -286,7 +287,7 @@ def search_side(context: AppContext, session: gr.State, supports: Sequence[Part]
     asked = start.click(asking, inputs, components_of(shown), show_progress_on=status.components, **NETWORK)
     on(stop.click, lambda session: gr.Info("stopped"), [session], shown, cancels=asked)
     for changed in choice.components:
-        on(changed.input, on_choice, [session, *choice.components], shown, **LATEST)
+        on(changed.input, on_choice, [session, *choice.components], shown, trigger_mode="always_last")
     to_see = "() => document.querySelector('#opened')?.scrollIntoView({ block: 'nearest' })"
     on(results.select, on_select, [session], [opened]).then(None, js=to_see)
     on(close.click, on_close, [session], [opened, Part([results], lambda session: [gr.update(selected_index=None)])])
@@ -361,8 +362,7 @@ def explain_page(context: AppContext, session: gr.State, tab: gr.Tab) -> None:
         cards = [saved(context, card) for card in segment.explain_answer(*pairs[number])]
         return [gr.update(choices=choices, value=number), cards]
 
-    for event in (tab.select, chosen.input):
-        event(on_open, [session, chosen], [chosen, maps])
+    gr.on([tab.select, chosen.input], on_open, [session, chosen], [chosen, maps])
 
 
 def failures_page(context: AppContext, tab: gr.Tab) -> None:
@@ -394,6 +394,5 @@ def failures_page(context: AppContext, tab: gr.Tab) -> None:
         tested = next(tested for cells, tested in ordered if cells == event.row_value)  # however the page sorts them
         return failures.draw_episode(tested)
 
-    for event in (tab.select, first.input, second.input):
-        event(on_choice, [first, second], [first, second, rows, ordered])
+    gr.on([tab.select, first.input, second.input], on_choice, [first, second], [first, second, rows, ordered])
     rows.select(on_row, ordered, [panel, remark], **NETWORK)

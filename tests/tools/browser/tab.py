@@ -26,8 +26,8 @@ class Tab:
         self.page, self.elsewhere, self.errors, self.ink = browser.new_page(viewport=SCREEN), [], [], ""  # type: ignore[var-annotated]
         self.page.set_default_timeout(90_000)
         self.page.on("request", self.on_request)
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("console", lambda line: self.errors.append(line.text) if line.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.on_error(str(error)))
+        self.page.on("console", lambda line: self.on_error(line.text) if line.type == "error" else None)
         self.site = site
         self.page.goto(site)
         self.page.wait_for_selector(PAINTER)
@@ -39,6 +39,11 @@ class Tab:
             for value in json.loads(request.post_data)["data"]:
                 if isinstance(value, dict) and value.keys() == {"shot", "ink"}:
                     self.ink = value["ink"]
+
+    def on_error(self, text: str) -> None:
+        """Note it; that gradio's open connection ends when the page is loaded once more is none."""
+        if not re.search("aborted|Connection errored", text):
+            self.errors.append(text)
 
     def upload(self, place: str, *files: Any) -> None:
         self.page.wait_for_selector("#supports tr.file", state="detached")  # the former ones are taken
@@ -130,10 +135,8 @@ class Tab:
         self.page.wait_for_function("document.querySelector('#painter canvas').style.cursor == ''")
 
     def reload(self, until: str = "#title:has-text('HMNet')") -> None:
-        """Load the page once more; that gradio's open connection ends then is no error."""
         self.page.reload()
         self.page.wait_for_selector(until)
-        self.errors[:] = [text for text in self.errors if not re.search("aborted|Connection errored", text)]
 
     def wait_for_mask(self, path: Path, is_expected: Callable[[np.ndarray], bool]) -> np.ndarray:
         """The first support's mask in the session, saved again and again until it is as expected."""
@@ -172,8 +175,9 @@ class Tab:
         return folder
 
     def message(self, words: str) -> None:
-        """Wait until the page says so."""
+        """Wait until the page says so, and close what covers the page."""
         self.page.wait_for_selector(f"[data-testid=toast-body]:has-text({json.dumps(words)})")
+        self.page.evaluate("document.querySelectorAll('[data-testid=toast-close]').forEach((button) => button.click())")
 
 
 def scene(path: Path, height: int = 60, width: int = 80, class_id: int = 3) -> np.ndarray:
