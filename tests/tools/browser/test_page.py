@@ -11,12 +11,29 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from prediction.choice import Source
 from prediction.predictor import Predictor
 from prediction.zoo import entries
 from tests.tools.browser.tab import PAINTER, START, Tab, picture, scene
 from tools.app import is_here
+from tools.browser.session import Limits, Network
+from util.config import Config
 
 pytestmark = pytest.mark.browser
+
+
+def test_what_shows_the_supports_is_never_overtaken(
+    experiment: tuple[Config, Path], predictor: Predictor, tmp_path: Path
+) -> None:
+    """All events that do stand in one queue, one at a time: the answer to an older one cannot come after a newer's."""
+    pytest.importorskip("gradio")
+    from tools.browser.page import AppContext, build_page
+
+    network = Network(Source(*experiment, is_usual=False), predictor, "toy")
+    page = build_page(AppContext(["toy"], lambda name: network, Limits(), tmp_path, tmp_path))
+    events = [event for event in page.fns.values() if {"strip", "painter"} & {each.elem_id for each in event.outputs}]
+    assert len(events) > 10
+    assert {(event.concurrency_id, event.concurrency_limit) for event in events} == {("quick", 1)}
 
 
 def test_painted_with_the_mouse_the_result_is_the_predictors(tab: Tab, predictor: Predictor, tmp_path: Path) -> None:
