@@ -34,6 +34,7 @@ RICH_MAPS = 2  # so many of the last maps count for the prototype
 SURE = 0.3  # margin from which a query's positions show what is object or background in it
 MIN_POSITIONS = 4  # that must be so sure; else the SUREST of all are taken
 SUREST = 8
+MAX_SURE = 1000  # of either class, evenly drawn, that the discriminant of a query is fitted to at most
 LEAST_LIKENESS = 0.38  # of the object's prototype and the query's most similar positions, else it is not there
 LESS_LIKENESS = 0.1  # than that is enough with one shot, which shows fewer sides; with K shots a K-th of it
 MOST_SIMILAR = 0.01  # of the positions
@@ -245,10 +246,11 @@ def halved(x: Tensor) -> Tensor:
 def refit(rows: Tensor, margin: Tensor, shown: Tensor, head: dict[str, Tensor]) -> Tensor:
     """Margins of a discriminant half-way to that of the query's sure positions; `shown (n)` is 0 in padding."""
     weights = torch.stack([sure(-margin, shown).clamp(max=1).sign(), sure(margin, shown).clamp(max=1)])
-    weights = weights / weights.sum(1, keepdim=True)
-    counted = weights.sum(0) > 0
-    means = weights @ rows
-    covariance = covariance_of(rows[counted], weights[:, counted], means)
+    found = [part.nonzero().flatten() for part in weights]
+    drawn = torch.cat([places[:: 1 + len(places) // MAX_SURE] for places in found]).unique()
+    weights, certain = weights[:, drawn] / weights[:, drawn].sum(1, keepdim=True), rows[drawn]
+    means = weights @ certain
+    covariance = covariance_of(certain, weights, means)
     return margins_of(rows, discriminant((head["means"] + means) / 2, (head["covariance"] + covariance) / 2))
 
 
