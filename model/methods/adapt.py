@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from model.backbone import Backbone
 from model.methods.method import Explanation, Features, Method, Role, Scores
 from model.parts.base_learner import BaseLearner
-from model.parts.maps import image_size, positions, stage_maps, to_size, unit
+from model.parts.maps import class_shares, image_size, positions, stage_maps, to_size, unit
 from model.parts.neighbours import draw_examples, neighbour_margin
 from util.config import Config
 from util.image import MEAN, STD, ImageRule
@@ -95,8 +95,7 @@ class Adapt(Method):
         """As in Method, from all shots together; ignored pixels, 255, and padding count for nothing."""
         shots = masks.shape[:2]
         joined, shown = self._joined(support)
-        parts = torch.stack([masks == 0, masks == 1], dim=2).flatten(0, 1).float()  # (B * K, 2, H, W)
-        share = F.adaptive_avg_pool2d(parts, (joined.shape[-2], joined.shape[-1])) * shown  # (B * K, 2, h, w)
+        share = class_shares(masks, joined) * shown  # (B * K, 2, h, w)
         weights = positions(share, shots).mT  # (B, 2, K * h * w)
         known = zip(positions(halved(joined), shots), positions(halved(share), shots).mT, strict=True)
         with torch.autocast(masks.device.type, enabled=False):  # half precision has no solver

@@ -12,7 +12,7 @@ from model.backbone import Backbone
 from model.methods.hmnet import PRIOR_GAIN, HMNet
 from model.methods.method import Features, Role, Scores, State
 from model.optim import ScheduledOptimizer
-from model.parts.maps import positions, unit
+from model.parts.maps import class_shares, positions, unit
 from model.resize import resize
 from model.tensors import stack_maps
 from util.config import Config
@@ -100,8 +100,7 @@ def examples(x: Tensor, masks: Tensor) -> dict[str, Any]:
     `direction (B, C)` and `offset (B)` of the discriminant, whose margins are -1 and 1 at the class means.
     """
     shots = masks.shape[:2]
-    parts = torch.stack([masks == 0, masks == 1], dim=2).flatten(0, 1).to(x.dtype)  # (B * K, 2, H, W)
-    shares = F.adaptive_avg_pool2d(parts, (x.shape[-2], x.shape[-1]))
+    shares = class_shares(masks, x)
     rows, weights = positions(x, shots), positions(shares, shots).transpose(1, 2)  # (B, n, C), (B, 2, n)
     weights = weights / weights.sum(2, keepdim=True).clamp(min=1e-6)
     means = weights @ rows  # (B, 2, C)

@@ -58,6 +58,15 @@ def positions(x: Tensor, shots: torch.Size) -> Tensor:
     return x.flatten(2).unflatten(0, shots).movedim(2, -1).flatten(1, 2)
 
 
+def class_shares(masks: Tensor, x: Tensor) -> Tensor:
+    """How much of each position of maps `x (B * K, C, h, w)` is background and object: (B * K, 2, h, w).
+
+    Of masks (B, K, H, W), where 255 is neither.
+    """
+    parts = torch.stack([masks == 0, masks == 1], dim=2).flatten(0, 1).to(x.dtype)
+    return F.adaptive_avg_pool2d(parts, (x.shape[-2], x.shape[-1]))
+
+
 def stage_maps(backbone: Backbone) -> tuple[str, ...]:
     """The last maps of up to six stages from stride 4 on; of a plain vision transformer its levels."""
     strides = {info.name: info.stride for info in backbone.maps}
