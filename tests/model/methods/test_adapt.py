@@ -10,6 +10,7 @@ from model.methods.adapt import (
     DECAY,
     NEIGHBOURS_OF_ALL,
     RICH_NEIGHBOURS,
+    RIDGE,
     Adapt,
     discriminant,
     first_margin,
@@ -18,6 +19,7 @@ from model.methods.adapt import (
     logistic_regression,
     margins_of,
     nearest_margin,
+    refit,
 )
 from tests.model.methods.test_hmnet import episode, small
 from util.image import MEAN, STD
@@ -119,6 +121,21 @@ def test_the_nearest_examples_tell_object_from_background() -> None:
     highest = (RICH_NEIGHBOURS + NEIGHBOURS_OF_ALL) / 2
     torch.testing.assert_close(margin[[0, 6, 6], [0, 0, 8]], highest * torch.tensor([-1.0, -1, 1]))
     assert torch.equal(margin > 0, x[1] > 0)
+
+
+def test_the_refit_is_half_way_to_the_plain_formula_of_evenly_drawn_sure_positions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(6000, 4, dtype=torch.float64, generator=generator)
+    rows[2500:5000] += torch.tensor([2.0, 0, 1, 0])
+    margin = torch.tensor([-1.0, 1, 0]).double().repeat_interleave(torch.tensor([2500, 2500, 1000]))  # the last unsure
+    head = {"means": torch.zeros(2, 4).double(), "covariance": torch.eye(4).double()}
+    head["means"][1] = 1
+    drawn = [rows[:2500:3].numpy(), rows[2500:5000:3].numpy()]  # 834 of each
+    means = (head["means"].numpy() + [each.mean(0) for each in drawn]) / 2
+    covariance = (np.eye(4) + sum(np.cov(each.T, ddof=0) for each in drawn) / 2) / 2
+    direction = np.linalg.solve(covariance + np.trace(covariance) / 4 * RIDGE * np.eye(4), means[1] - means[0])
+    expected = (rows.numpy() - means.mean(0)) @ direction / ((means[1] - means[0]) @ direction)
+    np.testing.assert_allclose(refit(rows, margin, torch.ones(6000), head), expected, atol=1e-6)
 
 
 @torch.inference_mode()
