@@ -11,7 +11,6 @@ from typing import TypeVar
 from dataset.benchmarks.table import open_benchmark
 from dataset.episode import draw_seeded, wanted_classes
 from dataset.index import load_index
-from model.methods.method import Scores
 from prediction.evidence import gather_evidence
 from prediction.expectation import expect, leave_out, lines
 from prediction.predictor import Prediction, Predictor
@@ -46,8 +45,6 @@ def answer_queries(session: Session, predictor: Predictor, paths: Sequence[str])
         try:
             image = read_upload(path, session.limits)
             evidence, view = gather_evidence(predictor, image), fit(image, VIEW_SIDE, VIEW_SIDE)
-            finals = [each.final.half() for each in evidence.scores]
-            evidence = evidence._replace(scores=[Scores(final, final) for final in finals])
             session.answers.append(Answer(Path(path), view, support, evidence, perf_counter() - start, predictor))
         except UserError as unread:
             error = unread

@@ -12,9 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from model.tensors import tree_map
 from prediction.choice import Source
 from prediction.clicks import Click, mask_from_clicks
 from prediction.evidence import Evidence
@@ -109,14 +107,14 @@ class Answer(NamedTuple):
     path: Path  # of the server's copy, under the name that it was uploaded with
     view: RGB  # the image as large as it is shown among others
     support: list[SupportClass]  # what was looked for
-    evidence: Evidence  # with scores in half precision, as hundreds of them are kept
+    evidence: Evidence
     seconds: float
     predictor: Predictor  # by which
 
     def prediction(self, threshold: float, picture: RGB) -> Prediction:
         """Masks and probabilities for the image at the size of `picture`, without what does not count as found."""
-        scores = [tree_map(Tensor.float, each) for each in self.evidence.scores]
-        return self.predictor.prediction(self.evidence.names, scores, picture.shape[:2], picture).at(threshold)
+        evidence, size = self.evidence, picture.shape[:2]
+        return self.predictor.prediction(evidence.names, evidence.scores, size, picture).at(threshold)
 
 
 @dataclass
