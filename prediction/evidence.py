@@ -1,5 +1,7 @@
 """What leads to a prediction: the maps that a method makes on the way from a query to its scores."""
 
+from functools import cache
+from tempfile import NamedTemporaryFile, gettempdir
 from typing import NamedTuple
 
 import torch
@@ -8,13 +10,15 @@ from torch import Tensor
 from model.methods.method import Scores
 from model.tensors import tree_map
 from prediction.predictor import Predictor
+from util.errors import UserError
 from util.image import ImageSource, read_image
 
 
 class Evidence(NamedTuple):
     """Scores and maps of one query for every class of the support, at the method's own size, on the CPU in float32.
 
-    Maps are of the image alone, scores with the padding around it.
+    Maps are of the image alone, scores with the padding around it; these lie on the disk, so that any number of them
+    leaves the memory free.
     """
 
     names: tuple[str, ...]  # of the classes
@@ -24,16 +28,28 @@ class Evidence(NamedTuple):
 
 @torch.inference_mode()
 def gather_evidence(predictor: Predictor, image: ImageSource) -> Evidence:
-    """The maps of one image; UserError as `Predictor.predict`."""
+    """The maps of one image; UserError as `Predictor.predict`, and where a disk is full."""
     pixels = read_image(image)
     query = predictor.embed_queries([pixels])
     with predictor.autocast():
         found = [predictor.model.explain(query, state) for state in predictor.states.values()]
-    scores = [tree_map(lambda x: x.float().cpu(), each.scores) for each in found]
+    kept = cache(lambda x: on_disk(x.float().cpu()))  # scores may hold one tensor twice
+    scores = [tree_map(kept, each.scores) for each in found]
     maps = {caption: torch.cat([each.maps[caption] for each in found]).float().cpu() for caption in found[0].maps}
     if predictor.model.images.fit == "padded":
         maps = {caption: without_padding(x, pixels.shape[:2]) for caption, x in maps.items()}
     return Evidence(tuple(predictor.states), scores, maps)
+
+
+def on_disk(x: Tensor) -> Tensor:
+    """The same in a file that has no name any more; UserError where a disk is full."""
+    try:
+        with NamedTemporaryFile() as file:
+            file.write(x.contiguous().numpy().data)
+            file.flush()
+            return torch.from_file(file.name, size=x.numel(), dtype=x.dtype).view_as(x)
+    except OSError as error:
+        raise UserError(f"{gettempdir()}: {error.strerror}; set TMPDIR to a folder with more room") from None
 
 
 def without_padding(maps: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -35,7 +35,6 @@ from util.pixels import IGNORE
 
 VOC = ("aeroplane", "bird", "boat", "bottle", "bus", "car", "cat", "cow", "dog", "horse", "sheep", "train")
 MSRC = ("face", "flower", "sign", "book", "tree", "building")
-MIN_SHARE = 0.01  # of an image's pixels that a class must have to count there
 BOUNDARY = 0.02  # of an image's diagonal: the width of the band in which outlines are compared (Cheng et al., 2021)
 BINS = 10  # of probabilities
 
@@ -71,20 +70,20 @@ class Measured(NamedTuple):
     absent: list[Answer]
 
 
-def read_voc(root: Path, numbers: tuple[int, int, int]) -> Iterator[PhotoClass]:
+def read_voc(root: Path, numbers: tuple[int, int, int], share: float) -> Iterator[PhotoClass]:
     """The twelve classes of a folder in VOC's layout; UserError for one that has too few images."""
-    train, val = (ImagesByClass(root, root / f"ImageSets/{name}.txt") for name in ("train", "val"))
+    train, val = (ImagesByClass(root, root / f"ImageSets/{name}.txt", share) for name in ("train", "val"))
     for name in VOC:
         value = PASCAL_CLASSES.index(name) + 1
         yield drawn(root, ("VOC", name, value, IGNORE), (train.of(value), *val.split(value)), numbers)
 
 
-def read_msrc(root: Path, numbers: tuple[int, int, int]) -> Iterator[PhotoClass]:
+def read_msrc(root: Path, numbers: tuple[int, int, int], share: float) -> Iterator[PhotoClass]:
     """The six classes of MSRC v2: JPEGImages, SegmentationClass and classes.txt, a name a line."""
     names = read_lines(root / "classes.txt")
     images = sorted(path.name for path in (root / "JPEGImages").glob("*.*"))
     pairs = [(f"JPEGImages/{name}", f"SegmentationClass/{Path(name).stem}.png") for name in images]
-    every = ImagesByClass(root, root / "classes.txt", pairs)
+    every = ImagesByClass(root, root / "classes.txt", share, pairs)
     for name in MSRC:
         if name not in names:
             raise UserError(f"{root / 'classes.txt'}: has no class {name}")
@@ -98,17 +97,19 @@ def read_msrc(root: Path, numbers: tuple[int, int, int]) -> Iterator[PhotoClass]
 class ImagesByClass:
     """Which images of a list show a class.
 
-    Args: the folder; the list, or the file that stands for it; its pairs, where it is no list file.
+    Args: the folder; the list, or the file that stands for it; the share of an image's pixels that a class must have
+    to count there; the list's pairs, where it is no list file.
     """
 
-    def __init__(self, root: Path, source: Path, pairs: Sequence[Pair] | None = None) -> None:
+    def __init__(self, root: Path, source: Path, share: float, pairs: Sequence[Pair] | None = None) -> None:
+        self.share = share
         self.pairs = read_list(source) if pairs is None else pairs
         self.counts = scan_masks(root, [mask for _, mask in self.pairs], source)
 
     def of(self, value: int) -> list[Pair]:
-        """Those in which a class has more than MIN_SHARE of the pixels."""
+        """Those in which a class has more than that share of the pixels."""
         totals = {mask: sum(counts.values()) for mask, counts in self.counts.items()}
-        return [pair for pair in self.pairs if self.counts[pair[1]].get(value, 0) > MIN_SHARE * totals[pair[1]]]
+        return [pair for pair in self.pairs if self.counts[pair[1]].get(value, 0) > self.share * totals[pair[1]]]
 
     def split(self, value: int) -> tuple[list[Pair], list[Pair]]:
         """Those, and the images without a pixel of the class."""
@@ -230,6 +231,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--shots", nargs="+", type=int, default=[1, 5, 15], help="numbers of masks")
     parser.add_argument("--draws", type=int, default=3, help="of supports of a class")
     parser.add_argument("--queries", type=int, default=12, help="of a class")
+    parser.add_argument("--share", type=float, default=0.01, help="of an image's pixels that a class must have there")
     parser.add_argument("--absent", action="store_true", help="queries without the class too, and the calibration")
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="backbone and size")
     parser.add_argument("--out", type=Path, help="Markdown file of the tables")
@@ -241,7 +243,7 @@ def main() -> None:
     arguments = parse()
     numbers = max(arguments.shots), arguments.draws, arguments.queries
     readers = (read_voc, arguments.voc), (read_msrc, arguments.msrc)
-    classes = [each for read, root in readers if root for each in read(root, numbers)]
+    classes = [each for read, root in readers if root for each in read(root, numbers, arguments.share)]
     cfg = load_config(arguments.config)
     predictors = {name: open_named(name, cfg) for name in arguments.methods}
     found = dict[tuple[str, str, str], dict[str, list[Measured]]]()

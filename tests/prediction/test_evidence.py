@@ -1,3 +1,5 @@
+import errno
+import sys
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +16,7 @@ from prediction.predictor import Predictor
 from tests.prediction.test_predictor import shapes
 from tests.toy import toy_config
 from util.config import Config
+from util.errors import UserError
 
 
 def test_maps_lead_to_the_prediction(predictor: Predictor) -> None:
@@ -29,6 +32,23 @@ def test_maps_lead_to_the_prediction(predictor: Predictor) -> None:
     assert len(probabilities) == 5
     for maps in probabilities:
         assert maps.shape == (2, 8, 8) and maps.min() >= 0 and maps.max() <= 1 + 1e-6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux where the memory comes from")
+def test_scores_lie_on_the_disk(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, mask = shapes(50, 60)
+    predictor.set_support([image], [mask])
+    with torch.inference_mode():
+        expected = predictor.scores([predictor.network_input(image)])[0][0].final
+    stored = gather_evidence(predictor, image).scores[0].final
+    assert torch.equal(stored, expected) and f"{stored.data_ptr():x}-" in Path("/proc/self/maps").read_text()
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("prediction.evidence.NamedTemporaryFile", full)
+    with pytest.raises(UserError, match=r"No space left on device; set TMPDIR"):
+        gather_evidence(predictor, image)
 
 
 def test_interception_is_what_is_lost_without_it(predictor: Predictor) -> None:

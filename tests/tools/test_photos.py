@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.prediction.test_fitted import fresh
 from tests.toy import write_toy
-from tools.photos import PhotoClass, absent_row, band, bins_row, measure, row
+from tools.photos import ImagesByClass, PhotoClass, absent_row, band, bins_row, measure, row
 
 
 def test_the_band_is_what_is_near_the_outline() -> None:
@@ -51,3 +51,12 @@ def test_unlabelled_pixels_of_supports_are_background_where_those_of_queries_are
         measure(measured, PhotoClass("toy", "thing", 3, ignored, [[files]], [files], []), [files], False)
         expected.set_support([image], [mask])
         assert torch.equal(*(each.states["object"]["means"] for each in (measured, expected)))
+
+
+def test_an_image_counts_where_the_class_has_its_share(tmp_path: Path) -> None:
+    label = np.zeros((20, 20), np.uint8)
+    label[:2] = 1  # a tenth
+    Image.fromarray(label).save(tmp_path / "mask.png")
+    pairs = [("image.png", "mask.png")]
+    for share, expected in ((0.09, pairs), (0.11, [])):
+        assert ImagesByClass(tmp_path, tmp_path / "list.txt", share, pairs).of(1) == expected
