@@ -30,6 +30,7 @@ from util.arguments import Parser
 from util.config import Config, load_config
 from util.errors import UserError, run_main
 from util.files import atomic_write
+from util.image import open_image
 from util.mask import interpret_mask
 from util.pixels import IGNORE
 
@@ -102,14 +103,18 @@ class ImagesByClass:
     """
 
     def __init__(self, root: Path, source: Path, share: float, pairs: Sequence[Pair] | None = None) -> None:
-        self.share = share
+        self.root, self.share = root, share
         self.pairs = read_list(source) if pairs is None else pairs
         self.counts = scan_masks(root, [mask for _, mask in self.pairs], source)
 
     def of(self, value: int) -> list[Pair]:
         """Those in which a class has more than that share of the pixels."""
-        totals = {mask: sum(counts.values()) for mask, counts in self.counts.items()}
-        return [pair for pair in self.pairs if self.counts[pair[1]].get(value, 0) > self.share * totals[pair[1]]]
+        shown = [(pair, self.counts[pair[1]][value]) for pair in self.pairs if value in self.counts[pair[1]]]
+        return [pair for pair, pixels in shown if pixels > self.share * self._area(pair[1])]
+
+    def _area(self, mask: str) -> int:
+        with open_image(self.root / mask) as header:
+            return header.width * header.height
 
     def split(self, value: int) -> tuple[list[Pair], list[Pair]]:
         """Those, and the images without a pixel of the class."""
