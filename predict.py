@@ -68,8 +68,6 @@ def parse_arguments() -> argparse.Namespace:
 
 def check_arguments(arguments: argparse.Namespace) -> None:
     """UserError for what cannot go together, or is no value for an option."""
-    if arguments.weights and arguments.arch:
-        raise UserError("give either --weights FILE, a trained network, or --arch METHOD, a training-free method")
     if arguments.batch is not None and arguments.batch < 1:
         raise UserError(f"--batch {arguments.batch}: should be at least 1")
     if arguments.threshold is not None and not 0 < arguments.threshold < 1:

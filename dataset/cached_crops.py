@@ -4,7 +4,6 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from dataset.benchmarks.base import ImageMaskStore
 from dataset.reading import Mask
 from util.errors import UserError
-from util.files import atomic_write
+from util.files import atomic_write, file_digest
 
 # An image's name, the class that its mask shows, and which change it is; below 0 another class's object is pasted in.
 Crop = tuple[str, int, int]
@@ -38,7 +37,7 @@ class CropStore:
 
     def path(self, files: ImageMaskStore, name: str, class_id: int, number: int) -> Path:
         """The file of one crop, known by name and bytes of the image and bytes of its mask, wherever they lie."""
-        content = " ".join(_current_digest(path) for path in (files[name][0], files.mask_file(name, class_id)))
+        content = " ".join(file_digest(path) for path in (files[name][0], files.mask_file(name, class_id)))
         text = f"{name} {content}/{class_id}/{number}{self.classes if number < 0 else ''}{files.mask_rule(name)}"
         key = hashlib.sha256(text.encode()).hexdigest()[:32]
         return self.folder / key[:2] / f"{key[2:]}.safetensors"  # few files in one folder
@@ -67,14 +66,3 @@ def crop_bytes(maps: Mapping[str, Tensor], mask: Tensor) -> int:
 def crop_files(folder: Path) -> list[Path]:
     """All crops in a folder of crops, of whatever training."""
     return [path for path in folder.glob("*/*/*") if CROP_FILE.fullmatch(path.relative_to(folder).as_posix())]
-
-
-def _current_digest(path: Path) -> str:
-    stat = path.stat()
-    return _digest(path, stat.st_size, stat.st_mtime_ns)
-
-
-@cache
-def _digest(path: Path, size: int, modified: int) -> str:
-    """Digest of a file's bytes, read once in a process as long as its size and time stay."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

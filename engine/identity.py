@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dataset.benchmarks.table import open_benchmark, test_config
-from engine.results import file_digest
 from util.config import Config, load_config
 from util.errors import UserError
+from util.files import file_digest
 from util.schema import keys_of
 
 PACKAGES = ("hmnet", "torch", "torchvision", "timm", "numpy")

@@ -3,12 +3,11 @@
 A test leaves `result_test_*.json`, a `OneClassResult`, and beside it a line for every episode, an `EpisodeRow`.
 """
 
-import hashlib
 import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -17,7 +16,7 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field,
 from dataset.episode import Episode
 from util.config import Config, restore_config
 from util.errors import UserError
-from util.files import atomic_write
+from util.files import atomic_write, file_digest
 from util.schema import RENAMED_KEYS, UNUSED_KEYS
 
 EPISODES = ".episodes.jsonl"
@@ -276,21 +275,6 @@ def episode_rows(
         about = {"seed": seed, "number": number, "class": names[episode.class_id], **episode.fields()}
         rows.append(EpisodeRow(**about, hard=episode.hard, iou=iou, intersection=intersection, union=union))
     return rows
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, computed again only when it has changed."""
-    stat = path.stat()
-    return _file_digest(path.resolve(), stat.st_size, stat.st_mtime_ns)
-
-
-@cache
-def _file_digest(path: Path, _size: int, _time: int) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def stale(result: AnyTest, weights: Path | None = None) -> str | None:

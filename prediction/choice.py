@@ -14,6 +14,7 @@ from prediction.shared import open_shared
 from prediction.support import SupportClass
 from prediction.tiles import Tiling, check_tiling, crop_supports
 from util.config import Config, load_config
+from util.errors import UserError
 
 FREE = ("adapt", "prototype")  # methods without weights, the usual one first
 NETWORK = "hmnet-lite"  # joins the usual one where there are few masks
@@ -37,7 +38,12 @@ class Choice(NamedTuple):
 
 
 def find_source(weights: str | None, arch: str | None, config: Path | None, overrides: Sequence[str]) -> Source:
-    """Config and weights of a trained network as `open_shared`, or the config of a training-free method."""
+    """Config and weights of a trained network as `open_shared`, or the config of a training-free method.
+
+    UserError where both are named, and as those.
+    """
+    if weights and arch:
+        raise UserError("give either --weights FILE, a trained network, or --arch METHOD, a training-free method")
     if weights:
         return Source(*open_shared(weights, overrides, config), is_usual=False)
     cfg = load_config(config or DEFAULT_CONFIG, ["arch", arch or FREE[0], *overrides])

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 Map = NDArray[np.float32]
 
 MAX_SIDE = 1024  # pixels at which edges are looked for
+GRAIN = 5  # pixels of the median that takes noise out of an image, whose grains are no edges
 STEP = 4  # pixels between the positions at which the filter is fitted
 RADIUS = 0.03  # of its windows, in units of the image's diagonal
 SMOOTHNESS = 1e-4  # variance of colours, from 0 to 1, below which a window counts as flat
@@ -18,7 +19,7 @@ def sharpen(margins: Map, image: NDArray[np.uint8]) -> Map:
     height, width = margins.shape[1:]
     scale = min(1.0, MAX_SIDE / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    guide = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    guide = np.asarray(cv2.medianBlur(cv2.resize(image, size, interpolation=cv2.INTER_AREA), GRAIN), np.uint8)
     fitted = [
         guided_filter(cv2.resize(margin, size, interpolation=cv2.INTER_LINEAR), guide)
         for margin in margins.clip(-SURE, SURE)

@@ -10,11 +10,10 @@ from model.backbone.build import imagenet_file
 from prediction.choice import Source
 from prediction.support import SupportClass
 from util.errors import UserError
-from util.files import atomic_write
+from util.files import atomic_write, file_digest
 from util.schema import keys_of
 
 SETTINGS = "run.json"
-CHUNK = 2**20  # bytes
 
 
 def fingerprint(source: Source, support: Sequence[SupportClass], root: Path) -> dict[str, Any]:
@@ -37,12 +36,8 @@ def fingerprint(source: Source, support: Sequence[SupportClass], root: Path) -> 
 
 def contents_of(path: Path) -> dict[str, Any]:
     """SHA-256 (`digest`) and size (`bytes`) of what a file holds; nothing where it cannot be read."""
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-            return {"digest": digest.hexdigest(), "bytes": file.tell()}
+        return {"digest": file_digest(path), "bytes": path.stat().st_size}
     except OSError:
         return {}
 

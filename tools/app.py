@@ -14,10 +14,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from engine.evaluation import expected_weights
 from prediction.choice import FREE, USUAL, find_source, open_predictor
-from prediction.shared import WEIGHTS
-from prediction.zoo import Entry, entries
+from prediction.zoo import entries
 from tools.browser.session import Limits, Network
 from util.arguments import Parser
 from util.config import load_config
@@ -55,17 +53,10 @@ def first_name(arguments: argparse.Namespace) -> str:
 def all_names(first: str) -> list[str]:
     """That one, the zoo's networks whose weights are here, training-free methods, and the demo's checkpoint."""
     near = [entry for entry in entries().values() if entry.about or Path("exp", entry.config.parent.name).is_dir()]
-    zoo = [entry.name for entry in near if is_here(entry)]
+    zoo = [entry.name for entry in near if entry.weights.is_file()]
     cfg = load_config(DEMO)
     demo = cfg.best_weights(cfg.shot)
     return list(dict.fromkeys([first, *zoo, *METHODS, *([str(demo)] if demo.is_file() else [])]))
-
-
-def is_here(entry: Entry) -> bool:
-    """Whether the weights of one of the zoo are on this machine."""
-    if entry.about:
-        return entry.config.with_name(WEIGHTS).is_file()
-    return expected_weights(load_config(entry.config)).is_file()
 
 
 def open_network(arguments: argparse.Namespace, name: str) -> Network:

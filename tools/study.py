@@ -6,6 +6,7 @@ it was stopped.
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -68,17 +69,17 @@ def read_study(path: Path) -> Study:
 
 def jobs(study: Study, folder: Path) -> Iterator[Job]:
     """All of them: every method once on the first folds, then on the others, then with other seeds."""
-    folds = max(map(len, study.sets.values()))
-    for seed in range(max(1, *(method.trainings for method in study.methods.values()))):
-        for fold in range(folds):
-            for name, method in study.methods.items():
-                for set_name, configs in study.sets.items():
-                    if seed < max(1, method.trainings) and fold < len(configs):
-                        config = str(folder / configs[fold])
-                        exp = study.folder(set_name, name) / f"seed{seed}"
-                        keys = {**(method.model_extra or {}), "manual_seed": seed, "exp": exp}
-                        words = [word for key, value in keys.items() for word in (key, str(value))]
-                        yield Job(f"{name}, {configs[fold]}, seed {seed}", method.trainings > 0, config, words)
+    seeds = range(max(1, *(method.trainings for method in study.methods.values())))
+    folds = range(max(map(len, study.sets.values())))
+    for seed, fold, (name, method), (set_name, configs) in product(
+        seeds, folds, study.methods.items(), study.sets.items()
+    ):
+        if seed < max(1, method.trainings) and fold < len(configs):
+            exp = study.folder(set_name, name) / f"seed{seed}"
+            keys = {**(method.model_extra or {}), "manual_seed": seed, "exp": exp}
+            words = [word for key, value in keys.items() for word in (key, str(value))]
+            title = f"{name}, {configs[fold]}, seed {seed}"
+            yield Job(title, method.trainings > 0, str(folder / configs[fold]), words)
 
 
 def run(job: Job) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import yaml
 
-from engine.evaluation import expected_weights
 from model.build import build_model
 from prediction.predictor import Predictor
 from prediction.zoo import Entry, entries
@@ -97,7 +96,7 @@ def licence(entry: Entry) -> str:
 
 def here(group: Group) -> list[Entry]:
     """Those whose weights are on this machine."""
-    return [entry for entry in group.folds if entry.about or expected_weights(load_config(entry.config)).is_file()]
+    return [entry for entry in group.folds if entry.weights.is_file()]
 
 
 def size(found: list[Entry]) -> str:

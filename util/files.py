@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +15,7 @@ from util.errors import UserError
 
 LOCK = ".lock"
 LONGEST = 120  # bytes of a part of a path of ours; file systems take 255
+KEPT = 10_000  # digests of files
 PASSING = re.compile(rf"{re.escape(LOCK)}|\..+\.\d+\.tmp$")  # locks, and what is half-written
 PLAIN = re.compile(r"(?:\w[\w.-]*/)*\w[\w.-]*", re.ASCII)  # a name to which nothing has to be done
 
@@ -55,6 +57,21 @@ def own_name(stated: str) -> str:
                 cut = clean.encode()[: LONGEST - 9].decode(errors="ignore")
                 parts[-1] = f"{cut}_{hashlib.sha256(clean.encode()).hexdigest()[:8]}"
     return "/".join(parts) or "_"
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, computed again only when it has changed."""
+    stat = path.stat()
+    return _file_digest(path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(KEPT)
+def _file_digest(path: Path, _size: int, _time: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -31,12 +31,15 @@ class Entry(NamedTuple):
         """Whose weights these are, as `tools.prepare weights --method` names them."""
         return self.name.partition("-")[0]
 
+    @property
+    def weights(self) -> Path:
+        """Where they lie, if they are here."""
+        return self.config.with_name("model.safetensors") if self.about else expected_weights(load_config(self.config))
+
     def open(self, overrides: Sequence[str] = ()) -> tuple[Config, Path]:
         """Config and weights; UserError naming the command that fetches weights that are not there."""
         cfg = load_config(self.config, overrides)
-        if self.about:
-            return cfg, self.config.with_name("model.safetensors")
-        path = expected_weights(cfg)
+        path = self.weights if self.about else expected_weights(cfg)
         if not path.is_file():
             method = "" if self.family == "hmnet" else f" --method {self.family}"
             command = f"python -m tools.prepare weights{method or ' --download checkpoints'}"

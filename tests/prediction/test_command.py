@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import predict
+from prediction.choice import find_source
 from prediction.objects import find_objects
 from prediction.outputs import Outputs
 from prediction.predictor import Prediction
@@ -127,6 +128,5 @@ def test_without_weights_the_supports_alone_are_fitted(monkeypatch: pytest.Monke
     for words, arch in (([], None), (["--arch", "prior"], "prior"), (["--weights", "w.pth"], None)):
         monkeypatch.setattr(sys, "argv", ["predict.py", *folders, *words])
         assert predict.parse_arguments().arch == arch
-    monkeypatch.setattr(sys, "argv", ["predict.py", *folders, "--weights", "w.pth", "--arch", "prior"])
     with pytest.raises(UserError, match="give either --weights FILE"):
-        predict.parse_arguments()
+        find_source("w.pth", "prior", None, [])

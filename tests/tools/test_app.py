@@ -7,9 +7,8 @@ import pytest
 
 from prediction.choice import USUAL
 from prediction.joint import Joint
-from prediction.zoo import entries
 from tests.toy import ROOT, toy_config
-from tools.app import METHODS, all_names, first_name, is_here, open_network, parse_arguments
+from tools.app import METHODS, all_names, first_name, open_network, parse_arguments
 from util.config import load_config
 from util.errors import UserError
 
@@ -31,7 +30,6 @@ def test_nothing_trained_is_taken_unless_it_is_asked_for(tmp_path: Path, monkeyp
     assert all_names(first_name(parse_arguments()))[0] == "mine.pth"
 
 
-@pytest.mark.skipif(not is_here(entries()["hmnet-lite"]), reason="its weights are not here")
 def test_a_network_of_the_zoo_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["app", "--device", "cpu", "--arch", "prototype"])
     usual = open_network(parse_arguments(), USUAL)

@@ -13,9 +13,7 @@ from PIL import Image
 
 from prediction.choice import Source
 from prediction.predictor import Predictor
-from prediction.zoo import entries
 from tests.tools.browser.tab import PAINTER, START, Tab, picture, scene
-from tools.app import is_here
 from tools.browser.session import Limits, Network
 from util.config import Config
 
@@ -66,7 +64,6 @@ def test_painted_with_the_mouse_the_result_is_the_predictors(tab: Tab, predictor
             assert "not found" in caption
 
 
-@pytest.mark.skipif(not is_here(entries()["hmnet-lite"]), reason="its weights are not here")
 def test_another_network_keeps_supports_and_says_what_is_stale(tab: Tab, tmp_path: Path) -> None:
     support, queries = picture(tmp_path, "s.png", 90, 120), [picture(tmp_path, f"b\u00e4r {n}.png") for n in (1, 2, 3)]
     tab.add_support(support)
