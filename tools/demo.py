@@ -26,7 +26,7 @@ from util.visualize import save_image, save_index
 CONFIG = "config/demo.yaml"
 PANELS = 12
 COINS_ROW = 151  # of the photograph of coins, below the upper two rows
-COINS = 120, 22, 14, 34  # of Hough's circles: thresholds of edge and centre, smallest and largest radius in pixels
+COINS = 160, 14, 14, 34  # of Hough's circles: thresholds of edge and centre, smallest and largest radius in pixels
 MOTORCYCLE = (  # clicked around it, in units of the left photograph's width
     *((0.13, 0.287), (0.197, 0.2), (0.317, 0.217), (0.45, 0.275), (0.5, 0.25), (0.642, 0.167), (0.675, 0.108)),
     *((0.733, 0.158), (0.783, 0.175), (0.758, 0.25), (0.717, 0.317), (0.767, 0.367), (0.867, 0.4), (0.917, 0.5)),

@@ -1,18 +1,19 @@
-"""The picture of README: generated images, segmented without any training by the method `adapt`."""
+"""The picture of README: coins in a photograph, segmented by what others show, without any training."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dataset.demo import draw_image, looks
 from prediction.predictor import Predictor
-from util.image import RGB
-from util.pixels import IGNORE
+from tools.demo import write_photographs
+from util.errors import UserError
+from util.image import RGB, read_image
+from util.mask import interpret_mask
 from util.visualize import Tile, overlay, panel, save_image
 
-SIZE, CLASS = 400, 7  # pixels, the class that is asked for
-SEEDS = (1, 2)  # of the support's image and of the query's
+HEIGHT = 190  # pixels of a tile
 
 
 def grey(probability: NDArray[np.float32]) -> RGB:
@@ -21,17 +22,20 @@ def grey(probability: NDArray[np.float32]) -> RGB:
 
 
 def draw_example(path: Path) -> Path:
-    """Write the panel to `path`; the backbone is that of config/predict.yaml."""
-    (support, labels), (query, _) = (draw_image(looks(), CLASS, SIZE, np.random.default_rng(seed)) for seed in SEEDS)
-    mask = np.where(labels == IGNORE, IGNORE, labels == CLASS).astype(np.uint8)
+    """Write the panel to `path`; the backbone is that of config/predict.yaml. UserError without scikit-image."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        if not write_photographs(folder):
+            raise UserError(f"{path}: is drawn of a photograph of scikit-image; pip install scikit-image")
+        support, query = (read_image(folder / file) for file in ("support/coin/photo.jpg", "query/coins.jpg"))
+        mask = interpret_mask(folder / "support/coin/photo.png").label
     predictor = Predictor.from_method("adapt", device="cpu")
     predictor.set_support([support], [mask])
+    query = query[-len(support) :]  # as high as the support, so that the tiles of both rows have one width
     found = predictor.predict(query)
-    tiles = [
-        Tile("support: image and mask", overlay(support, mask == 1)),
-        Tile("query", query),
-        Tile("probability", grey(found.probability)),
-        Tile("result", overlay(query, found.mask)),
+    rows = [
+        [Tile("support: image and mask", overlay(support, mask)), Tile("query", query)],
+        [Tile("probability", grey(found.probability)), Tile("result", overlay(query, found.mask))],
     ]
-    save_image(path, panel(tiles, 300))
+    save_image(path, np.vstack([panel(row, HEIGHT) for row in rows]))
     return path
