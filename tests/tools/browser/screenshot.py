@@ -69,7 +69,7 @@ def photograph(url: str, folder: Path) -> bytes:
 
 def main() -> None:
     """Write the image; further arguments are those of tools.app."""
-    options = sys.argv[1:] or ["--weights", "hmnet-lite"]
+    options = sys.argv[1:]
     command = [sys.executable, "-m", "tools.app", "--port", str(PORT), *options]
     with TemporaryDirectory() as folder, subprocess.Popen(command) as process:
         try:
