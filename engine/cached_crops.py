@@ -25,14 +25,17 @@ GIGABYTE = 10**9
 def stored_crops(cfg: Config, method: Method, index: ImageIndex, files: ImageMaskStore) -> CropStore:
     """All crops that a training draws from; those that are not there are computed, and none twice.
 
-    UserError for a method that takes more than the backbone's maps, for supports shown as boxes, for crops that
-    would take more than `crop_limit_gb` or the disk has, and for files that cannot be read.
+    UserError for a method that takes more than the backbone's maps or changes them by the batch, for supports shown as
+    boxes, for crops that would take more than `crop_limit_gb` or the disk has, and for files that cannot be read.
     """
     assert cfg.cached_crops
     if cfg.ann_type != "mask":
         raise UserError(f"cached_crops: should be empty for training with ann_type {cfg.ann_type}: crops hold masks")
     if not (method.maps_in("query") and method.maps_in("support")):
         raise UserError(f"cached_crops: should be empty for {cfg.arch}, which takes no maps of a support's whole image")
+    if method.backbone.training:
+        batch = "whose backbone normalises by the batch; or set corrections [frozen_statistics]"
+        raise UserError(f"cached_crops: should be empty for {cfg.arch}, {batch}")
     store = CropStore(Path(cfg.crop_folder) / crop_digest(cfg, method), cfg.cached_crops, tuple(index.by_class))
     missing = _missing(cfg, store, index, files)
     batches = [list(range(start, min(start + BATCH, len(missing)))) for start in range(0, len(missing), BATCH)]

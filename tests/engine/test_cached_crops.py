@@ -48,7 +48,7 @@ class Segmenter(nn.Module):
     def __init__(self, rule: ImageRule = ImageRule()) -> None:
         super().__init__()
         self.maps: tuple[str, ...] = ("fine", "coarse")
-        self.images, self.backbone = rule, Maps()
+        self.images, self.backbone = rule, Maps().eval()
 
     def maps_in(self, role: str) -> tuple[str, ...]:
         return self.maps
@@ -154,6 +154,10 @@ def test_crops_that_cannot_be_kept_are_refused_before_any_is_written(
         monkeypatch.setattr(method, "maps_in", maps.__getitem__)
         with pytest.raises(UserError, match=r"^cached_crops: should be empty for HMNet, which takes no maps"):
             store_all(cfg, method)
+    method = Segmenter()
+    method.backbone.train()
+    with pytest.raises(UserError, match=r"^cached_crops: should be empty for HMNet, whose backbone normalises by the"):
+        store_all(cfg, method)
     disk = SimpleNamespace(free=100)
     monkeypatch.setattr("engine.cached_crops.shutil.disk_usage", lambda _: disk)
     with pytest.raises(UserError, match="the disk has 1e-07 GB left"):
