@@ -4,11 +4,10 @@ Each is a result of `test.py` or a folder with the results of several folds and 
 ahead of each other one, with 95 % intervals, on all and on hard episodes, and which is better how often in every class.
 """
 
-from itertools import chain
 from pathlib import Path
 
 from tools.paper.history import short_names
-from tools.paper.paired import comparison_table, pair_folds, read_tests, wins_table
+from tools.paper.paired import comparison_table, read_tests, wins_table
 from util.arguments import Parser
 from util.errors import UserError, run_main
 from util.failures import explain_errors
@@ -29,11 +28,9 @@ def main() -> None:
         raise UserError(f"--names {' '.join(names)}: should be a name of its own for each of two or more results")
     methods = {name: read_tests(path) for name, path in zip(names, arguments.results, strict=True)}
     lead, *others = names
-    classes = next(iter(methods[lead].values()))[0].result.classes
     tables = [comparison_table(f"{lead} against others", methods)]
     for name in others:
-        pairs = chain(*pair_folds(methods[lead], methods[name]))
-        tables.append(wins_table((lead, name), list(pairs), classes))
+        tables.append(wins_table((lead, name), methods[lead], methods[name]))
     text = "\n".join(table.markdown() for table in tables)
     print(text)
     if arguments.out:

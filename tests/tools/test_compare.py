@@ -1,3 +1,4 @@
+import json
 import sys
 from itertools import chain
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from engine.comparison import difference, moved, wins
 from engine.results import EPISODES, OneClassResult, read_result
 from tests.toy import generator, toy_config
-from tests.written import episode_row, seed_metrics, write_test
+from tests.written import CLASSES, episode_row, seed_metrics, write_test
 from tools import compare, report
 from tools.paper.paired import pair_folds, read_tests
 from tools.paper.runs import Run
@@ -59,10 +60,27 @@ def test_table_of_two_folds_and_trainings(
     hardest = np.mean([values[hard] for key, values in counts.items() if key[0] == "ours"])
     assert float(rows["ours"][3]) == pytest.approx(hardest, abs=0.051)
     pairs = pair_folds(read_tests(Path("ours")), read_tests(Path("the*/*/*/result_test_1shot.json")))
-    assert rows["cat"] == [str(n) for n in wins(pairs[-1][0])[1]]
+    cats = [line for line in text.splitlines() if "| cat |" in " ".join(line.split())]
+    assert [cell.strip() for cell in cats[-1].split("|")[1:-1]] == ["toy 1", "cat", *map(str, wins(pairs[-1][0])[1])]
     found = difference(pairs)
     assert found is not None and found.text() == rows["theirs"][2]
     assert f"- Of all episodes, {moved([*chain(*pairs)]):.1%} have IoUs more than 0.02 apart." in text
+
+
+def test_classes_are_called_as_in_their_own_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        for split, classes in ((0, CLASSES), (1, {1: "grass", 2: "tree"})):
+            path = tmp_path / name / f"{split}" / "result_test_1shot.json"
+            write(path, generator().integers(20, 60, 12).tolist(), split)
+            result = json.loads(path.read_text())
+            path.write_text(json.dumps(result | {"classes": classes}))
+    monkeypatch.setattr(sys, "argv", ["compare", str(tmp_path / "a"), str(tmp_path / "b")])
+    compare.main()
+    lines = [line.split("|") for line in capsys.readouterr().out.splitlines()]
+    found = [(line[1].strip(), line[2].strip()) for line in lines if len(line) == 7 and line[1].strip()[:3] == "toy"]
+    assert found == [("toy 0", "cat"), ("toy 0", "dog"), ("toy 1", "grass"), ("toy 1", "tree")]
 
 
 def test_report_compares_rows_that_were_tested_alike(tmp_path: Path) -> None:

@@ -162,11 +162,14 @@ def change_text(tests: Tests, change: str, drop: str) -> str:
     return f"{0.0 - 100 * fmean(found):+.1f}" if found else "-"
 
 
-def wins_table(names: tuple[str, str], pairs: Sequence[Pair], classes: Mapping[int, str]) -> Table:
+def wins_table(names: tuple[str, str], first: Tests, second: Tests) -> Table:
     """In how many episodes of each class the first method is better, equal and worse."""
-    table = Table(f"{names[0]} against {names[1]}, episodes by class", ("class", "better", "equal", "worse"))
-    for pair in pairs:
-        table.rows += [(classes[c], *map(str, counts)) for c, counts in wins(pair).items()]
+    columns = ("fold", "class", "better", "equal", "worse")
+    table, pairs = Table(f"{names[0]} against {names[1]}, episodes by class", columns), []
+    for part in (part for part in first if part in second):
+        pairs.append((stacked(first[part]), stacked(second[part])))
+        classes = first[part][0].result.classes
+        table.rows += [(f"{part[0]} {part[1]}", classes[c], *map(str, counts)) for c, counts in wins(pairs[-1]).items()]
     table.notes.append("Equal: IoUs, means over trainings, no more than a point apart.")
     table.notes.append(f"Of all episodes, {moved(pairs):.1%} have IoUs more than {MOVED} apart.")
     return table
