@@ -34,8 +34,8 @@ def stored_crops(cfg: Config, method: Method, index: ImageIndex, files: ImageMas
     if not (method.maps_in("query") and method.maps_in("support")):
         raise UserError(f"cached_crops: should be empty for {cfg.arch}, which takes no maps of a support's whole image")
     if method.backbone.training:
-        batch = "whose backbone normalises by the batch; or set corrections [frozen_statistics]"
-        raise UserError(f"cached_crops: should be empty for {cfg.arch}, {batch}")
+        reason = "whose backbone normalises by the batch; or set corrections [frozen_statistics]"
+        raise UserError(f"cached_crops: should be empty for {cfg.arch}, {reason}")
     store = CropStore(Path(cfg.crop_folder) / crop_digest(cfg, method), cfg.cached_crops, tuple(index.by_class))
     missing = _missing(cfg, store, index, files)
     batches = [list(range(start, min(start + BATCH, len(missing)))) for start in range(0, len(missing), BATCH)]

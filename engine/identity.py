@@ -18,6 +18,7 @@ PACKAGES = ("hmnet", "torch", "torchvision", "timm", "numpy")
 # Keys whose change by --opts is told in a result's name: the same weights have other metrics then
 RELATED = ("val_size", "amp", "trained_shot", "kshot_unsort", "corrections", "seeds", *keys_of("protocol"))
 NAMED = ("test_set", "test_fold", "test_classes", "variant", "protocol", "shot", "ann_type")  # are so in any case
+PLACES = ("arch", "split", "ensemble", "layers", "vgg", "backbone")  # are so in the name of the experiment's folder
 
 
 class TestIdentity(NamedTuple):
@@ -51,7 +52,8 @@ def identify_test(
 def result_name(cfg: Config, method: str, config_file: str | Path | None = None, weights: Path | None = None) -> str:
     """What tells the files of tests apart that share a folder.
 
-    With the config file, what `cfg` has changed about its seeds, sizes and weights is in the name too.
+    With the config file, what `cfg` has changed about its seeds, sizes and weights is in the name too; without weights,
+    of a training-free method, also what is changed about the network.
     """
     usual = usual_config(config_file, cfg) if config_file else cfg
     parts = [f"test_{cfg.shot}shot", *([] if method == "HMNet" else [method])]
@@ -60,7 +62,7 @@ def result_name(cfg: Config, method: str, config_file: str | Path | None = None,
         parts += [f"{cfg.test_set}{test_config(cfg).split}", *filter(None, [cfg.variant])]
     parts += [f"fold{cfg.test_fold}"] * (cfg.test_fold is not None and not cfg.test_set)
     parts += ["base"] * (cfg.test_classes == "base") + [cfg.protocol] * (cfg.protocol != "released")
-    for key in RELATED:
+    for key in dict.fromkeys((*RELATED, *(() if weights else keys_of("network")))):
         value = getattr(cfg, key)
         if value != getattr(usual, key) and key not in NAMED:
             parts.append(key + re.sub(r"[^\w.]+", "-", str(value)).strip("-"))
@@ -75,7 +77,7 @@ def usual_config(path: str | Path, cfg: Config) -> Config:
 
     `cfg` itself where the file is wrong without its other overrides.
     """
-    told = {key: getattr(cfg, key) for key in (*NAMED, "arch", "split", "ensemble") if getattr(cfg, key) is not None}
+    told = {key: getattr(cfg, key) for key in (*NAMED, *PLACES) if getattr(cfg, key) is not None}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # were shown when `cfg` was read
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from engine.identity import method_name, result_name
 from engine.results import OneClassResult, read_result, stale
 from tools.demo import step
-from tools.paper.paired import Tests, comparison_table, read_tests
+from tools.paper.paired import comparison_table, read_tests
 from tools.paper.runs import differences
 from util.arguments import Parser
 from util.config import Config, load_config
@@ -56,16 +56,18 @@ def main() -> None:
     common = ["test_classes", "base", "ensemble", "False"]
     candidates = {"as it is": [], **{text: changes(text) for text in arguments.candidates}}
     folder = Path(load_config(arguments.config).exp, "search")
-    tests: dict[str, Tests] = {}
-    for number, (name, words) in enumerate(candidates.items()):
+    left, results = [], {}
+    for name, words in candidates.items():  # all mistakes come before the work
         opts = ["--opts", *common, *words, "exp", str(folder / "".join(c if c.isalnum() else "_" for c in name))]
         cfg = load_config(arguments.config, opts[1:])
-        result = cfg.experiment_dir / f"result_{result_name(cfg, method_name(cfg), arguments.config)}.json"
-        if not is_done(cfg, result):
-            title = f"{number + 1} of {len(candidates)}: {name}"
-            step(title, "train.py", *opts, "resume", "auto", config=arguments.config)
-            step(f"{title}, test", "test.py", "--support-check", *opts, config=arguments.config)
-        tests[name] = read_tests(result)
+        found = result_name(cfg, method_name(cfg), arguments.config, cfg.best_weights(cfg.shot))
+        results[name] = cfg.experiment_dir / f"result_{found}.json"
+        left += [] if is_done(cfg, results[name]) else [(name, opts)]
+    for number, (name, opts) in enumerate(left, 1):
+        title = f"{number} of {len(left)}: {name}"
+        step(title, "train.py", *opts, "resume", "auto", config=arguments.config)
+        step(f"{title}, test", "test.py", "--support-check", *opts, config=arguments.config)
+    tests = {name: read_tests(path) for name, path in results.items()}
     text = comparison_table("Recipes on base classes", tests).markdown()
     atomic_write(folder / "search.md", text)
     print(text)

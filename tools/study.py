@@ -10,7 +10,6 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tqdm import tqdm
 
@@ -20,9 +19,9 @@ from tools.paper.paired import Tests, comparison_table, leads, read_tests
 from tools.paper.plots import draw_leads, save_svg
 from tools.search import is_done
 from util.arguments import Parser
-from util.config import load_config
+from util.config import load_config, parse_yaml
 from util.errors import UserError, run_main
-from util.files import atomic_write
+from util.files import atomic_write, read_text
 
 
 class StudyMethod(BaseModel):
@@ -37,7 +36,7 @@ class Study(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     exp: str
-    sets: Annotated[dict[str, list[str]], Field(min_length=1)]
+    sets: Annotated[dict[str, Annotated[list[str], Field(min_length=1)]], Field(min_length=1)]
     methods: Annotated[dict[str, StudyMethod], Field(min_length=1)]
 
     def folder(self, set_name: str, method: str) -> Path:
@@ -56,15 +55,12 @@ class Job(NamedTuple):
 
 def read_study(path: Path) -> Study:
     """UserError where the file is missing or is no study."""
+    tree = parse_yaml(read_text(path, "study"), str(path))
     try:
-        return Study(**yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; give a study, such as config/study/study.yaml") from None
+        return Study.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    except (yaml.YAMLError, TypeError) as error:
-        raise UserError(f"{path}: should map exp, sets and methods: {error}") from None
+        raise UserError(f"{path}: {'.'.join(map(str, first['loc'])) or 'study'}: {first['msg']}") from None
 
 
 def jobs(study: Study, folder: Path) -> Iterator[Job]:
@@ -82,11 +78,16 @@ def jobs(study: Study, folder: Path) -> Iterator[Job]:
             yield Job(title, method.trainings > 0, str(folder / configs[fold]), words)
 
 
+def is_left(job: Job) -> bool:
+    """Whether its result is not there yet; UserError for a config or keys that are wrong, and as `is_done`."""
+    cfg = load_config(job.config, job.opts)
+    weights = cfg.best_weights(cfg.shot) if job.trains else None
+    name = result_name(cfg, method_name(cfg), job.config, weights)
+    return not is_done(cfg, cfg.experiment_dir / f"result_{name}.json")
+
+
 def run(job: Job) -> None:
     """Train where the method is trained, and test."""
-    cfg = load_config(job.config, job.opts)
-    if is_done(cfg, cfg.experiment_dir / f"result_{result_name(cfg, method_name(cfg), job.config)}.json"):
-        return
     if job.trains:
         step(job.title, "train.py", "--opts", *job.opts, "resume", "auto", config=job.config)
     step(f"{job.title}: test", "test.py", "--support-check", "--opts", *job.opts, config=job.config)
@@ -123,13 +124,16 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="show what is there, and run nothing")
     arguments: Any = parser.parse_args()
     study = read_study(arguments.study)
+    if arguments.folds is not None and arguments.folds < 1:
+        raise UserError(f"--folds {arguments.folds}: should be at least 1")
     if unknown := {*(arguments.methods or ())} - study.methods.keys():
         raise UserError(f"--methods {min(unknown)}: not in {arguments.study}, which has {', '.join(study.methods)}")
     if arguments.methods:
         study.methods = {name: study.methods[name] for name in arguments.methods}
     study.sets = {name: configs[: arguments.folds] for name, configs in study.sets.items()}
     if not arguments.table:
-        for job in tqdm(list(jobs(study, arguments.study.parent)), "study", unit="run"):
+        left = [job for job in jobs(study, arguments.study.parent) if is_left(job)]  # all mistakes come before the work
+        for job in tqdm(left, "study", unit="run"):
             run(job)
     tests = tested(study)
     text = tables(study, tests)

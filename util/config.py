@@ -176,7 +176,7 @@ def _read_file(path: Path) -> dict[str, Setting]:
         raise UserError(f"{path}: cannot read this config file: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: this config file is not UTF-8 text: {error.reason}") from error
-    tree = _parse(text, str(path))
+    tree = parse_yaml(text, str(path))
     if not isinstance(tree, dict | None):
         raise UserError(f"{path}: a config file should hold `key: value` lines, not a {type(tree).__name__}")
     return _settings(_flatten(tree or {}, str(path)), str(path))
@@ -186,10 +186,11 @@ def _read_overrides(overrides: Sequence[str]) -> dict[str, Setting]:
     if len(overrides) % 2:
         raise UserError(f"--opts: should be pairs of key and value, but {overrides[-1]!r} has no partner")
     pairs = zip(overrides[::2], overrides[1::2], strict=True)
-    return _settings({key: _parse(text, f"--opts {key}") for key, text in pairs}, "--opts")
+    return _settings({key: parse_yaml(text, f"--opts {key}") for key, text in pairs}, "--opts")
 
 
-def _parse(text: str, source: str) -> Any:
+def parse_yaml(text: str, source: str) -> Any:
+    """What a text in YAML holds; UserError, which begins with `source`, where it is none or has a key twice."""
     try:
         loader = YamlLoader(text)
         node = loader.get_single_node()

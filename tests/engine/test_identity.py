@@ -27,12 +27,18 @@ PASCAL = ROOT / "config/pascal/pascal_split0_resnet50_manet.yaml"
     ],
 )
 def test_names(opts: str, name: str) -> None:
-    assert result_name(load_config(PASCAL, opts.split()), "HMNet", PASCAL) == name
+    assert result_name(load_config(PASCAL, opts.split()), "HMNet", PASCAL, Path("best.pth")) == name
 
 
 def test_methods_and_other_config_files(tmp_path: Path) -> None:
     cfg = load_config(PASCAL, ["seeds", "[0, 1]"])
     assert result_name(cfg, "prior") == "test_1shot_prior"
+    changed = load_config(
+        PASCAL, ["arch", "density", "ensemble", "False", "layers", "101", "density_concentration", "50"]
+    )
+    assert result_name(changed, "density", PASCAL) == "test_1shot_density_density_concentration50.0"
     own = tmp_path / "own.yaml"
     own.write_text(f"base: {PASCAL}\nseeds: [0, 1]\n")
-    assert result_name(load_config(own), "HMNet", own) == "test_1shot"  # its file says so: nothing is unusual
+    assert (
+        result_name(load_config(own), "HMNet", own, Path("best.pth")) == "test_1shot"
+    )  # its file says so: nothing is unusual

@@ -29,7 +29,7 @@ def test_a_coarse_mask_takes_the_edges_of_the_image() -> None:
 
 def test_grains_of_an_image_are_no_objects() -> None:
     truth = cv2.ellipse(np.zeros((120, 160), np.uint8), (80, 60), (45, 30), 20, 0, 360, 1, -1)
-    noise = generator().normal(0, 12, truth.shape)[..., None]  # of a dark and grey photograph
+    noise = generator().normal(0, 12, (*truth.shape, 1))  # of a dark and grey photograph
     image = (np.where(truth[..., None] == 1, 80, 50) + noise + np.zeros(3)).clip(0, 255).astype(np.uint8)
     coarse = cv2.resize(cv2.resize(truth.astype(np.float32), (20, 15), interpolation=cv2.INTER_AREA), (160, 120)) - 0.5
 

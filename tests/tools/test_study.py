@@ -40,7 +40,7 @@ def test_every_run_is_made_once_and_compared(
         cfg = load_config(config, arguments[arguments.index("--opts") + 1 :])
         called.append((script, cfg.arch, cfg.fusion, cfg.split, cfg.manual_seed))
         if script == "test.py":
-            name = result_name(cfg, method_name(cfg), config)
+            name = result_name(cfg, method_name(cfg), config, None if cfg.arch == "prior" else Path("w"))
             score = 5 if cfg.arch == "prior" else {"mlp": 10, "hmnet": 30}[cfg.fusion]
             path = cfg.experiment_dir / f"result_{name}.json"
             write(path, [score] * 8, **cfg.model_dump())
@@ -72,8 +72,10 @@ def test_every_run_is_made_once_and_compared(
     [
         ("exp: x\nsets: {a: [b]}\n", "methods: Field required"),
         ("exp: x\nsets: {a: [b]}\nmethods: {A: {trainings: -1}}\n", r"methods\.A\.trainings: Input should be greater"),
-        ("- 1\n", "should map exp, sets and methods"),
-        ("a: [", "should map exp, sets and methods"),
+        ("exp: x\nexp: y\n", "line 2: not valid YAML: the key exp is there twice"),
+        ("exp: x\nsets: {a: []}\nmethods: {A: {}}\n", r"sets\.a: List should have at least 1 item"),
+        ("- 1\n", "study: Input should be a valid dictionary"),
+        ("a: [", r"line \d: not valid YAML"),
     ],
 )
 def test_a_file_that_is_no_study_is_named(text: str, message: str, tmp_path: Path) -> None:
@@ -81,7 +83,7 @@ def test_a_file_that_is_no_study_is_named(text: str, message: str, tmp_path: Pat
     path.write_text(text)
     with pytest.raises(UserError, match=f"study.yaml: {message}"):
         study.read_study(path)
-    with pytest.raises(UserError, match=r"none.yaml: No such file"):
+    with pytest.raises(UserError, match=r"none.yaml: no readable study there"):
         study.read_study(tmp_path / "none.yaml")
 
 
