@@ -21,6 +21,7 @@ from tools.browser.segment import Session, answer_queries
 from util.arguments import evaluation_arguments
 from util.checkpoint import save_checkpoint
 from util.config import Config, load_config
+from util.pixels import IGNORE
 
 TINY = {"width": 16, "blocks": 2, "feature_size": 8, "scan": "reference", "device": "cpu", "loader_workers": 0}
 ENCODER = "test_efficientnet"  # of timm, for training-free methods
@@ -92,3 +93,23 @@ def test_a_method_is_tested_and_predicts(
     assert [*answer_queries(session, predictor, [str(query)])] == [None]
     (answer,) = session.answers
     assert np.array_equal(answer.prediction(0.5, np.asarray(Image.open(query))).mask, found)
+
+
+@pytest.mark.parametrize("corrections", [False, True])
+@pytest.mark.parametrize("name", ["HMNet", "HMNetLite", "BAM", "PFENet", "HDMNet", "SCCAN", "HSNet", "DCAMA"])
+def test_losses_of_a_batch_are_those_of_its_parts(name: str, corrections: bool, folder: Path, tmp_path: Path) -> None:
+    """By the shares that a step of several batches gives them, however many pixels each has to judge."""
+    cfg, *_ = experiment(name, folder, tmp_path)
+    model = build_model(cfg, pretrained=False)
+    model.correct([key for key in model.corrections if corrections and key == "ignored_pixels"])
+    query, *support = torch.randn(3, 2, 3, cfg.val_size, cfg.val_size).unbind()
+    truth = torch.randint(0, 2, (3, 2, cfg.val_size, cfg.val_size))[0]
+    truth[0, 5:] = IGNORE
+    with torch.no_grad():
+        scores = model.eval()(query, support[0].unsqueeze(1), truth.roll(1, 0).unsqueeze(1))
+    whole = model.losses(scores, truth)
+    shares = (truth != IGNORE).flatten(1).double().mean(1)
+    for key, loss in whole.items():
+        parts = torch.stack([model.losses(scores.item(i), truth[i : i + 1])[key] for i in range(2)])
+        weights = torch.full((2,), 0.5) if key in model.item_means else shares / shares.sum()
+        torch.testing.assert_close((parts * weights).sum().float(), loss, rtol=1e-4, atol=1e-5)

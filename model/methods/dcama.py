@@ -77,6 +77,7 @@ class DCAMA(Method):
         (r"(mixer\d)", r"model.\1"),
     )
     unused_names: ClassVar[tuple[str, ...]] = ("feature_extractor.fc.", "model.pe.")  # `position_code` as tables
+    item_means = ("cross_entropy",)  # as ignored pixels count
     corrections = IGNORED_PIXELS
 
     def __init__(self, backbone: Backbone, stages: dict[str, tuple[str, ...]], skips: tuple[str, str]) -> None:

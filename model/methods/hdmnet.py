@@ -3,7 +3,7 @@
 Source: "Hierarchical Dense Correlation Distillation for Few-Shot Segmentation", CVPR 2023 (arXiv 2303.14652).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, cast
 
 import torch
@@ -60,7 +60,7 @@ class HDMNet(Method):
     uses_base_learner = True
     images = ImageRule(augment="squash")  # instead of crops (quirk)
     features_by_role: ClassVar[bool] = True
-    item_means: ClassVar[Collection[str]] = ("distillation",)
+    item_means = ("distillation",)
     released_names: ClassVar[NameTable] = (
         *FROZEN,
         (r"base_learner\.classifier", r"base_learnear.2"),

@@ -132,6 +132,7 @@ class HSNet(Method):
         (r"learner", r"hpn_learner"),
     )
     unused_names: ClassVar[tuple[str, ...]] = ("backbone.fc.", "backbone.classifier.")
+    item_means = ("cross_entropy",)  # as ignored pixels count
     corrections = IGNORED_PIXELS | {
         "majority_of_shots": "foreground needs half of the shots' votes; it needs half of the most votes in the image"
     }

@@ -86,7 +86,7 @@ class Method(nn.Module, ABC):
     flattened_names: ClassVar[tuple[str, ...]] = ()  # endings of tensors whose first two dimensions are one there
     unused_names: ClassVar[tuple[str, ...]] = ()  # beginnings of names there of tensors that it has no use for
     features_by_role: ClassVar[bool] = False  # whether a support's frozen features are others than a query's
-    item_means: ClassVar[Collection[str]] = ()  # losses that are means over the batch's items, not over its pixels
+    item_means: Collection[str] = ()  # losses that are means over the batch's items, not over its pixels
     corrections: ClassVar[Mapping[str, str]] = {}  # what can be done instead of the published code's quirks, by name
     corrected: Collection[str] = ()  # those of them that are done
 
@@ -123,6 +123,7 @@ class Method(nn.Module, ABC):
             known = ", ".join(self.corrections) or "there are none"
             raise UserError(f"corrections: {unknown[0]!r} is none of {type(self).__name__}'s; choose of: {known}")
         self.corrected = frozenset(names)
+        self.item_means = () if IGNORED_PIXELS.keys() & self.corrected else self.item_means
         for name in names:
             self.images = self.images._replace(**IMAGE_CORRECTIONS.get(name, {}))
 
