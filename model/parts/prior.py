@@ -42,17 +42,15 @@ def prototypes(features: Tensor, mask: Tensor) -> Tensor:
     the features' size by the resize's transpose, which gives the same sums.
     """
     size = features.shape[-2:]
-    total = mask.sum((-2, -1))  # (B, K, 1)
-    spread = _resize_transposed(mask.flatten(0, 1), size).unflatten(0, mask.shape[:2]).flatten(3)  # (B, K, 1, h * w)
-    everywhere = _resize_transposed(torch.ones_like(mask[:1, 0]), size).flatten(2)  # (1, 1, h * w)
-    weights = torch.cat([spread, everywhere - spread], dim=2)  # (B, K, 2, h * w)
-    counts = torch.cat([total, mask.shape[-2] * mask.shape[-1] - total], dim=2)  # (B, K, 2)
+    both = torch.cat([mask, 1 - mask], dim=2)  # (B, K, 2, f, f)
+    counts = both.sum((-2, -1))
+    weights = _resize_transposed(both, size).flatten(3)  # (B, K, 2, h * w)
     weights = weights / (counts.unsqueeze(-1) + 5e-4)  # first, as sums may exceed half precision
     return weights @ features.flatten(3).transpose(-1, -2)
 
 
 def _resize_transposed(mask: Tensor, size: torch.Size) -> Tensor:
-    """The transpose of resizing `size` to the mask's size, applied to `mask (B, 1, f, f)`: `(B, 1, *size)`."""
+    """The transpose of resizing `size` to the mask's size, applied to `mask (..., f, f)`: `(..., *size)`."""
     rows = resize(torch.eye(size[0]).to(mask)[None, None], (mask.shape[-2], size[0]))[0, 0]  # (f, h)
     columns = resize(torch.eye(size[1]).to(mask)[None, None], (mask.shape[-1], size[1]))[0, 0]  # (f, w)
     return rows.T @ mask @ columns

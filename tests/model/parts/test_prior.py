@@ -29,6 +29,12 @@ def test_prototypes_equal_averages_over_resized_features(size: tuple[int, int]) 
     torch.testing.assert_close(prototypes(features, mask), expected)
 
 
+def test_a_mask_without_background_has_no_prototype_of_it() -> None:
+    features = torch.randn(1, 1, 6, 5, 7)
+    assert (prototypes(features, torch.ones(1, 1, 1, 8, 8))[:, :, 1] == 0).all()
+    assert (prototypes(features, torch.zeros(1, 1, 1, 8, 8))[:, :, 0] == 0).all()
+
+
 def test_half_precision_holds_sums_over_large_maps() -> None:
     support, query = 30 * torch.rand(1, 1, 8, 60, 60) + 10, torch.rand(1, 8, 60, 60)
     mask = torch.zeros(1, 1, 1, 80, 80)
@@ -57,7 +63,7 @@ def test_each_map_is_chosen_per_sample_and_shot_by_its_own_maximum() -> None:
 @pytest.mark.parametrize("normalise", [True, False])
 def test_the_largest_cosine_counts_positions_without_mask_as_zero(normalise: bool) -> None:
     query, support = torch.randn(2, 5, 3, 4, dtype=torch.float64), torch.randn(2, 3, 5, 4, 2, dtype=torch.float64)
-    mask = torch.rand(2, 3, 1, 4, 2, dtype=torch.float64) * (torch.rand(2, 3, 1, 4, 2) < 0.4)
+    mask = (0.5 + torch.rand(2, 3, 1, 4, 2, dtype=torch.float64)) * (torch.rand(2, 3, 1, 4, 2) < 0.4)
     mask[1, 2], mask[0, 0] = 0, 1
     masked = (support * mask).flatten(3)
     q = query.flatten(2)
