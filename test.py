@@ -35,7 +35,7 @@ from model.released import load_weights
 from util.checkpoint import read_checkpoint
 from util.config import Config
 from util.distributed import ProcessGroup, connect
-from util.errors import run_main
+from util.errors import UserError, run_main
 from util.failures import explain_errors
 from util.logger import RunLog
 
@@ -151,7 +151,9 @@ def write_test(
 
 
 def test_several(cfg: Config, arguments: Namespace, process_group: ProcessGroup) -> None:
-    """Evaluate with several classes at a time, N-way or generalized."""
+    """Evaluate with several classes at a time, N-way or generalized; UserError where the episodes are given."""
+    if cfg.episodes_file:
+        raise UserError("episodes_file: should be empty with --ways and --generalized, which draw their own episodes")
     method = load_method(cfg, process_group)
     if process_group.is_main:
         print(*method.notes, sep="\n", end="\n" if method.notes else "")

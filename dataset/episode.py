@@ -235,4 +235,6 @@ def read_episodes(path: str | Path) -> list[Episode]:
         if episode.query in episode.support:
             raise UserError(f"{path}:{number}: the query {episode.query} is its own support; take another support")
         episodes.append(episode)
+    if not episodes:
+        raise UserError(f"{path}: holds no episode; write some by test.py --episodes-out, one a line")
     return episodes

@@ -102,8 +102,8 @@ def load_weights(model: nn.Module, source: str | Path | Mapping[str, Any], name:
     loaded, when the file cannot be read, when keys are missing, unexpected or misshapen (the message lists them), or
     when numbers are not finite.
     """
-    state, where = _open(source)
-    _load(model, state, str(name or where), _published(model)[0])
+    state, where = _open(source, name)
+    _load(model, state, where, _published(model)[0])
 
 
 def load_base_learner(model: nn.Module, source: str | Path | Mapping[str, Any]) -> None:
@@ -120,16 +120,18 @@ def load_backbone(backbone: nn.Module, source: str | Path | Mapping[str, Any]) -
     _load(backbone, state, where, VGG if any(key.startswith("features.") for key in state) else RESNET)
 
 
-def _open(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
+def _open(source: str | Path | Mapping[str, Any], name: str | Path | None = None) -> tuple[dict[str, Tensor], str]:
     """The tensors of a file or state dict, and what to call it; UserError unless they are numbers under names."""
-    where = str(source) if isinstance(source, str | Path) else "state dict"
+    where = str(name or (source if isinstance(source, str | Path) else "state dict"))
     content = read_checkpoint(source) if isinstance(source, str | Path) else source
     content = content.get("state_dict", content)
     if not isinstance(content, Mapping) or not content:
-        raise UserError(f"{where}: its state_dict should hold named tensors, not {_describe(content)}")
+        raise UserError(f"{where}: its state_dict should hold named tensors, not {_describe(content)}; take another")
     for key, value in content.items():
         if not isinstance(key, str) or not _is_plain(value):
-            raise UserError(f"{where}: {key!r} is {_describe(value)}; should be a dense real tensor under a name")
+            raise UserError(
+                f"{where}: {key!r} is {_describe(value)}; should be a dense real tensor under a name; take another"
+            )
     return {re.sub(r"^((module|_orig_mod)\.)+", "", key): value for key, value in content.items()}, where
 
 

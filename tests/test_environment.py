@@ -51,6 +51,7 @@ def test_devices_that_are_not_there(name: str) -> None:
 def test_auto_is_what_there_is() -> None:
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     assert pick_device("auto").type == (found.type if found else "cpu") and pick_device("cpu").type == "cpu"
+    assert pick_device("cpu:1").index is None
     with pytest.raises(UserError, match="device: 'tpus' should be auto, cpu"):
         pick_device("tpus")
 

@@ -34,6 +34,9 @@ def test_what_is_run(data: str, words: list[str], launcher: str, script: str) ->
     assert (done.stdout, done.stderr, done.returncode) == (f"{expected} --opts shot 5\n", "", 0)
     assert run(*command, NPROC="3").stdout == f"{LAUNCH} 3 {launcher} {expected}\n"
     assert run(*command, NPROC="1", PYTHON="false").returncode == 1
+    for count in ("x", "0", "-1", "2.5"):
+        wrong = run(*command, NPROC=count)
+        assert (wrong.returncode, wrong.stdout) == (2, "") and wrong.stderr.startswith(f"error: NPROC={count}: should")
     usage = run(*command[:-1])
     assert usage.returncode == 2 and usage.stderr.startswith(f"usage: sh {command[0]} ")
     missing = run(*command[:-1], "none")

@@ -22,6 +22,12 @@ fi
 if [ "$processes" = gpus ]; then
     processes=$("$PYTHON" -c 'import torch; print(max(torch.cuda.device_count(), 1))')
 fi
+case $processes in
+    '' | 0 | *[!0-9]*)
+        echo "error: NPROC=$processes: should be a number of processes, or gpus" >&2
+        exit 2
+        ;;
+esac
 if [ "$processes" = 1 ]; then
     exec "$PYTHON" "$script" --config "$config" "$@"
 fi

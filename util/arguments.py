@@ -123,4 +123,17 @@ def evaluation_arguments(argv: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--episodes-out", type=Path, metavar="FILE", help="write the (first seed's) episodes")
     parser.add_argument("--result", type=Path, metavar="FILE", help="default: result_test_*.json of the experiment")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    check_kind(arguments)
+    return arguments
+
+
+def check_kind(arguments: argparse.Namespace) -> None:
+    """UserError for arguments of one kind of test beside those of another."""
+    if arguments.visualize < 0:
+        raise UserError(f"--visualize {arguments.visualize}: should be at least 0")
+    kinds = ["--ways"] * (arguments.ways is not None) + ["--generalized"] * (arguments.generalized is not None)
+    for name in ("support_check", "visualize", "episodes_out"):
+        kinds += [f"--{name.replace('_', '-')}"] * bool(kinds and getattr(arguments, name))
+    if len(kinds) > 1:
+        raise UserError(f"{kinds[0]} and {kinds[1]}: are of different tests; leave one out")

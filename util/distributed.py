@@ -164,7 +164,7 @@ def pick_device(name: str, local_rank: int = 0, size: int = 1) -> torch.device:
     except RuntimeError as error:
         raise UserError(f"device: {name!r} should be auto, cpu, cuda, cuda:NUMBER, mps or xpu") from error
     if device.type == "cpu":
-        return device
+        return torch.device("cpu")  # without a number, which would be an accelerator's
     if found is None or found.type != device.type:
         has = f"an accelerator of type {found.type}" if found else "none"
         raise UserError(f"device: {name!r} is no accelerator that PyTorch finds here, it finds {has}; use auto or cpu")

@@ -10,7 +10,19 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from util.dialect import YamlDumper
 from util.folds import fold_classes
-from util.keys import Float, Int, NotNegative, NotNegativeFloat, Positive, PositiveFloat, Share, about, as_list, derived
+from util.keys import (
+    Float,
+    Int,
+    NotNegative,
+    NotNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Seed,
+    Share,
+    about,
+    as_list,
+    derived,
+)
 from util.processors import processor_count
 
 # Keys of BAM's files for things that this project fixes (two output classes, label 255, frozen batch norm, zoom 8,
@@ -180,7 +192,7 @@ class Config(BaseModel):
     save_minutes: PositiveFloat = about("record", "minutes after which a checkpoint is written in mid-epoch")
     keep: Positive = about("record", "checkpoints to keep for resuming")
     resume: str | None = about("record", "a checkpoint to go on from, or `auto` for the newest intact one of this run")
-    manual_seed: NotNegative = about("seed", "of training, and of the episodes of its validation", "base")
+    manual_seed: Seed = about("seed", "of training, and of the episodes of its validation", "base")
     deterministic: bool = about("machine", "bit-identical runs (BAM's seed_deterministic)")
     device: str = about("machine", "auto, cpu, cuda, cuda:1, mps ...")
     workers: Positive = about("machine", "loader workers, as far as there are processors")
@@ -237,7 +249,7 @@ class Config(BaseModel):
     test_episodes: Positive | None = derived(
         "protocol", "empty: 1000, COCO 4000; with another test_set or protocol as many as it is known by"
     )
-    seeds: Annotated[list[NotNegative], Field(min_length=1), BeforeValidator(as_list)] = about(
+    seeds: Annotated[list[Seed], Field(min_length=1), BeforeValidator(as_list)] = about(
         "seed", "one test run each; the paper's error bars: [0, 1, 2, 3, 321]"
     )
     episodes_file: str | None = about("protocol", "JSON Lines of episodes to take instead")

@@ -156,6 +156,9 @@ def test_episodes_survive_a_file(tmp_path: Path) -> None:
     write_episodes(marked, [episodes[0], replace(episodes[1], support=["a", episodes[1].query])])
     with pytest.raises(UserError, match=rf"marked\.jsonl:2: the query {episodes[1].query} is its own support"):
         read_episodes(marked)
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(UserError, match=r"empty\.jsonl: holds no episode"):
+        read_episodes(tmp_path / "empty.jsonl")
     with path.open("a") as text:
         text.write('{"query": "x", "class_id": 1}\n')
     for file, message in ((path, r"episodes\.jsonl:21: not an episode"), (tmp_path / "absent.jsonl", "absent")):

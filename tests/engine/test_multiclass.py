@@ -158,3 +158,6 @@ def test_from_the_command_line(
     others = ["--opts", "weight", weights, "split", "2"]
     with pytest.raises(UserError, match=r"best_1shot\.pth: by its path trained on split 1, not 2"):
         module.main(evaluation_arguments(["--config", str(tmp_path / "toy.yaml"), *words, *others]))
+    listed = ["--opts", "episodes_file", weights]
+    with pytest.raises(UserError, match="episodes_file: should be empty"):
+        module.main(evaluation_arguments(["--config", str(tmp_path / "toy.yaml"), *words, *listed]))

@@ -44,6 +44,18 @@ def test_flags_and_pairs_in_any_order() -> None:
     assert experiment_config(given) == load_config(CONFIG, words)
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["--ways 2 --generalized", "--ways 2 --visualize", "--generalized --support-check", "--ways 1 --episodes-out x"],
+)
+def test_arguments_of_different_tests_do_not_mix(words: str) -> None:
+    one, other = (word for word in words.split() if word.startswith("--"))
+    with pytest.raises(UserError, match=f"^{one} and {other}: are of different tests; leave one out$"):
+        evaluation_arguments(["--config", CONFIG, *words.split()])
+    with pytest.raises(UserError, match="^--visualize -1: should be at least 0$"):
+        evaluation_arguments(["--config", CONFIG, "--visualize", "-1"])
+
+
 def test_a_key_without_value_stays_one() -> None:
     assert split_opts(["--opts", "shot", "--html"]) == (["--html"], ["shot"])
     assert split_opts(["a", "--opts"]) == (["a"], [])

@@ -1,6 +1,7 @@
 """How entry points end."""
 
 import errno
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,12 @@ def test_exit_code(code: int | None) -> None:
     with pytest.raises(SystemExit) as ended:
         run_main(lambda: code)
     assert (ended.value.code or 0) == (code or 0)
+
+
+def test_an_interruption_is_one_word(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_main(lambda: signal.raise_signal(signal.SIGINT))
+    assert ended.value.code == 130 and capsys.readouterr() == ("", "stopped\n")
 
 
 def test_other_errors_keep_their_traceback() -> None:
