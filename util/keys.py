@@ -19,7 +19,7 @@ Int = Annotated[int, BeforeValidator(_no_bool)]
 Float = Annotated[float, BeforeValidator(_no_bool)]
 Positive = Annotated[Int, Field(gt=0)]
 NotNegative = Annotated[Int, Field(ge=0)]
-Seed = Annotated[Int, Field(ge=0, lt=2**63)]  # as far as PyTorch takes them
+Seed = Annotated[Int, Field(ge=0, le=10**18)]  # PyTorch takes 64 bits
 PositiveFloat = Annotated[Float, Field(gt=0)]
 NotNegativeFloat = Annotated[Float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]  # True is all, False none
