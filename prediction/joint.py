@@ -16,10 +16,11 @@ from prediction.predictor import Predictor
 from util.config import Config
 
 FEW = 2  # masks of a class, up to which the network counts
+CELLS = 20  # each way, to which a margin is averaged to be without the detail that a network of small images lacks
 
 
 class Joint(Method):
-    """The mean of two methods' margins with at most FEW masks; with more, the first one's.
+    """The mean of two methods' margins with at most FEW masks, but the first one's detail; with more, the first one's.
 
     Where the first finds nothing, nothing is found: a network of few classes finds something nearly everywhere.
 
@@ -75,8 +76,9 @@ class Joint(Method):
     def _with_second(self, first: Scores, query: Features, state: State) -> Scores:
         margin = first.margin_at(first.final.shape[-2:]).clamp(-SURE, SURE)  # (B, h, w)
         if "second" in state:
-            second = self.second.score(query["second"], state["second"])
-            both = (margin + second.margin_at(self.side, margin.shape[-2:]).clamp(-SURE, SURE)) / 2
+            size, second = margin.shape[-2:], self.second.score(query["second"], state["second"])
+            coarse = F.interpolate(F.adaptive_avg_pool2d(margin, CELLS)[None], size, mode="bilinear")[0]
+            both = margin + (second.margin_at(self.side, size).clamp(-SURE, SURE) - coarse) / 2
             margin = torch.where((margin > 0).flatten(1).any(1)[:, None, None], both, margin)
         half = margin.unsqueeze(1) / 2
         final = torch.cat([-half, half], dim=1)
