@@ -1,6 +1,7 @@
 """The image of the page in docs/app.md, made again: `python -m tests.tools.browser.screenshot`.
 
-The photographs are scikit-image's and free (CC0: coffee, rocket, Chelsea the cat; the astronaut is NASA's).
+The photographs are scikit-image's and free (coins: Brooklyn Museum, no known copyright restrictions; CC0: coffee,
+rocket, Chelsea the cat; the astronaut is NASA's). Half of the one of coins is the support.
 """
 
 import io
@@ -15,6 +16,7 @@ from skimage import data
 
 from tests.tools.browser.conftest import CHROMIUM, wait_for
 from tests.tools.browser.tab import Tab
+from tools.demo import write_photographs
 from util.files import atomic_write
 
 OUT = Path("docs/images/app.png")
@@ -22,37 +24,23 @@ PORT = 7869
 SCREEN = {"width": 1366, "height": 900}
 WIDTH = 960  # pixels of the file
 COLORS = 256  # of a palette, which makes the file a third of the size
-CLICKS = ((0.5, 0.4), (0.3, 0.7))
 
 
-def write_photographs(folder: Path) -> list[str]:
-    """The support first."""
-    coffee = Image.fromarray(data.coffee())
-    pictures = {
-        "coffee.jpg": coffee,
-        "mirrored.jpg": coffee.transpose(Image.Transpose.FLIP_LEFT_RIGHT).crop((60, 0, 560, 400)),
-        "turned.jpg": coffee.rotate(90, expand=True),
-        "cat.jpg": Image.fromarray(data.chelsea()),
-        "astronaut.jpg": Image.fromarray(data.astronaut()),
-        "rocket.jpg": Image.fromarray(data.rocket()),
-    }
-    for name, image in pictures.items():
-        image.save(folder / name)
-    return [str(folder / name) for name in pictures]
-
-
-def fill(tab: Tab, files: list[str]) -> None:
-    """Mark the support by clicks, search the others and open the first result."""
+def fill(tab: Tab, folder: Path) -> None:
+    """Give the support and its mask, search the others and open the first result."""
+    write_photographs(folder)
+    queries = [folder / "query" / f"{name}.jpg" for name in ("coins", "cat", "coffee", "astronaut", "rocket")]
+    for query in queries[3:]:
+        Image.fromarray(getattr(data, query.stem)()).save(query)
     tab.page.set_viewport_size(SCREEN)
-    tab.add_support(files[0])
-    tab.page.click("#painter button[data-tool=add]")
-    for place in CLICKS:
-        tab.click_at(*place)
-    tab.page.fill("#class input", "cup")
+    tab.add_support(str(folder / "support/coin/photo.jpg"))
+    tab.upload_mask(str(folder / "support/coin/photo.png"))
+    tab.page.wait_for_selector("#strip:not(:has-text('nothing painted'))")
+    tab.page.fill("#class input", "coin")
     tab.page.keyboard.press("Enter")
-    tab.page.wait_for_selector("#strip .selected:has-text('cup')")
-    tab.upload("#queries", *files[1:])
-    tab.find(len(files) - 1)
+    tab.page.wait_for_selector("#strip .selected:has-text('coin')")
+    tab.upload("#queries", *map(str, queries))
+    tab.find(len(queries))
     tab.page.click("#results .thumbnail-lg >> nth=0")
     tab.page.wait_for_selector("#compare img")
 
@@ -61,7 +49,7 @@ def photograph(url: str, folder: Path) -> bytes:
     """PNG of the page with results, one of them opened."""
     with sync_playwright() as playwright:
         tab = Tab(playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"]), url)
-        fill(tab, write_photographs(folder))
+        fill(tab, folder)
         tab.page.set_viewport_size({**SCREEN, "height": 2 * SCREEN["height"]})  # what is out of sight is not drawn
         tab.page.wait_for_timeout(2000)  # until images are drawn
         return bytes(tab.page.screenshot(full_page=True))
