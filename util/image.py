@@ -89,6 +89,11 @@ def open_image(source: str | Path | BinaryIO, what: str = "image") -> Iterator[I
         raise UserError(f"{name}: no such {what}") from None
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
+    except Image.DecompressionBombError:
+        remedy = "make it smaller, or save it as TIFF and give it to predict.py --tile"
+        raise UserError(
+            f"{name}: has more than {2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6} megapixels; {remedy}"
+        ) from None
     except Exception as error:  # damaged files make Pillow fail in any way there is
         reason = f"{error}" or type(error).__name__
         if "cannot identify" in reason:
