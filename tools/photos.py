@@ -240,7 +240,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--absent", action="store_true", help="queries without the class too, and the calibration")
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="backbone and size")
     parser.add_argument("--out", type=Path, help="Markdown file of the tables")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if not (arguments.voc or arguments.msrc):
+        raise UserError("--voc DIR or --msrc DIR: give one or both")
+    if min(*arguments.shots, arguments.draws, arguments.queries) < 1:
+        raise UserError("--shots, --draws, --queries: should be at least 1")
+    return arguments
 
 
 def main() -> None:
@@ -269,9 +274,9 @@ def main() -> None:
         rows = [bins_row(of, each) for of, each in found.items()]
         tables.append(Table("Share of object pixels by probability", [*head, *bins, "mean error"], rows))
     text = "\n".join(table.markdown() for table in tables)
+    print(text)
     if arguments.out:
         atomic_write(arguments.out, text)
-    print(text)
 
 
 if __name__ == "__main__":

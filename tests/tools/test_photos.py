@@ -1,5 +1,6 @@
 """The table of photographs: on drawn images, and the band in which outlines are compared."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from PIL import Image
 
 from tests.prediction.test_fitted import fresh
 from tests.toy import write_toy
-from tools.photos import ImagesByClass, PhotoClass, absent_row, band, bins_row, measure, row
+from tools.photos import ImagesByClass, PhotoClass, absent_row, band, bins_row, measure, parse, row
+from util.errors import UserError
 
 
 def test_the_band_is_what_is_near_the_outline() -> None:
@@ -60,3 +62,10 @@ def test_an_image_counts_where_the_class_has_its_share(tmp_path: Path) -> None:
     pairs = [("image.png", "mask.png")]
     for share, expected in ((0.09, pairs), (0.11, [])):
         assert ImagesByClass(tmp_path, tmp_path / "list.txt", share, pairs).of(1) == expected
+
+
+@pytest.mark.parametrize("words", ["", "--msrc x --draws 0", "--msrc x --queries 0", "--voc x --shots 1 -1"])
+def test_nothing_to_measure_is_said_before_the_work(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["photos", *words.split()])
+    with pytest.raises(UserError, match="should be at least 1" if words else "give one or both"):
+        parse()
