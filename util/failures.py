@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import cv2
 import torch
 import torch.distributed as dist
 
@@ -21,7 +22,7 @@ def explain_errors(again: str = RESUME) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, RuntimeError, OSError, MemoryError) as error:
+    except (UserError, RuntimeError, OSError, MemoryError, cv2.error) as error:
         line = explain(error, again)
         if line is None:
             raise
@@ -33,7 +34,7 @@ def explain(error: Exception, again: str = RESUME) -> str | None:
     text = str(error)
     if isinstance(error, UserError):  # a loader worker hands over its whole traceback
         return text.rpartition("UserError: ")[2].strip()
-    first = text.strip().split("\n")[0]
+    first = re.sub(r"^OpenCV.* error: ", "", text.strip().split("\n")[0])
     if isinstance(error, OSError):
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         known = full or error.filename is not None
@@ -41,7 +42,7 @@ def explain(error: Exception, again: str = RESUME) -> str | None:
         return f"{error.filename or 'cannot write'}: {error.strerror}; {remedy} {again}" if known else None
     if isinstance(error, torch.OutOfMemoryError):
         return f"{first}; lower batch_size (and raise accumulate), or set checkpoint_blocks or amp"
-    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+    if isinstance(error, MemoryError) or "can't allocate memory" in text or "Insufficient memory" in text:
         return f"not enough memory for images of this size: {first or 'out of memory'}; reduce them, and {again}"
     if "DataLoader worker" in text:
         return f"a loader worker died, perhaps for lack of memory: {first}; lower loader_workers (0: none) and {again}"

@@ -2,6 +2,7 @@
 
 import errno
 
+import cv2
 import pytest
 import torch
 import torch.distributed as dist
@@ -20,6 +21,7 @@ from util.failures import RESUME, explain, explain_errors
         (RuntimeError("DataLoader worker (pid 7) is killed"), ["a loader worker died", "loader_workers"]),
         (dist.DistBackendError("NCCL error. Advice that is long"), ["lost contact", "NCCL error", RESUME]),
         (RuntimeError("[/x.cc:1] Connection closed by peer [1.2.3.4]: 5"), ["lost contact", "Connection closed"]),
+        (cv2.error("OpenCV(5) /x.cc:7: error: (-4:Insufficient memory) Failed to allocate"), ["not enough memory for"]),
         (UserError("Traceback ...\nutil.errors.UserError: a.jpg: no such image\n"), ["a.jpg: no such image"]),
     ],
 )
@@ -29,7 +31,9 @@ def test_one_line(error: Exception, parts: list[str]) -> None:
     assert "Advice" not in line and "/x.cc" not in line
 
 
-@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), OSError("odd"), ValueError("of a value")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shapes differ"), OSError("odd"), cv2.error("(-215)"), ValueError("of a value")]
+)
 def test_errors_of_the_program_stay(error: Exception) -> None:
     assert explain(error) is None
     with pytest.raises(type(error)) as caught, explain_errors():
