@@ -85,9 +85,10 @@ def choose(
     if not known and not arguments.no_expectation and max(len(item.images) for item in support) > 1:
         others = FREE[1:] if source.is_usual else ()
         ways = {usual: predictor, **{name: predictor.with_method(name, cfg) for name in others}}
-        if trials := {way: found for way, each in ways.items() if (found := leave_out(each, support))}:
-            used = better(trials) if source.is_usual else usual
-            expected = {way: expect(found, arguments.threshold) for way, found in trials.items()}
+        asked: float | None = arguments.threshold
+        if trials := {way: found for way, each in ways.items() if (found := leave_out(each, support, asked))}:
+            expected = {way: expect(found, asked) for way, found in trials.items()}
+            used = better(trials, expected)
             notes = {"method": used, "threshold": expected[used].threshold, "expected": as_json(expected)}
             print("\n".join(lines(expected, used)))
     if notes["method"] != usual:

@@ -21,7 +21,7 @@ from util.image import image_size, read_image, resize_mask
 from util.pixels import IGNORE
 
 THRESHOLDS = tuple(round(0.3 + 0.05 * step, 2) for step in range(9))  # 0.3 to 0.7
-MIDDLE = THRESHOLDS.index(0.5)
+MIDDLE = 0.5
 MAX_FOLDS = 5  # support sets that are tried
 MAX_HELD = 15  # images that are segmented by others
 CACHE_MB = 500  # for the supports' features
@@ -37,7 +37,7 @@ class Trial(NamedTuple):
 
     image: Path
     name: str
-    ious: NDArray[np.float64]  # at every threshold
+    ious: Mapping[float, float]  # by threshold
 
 
 @dataclass(frozen=True)
@@ -54,23 +54,29 @@ class Expectation:
         return f"{self.iou:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def leave_out(predictor: Predictor, support: Sequence[SupportClass]) -> list[Trial]:
+def leave_out(predictor: Predictor, support: Sequence[SupportClass], threshold: float | None = None) -> list[Trial]:
     """Segment every support by the others, up to MAX_HELD of them by up to MAX_FOLDS sets; changes the support.
 
-    A class counts where it has another support; there are no trials where none has.
+    All THRESHOLDS are tried unless one is given. A class counts where it has another support; there are no trials where
+    none has.
     """
     images = list(dict.fromkeys(image for item in support for image in item.images))
     held = images[:MAX_HELD]
     folds = min(len(held), MAX_FOLDS)
     predictor.cache = FeatureCache(predictor.model, CACHE_MB)
-    trials = (attempt(predictor, support, {*images} - {*fold}, fold) for fold in (held[n::folds] for n in range(folds)))
-    found = [trial for fold in trials for trial in fold]
+    tried = THRESHOLDS if threshold is None else (threshold,)
+    sets = [held[number::folds] for number in range(folds)]
+    found = [trial for fold in sets for trial in attempt(predictor, support, {*images} - {*fold}, fold, tried)]
     predictor.cache = FeatureCache(predictor.model, 0)
     return found
 
 
 def attempt(
-    predictor: Predictor, support: Sequence[SupportClass], shown: set[Path], held: Sequence[Path]
+    predictor: Predictor,
+    support: Sequence[SupportClass],
+    shown: set[Path],
+    held: Sequence[Path],
+    thresholds: Sequence[float],
 ) -> Iterator[Trial]:
     """Segment supports `held` by those `shown`."""
     classes = {}
@@ -89,7 +95,7 @@ def attempt(
         for name, mask in wanted.items():
             truth, value = object_mask(mask, image_size(path), str(path)), prediction.names.index(name) + 1
             truth = resize_mask(truth, *image.shape[:2])
-            yield Trial(path, name, np.array([iou(prediction.at(t).mask == value, truth) for t in THRESHOLDS]))
+            yield Trial(path, name, {t: iou(prediction.at(t).mask == value, truth) for t in thresholds})
 
 
 def iou(mask: NDArray[np.bool_], truth: NDArray[np.uint8]) -> float:
@@ -100,23 +106,20 @@ def iou(mask: NDArray[np.bool_], truth: NDArray[np.uint8]) -> float:
 
 
 def expect(trials: Sequence[Trial], threshold: float | None = None) -> Expectation:
-    """What trials lead one to expect at a threshold, by default the one at which they came out best.
+    """What trials lead one to expect at a threshold that was tried, by default the one at which they came out best.
 
     That is 0.5 unless another one's gain exceeds its standard error.
     """
-    ious = np.stack([trial.ious for trial in trials])  # (n, thresholds)
     if threshold is None:
-        best = int(ious.mean(0).argmax())
-        chosen = best if is_ahead(ious[:, best], ious[:, MIDDLE]) else MIDDLE
-    else:
-        chosen = int(np.abs(np.array(THRESHOLDS) - threshold).argmin())
-    values = ious[:, chosen]
-    return Expectation(
-        THRESHOLDS[chosen] if threshold is None else threshold,
-        round(float(values.mean()), 4),
-        interval_of(values),
-        disagreeing(trials, chosen),
-    )
+        best = max(THRESHOLDS, key=lambda each: ious_at(trials, each).mean())
+        threshold = best if is_ahead(ious_at(trials, best), ious_at(trials, MIDDLE)) else MIDDLE
+    values = ious_at(trials, threshold)
+    return Expectation(threshold, round(float(values.mean()), 4), interval_of(values), disagreeing(trials, threshold))
+
+
+def ious_at(trials: Sequence[Trial], threshold: float) -> NDArray[np.float64]:
+    """The trials' IoU (n,) at a threshold that was tried."""
+    return np.array([trial.ious[threshold] for trial in trials])
 
 
 def is_ahead(values: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
@@ -134,24 +137,23 @@ def interval_of(values: NDArray[np.float64]) -> tuple[float, float]:
     return round(float(low), 4), round(float(high), 4)
 
 
-def disagreeing(trials: Sequence[Trial], chosen: int) -> dict[str, list[str]]:
-    """By class the supports whose IoU is less than DISAGREES of the others' median."""
+def disagreeing(trials: Sequence[Trial], threshold: float) -> dict[str, list[str]]:
+    """By class the supports whose IoU at a threshold is less than DISAGREES of the others' median."""
     found: dict[str, list[str]] = {}
     for name in {trial.name: None for trial in trials}:
-        own = {str(trial.image): float(trial.ious[chosen]) for trial in trials if trial.name == name}
+        own = {str(trial.image): trial.ious[threshold] for trial in trials if trial.name == name}
         for image in own if len(own) >= MIN_MASKS else ():
             if own[image] < DISAGREES * median(value for other, value in own.items() if other != image):
                 found.setdefault(name, []).append(image)
     return found
 
 
-def better(trials: Mapping[str, Sequence[Trial]]) -> str:
+def better(trials: Mapping[str, Sequence[Trial]], expected: Mapping[str, Expectation]) -> str:
     """The way of several that is used: the first, unless another one is ahead by more than chance."""
     first, *others = trials
-    best = {way: expect(trials[way]) for way in trials}
-    ious = {way: np.array([t.ious[THRESHOLDS.index(best[way].threshold)] for t in trials[way]]) for way in trials}
+    ious = {way: ious_at(trials[way], expected[way].threshold) for way in trials}
     ahead = [way for way in others if is_ahead(ious[way], ious[first])]
-    return max(ahead, key=lambda way: best[way].iou, default=first)
+    return max(ahead, key=lambda way: expected[way].iou, default=first)
 
 
 def lines(expected: Mapping[str, Expectation], used: str) -> list[str]:
@@ -171,14 +173,13 @@ def write_curve(folder: Path, predictor: Predictor, support: Sequence[SupportCla
     from matplotlib.figure import Figure  # slow to import, and needed here alone
 
     images = list(dict.fromkeys(image for item in support for image in item.images))
-    chosen = int(np.abs(np.array(THRESHOLDS) - threshold).argmin())
     points: dict[int, tuple[float, float, float]] = {}  # mean and interval by number of masks
     for number in (number for number in CURVE if number < len(images)):
         ious: list[float] = []
         for draw in range(DRAWS):
             order = [images[i] for i in np.random.default_rng([draw, number]).permutation(len(images))]
-            trials = attempt(predictor, support, {*order[:number]}, order[number:][:MAX_HELD])
-            ious += [float(trial.ious[chosen]) for trial in trials]
+            trials = attempt(predictor, support, {*order[:number]}, order[number:][:MAX_HELD], (threshold,))
+            ious += [trial.ious[threshold] for trial in trials]
         if ious:
             points[number] = (round(float(np.mean(ious)), 4), *interval_of(np.array(ious)))
     rows = [{"masks": number, "iou": mean, "interval": (low, high)} for number, (mean, low, high) in points.items()]

@@ -74,6 +74,15 @@ def test_every_support_is_segmented_by_the_others_alone(bright: Bright, tmp_path
     assert leave_out(bright, [alone]) == []  # type: ignore[arg-type]
 
 
+def test_a_threshold_of_ones_own_is_the_one_that_is_measured(bright: Bright, tmp_path: Path) -> None:
+    support = supports(tmp_path, 6, [50, 200] * 3)  # the dark half is found below 0.2 alone
+    for asked, iou_there in ((0.1, 1), (0.3, 0.5), (0.9, 0)):
+        expected = expect(leave_out(bright, [support], asked), asked)  # type: ignore[arg-type]
+        assert (expected.threshold, expected.iou) == (asked, iou_there)
+    write_curve(tmp_path, bright, [support], 0.1)  # type: ignore[arg-type]
+    assert {point["iou"] for point in json.loads((tmp_path / "curve.json").read_text())} == {1}
+
+
 def test_the_interval_is_students() -> None:
     values = np.array([0.5, 0.6, 0.8, 0.55])
     low, high = stats.t.interval(0.95, 3, values.mean(), stats.sem(values))
@@ -88,14 +97,14 @@ def test_the_iou_without_ignored_pixels() -> None:
 
 
 def trials_of(*ious: float, name: str = "a") -> list[Trial]:
-    return [Trial(Path(f"{n}.jpg"), name, np.full(len(THRESHOLDS), value)) for n, value in enumerate(ious)]
+    return [Trial(Path(f"{n}.jpg"), name, dict.fromkeys(THRESHOLDS, value)) for n, value in enumerate(ious)]
 
 
 def test_which_way_is_used_and_which_mask_is_named() -> None:
-    first = trials_of(0.5, 0.6, 0.7, 0.5)
-    assert better({"x": first, "y": trials_of(0.6, 0.7, 0.75, 0.6)}) == "y"
-    assert better({"x": first, "y": trials_of(0.9, 0.3, 0.8, 0.5)}) == "x"  # ahead by chance
-    named = disagreeing([*trials_of(0.7, 0.1, 0.8, 0.6), *trials_of(0.7, 0.1, name="b")], 0)
+    for other, used in (((0.6, 0.7, 0.75, 0.6), "y"), ((0.9, 0.3, 0.8, 0.5), "x")):  # the second is ahead by chance
+        trials = {"x": trials_of(0.5, 0.6, 0.7, 0.5), "y": trials_of(*other)}
+        assert better(trials, {way: expect(each) for way, each in trials.items()}) == used
+    named = disagreeing([*trials_of(0.7, 0.1, 0.8, 0.6), *trials_of(0.7, 0.1, name="b")], 0.5)
     assert named == {"a": ["1.jpg"]}
 
 
