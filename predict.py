@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from util.arguments import Parser
+from util.arguments import Parser, folder
 from util.errors import UserError, run_main
 from util.pixels import MaskKind
 
@@ -25,7 +25,7 @@ def parse_arguments() -> argparse.Namespace:
         "--weights", metavar="NAME", help="trained network: name of the zoo, file, folder, or user/name"
     )
     parser.add_argument("--arch", metavar="METHOD", help="a training-free method instead; default: adapt or prototype")
-    parser.add_argument("--support", type=Path, required=True, metavar="DIR", help="name.jpg with name.png, or ...")
+    parser.add_argument("--support", type=folder, required=True, metavar="DIR", help="name.jpg with name.png, or ...")
     parser.add_argument(
         "--query", nargs="+", required=True, metavar="DIR", help="images to segment; or a list of them, *.txt"
     )

@@ -53,7 +53,9 @@ def find_queries(patterns: Sequence[str], leave_out: Sequence[Path] = ()) -> Que
             first = printable(os.path.join(root, min(others)))
             print(f"{pattern}: {len(others)} files or folders are no images, or results; the first is {first}")
         if not names:
-            raise UserError(f"{pattern}: no images; give a folder, or a pattern in quotes such as 'photos/*.jpg'")
+            raise UserError(
+                f"{pattern or repr(pattern)}: no images; give a folder, or a pattern in quotes such as 'photos/*.jpg'"
+            )
         found.append((os.path.abspath(root), names))
     common = os.path.commonpath([root for root, _ in found])
     starts = ["" if root == common else os.path.relpath(root, common) + os.sep for root, _ in found]
@@ -74,7 +76,7 @@ def _matches(pattern: str, holds_results: Callable[[str], bool]) -> tuple[str, l
     root, parts = "", list(Path(pattern).parts)
     while len(parts) > 1 and os.path.isdir(os.path.join(root, parts[0])):
         root = os.path.join(root, parts.pop(0))
-    rest = os.path.join(*parts) + "/" * pattern.endswith("/")
+    rest = os.path.join("", *parts) + "/" * pattern.endswith("/")
     matched = glob.glob(rest, root_dir=root or None, recursive=True)
     files = [os.path.normpath(name) for name in matched if os.path.isfile(os.path.join(root, name))]
     parents = {name: [str(parent) for parent in Path(name).parents][:-1] for name in files}

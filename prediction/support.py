@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dataset.prepare.files import raise_if_any
-from dataset.prepare.image import AnnotatedImage, files_below, find_image, upright_label, values_of
+from dataset.prepare.image import AnnotatedImage, check_classes, files_below, find_image, upright_label, values_of
 from dataset.prepare.pairs import MASK_ENDING, SINGLE, files_of, name_of_class, read_class_folders, read_pairs
 from dataset.prepare.sources import layout_of, read_source
 from util.errors import UserError, printable
@@ -122,6 +122,7 @@ def read_boxes(path: Path, folder: Path) -> list[SupportClass]:
         raise UserError(f"{path}:{line}: cannot read the boxes: {error}; correct the line") from None
     if not boxes:
         raise UserError(f"{path}: no boxes; should be lines of {wanted} and perhaps class")
+    check_classes(len(boxes), path)
     return [
         SupportClass(name, value, list(boxes[name]), list(boxes[name].values()))
         for value, name in enumerate(sorted(boxes), 1)

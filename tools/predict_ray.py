@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
-from util.arguments import Parser
+from util.arguments import Parser, folder
 from util.errors import UserError, first_line, printable, run_main
 from util.pixels import MaskKind
 
@@ -23,7 +23,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = Parser(description="Segment images on a Ray cluster.")
     parser.add_argument("--weights", metavar="NAME", help="trained network, as of predict.py, on all machines")
     parser.add_argument("--arch", metavar="METHOD", help="a training-free method instead (adapt)")
-    parser.add_argument("--support", type=Path, required=True, metavar="DIR", help="as of predict.py, on this machine")
+    parser.add_argument(
+        "--support", type=folder, required=True, metavar="DIR", help="as of predict.py, on this machine"
+    )
     parser.add_argument(
         "--query", required=True, metavar="ADDRESS", help="folder of images, such as s3://bucket/folder"
     )

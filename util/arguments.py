@@ -16,6 +16,13 @@ from util.errors import UserError
 PANELS = 20  # drawn by --viz, which BAM's scripts pass without a number
 
 
+def folder(text: str) -> Path:
+    """The type of an argument that names a folder; an empty word, which `Path` takes for this one, does not."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; name a folder")
+    return Path(text)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that takes no abbreviations, and whose --opts ends at the next flag."""
 

@@ -86,6 +86,14 @@ def check_hard(path: Path, mask: InterpretedMask, kind: MaskKind | None) -> None
         raise UserError(f"{path}: {mask.note}; for training save it with hard edges as PNG, or give --mask binary")
 
 
+def check_classes(count: int, where: Path) -> None:
+    """UserError for annotations of no class, or of more than masks can tell apart."""
+    if not count:
+        raise UserError(f"{where}: marks no object; annotate one")
+    if count >= IGNORE:
+        raise UserError(f"{where}: has {count} classes, and masks tell at most {IGNORE - 1} apart; leave some out")
+
+
 def values_of(label: Label) -> list[int]:
     """The classes in a label."""
     return [value for value in np.unique(label).tolist() if value not in (0, IGNORE)]

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from dataset.prepare.annotations import AREAS, FREE_FORMS, LabelMeFile, LabelMeShape, paint, parse
 from dataset.prepare.files import run_all
-from dataset.prepare.image import AnnotatedImage, Collection, Size, composed, find_image
+from dataset.prepare.image import AnnotatedImage, Collection, Size, check_classes, composed, find_image
 from util.errors import UserError
 from util.image import is_image
 from util.mask import Label
@@ -37,6 +37,7 @@ def read_labelme(root: Path, files: Sequence[Path], images: Path | None, workers
         print(f"{without_area} points and lines left out: only {', '.join(AREAS)} shapes have an area")
     if not names:
         raise UserError(f"{root}: no LabelMe file has a {' or '.join(AREAS)} shape")
+    check_classes(len(names), root)
     classes = {name: number for number, name in enumerate(names, start=1)} | SPECIAL_LABELS
     items: list[AnnotatedImage] = []
     annotated_by: dict[Path, Path] = {}

@@ -9,7 +9,17 @@ from typing import NamedTuple
 from dataset.lists import read_class_file
 from dataset.prepare.annotations import class_name
 from dataset.prepare.files import raise_if_any
-from dataset.prepare.image import AnnotatedImage, check_hard, check_size, composed, mask_image, renumbered, values_of
+from dataset.prepare.image import (
+    AnnotatedImage,
+    check_classes,
+    check_hard,
+    check_size,
+    composed,
+    files_below,
+    mask_image,
+    renumbered,
+    values_of,
+)
 from util.errors import UserError
 from util.image import is_image
 from util.mask import SETTLE, InterpretedMask, MaskKind, interpret_mask
@@ -64,10 +74,18 @@ def read_pairs(folder: Path, kind: MaskKind | None = None, to_train: bool = Fals
 def read_class_folders(
     folder: Path, subfolders: Sequence[Path], kind: MaskKind | None = None, to_train: bool = False
 ) -> Pairs:
-    """The images of one class from each subfolder, which gives the class its name; UserError as in `read_pairs`."""
+    """The images of one class from each subfolder, which gives the class its name; UserError as in `read_pairs`.
+
+    So it is for a subfolder without images, or with a deeper one that has some.
+    """
+    check_classes(len(subfolders), folder)
     items: list[AnnotatedImage] = []
     names: dict[int, str] = {}
     for number, subfolder in enumerate(subfolders, 1):
+        if deeper := next((path.parent for path in files_below(subfolder) if path.parent != subfolder), None):
+            raise UserError(f"{deeper}: a class is one folder; move these images into {subfolder}")
+        if not files_of(subfolder):
+            raise UserError(f"{subfolder}: a class without images; put some with masks in, or remove the folder")
         found, values = read_pairs(subfolder, kind, to_train)
         if len(values) > 1:
             shown = ", ".join(values.values())

@@ -26,6 +26,7 @@ from dataset.prepare.image import (
     Collection,
     Size,
     by_stem,
+    check_classes,
     composed,
     files_below,
     find_image,
@@ -93,8 +94,8 @@ def _read_pairs(source: Path, kind: MaskKind | None) -> Collection | None:
     subfolders = [path for path in sorted(source.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     if files_of(source):
         items, names = read_pairs(source, kind, to_train=True)
-    elif filled := [folder for folder in subfolders if files_of(folder)]:
-        items, names = read_class_folders(source, filled, kind, to_train=True)
+    elif any(files_of(folder) for folder in subfolders):
+        items, names = read_class_folders(source, subfolders, kind, to_train=True)
     else:
         return None
     numbers = {value: number for number, value in enumerate(names, start=1)}
@@ -147,7 +148,9 @@ def _read_coco(path: Path, images: Path | None, part: str = "") -> Collection:
         if len(empty) == len(content.annotations):
             raise UserError(f"{which}, nor does any other; export polygons or run lengths")
         warnings.warn(f"{which}; {len(empty)} of {len(content.annotations)} annotations are like that", stacklevel=2)
-    return Collection(*coco_images(content, locate))
+    classes, items = coco_images(content, locate)
+    check_classes(len(classes), path)
+    return Collection(classes, items)
 
 
 def coco_images(
@@ -203,6 +206,7 @@ def _read_voc(source: Path, image_folder: Path, mask_folder: Path, workers: int,
         raise UserError(
             f"{mask_folder}: no mask holds a class, a value from 1 to 254 (0 is background, 255 is ignored)"
         )
+    check_classes(len(classes), mask_folder)
     items = []
     for (name, mask), (values, size) in zip(masks.items(), contents, strict=True):
         if one_object:

@@ -128,5 +128,8 @@ def test_without_weights_the_supports_alone_are_fitted(monkeypatch: pytest.Monke
     for words, arch in (([], None), (["--arch", "prior"], "prior"), (["--weights", "w.pth"], None)):
         monkeypatch.setattr(sys, "argv", ["predict.py", *folders, *words])
         assert predict.parse_arguments().arch == arch
+    monkeypatch.setattr(sys, "argv", ["predict.py", *folders, "--support", ""])
+    with pytest.raises(SystemExit, match="2"):
+        predict.parse_arguments()
     with pytest.raises(UserError, match="give either --weights FILE"):
         find_source("w.pth", "prior", None, [])

@@ -33,8 +33,8 @@ def test_which_images_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert find_queries(["photos/a.jpg", "photos/*.jpg"]) == (tmp_path / "photos", ["a.jpg"])
     assert find_queries(["photos", "more/f.jpg"], out) == (tmp_path, ["more/f.jpg", "photos/a.jpg", "photos/b/c.PNG"])
     assert find_queries(["photos/out"], [Path("photos")]) == (tmp_path / "photos/out", ["e.png"])
-    for wrong in ("absent", "photos/*.gif", "photos/b/*.txt/"):
-        with pytest.raises(UserError, match=re.escape(wrong)):
+    for wrong in ("absent", "photos/*.gif", "photos/b/*.txt/", ""):
+        with pytest.raises(UserError, match=re.escape(wrong or "'': no images")):
             find_queries(["photos", wrong])
 
 

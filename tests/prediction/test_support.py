@@ -86,6 +86,39 @@ def test_a_subfolder_for_each_class(tmp_path: Path) -> None:
         read_support(tmp_path)
 
 
+def test_class_folders_without_images_of_their_own(tmp_path: Path) -> None:
+    for name in ("cat/x", "dog/batch1"):
+        write(tmp_path / name / "a.jpg", photo())
+        write(tmp_path / name / "a.png", index(255))
+    with pytest.raises(UserError, match=rf"cat/x: a class is one folder; move these images into {tmp_path}/cat$"):
+        read_support(tmp_path)
+    for path in (tmp_path / "cat/x").iterdir():
+        path.rename(tmp_path / "cat" / path.name)
+    with pytest.raises(UserError, match=r"dog/batch1: a class is one folder"):
+        read_support(tmp_path)
+    for path in (tmp_path / "dog/batch1").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match=r"dog: a class without images; put some with masks in, or remove"):
+        read_support(tmp_path)
+
+
+def test_supports_of_no_class_and_of_too_many(tmp_path: Path) -> None:
+    for number in range(255):
+        (tmp_path / f"folders/c{number}").mkdir(parents=True)
+    write(tmp_path / "folders/c1/a.jpg", photo())
+    lines = "".join(f"a.jpg,1,2,3,4,c{number}\n" for number in range(255))
+    (tmp_path / "boxes.csv").write_text(f"file,left,top,right,bottom,class\n{lines}")
+    for boxes, named in ((None, "folders"), (tmp_path / "boxes.csv", "boxes.csv")):
+        with pytest.raises(UserError, match=rf"{named}: has 255 classes, and masks tell at most 254 apart"):
+            read_support(tmp_path / "folders", boxes)
+    write(tmp_path / "export/a.jpg", photo())
+    images = [{"id": 1, "file_name": "a.jpg", "height": 20, "width": 30}]
+    content = {"images": images, "categories": [{"id": 1, "name": "cat"}], "annotations": []}
+    (tmp_path / "export/coco.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"coco\.json: marks no object; annotate one"):
+        read_support(tmp_path / "export")
+
+
 def test_labelme(tmp_path: Path) -> None:
     write(tmp_path / "a.png", photo())
     write(tmp_path / "b.jpg", photo())
