@@ -2,9 +2,9 @@
 
 A line is one class found in one image: `file`, `class`, `value` in the mask, `area` in pixels, `score`, `scores` of its
 objects one by one (`prediction.objects`), `box` (left, top, right, bottom in pixels, the last two exclusive),
-`seconds`, `found` (how many classes, so many lines there are of the file), `mask`, `overlay` and `probability` (files,
-where they were asked for), `certainty` of the whole mask, `digest` (SHA-256 of the image's file) and `bytes` (its
-size). Where nothing is found there is one line without a class.
+`seconds`, `found` (how many classes, so many lines there are of the file), `size` (height and width), `mask`, `overlay`
+and `probability` (files, where they were asked for), `certainty` of the whole mask, `digest` (SHA-256 of the image's
+file) and `bytes` (its size). Where nothing is found there is one line without a class.
 """
 
 import json

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dataset.prepare.files import is_intact_png
 from prediction.drawing import draw_overlay
+from prediction.formats.images import is_as_told, read_mask
 from prediction.manifest import Record
 from prediction.objects import object_scores
 from prediction.predictor import Found, Prediction
@@ -64,12 +65,14 @@ class Outputs:
             **({"probability": f"{FOLDERS['probability']}/{name}.png"} if self.kinds.probabilities else {}),
         }
 
-    def is_whole(self, record: Record) -> bool:
-        """Whether the outputs that a record names are there and intact, by reading them."""
-        mask, overlay, probability = (record.get(kind, "") for kind in ("mask", "overlay", "probability"))
+    def is_whole(self, records: Sequence[Record]) -> bool:
+        """Whether the outputs of an image are there and intact, and its mask what the records tell, by reading them."""
+        mask, overlay, probability = (records[0].get(kind, "") for kind in ("mask", "overlay", "probability"))
         images = [mask, *([probability] if probability else [])]
-        return all(is_intact_png(self.folder / path) for path in images) and (
-            not overlay or _is_whole_jpeg(self.folder / overlay)
+        return (
+            all(is_intact_png(self.folder / path) for path in images)
+            and is_as_told(read_mask(self.folder / mask), records)
+            and (not overlay or _is_whole_jpeg(self.folder / overlay))
         )
 
     def write(
@@ -96,7 +99,7 @@ class Outputs:
             save_probability(self.folder / paths["probability"], prediction.probability)
         shared = {
             **{"seconds": round(seconds, 4), "found": len(found), "certainty": round(prediction.certainty, 4)},
-            **{**paths, **(about or {})},
+            **{"size": [*mask.shape], **paths, **(about or {})},
         }
         nothing = {"file": file, "class": None, "value": None, "area": 0, "score": 0.0, "box": None, **shared}
         scores = object_scores(prediction.mask, prediction.class_probabilities)

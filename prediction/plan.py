@@ -100,7 +100,7 @@ def make_plan(
                 stale[group.file] = record
             elif done[number]:
                 done[number] = _is_unchanged(root + group.file, record)
-                done[number] &= not verify or _is_verified(queries.root / group.file, record, outputs)
+                done[number] &= not verify or _is_verified(queries.root / group.file, group.records, outputs)
     left = [file for file, known in zip(files, done, strict=True) if not known]
     return PredictionPlan(support, queries, share, outputs, left, list(stale.values()))
 
@@ -113,8 +113,8 @@ def _is_unchanged(path: str, record: Record) -> bool:
         return True
 
 
-def _is_verified(path: Path, record: Record, outputs: Outputs) -> bool:
-    return contents_of(path).get("digest") in (None, record.get("digest")) and outputs.is_whole(record)
+def _is_verified(path: Path, records: Sequence[Record], outputs: Outputs) -> bool:
+    return contents_of(path).get("digest") in (None, records[0].get("digest")) and outputs.is_whole(records)
 
 
 def begin(plan: PredictionPlan, settings: Mapping[str, Any], overwrite: bool) -> None:

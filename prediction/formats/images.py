@@ -1,7 +1,7 @@
 """What a run has found, image by image, from its manifest and masks."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,8 @@ from prediction.manifest import NAME, Record
 from prediction.objects import MaskObject, find_objects
 from util.errors import UserError, first_line
 from util.tiff import Georeference, read_georeference
+
+ANEW = "run again with --verify, which writes it anew"
 
 
 class Segment(NamedTuple):
@@ -53,12 +55,15 @@ def segmented_images(folder: Path, root: Path) -> Iterator[SegmentedImage]:
 def _image(folder: Path, root: Path, file: str, records: list[Record]) -> SegmentedImage:
     path = folder / records[0]["mask"]
     mask = read_mask(path)
+    height, width = mask.shape
+    if (size := records[0].get("size", [height, width])) != [height, width]:
+        raise UserError(f"{path}: is {width}x{height}, and the manifest says {size[1]}x{size[0]}; {ANEW}")
     known = {record["value"]: record for record in records if record["class"] is not None}
     scores = {value: iter(record.get("scores", ())) for value, record in known.items()}
     segments = []
     for item in find_objects(mask):
         if item.value not in known:
-            raise UserError(f"{path}: holds the value {item.value}, which the manifest does not; run with --overwrite")
+            raise UserError(f"{path}: holds the value {item.value}, which the manifest does not; {ANEW}")
         record = known[item.value]
         segments.append(Segment(record["class"], next(scores[item.value], record["score"]), item))
     name = str(Path(records[0]["mask"]).relative_to("masks").with_suffix(""))
@@ -71,4 +76,13 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
         with path.open("rb") as file, PngImageFile(file) as image:  # `Image.open` takes a large one for an attack
             return np.array(image, np.uint8)
     except Exception as error:  # damaged files make Pillow fail in any way there is
-        raise UserError(f"{path}: no readable mask ({first_line(error)}); run again, which writes it anew") from None
+        raise UserError(f"{path}: no readable mask ({first_line(error)}); {ANEW}") from None
+
+
+def is_as_told(mask: NDArray[np.uint8], records: Sequence[Record]) -> bool:
+    """Whether a mask has the size that an image's records tell, if they do, and of every class the area."""
+    counts = np.sum([np.bincount(row, minlength=256) for row in mask], 0).tolist()
+    areas = [(value, count) for value, count in enumerate(counts) if value and count]
+    told = [(record.get("value"), record.get("area")) for record in records if record.get("class") is not None]
+    is_of_size = records[0].get("size", [*mask.shape]) == [*mask.shape]
+    return is_of_size and len(told) == len(areas) and all(pair in told for pair in areas)

@@ -6,16 +6,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from prediction.manifest import read_manifest
 from prediction.settings import is_ours
-from tests.predict.runs import arguments, killed_at, lasting, manifest, read, scene, write_photos
+from tests.predict.runs import arguments, killed_at, lasting, manifest, masks, read, scene, write_photos
 from tests.processes import start_processes
 from tests.toy import generator
 from util.errors import UserError
 from util.files import claimed
+from util.visualize import save_index
 
 
 def test_what_is_done_is_left_in_peace(run: Any, tmp_path: Path, support: Path) -> None:
@@ -93,6 +95,25 @@ def test_one_run_at_a_time(run: Any, tmp_path: Path) -> None:
     with claimed(tmp_path / "out", is_ours), pytest.raises(UserError, match="another run is writing to it"):
         run()
     assert run() == 0
+
+
+def test_a_mask_that_was_exchanged_is_written_anew(run: Any, tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 4)
+    assert run() == 0
+    expected, folder = masks(tmp_path), tmp_path / "out/masks"
+    others = {"0.png": np.zeros((5, 5), np.uint8), "1.png": 7 - read(folder / "1.png"), "2.png": read(folder / "2.png")}
+    others["2.png"] = np.where(np.arange(52) < 26, others["2.png"], 0).astype(np.uint8)  # half of it
+    others["2.png"][0, 0] = 1
+    for name, mask in others.items():
+        save_index(folder / name, mask)
+    remedy = "run again with --verify, which writes it anew"
+    with pytest.raises(UserError, match=rf"0\.png: is 5x5, and the manifest says 52x40; {remedy}"):
+        run("--format", "csv,coco")
+    (folder / "3.png").unlink()
+    assert run("--format", "csv,coco", "--verify") == 0 and masks(tmp_path) == expected
+    (folder / "3.png").unlink()
+    with pytest.raises(UserError, match=rf"3\.png: no readable mask .*; {remedy}"):
+        run("--format", "csv")
 
 
 def test_replaced_and_renamed_images(run: Any, tmp_path: Path) -> None:
