@@ -51,7 +51,8 @@ def find_queries(patterns: Sequence[str], leave_out: Sequence[Path] = ()) -> Que
         root, names, others = _matches(pattern, holds_results)
         if others:
             first = printable(os.path.join(root, min(others)))
-            print(f"{pattern}: {len(others)} files or folders are no images, or results; the first is {first}")
+            what = "files or folders are no images, or results, or links to folders or to nothing"
+            print(f"{pattern}: {len(others)} {what}; the first is {first}")
         if not names:
             raise UserError(
                 f"{pattern or repr(pattern)}: no images; give a folder, or a pattern in quotes such as 'photos/*.jpg'"
@@ -80,12 +81,16 @@ def _matches(pattern: str, holds_results: Callable[[str], bool]) -> tuple[str, l
     matched = glob.glob(rest, root_dir=root or None, recursive=True)
     files = [os.path.normpath(name) for name in matched if os.path.isfile(os.path.join(root, name))]
     parents = {name: [str(parent) for parent in Path(name).parents][:-1] for name in files}
-    others = [name for name in files if any(holds_results(os.path.join(root, parent)) for parent in parents[name])]
+    others = [name for name in matched if not os.path.exists(os.path.join(root, name))]
+    others += [name for name in files if any(holds_results(os.path.join(root, parent)) for parent in parents[name])]
     return root, sorted({*files} - {*others}), others
 
 
 def _below(folder: str, start: str, holds_results: Callable[[str], bool]) -> Iterator[tuple[str, bool]]:
-    """Files below a folder, with `start` before their names, and whether they are images; folders of results too."""
+    """Files below a folder, with `start` before their names, and whether they are images.
+
+    What is left out is there too: folders of results, links to folders, and links that lead nowhere.
+    """
     with os.scandir(folder) as entries:
         for entry in entries:
             name = start + entry.name
@@ -101,6 +106,8 @@ def _below(folder: str, start: str, holds_results: Callable[[str], bool]) -> Ite
                     yield name, False
                 else:
                     yield from _below(entry.path, name + os.sep, holds_results)
+            elif entry.is_symlink():
+                yield name, False
 
 
 def _listed(path: Path) -> list[str]:

@@ -21,6 +21,7 @@ from util.pixels import IGNORE
 Box = tuple[float, ...]  # left, top, right, bottom in pixels, the last two exclusive
 
 BOX_COLUMNS = ("left", "top", "right", "bottom")
+COLUMNS = ("file", *BOX_COLUMNS, "class")  # the last may be missing
 
 
 class SupportClass(NamedTuple):
@@ -96,7 +97,7 @@ def _by_class(annotated: Sequence[AnnotatedImage], names: dict[int, str]) -> lis
 
 def read_boxes(path: Path, folder: Path) -> list[SupportClass]:
     """The classes of a CSV file of boxes in images below a folder; UserError names the line that is wrong."""
-    wanted = ",".join(("file", *BOX_COLUMNS))
+    wanted = ",".join(COLUMNS[:-1])
     boxes: dict[str, dict[Path, list[Box]]] = {}
     reader = csv.reader(io.StringIO(read_text(path, "CSV file")), skipinitialspace=True)
     columns: list[str] = []
@@ -109,6 +110,9 @@ def read_boxes(path: Path, folder: Path) -> list[SupportClass]:
                 continue
             if not columns:
                 columns = fields
+                if "file" in fields and (unknown := [name for name in fields if name not in COLUMNS]):
+                    what = f"the column {unknown[0]!r} is not known"
+                    raise UserError(f"{path}:{start}: {what}; should be {wanted} and perhaps class")
                 continue
             record = dict(zip(columns, fields, strict=False))
             box = _box([record.get(side, "") for side in BOX_COLUMNS])

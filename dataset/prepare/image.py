@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from dataset.prepare.files import check_image, is_intact_png, run_all, write_label
-from util.errors import UserError
+from util.errors import UserError, printable
 from util.image import SIDEWAYS, is_image, open_image, orientation, shown_size, upright
 from util.mask import Colours, InterpretedMask, Label, MaskKind, interpret_mask
 from util.pixels import IGNORE
@@ -104,6 +104,12 @@ def files_below(folder: Path, suffix: str | None = None) -> list[Path]:
     found = sorted(path.relative_to(folder) for path in folder.rglob("*") if suffix in (None, path.suffix.lower()))
     shown = [folder / path for path in found if not any(part.startswith(".") for part in path.parts)]
     return [path for path in shown if path.is_file() and (suffix or is_image(path))]
+
+
+def tell_left_out(images: Sequence[Path], lacking: str) -> None:
+    """Say how many images are left out as they lack something."""
+    if images:
+        print(f"{len(images)} images without {lacking} are left out; the first is {printable(str(images[0]))}")
 
 
 def composed(path: Path | str) -> str:

@@ -13,7 +13,16 @@ from PIL import Image, ImageDraw
 
 from dataset.prepare.annotations import AREAS, FREE_FORMS, LabelMeFile, LabelMeShape, paint, parse
 from dataset.prepare.files import run_all
-from dataset.prepare.image import AnnotatedImage, Collection, Size, check_classes, composed, find_image
+from dataset.prepare.image import (
+    AnnotatedImage,
+    Collection,
+    Size,
+    check_classes,
+    composed,
+    files_below,
+    find_image,
+    tell_left_out,
+)
 from util.errors import UserError
 from util.image import is_image
 from util.mask import Label
@@ -49,6 +58,8 @@ def read_labelme(root: Path, files: Sequence[Path], images: Path | None, workers
         size = (height, width) if height and width else None
         draw = partial(_draw, file, content.shapes, classes)
         items.append(AnnotatedImage(str(file.relative_to(root).with_suffix("")), image, size, draw))
+    others = [path for path in files_below(images or root) if path.resolve() not in annotated_by]
+    tell_left_out(others, "an annotation")
     return Collection(names, items)
 
 

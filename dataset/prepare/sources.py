@@ -34,10 +34,11 @@ from dataset.prepare.image import (
     read_label,
     renumbered,
     spellings,
+    tell_left_out,
 )
 from dataset.prepare.labelme import read_labelme
 from dataset.prepare.pairs import SINGLE, files_of, read_class_folders, read_pairs
-from util.errors import UserError, printable
+from util.errors import UserError
 from util.files import numbered_lines
 from util.mask import Colours, Label, MaskKind
 from util.pixels import IGNORE
@@ -191,9 +192,7 @@ def _read_voc(source: Path, image_folder: Path, mask_folder: Path, workers: int,
     known = spellings(images)
     image_of = {name: known.get(name, known.get(name.casefold(), "")) for name in masks}
     raise_if_any([f"{masks[name]} has no image in {image_folder}" for name in masks if not image_of[name]], "masks")
-    if left_out := sorted(images.keys() - set(image_of.values())):
-        first = printable(str(images[left_out[0]]))
-        print(f"{len(left_out)} images without a mask are left out; the first is {first}")
+    tell_left_out([images[name] for name in sorted(images.keys() - set(image_of.values()))], "a mask")
     contents = run_all(_content, [(mask, colours, kind) for mask in masks.values()], "classes", workers, "masks")
     present = set().union(*(values for values, _ in contents))
     if one_object := present == {0, IGNORE} and kind is None and not colours:

@@ -59,7 +59,12 @@ def test_results_of_other_runs_are_no_queries(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "sub/other/run.json").write_text("[]")  # somebody else's
     for pattern in (str(tmp_path), f"{tmp_path}/**/*.jpg"):
         assert find_queries([pattern]).files == ["a.jpg", "sub/other/b.jpg"]
-    assert "3 files or folders are no images, or results; the first is" in capsys.readouterr().out
+    assert "3 files or folders are no images, or results, or links" in capsys.readouterr().out
+    (tmp_path / "sub/more").symlink_to(tmp_path / "sub/other")
+    (tmp_path / "sub/gone.jpg").symlink_to(tmp_path / "absent.jpg")
+    for pattern, count in (("sub", 4), ("sub/**/*.jpg", 2)):  # with the results below sub/run
+        assert "other/b.jpg" in find_queries([str(tmp_path / pattern)]).files
+        assert f"{count} files or folders are no images, or results, or links" in capsys.readouterr().out
     list_file = tmp_path / "sub/list.txt"
     list_file.write_text("other/b.jpg\n\n../a.jpg\nother/../gone.jpg\n")
     assert find_queries([str(list_file)]) == (tmp_path / "sub", ["../a.jpg", "gone.jpg", "other/b.jpg"])

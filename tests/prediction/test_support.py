@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def test_supports_of_no_class_and_of_too_many(tmp_path: Path) -> None:
         read_support(tmp_path / "export")
 
 
-def test_labelme(tmp_path: Path) -> None:
+def test_labelme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "a.png", photo())
     write(tmp_path / "b.jpg", photo())
     write(tmp_path / "without.jpg", photo())
@@ -128,6 +129,7 @@ def test_labelme(tmp_path: Path) -> None:
     cat, dog = read_support(tmp_path)
     assert (cat.name, cat.value, cat.images) == ("cat", 1, [tmp_path / "a.png"])
     assert (dog.name, dog.value, dog.images) == ("dog", 2, [tmp_path / "a.png", tmp_path / "b.jpg"])
+    assert re.search(r"1 images without an annotation .* first is .*/without\.jpg$", capsys.readouterr().out, re.M)
     expected = np.zeros((20, 30), bool)
     expected[3:13, 7:11] = True
     assert np.array_equal(cat.masks[0], expected)
@@ -165,6 +167,9 @@ def test_boxes(tmp_path: Path) -> None:
             read_support(tmp_path, file)
     file.write_text("a.jpg,1,2,3,4\na.jpg,1,2,3,4\n")
     with pytest.raises(UserError, match=r"boxes\.csv:2: .*as the first line"):
+        read_support(tmp_path, file)
+    file.write_text("file,left,top,right,bottom,label\na.jpg,1,2,3,4,dog\n")
+    with pytest.raises(UserError, match=r"boxes\.csv:1: the column 'label' is not known; should be .* perhaps class"):
         read_support(tmp_path, file)
     file.write_text("")
     with pytest.raises(UserError, match="no boxes"):
