@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from model import parts
 from model.methods.method import Method
 from prediction.predictor import Predictor
 from util.checkpoint import read_checkpoint, read_metadata
+from util.errors import UserError
 from util.files import atomic_write
 
 NAME = "fitted.safetensors"
@@ -41,11 +43,16 @@ def flatten(mapping: Mapping[str, Any]) -> dict[str, Any]:
 def load_fitted(path: Path, predictor: Predictor) -> bool:
     """Let the predictor know the states in a file, so that `set_support` finds them by what the supports show.
 
-    False where there is no such file, or one of another method, backbone or size. UserError for a damaged one.
+    False where there is no such file, one of another method, backbone or size, or, with a warning, a damaged one.
     """
-    if not path.is_file() or read_metadata(path).get("fitted_by") != identity(predictor):
+    try:
+        if not path.is_file() or read_metadata(path).get("fitted_by") != identity(predictor):
+            return False
+        content = read_checkpoint(path)
+    except UserError:
+        warnings.warn(f"{path}: is damaged; what it held is fitted anew", stacklevel=2)
         return False
-    for name, x in read_checkpoint(path).items():
+    for name, x in content.items():
         *keys, last = name.split(".")
         state = predictor.known
         for key in keys:

@@ -10,7 +10,6 @@ from prediction.fitted import load_fitted, save_fitted
 from prediction.predictor import Predictor
 from tests.prediction.test_predictor import shapes
 from util.config import Config, load_config
-from util.errors import UserError
 
 
 def fresh(model_seed: int = 0) -> Predictor:
@@ -42,8 +41,9 @@ def test_a_file_of_another_backbone_or_a_damaged_one_is_not_taken(tmp_path: Path
     predictor.set_support(*shapes(50, 60))
     assert save_fitted(file, predictor) and not load_fitted(file, fresh(1))
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"fitted\.safetensors"):
-        load_fitted(file, predictor)
+    with pytest.warns(UserWarning, match=r"fitted\.safetensors: is damaged; what it held is fitted anew"):
+        assert not load_fitted(file, predictor)
+    assert save_fitted(file, predictor) and load_fitted(file, predictor)
 
 
 def test_states_of_other_kinds_are_left(tmp_path: Path, experiment: tuple[Config, Path]) -> None:
