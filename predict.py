@@ -17,6 +17,8 @@ from util.arguments import Parser, folder
 from util.errors import UserError, run_main
 from util.pixels import MaskKind
 
+OVERLAP = 0.25  # of neighbouring tiles, where nothing else is asked for
+
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
@@ -43,7 +45,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--no-overlays", action="store_true", help="write masks alone")
     parser.add_argument("--batch", type=int, metavar="N", help="images per pass through the network (CPU 1, GPU 16)")
     parser.add_argument("--tile", type=int, metavar="SIDE", help="cut larger images into squares of so many pixels")
-    parser.add_argument("--overlap", type=float, default=0.25, metavar="P", help="part that neighbouring tiles share")
+    parser.add_argument(
+        "--overlap", type=float, default=OVERLAP, metavar="P", help="part that neighbouring tiles share"
+    )
     parser.add_argument("--scale", choices=["auto"], help="cut supports like tiles, for objects of the same scale")
     parser.add_argument("--bands", metavar="N,...", help="of TIFF files: one band, or those for red, green and blue")
     parser.add_argument("--page", type=int, metavar="N", help="of TIFF files that have several")
@@ -68,10 +72,13 @@ def parse_arguments() -> argparse.Namespace:
 
 def check_arguments(arguments: argparse.Namespace) -> None:
     """UserError for what cannot go together, or is no value for an option."""
-    if arguments.batch is not None and arguments.batch < 1:
-        raise UserError(f"--batch {arguments.batch}: should be at least 1")
+    for name in ("batch", "tile", "page"):
+        if (value := getattr(arguments, name)) is not None and value < 1:
+            raise UserError(f"--{name} {value}: should be at least 1")
     if arguments.threshold is not None and not 0 < arguments.threshold < 1:
         raise UserError(f"--threshold {arguments.threshold}: should be between 0 and 1")
+    if arguments.overlap != OVERLAP and not arguments.tile:
+        raise UserError(f"--overlap {arguments.overlap}: is one of tiles; give --tile SIDE, too")
     if arguments.scale and not arguments.tile:
         raise UserError("--scale auto: cuts supports like tiles; give --tile SIDE, too")
     if arguments.finish and (arguments.part or arguments.overwrite):

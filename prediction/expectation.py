@@ -1,6 +1,7 @@
 """What to expect of a support set, before more is labelled: every support is segmented by the others."""
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -169,7 +170,7 @@ def lines(expected: Mapping[str, Expectation], used: str) -> list[str]:
 
 
 def write_curve(folder: Path, predictor: Predictor, support: Sequence[SupportClass], threshold: float) -> None:
-    """Write the IoU by the number of masks as curve.json and curve.png; changes the support."""
+    """Write the IoU by the number of masks as curve.json and curve.png, if there are any; changes the support."""
     from matplotlib.figure import Figure  # slow to import, and needed here alone
 
     images = list(dict.fromkeys(image for item in support for image in item.images))
@@ -182,11 +183,14 @@ def write_curve(folder: Path, predictor: Predictor, support: Sequence[SupportCla
             ious += [trial.ious[threshold] for trial in trials]
         if ious:
             points[number] = (round(float(np.mean(ious)), 4), *interval_of(np.array(ious)))
+    if not points:
+        warnings.warn("--curve: no class has two supports, one to try the other on; none is written", stacklevel=2)
+        return
     rows = [{"masks": number, "iou": mean, "interval": (low, high)} for number, (mean, low, high) in points.items()]
     atomic_write(folder / "curve.json", json.dumps(rows, indent=1) + "\n")
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.add_subplot(xlabel="images with masks", ylabel="mean IoU", ylim=(0, 1))
-    means, lows, highs = (list(column) for column in zip(*points.values(), strict=True)) if points else ([], [], [])
+    means, lows, highs = (list(column) for column in zip(*points.values(), strict=True))
     axes.plot([*points], means, "o-")
     axes.fill_between([*points], lows, highs, alpha=0.2)
     with atomic_open(folder / "curve.png") as file:

@@ -24,15 +24,19 @@ def open_shared(source: str | Path, overrides: Sequence[str] = (), config: Path 
     """Config, with `--opts` on top, and weights of a trained network; for a checkpoint the config may be named.
 
     `source` is a checkpoint, a name of the zoo, a folder that `tools.share` wrote, or a repository of the Hugging Face
-    hub as `user/name`. UserError where it is none of these, or something of it is missing.
+    hub as `user/name`. UserError where it is none of these, something of it is missing, or a config is named for one
+    that has its own.
     """
     path = Path(source)
     if path.is_file():
         cfg = load_config(config, overrides) if config else checkpoint_config(path, overrides)
         return cfg, path
-    if str(source) in entries():
-        return entries()[str(source)].open(overrides)
-    folder = path if path.is_dir() else download_repository(str(source))
+    entry = entries().get(str(source))
+    folder = path if entry or path.is_dir() else download_repository(str(source))
+    if config:
+        raise UserError(f"--config {config}: {source} has its own; leave it out, or change keys of that by --opts")
+    if entry:
+        return entry.open(overrides)
     for name in (WEIGHTS, CONFIG):
         if not (folder / name).is_file():
             raise UserError(f"{source}: has no {name}; give a folder or repository that `python -m tools.share` wrote")

@@ -246,5 +246,6 @@ def test_folders_that_will_not_do(run: Any, support: Path, tmp_path: Path) -> No
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file: File exists; fix that, then run the same command again"):
         run("--out", tmp_path / "file")
-    with pytest.raises(UserError, match="--batch 0"):
-        run("--batch", 0)
+    for wrong in (["--batch", 0], ["--tile", 0], ["--page", 0], ["--overlap", 0.3]):
+        with pytest.raises(UserError, match=f"{wrong[0]} {wrong[1]}: "):
+            run(*wrong)

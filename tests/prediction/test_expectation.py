@@ -115,3 +115,7 @@ def test_the_curve(bright: Bright, tmp_path: Path) -> None:
     assert {len(classes["thing"][0]) for classes in bright.sets} == {1, 2, 5}
     with Image.open(tmp_path / "curve.png") as image:
         assert image.width > 400
+    alone = tmp_path / "alone"
+    with pytest.warns(UserWarning, match="--curve: no class has two supports"):
+        write_curve(alone, bright, [supports(tmp_path, 1, [200])], 0.5)  # type: ignore[arg-type]
+    assert not alone.exists()

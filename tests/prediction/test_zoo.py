@@ -24,6 +24,8 @@ def test_every_name_has_its_config() -> None:
         Predictor.from_pretrained("hmnet-pascal-0-resnet50-1")
     with pytest.raises(UserError, match="no name that .*tools.zoo.* prints; nearest is hmnet-lite"):
         Predictor.from_pretrained("hmnet-light")
+    with pytest.raises(UserError, match=r"--config c\.yaml: hmnet-lite has its own; leave it out"):
+        open_shared("hmnet-lite", config=Path("c.yaml"))
 
 
 def test_a_published_network_is_found_where_it_belongs(tmp_path: Path) -> None:
