@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias
 
@@ -33,10 +34,13 @@ FORMATS = tuple(name for name in DECODED if name in Image.OPEN)  # not every Pil
 SUFFIXES = {suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO")}
 OTHER_FORMATS = re.compile(r"\.(hei[cf]s?|jxl|svgz?|psd|dng|cr[23]|nef|arw|orf|rw2|raf|eps|exr|hdr|fits?|dcm)", re.I)
 BITS, TYPES, ZERO = 258, 339, 262  # tags of TIFF: bits and type of a channel; whether white (0) or black is zero
+KIND, COPY, MASK = 254, 1, 4  # the tag of TIFF that says what a page is, and its bits
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras, microscopes and scanners use of 16
 SAMPLED = 100  # images of a folder in which the highest value is looked for
 VARIED = 0.5  # of the pixels neither opaque nor transparent, from which on a TIFF's alpha is another channel
+
+_first_taken = count()  # how often the first of several pages was taken
 
 for _order, _big in ((b"II", ""), (b"MM", "B")):  # grey TIFF that Pillow can decode but does not know
     for _zero in (0, 1):
@@ -128,8 +132,8 @@ def read_image(source: ImageSource, max_side: int | None = None) -> RGB:
     Of integers of more than 8 bits the 8, 10, 12, 14 or 16 bits become 8 that hold the largest value of all images of
     the file's folder; where there are negative values, the range from the lowest to the highest; a warning says so.
     Floating point values are in [0, 1], and what is transparent becomes white. A file's image whose longer side exceeds
-    `max_side` is averaged down to it. Raises UserError naming the file that is missing, damaged or truncated, or the
-    array's shape.
+    `max_side` is averaged down to it. Of several pages or frames the first is taken, which one warning says of the
+    first such file. Raises UserError naming the file that is missing, damaged or truncated, or the array's shape.
     """
     if isinstance(source, Tensor | np.ndarray):
         return _from_array(as_array(source))
@@ -138,10 +142,29 @@ def read_image(source: ImageSource, max_side: int | None = None) -> RGB:
     if source is None:
         raise UserError("None instead of an image; give a file, a PIL image, an array or a tensor")
     with open_image(source) as image:
+        if _has_more(image) and next(_first_taken) == 0:
+            name = source if isinstance(source, str | Path) else getattr(source, "name", "the open file")
+            page = "the first one is taken, as of all such files (of TIFF files predict.py --page N takes another)"
+            warnings.warn(f"{name}: has several pages or frames; {page}", stacklevel=2)
         if max_side is None:
             return _from_pillow(image)
         image.draft(None, (max_side, max_side))  # a JPEG decodes at 1/2, 1/4 or 1/8 as long as that is no smaller
         return _limit_side(_from_pillow(image), max_side)
+
+
+def _has_more(image: Image.Image) -> bool:
+    """Whether a file has frames or pages beside the first; a JPEG's smaller copies, a TIFF's and its mask are none."""
+    if not getattr(image, "is_animated", False) or image.format == "MPO":
+        return False
+    if not isinstance(image, TiffImageFile):
+        return True
+    try:
+        image.seek(1)
+        return not image.tag_v2.get(KIND, 0) & (COPY | MASK)
+    except Exception:  # a page that Pillow does not know
+        return True
+    finally:
+        image.seek(0)
 
 
 def as_array(values: Tensor | NDArray[Any]) -> NDArray[Any]:

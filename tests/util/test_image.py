@@ -1,4 +1,5 @@
 import io
+import itertools
 import struct
 import warnings
 from pathlib import Path
@@ -211,6 +212,29 @@ def test_what_pillow_decodes_is_an_image_whatever_its_suffix(tmp_path: Path) -> 
     assert not is_image(tmp_path / ".hidden.jpg")
     with pytest.raises(UserError, match=r"a.HEIC: images of this format are not read; save it as PNG or JPEG"):
         read_image(tmp_path / "a.HEIC")
+
+
+def test_of_several_pages_or_frames_the_first_is_taken_and_that_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *more = (Image.fromarray(noise(40, 60, 3)) for _ in range(3))
+    several = {"save_all": True, "append_images": more}
+    for name, options in (("a.tif", several), ("a.gif", several), ("a.webp", {**several, "lossless": True})):
+        monkeypatch.setattr("util.image._first_taken", itertools.count())
+        first.save(tmp_path / name, **options)
+        with pytest.warns(UserWarning, match=rf"{name}: has several pages or frames; the first one is taken") as told:
+            images = [read_image(tmp_path / name) for _ in range(2)]
+        assert len(told) == 1 and all(np.abs(image.astype(int) - np.asarray(first)).mean() < 20 for image in images)
+    monkeypatch.setattr("util.image._first_taken", itertools.count())
+    first.save(tmp_path / "b.jpg", format="MPO", save_all=True, append_images=[first.resize((30, 20))])
+    copy = first.resize((30, 20))
+    copy.encoderinfo = {"tiffinfo": {254: 1}}  # a smaller copy, as in a pyramid
+    first.save(tmp_path / "b.tif", save_all=True, append_images=[copy])
+    first.save(tmp_path / "c.tif")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("b.jpg", "b.tif", "c.tif"):
+            assert read_image(tmp_path / name).shape == (40, 60, 3)
 
 
 def test_tensors_and_open_files_of_every_kind() -> None:
