@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import binascii
 import io
 import os
 import urllib.error
@@ -178,7 +177,7 @@ class NoRedirect(urllib.request.HTTPRedirectHandler):
 def _decode(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise UserError(f"no base64 ({error})") from None
 
 

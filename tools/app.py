@@ -17,7 +17,7 @@ from typing import Any
 from prediction.choice import FREE, USUAL, find_source, open_predictor
 from prediction.zoo import entries
 from tools.browser.session import Limits, Network
-from util.arguments import Parser
+from util.arguments import Parser, check_port
 from util.config import load_config
 from util.errors import UserError, run_main
 
@@ -42,7 +42,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--max-supports", type=int, default=20, metavar="N")
     parser.add_argument("--max-queries", type=int, default=500, metavar="N")
     parser.add_argument("--cache-mb", type=float, default=1000, metavar="N", help="memory for images' features")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    check_port(arguments.port)
+    return arguments
 
 
 def first_name(arguments: argparse.Namespace) -> str:

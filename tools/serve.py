@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from prediction.choice import find_source, open_predictor
 from prediction.service import BusyError, Event, PredictRequest, Service, SupportRequest, as_objects
-from util.arguments import Parser
+from util.arguments import Parser, check_port
 from util.errors import UserError, run_main
 from util.visualize import encode_index
 
@@ -121,6 +121,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 ...")
     parser.add_opts("key value ..., instead of the config's")
     arguments = parser.parse_args()
+    check_port(arguments.port)
     if arguments.host not in LOCAL and not arguments.token:
         raise UserError(f"--host {arguments.host}: others could use the service; give a --token")
     return arguments

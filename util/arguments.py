@@ -23,6 +23,12 @@ def folder(text: str) -> Path:
     return Path(text)
 
 
+def check_port(port: int) -> None:
+    """UserError for a number that no port has."""
+    if not 0 <= port < 1 << 16:
+        raise UserError(f"--port {port}: should be from 0 to {(1 << 16) - 1}")
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that takes no abbreviations, and whose --opts ends at the next flag."""
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from util.errors import UserError
 pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 
-from tools import serve
+from tools import app, serve
 
 INTERFACE = """<View><Image name="img" value="$photo"/><{0} name="tag" toName="img">
 <Label value="thing"/><Label value="other"/></{0}></View>"""
@@ -88,6 +89,7 @@ def test_mistakes_are_answered_in_one_line(client: Any) -> None:
         ({"classes": {}}, "classes: Dictionary should have at least 1 item"),
         ({"classes": {"a": [{"image": "x"}]}}, "classes.a.0.mask: Field required"),
         ({"classes": {"a": [{"image": "*", "mask": ""}]}}, "no base64"),
+        ({"classes": {"a": [{"image": "é", "mask": ""}]}}, "no base64"),
         ({"classes": {"a": [{"image": as_text(image), "mask": as_text(mask * 0)}]}}, "marks no object"),
     ):
         answer = client.post("/support", json=shots)
@@ -106,6 +108,13 @@ def test_others_need_the_token(predictor: Predictor, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "argv", ["serve", "--host", "0.0.0.0"])
     with pytest.raises(UserError, match=r"--host 0.0.0.0: others could use the service; give a --token"):
         serve.parse_arguments()
+
+
+def test_ports_that_there_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    for port, parse in itertools.product(("99999999", "-1"), (serve.parse_arguments, app.parse_arguments)):
+        monkeypatch.setattr(sys, "argv", ["serve", "--port", port])
+        with pytest.raises(UserError, match=f"--port {port}: should be from 0 to 65535"):
+            parse()
 
 
 def test_too_many_requests_are_sent_away(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:

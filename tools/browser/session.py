@@ -176,10 +176,13 @@ class Session:
         if self.shot is None:
             raise UserError("there is no support image yet that this mask could belong to")
         read_upload(path, self.limits)  # is it an image at all, and of a size to be read
-        index = interpret_mask(path).label
-        count = len(set(np.unique(index)) - {0, IGNORE})
-        if count > 1:
-            raise UserError(f"{Path(path).name}: marks {count} classes; give a mask of the one object, white on black")
+        try:
+            index = interpret_mask(path).label
+            if (count := len(set(np.unique(index)) - {0, IGNORE})) > 1:
+                raise UserError(f"marks {count} classes")
+        except UserError as error:  # whose remedy is an option of predict.py
+            reason = str(error).removeprefix(f"{path}: ").partition(";")[0]
+            raise UserError(f"{Path(path).name}: {reason}; give a mask of the one object, white on black") from None
         self.shot.change(object_mask(index, self.shot.image.shape[:2], self.shot.path.name))
 
     def read_painting(self, value: Any) -> None:

@@ -82,6 +82,10 @@ def test_masks_from_files(tmp_path: Path) -> None:
     Image.fromarray(other).save(tmp_path / "two.png")
     with pytest.raises(UserError, match=r"^two\.png: marks 2 classes"):
         session.read_mask(str(tmp_path / "two.png"))
+    with pytest.raises(
+        UserError, match=r"^image\.jpg: a mask in [^;]*; give a mask of the one object, white on black$"
+    ):
+        session.read_mask(str(tmp_path / "image.jpg"))
     assert (session.shot.mask == mask).all()
 
 
