@@ -51,13 +51,21 @@ def object_mask(source: Any, size: tuple[int, ...], where: str) -> NDArray[np.ui
 
 def as_lists(images: Any, masks: Any) -> tuple[list[ImageSource], list[MaskSource]]:
     """Images and masks as lists; a single image and its mask as lists of one."""
-    if not isinstance(images, str | Path | Image.Image) and not hasattr(images, "read"):
-        if getattr(images, "ndim", 4) > 3 and isinstance(images, Iterable):
-            return list(images), list(masks) if isinstance(masks, Iterable) else [masks]
-        if not isinstance(images, np.ndarray | Tensor):
-            raise UserError(f"{type(images).__name__} instead of images; give files, PIL images, arrays or tensors")
+    if not is_single(images):
+        return list(images), list(masks) if isinstance(masks, Iterable) else [masks]
     in_list = isinstance(masks, list) and len(masks) == 1 and not isinstance(masks[0], list | tuple)
     return [images], masks if in_list else [masks]
+
+
+def is_single(images: Any) -> bool:
+    """Whether this is one image, and no iterable of several; UserError where it is neither."""
+    if isinstance(images, str | Path | Image.Image) or hasattr(images, "read"):
+        return True
+    if getattr(images, "ndim", 4) > 3 and isinstance(images, Iterable):
+        return False
+    if not isinstance(images, np.ndarray | Tensor):
+        raise UserError(f"{type(images).__name__} instead of images; give files, PIL images, arrays or tensors")
+    return True
 
 
 def as_boxes(source: Any, size: tuple[int, ...]) -> list[Any] | None:
@@ -86,5 +94,5 @@ def mask_from_boxes(boxes: Sequence[Any], size: tuple[int, ...], where: str) -> 
             raise UserError(f"{where}: {box} is no box (left, top, right, bottom) within {size[1]}x{size[0]}")
         mask[top:bottom, left:right] = 1
     if not len(boxes):
-        raise UserError(f"{where}: has no box")
+        raise UserError(f"{where}: has no mask, nor any box; give one")
     return mask

@@ -28,7 +28,7 @@ from model.methods.method import Features, Method, Role, Scores, State
 from model.released import load_weights
 from model.tensors import expand
 from prediction.drawing import draw_overlay
-from prediction.masks import MaskSource, as_lists, object_mask
+from prediction.masks import MaskSource, as_lists, is_single, object_mask
 from prediction.outlines import sharpen
 from prediction.shared import add_backbone, open_shared
 from prediction.stream import segment
@@ -252,17 +252,18 @@ class Predictor:
             for each, image in zip(scores, read, strict=True)
         ]
 
-    def stream(self, images: Iterable[ImageSource], batch: int | None = None) -> Iterator[Prediction]:
+    def stream(self, images: ImageSource | Iterable[ImageSource], batch: int | None = None) -> Iterator[Prediction]:
         """The same for any number of images, in their order, while the next ones are read in threads.
 
         UserError in its turn for an image that cannot be read.
         """
+        sources: Any = [images] if is_single(images) else images
 
         def read(source: ImageSource) -> tuple[RGB, tuple[int, ...], None]:
             image = read_image(source)
             return image, image.shape[:2], None
 
-        for result in segment(self, images, read, lambda _, prediction, seconds: prediction, batch):
+        for result in segment(self, sources, read, lambda _, prediction, seconds: prediction, batch):
             if isinstance(result, UserError):
                 raise result
             yield result

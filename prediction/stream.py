@@ -67,6 +67,8 @@ def segment(
     with that prediction and the network's seconds; an image that is cut into tiles may be given by windows. Both are
     called in threads, with a bounded number of images at a time. A UserError of `read` stands in the result's place.
     """
+    if batch is not None and batch < 1:
+        raise UserError(f"a batch of {batch}: should be at least 1")
     names, threads = tuple(predictor.states), min(processor_count(), MAX_THREADS)
     at_once = batch or (1 if predictor.device.type == "cpu" else GPU_BATCH)
 

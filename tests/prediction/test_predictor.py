@@ -338,6 +338,8 @@ def test_arguments_of_every_kind(predictor: Predictor, tmp_path: Path) -> None:
         with pytest.raises(UserError) as caught:
             predictor.set_support(*given)
         assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"a\.png: has no mask, nor any box; give one"):
+        predictor.set_support(tmp_path / "a.png")
     assert np.array_equal(predictor.predict(query).class_probabilities, expected)
     assert predictor.predict_batch([]) == [] and len(predictor.predict_batch(x for x in [image, query])) == 2
     assert len(predictor.predict_batch(str(tmp_path / "a.png"))) == 1

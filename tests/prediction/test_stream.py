@@ -65,6 +65,11 @@ def test_a_stream_gives_what_single_images_give(predictor: Predictor, tmp_path: 
     for batch in (None, 2):
         for found, single in zip(predictor.stream(iter(files), batch), expected, strict=True):
             assert np.abs(found.class_probabilities - single.class_probabilities).max() < 1e-4
+    (alone,) = predictor.stream(str(files[1]))
+    assert np.abs(alone.class_probabilities - expected[1].class_probabilities).max() < 1e-4
+    for batch in (0, -1):
+        with pytest.raises(UserError, match=f"a batch of {batch}: should be at least 1"):
+            list(predictor.stream(files, batch))
     files[3].write_text("no image")
     stream = predictor.stream(files)
     assert [next(stream).mask.shape[0] for _ in range(3)] == [40, 49, 58]

@@ -3,6 +3,7 @@ import itertools
 import struct
 import warnings
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -218,7 +219,7 @@ def test_of_several_pages_or_frames_the_first_is_taken_and_that_is_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, *more = (Image.fromarray(noise(40, 60, 3)) for _ in range(3))
-    several = {"save_all": True, "append_images": more}
+    several: dict[str, Any] = {"save_all": True, "append_images": more}
     for name, options in (("a.tif", several), ("a.gif", several), ("a.webp", {**several, "lossless": True})):
         monkeypatch.setattr("util.image._first_taken", itertools.count())
         first.save(tmp_path / name, **options)
