@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, lru_cache
-from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias
 
@@ -39,8 +38,6 @@ SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 DEPTHS = (8, 10, 12, 14, 16)  # bits that cameras, microscopes and scanners use of 16
 SAMPLED = 100  # images of a folder in which the highest value is looked for
 VARIED = 0.5  # of the pixels neither opaque nor transparent, from which on a TIFF's alpha is another channel
-
-_first_taken = count()  # how often the first of several pages was taken
 
 for _order, _big in ((b"II", ""), (b"MM", "B")):  # grey TIFF that Pillow can decode but does not know
     for _zero in (0, 1):
@@ -132,8 +129,8 @@ def read_image(source: ImageSource, max_side: int | None = None) -> RGB:
     Of integers of more than 8 bits the 8, 10, 12, 14 or 16 bits become 8 that hold the largest value of all images of
     the file's folder; where there are negative values, the range from the lowest to the highest; a warning says so.
     Floating point values are in [0, 1], and what is transparent becomes white. A file's image whose longer side exceeds
-    `max_side` is averaged down to it. Of several pages or frames the first is taken, which one warning says of the
-    first such file. Raises UserError naming the file that is missing, damaged or truncated, or the array's shape.
+    `max_side` is averaged down to it. Of several pages or frames the first is taken, which one warning says of a
+    folder. Raises UserError naming the file that is missing, damaged or truncated, or the array's shape.
     """
     if isinstance(source, Tensor | np.ndarray):
         return _from_array(as_array(source))
@@ -142,10 +139,9 @@ def read_image(source: ImageSource, max_side: int | None = None) -> RGB:
     if source is None:
         raise UserError("None instead of an image; give a file, a PIL image, an array or a tensor")
     with open_image(source) as image:
-        if _has_more(image) and next(_first_taken) == 0:
-            name = source if isinstance(source, str | Path) else getattr(source, "name", "the open file")
-            page = "the first one is taken, as of all such files (of TIFF files predict.py --page N takes another)"
-            warnings.warn(f"{name}: has several pages or frames; {page}", stacklevel=2)
+        if _has_more(image):
+            what = "of several pages or frames the first is taken (predict.py --page N takes another one of TIFF files)"
+            _warn_once(Path(source).parent if isinstance(source, str | Path) else None, what)
         if max_side is None:
             return _from_pillow(image)
         image.draft(None, (max_side, max_side))  # a JPEG decodes at 1/2, 1/4 or 1/8 as long as that is no smaller

@@ -1,5 +1,4 @@
 import io
-import itertools
 import struct
 import warnings
 from pathlib import Path
@@ -215,18 +214,19 @@ def test_what_pillow_decodes_is_an_image_whatever_its_suffix(tmp_path: Path) -> 
         read_image(tmp_path / "a.HEIC")
 
 
-def test_of_several_pages_or_frames_the_first_is_taken_and_that_is_said_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_several_pages_or_frames_the_first_is_taken_and_that_is_said_once(tmp_path: Path) -> None:
     first, *more = (Image.fromarray(noise(40, 60, 3)) for _ in range(3))
     several: dict[str, Any] = {"save_all": True, "append_images": more}
     for name, options in (("a.tif", several), ("a.gif", several), ("a.webp", {**several, "lossless": True})):
-        monkeypatch.setattr("util.image._first_taken", itertools.count())
-        first.save(tmp_path / name, **options)
-        with pytest.warns(UserWarning, match=rf"{name}: has several pages or frames; the first one is taken") as told:
-            images = [read_image(tmp_path / name) for _ in range(2)]
+        folder = tmp_path / name
+        folder.mkdir()
+        for number in range(2):
+            first.save(folder / f"{number}{folder.suffix}", **options)
+        with pytest.warns(
+            UserWarning, match=rf"{name}: in all its images of several pages or frames the first"
+        ) as told:
+            images = [read_image(file) for file in folder.iterdir()]
         assert len(told) == 1 and all(np.abs(image.astype(int) - np.asarray(first)).mean() < 20 for image in images)
-    monkeypatch.setattr("util.image._first_taken", itertools.count())
     first.save(tmp_path / "b.jpg", format="MPO", save_all=True, append_images=[first.resize((30, 20))])
     copy = first.resize((30, 20))
     copy.encoderinfo = {"tiffinfo": {254: 1}}  # a smaller copy, as in a pyramid
