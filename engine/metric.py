@@ -119,8 +119,12 @@ def summarize(
 def aggregate(results: Sequence[Metrics]) -> dict[str, Moment]:
     """Mean and sample standard deviation (None for one result) of every scalar metric over several seeds."""
     names = ("miou", "fb_iou", "piou", "mean_episode_iou", "seconds_per_episode")
-    values = {name: [float(getattr(result, name)) for result in results] for name in names}
-    return {name: Moment(mean=fmean(v), std=stdev(v) if len(v) > 1 else None) for name, v in values.items()}
+    return {name: moment([float(getattr(result, name)) for result in results]) for name in names}
+
+
+def moment(values: Sequence[float]) -> Moment:
+    """Mean and sample standard deviation of some values; None for what there are too few of."""
+    return Moment(mean=fmean(values) if values else None, std=stdev(values) if len(values) > 1 else None)
 
 
 def format_table(results: Mapping[str, Metrics], names: Mapping[int, str]) -> str:

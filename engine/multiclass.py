@@ -1,7 +1,7 @@
 """Tests with several classes at a time: N-way K-shot as PANet does, generalized few-shot segmentation as BAM does."""
 
 from collections.abc import Callable, Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from dataset.dataset import collate
 from dataset.multiclass import MultiEpisode, MultiEpisodes, draw_generalized, draw_ways
 from engine.evaluation import evaluating
 from engine.loader import Batch, load_steps, shard_batches
-from engine.metric import ratio
+from engine.metric import moment, ratio
 from engine.optim import autocast
 from model.inference import merge_classes
 from model.methods.method import Method
@@ -187,9 +187,4 @@ def _mean(ious: dict[int, float | None]) -> float | None:
 
 
 def _over_runs(runs: Sequence[dict[str, Any]], *metrics: str) -> dict[str, Any]:
-    means = {}
-    for metric in metrics:
-        values = [run[metric] for run in runs if run[metric] is not None]
-        spread = stdev(values) if len(values) > 1 else None
-        means[metric] = {"mean": fmean(values) if values else None, "std": spread}
-    return {"aggregate": means}
+    return {"aggregate": {name: moment([run[name] for run in runs if run[name] is not None]) for name in metrics}}

@@ -1,6 +1,5 @@
 """One HTML page with a thumbnail of every prediction; it needs no other file and can be sent as it is."""
 
-import base64
 import html
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from prediction.manifest import Record, Records
 from util.errors import UserError, printable
 from util.files import atomic_write
 from util.image import open_image
-from util.visualize import class_color, encode_image, fit
+from util.visualize import class_color, data_url, fit
 
 SIDES = 320, 160  # pixels of a thumbnail's longer side: on a page of up to MANY images, and of more
 MANY = 400
@@ -65,5 +64,4 @@ def _thumbnail(overlay: Path, mask: Path, side: int) -> str:
             small = fit(np.asarray(drawn.crop((left, 0, left + width, height))), side, side)
     except UserError:
         return ""
-    data = base64.b64encode(encode_image(small, ".jpg")).decode()
-    return f'<img src="data:image/jpeg;base64,{data}" width="{small.shape[1]}" height="{small.shape[0]}" alt="">'
+    return f'<img src="{data_url(small)}" width="{small.shape[1]}" height="{small.shape[0]}" alt="">'

@@ -8,7 +8,6 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from dataset.benchmarks.table import open_benchmark
 from dataset.dataset import EvaluationEpisodes
 from engine.evaluation import EpisodeSet, Outcome, expected_weights, find_weights, make_episodes, run_episodes
+from engine.metric import moment
 from model.build import build_model, load_frozen_parts
 from model.inference import prepare_inference
 from model.methods.hmnet import HMNet
@@ -158,8 +158,7 @@ def about(kind: str, configs: Mapping[str, Config], episode_set: EpisodeSet) -> 
 
 def moments(values: Tensor) -> list[dict[str, float | None]]:
     """Mean and standard deviation over episodes, in per cent, of cosines (E, P)."""
-    columns = (100 * values).T.tolist()
-    return [{"mean": fmean(column), "std": stdev(column) if len(column) > 1 else None} for column in columns]
+    return [moment(column).model_dump() for column in (100 * values).T.tolist()]
 
 
 def panels(arguments: argparse.Namespace) -> list[Path]:
