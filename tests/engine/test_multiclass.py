@@ -71,7 +71,7 @@ def test_ways(cfg: Config) -> None:
         for which, figure in ((2, "miou"), (1, "miou_everywhere")):
             ious = [hit / (hit + x[which] + x[3]) for x in sums.values() if (hit := x[0]) + x[which] + x[3]]
             assert run[figure] == pytest.approx(np.mean(ious), rel=1e-9)
-    assert result["aggregate"]["miou"]["mean"] == pytest.approx(np.mean([run["miou"] for run in result["runs"]]))
+    assert result["aggregate"]["miou"].mean == pytest.approx(np.mean([run["miou"] for run in result["runs"]]))
     assert [run["seed"] for run in result["runs"]] == [5, 6]
 
 
