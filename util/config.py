@@ -76,6 +76,8 @@ def _broken_relations(cfg: Config) -> Iterator[tuple[str, str]]:
     """The keys whose values do not fit those of other keys, each with what it should be."""
     if cfg.split >= cfg.folds + (cfg.data_set in WITH_ALL):
         yield "split", f"should be below folds ({cfg.folds})"
+    if cfg.test_set is None and cfg.test_fold is not None and cfg.test_fold >= cfg.folds:
+        yield "test_fold", f"should be below folds ({cfg.folds})"
     if cfg.num_classes != CLASS_COUNTS.get(cfg.data_set, cfg.num_classes):
         yield "num_classes", f"should be {CLASS_COUNTS[cfg.data_set]} for data_set {cfg.data_set}"
     if not 2 <= cfg.folds <= cfg.num_classes:

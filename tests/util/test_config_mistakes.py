@@ -39,6 +39,7 @@ def write(path: Path, text: str) -> Path:
         ("manual_seed: -1\n", "{file}: manual_seed: -1 should be greater than or equal to 0"),
         ("seeds: []\n", "{file}: seeds: [] "),
         ("data_set: ../mine\n", "{file}: data_set: '../mine' "),
+        ("data_set: mine\ntest_fold: 4\n", "{file}: test_fold: 4 should be below folds (4)"),
         ("data_set: mine\nsplit: 4\n", "{file}: split: 4 should be below folds (4)"),
         ("train_h: 472\ntrain_w: 472\n", "{file}: train_h: 472 should be a multiple of 8 plus 1, such as 465 or 473"),
         ("train_h: 1\ntrain_w: 1\n", "{file}: train_h: 1 should be a multiple of 8 plus 1, such as 9 or 17"),
