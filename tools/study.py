@@ -93,12 +93,13 @@ def run(job: Job) -> None:
     step(f"{job.title}: test", "test.py", "--support-check", "--opts", *job.opts, config=job.config)
 
 
-def tested(study: Study) -> dict[str, dict[str, Tests]]:
+def tested(study: Study, folder: Path) -> dict[str, dict[str, Tests]]:
     """By set and method the tests that are there, of methods that are tested on all folds that the first one is."""
     found = {}
-    for set_name in study.sets:
+    for set_name, configs in study.sets.items():
+        pattern = f"**/result_test_{load_config(folder / configs[0]).shot}shot*.json"  # others may lie beside
         folders = {name: study.folder(set_name, name) for name in study.methods}
-        tests = {name: read_tests(path) for name, path in folders.items() if any(path.rglob("result_test*.json"))}
+        tests = {name: read_tests(path / pattern) for name, path in folders.items() if any(path.glob(pattern))}
         folds = next(iter(tests.values()), {}).keys()
         whole = {name: of_method for name, of_method in tests.items() if folds <= of_method.keys()}
         if len(whole) > 1:
@@ -135,7 +136,7 @@ def main() -> None:
         left = [job for job in jobs(study, arguments.study.parent) if is_left(job)]  # all mistakes come before the work
         for job in tqdm(left, "study", unit="run"):
             run(job)
-    tests = tested(study)
+    tests = tested(study, arguments.study.parent)
     text = tables(study, tests)
     print(text)
     if tests:

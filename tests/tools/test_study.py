@@ -62,6 +62,10 @@ def test_every_run_is_made_once_and_compared(
     assert "B &amp; C" in (file.parent / "exp/study.svg").read_text()
     study.main()
     assert len(called) == 7  # nothing is left to do
+    (path,) = (file.parent / "exp").glob("toy/A/seed0/**/result_test*.json")
+    write(path.with_name("result_test_5shot.json"), [5] * 8, shot=5, trained_shot=1)  # of no run of the study
+    study.main()
+    assert capsys.readouterr().out.endswith(text)
     monkeypatch.setattr(sys, "argv", ["study", str(file), "--methods", "B & C", "--table"])
     study.main()
     assert len(called) == 7
