@@ -48,8 +48,10 @@ def on_disk(x: Tensor) -> Tensor:
             file.write(x.contiguous().numpy().data)
             file.flush()
             return torch.from_file(file.name, size=x.numel(), dtype=x.dtype).view_as(x)
-    except OSError as error:
-        raise UserError(f"{gettempdir()}: {error.strerror}; set TMPDIR to a folder with more room") from None
+    except (OSError, RuntimeError) as error:  # the latter where there are too many
+        raise UserError(
+            f"{gettempdir()}: {getattr(error, 'strerror', None) or error}; set TMPDIR to a folder with more room"
+        ) from None
 
 
 def without_padding(maps: Tensor, size: tuple[int, ...]) -> Tensor:

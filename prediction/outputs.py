@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +17,7 @@ from prediction.formats.images import is_as_told, read_mask
 from prediction.manifest import Record
 from prediction.objects import object_scores
 from prediction.predictor import Found, Prediction
+from util.errors import UserError
 from util.files import atomic_write, own_name
 from util.image import RGB
 from util.visualize import class_color, save_image, save_index
@@ -69,11 +71,13 @@ class Outputs:
         """Whether the outputs of an image are there and intact, and its mask what the records tell, by reading them."""
         mask, overlay, probability = (records[0].get(kind, "") for kind in ("mask", "overlay", "probability"))
         images = [mask, *([probability] if probability else [])]
-        return (
-            all(is_intact_png(self.folder / path) for path in images)
-            and is_as_told(read_mask(self.folder / mask), records)
-            and (not overlay or _is_whole_jpeg(self.folder / overlay))
-        )
+        with suppress(UserError):  # of a PNG that is no index image
+            return (
+                all(is_intact_png(self.folder / path) for path in images)
+                and is_as_told(read_mask(self.folder / mask), records)
+                and (not overlay or _is_whole_jpeg(self.folder / overlay))
+            )
+        return False
 
     def write(
         self,

@@ -11,7 +11,15 @@ import numpy as np
 
 from dataset.prepare.files import raise_if_any
 from dataset.prepare.image import AnnotatedImage, check_classes, files_below, find_image, upright_label, values_of
-from dataset.prepare.pairs import MASK_ENDING, SINGLE, files_of, name_of_class, read_class_folders, read_pairs
+from dataset.prepare.pairs import (
+    MASK_ENDING,
+    SINGLE,
+    files_of,
+    folders_of,
+    name_of_class,
+    read_class_folders,
+    read_pairs,
+)
 from dataset.prepare.sources import layout_of, read_source
 from util.errors import UserError, printable
 from util.files import read_text
@@ -47,7 +55,7 @@ def read_support(folder: Path, boxes: Path | None = None, kind: MaskKind | None 
         raise UserError(f"{folder}: no such folder of support images")
     if boxes:
         return read_boxes(boxes, folder)
-    subfolders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    subfolders = folders_of(folder)
     files = files_of(folder)
     annotations = [path for path in files if path.suffix.lower() == ".json"]
     if layout_of(folder) or annotations:

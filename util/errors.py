@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 READER_LEFT = 141  # 128 + SIGPIPE, as shells say it
-INTERRUPTED = 130  # 128 + SIGINT
 
 
 class UserError(ValueError):
@@ -32,8 +31,8 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
     """Run an entry point and exit with its code (None is 0); a UserError is one line on stderr and code 2.
 
     So is a warning, without the code. Letters that the terminal does not have are escaped. Output whose reader has
-    left, as in `... | head`, ends the program quietly with code 141; to closed streams nothing is said. Ctrl-C is one
-    word and code 130.
+    left, as in `... | head`, ends the program quietly with code 141; to closed streams nothing is said. Of Ctrl-C
+    one word is said, and the process ends by SIGINT.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed, as by `>&-`; the file takes its number, which no other should get
@@ -50,7 +49,8 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
         code = 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        code = INTERRUPTED
+        sys.excepthook = lambda *_: None  # Python then ends itself by SIGINT, at which a shell stops its loop
+        raise
     except BrokenPipeError:
         if not _reader_left():
             raise

@@ -15,7 +15,7 @@ from util.errors import UserError
 
 LOCK = ".lock"
 LONGEST = 120  # bytes of a part of a path of ours; file systems take 255
-KEPT = 10_000  # digests of files
+KEPT = 400_000  # digests of files, so many as images and masks of COCO, 400 bytes each
 PASSING = re.compile(rf"{re.escape(LOCK)}|\..+\.\d+\.tmp$")  # locks, and what is half-written
 PLAIN = re.compile(r"(?:\w[\w.-]*/)*\w[\w.-]*", re.ASCII)  # a name to which nothing has to be done
 

@@ -91,7 +91,7 @@ def open_image(source: str | Path | BinaryIO, what: str = "image") -> Iterator[I
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
     except Image.DecompressionBombError:
-        remedy = "make it smaller, or save it as TIFF and give it to predict.py --tile"
+        remedy = "make it smaller; of images to segment predict.py --tile cuts TIFF files"
         raise UserError(
             f"{name}: has more than {2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6} megapixels; {remedy}"
         ) from None
@@ -141,7 +141,7 @@ def read_image(source: ImageSource, max_side: int | None = None) -> RGB:
     with open_image(source) as image:
         if _has_more(image):
             what = "of several pages or frames the first is taken (predict.py --page N takes another one of TIFF files)"
-            _warn_once(Path(source).parent if isinstance(source, str | Path) else None, what)
+            _warn_once(Path(source).absolute().parent if isinstance(source, str | Path) else None, what)
         if max_side is None:
             return _from_pillow(image)
         image.draft(None, (max_side, max_side))  # a JPEG decodes at 1/2, 1/4 or 1/8 as long as that is no smaller
@@ -150,14 +150,14 @@ def read_image(source: ImageSource, max_side: int | None = None) -> RGB:
 
 def _has_more(image: Image.Image) -> bool:
     """Whether a file has frames or pages beside the first; a JPEG's smaller copies, a TIFF's and its mask are none."""
-    if not getattr(image, "is_animated", False) or image.format == "MPO":
-        return False
-    if not isinstance(image, TiffImageFile):
-        return True
     try:
+        if image.format == "MPO" or not getattr(image, "is_animated", False):
+            return False
+        if not isinstance(image, TiffImageFile):
+            return True
         image.seek(1)
         return not image.tag_v2.get(KIND, 0) & (COPY | MASK)
-    except Exception:  # a page that Pillow does not know
+    except Exception:  # a damaged one, or one that Pillow does not know
         return True
     finally:
         image.seek(0)

@@ -44,6 +44,12 @@ def files_of(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.suffix.lower() == ".json" or is_image(path))
 
 
+def folders_of(folder: Path) -> list[Path]:
+    """The folders in a folder, without hidden ones and what a Mac's archive leaves."""
+    found = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
+    return sorted(found)
+
+
 def read_pairs(folder: Path, kind: MaskKind | None = None, to_train: bool = False) -> Pairs:
     """The images of one folder with their masks, whose values are classes named by `classes.txt`.
 

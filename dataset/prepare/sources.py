@@ -37,7 +37,7 @@ from dataset.prepare.image import (
     tell_left_out,
 )
 from dataset.prepare.labelme import read_labelme
-from dataset.prepare.pairs import SINGLE, files_of, read_class_folders, read_pairs
+from dataset.prepare.pairs import SINGLE, files_of, folders_of, read_class_folders, read_pairs
 from util.errors import UserError
 from util.files import numbered_lines
 from util.mask import Colours, Label, MaskKind
@@ -92,7 +92,7 @@ def layout_of(source: Path, images: Path | None = None) -> tuple[Path, Path] | N
 
 def _read_pairs(source: Path, kind: MaskKind | None) -> Collection | None:
     """What predict.py takes: images with masks beside them, in one folder or in a subfolder for each class."""
-    subfolders = [path for path in sorted(source.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    subfolders = folders_of(source)
     if files_of(source):
         items, names = read_pairs(source, kind, to_train=True)
     elif any(files_of(folder) for folder in subfolders):

@@ -74,6 +74,8 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
     """An index mask (h, w) that a run has written, of any size; UserError if it is missing or damaged."""
     try:
         with path.open("rb") as file, PngImageFile(file) as image:  # `Image.open` takes a large one for an attack
+            if image.mode not in ("P", "L"):
+                raise ValueError(f"its mode is {image.mode}, not that of an index image")
             return np.array(image, np.uint8)
     except Exception as error:  # damaged files make Pillow fail in any way there is
         raise UserError(f"{path}: no readable mask ({first_line(error)}); {ANEW}") from None

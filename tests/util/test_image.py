@@ -227,6 +227,9 @@ def test_of_several_pages_or_frames_the_first_is_taken_and_that_is_said_once(tmp
         ) as told:
             images = [read_image(file) for file in folder.iterdir()]
         assert len(told) == 1 and all(np.abs(image.astype(int) - np.asarray(first)).mean() < 20 for image in images)
+    whole = (tmp_path / "a.gif" / "0.gif").read_bytes()
+    (tmp_path / "cut.gif").write_bytes(whole[: len(whole) // 2])  # within the second frame
+    assert read_image(tmp_path / "cut.gif").shape == (40, 60, 3)
     first.save(tmp_path / "b.jpg", format="MPO", save_all=True, append_images=[first.resize((30, 20))])
     copy = first.resize((30, 20))
     copy.encoderinfo = {"tiffinfo": {254: 1}}  # a smaller copy, as in a pyramid
