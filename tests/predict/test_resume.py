@@ -111,8 +111,8 @@ def test_a_mask_that_was_exchanged_is_written_anew(run: Any, tmp_path: Path) -> 
         run("--format", "csv,coco")
     (folder / "3.png").unlink()
     assert run("--format", "csv,coco", "--verify") == 0 and masks(tmp_path) == expected
-    with Image.open(folder / "0.png") as mask:
-        mask.convert("RGBA").save(folder / "0.png")
+    with Image.open(folder / "0.png") as opened:
+        opened.convert("RGBA").save(folder / "0.png")
     with pytest.raises(UserError, match=rf"0\.png: no readable mask \(its mode is RGBA, .*; {remedy}"):
         run("--format", "csv")
     assert run("--verify") == 0 and masks(tmp_path) == expected

@@ -99,6 +99,7 @@ def test_class_folders_without_images_of_their_own(tmp_path: Path) -> None:
         read_support(tmp_path)
     for path in (tmp_path / "dog/batch1").iterdir():
         path.unlink()
+    (tmp_path / "__MACOSX").mkdir()  # which is none
     with pytest.raises(UserError, match=r"dog: a class without images; put some with masks in, or remove"):
         read_support(tmp_path)
 
