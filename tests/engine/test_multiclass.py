@@ -84,7 +84,7 @@ def test_generalized(cfg: Config, first: str, monkeypatch: pytest.MonkeyPatch) -
     files, base = open_benchmark(cfg).base_files("val"), open_benchmark(cfg).wanted("train")
     run = result["runs"][0]
     sums: dict = defaultdict(lambda: np.zeros(2))
-    episodes = draw_generalized(present, base, open_benchmark(cfg).wanted("val"), 1, 6, run["seed"], cfg.workers)
+    episodes = draw_generalized(present, base, open_benchmark(cfg).wanted("val"), 1, 6, run["seed"], cfg.draw_workers)
     dataset = MultiEpisodes(episodes, present, files, cfg.val_size, "padded")
     for item, episode in ((dataset[i], episode) for i, episode in enumerate(episodes)):
         mask = masks[episode.query]
