@@ -129,9 +129,9 @@ def download(button: gr.Button, handler: Callable[..., Path], inputs: list[Any])
     button.click(run, inputs, link).success(None, js=f"() => document.querySelector('#{link.elem_id}').click()")
 
 
-def show_status(session: Session) -> list[str]:
-    """How far a search is or what came of it, and whether that still holds."""
-    text = "; ".join(filter(None, [session.status, session.expected]))
+def show_status(session: Session, progress: str = "") -> list[str]:
+    """How far a search is, or what came of it and whether that still holds."""
+    text = "; ".join(filter(None, [progress or session.status, session.expected]))
     return [f"<p role='status'>{text} {STALE if session.is_stale else ''}</p>"]
 
 
@@ -311,7 +311,7 @@ def search(context: AppContext, parts: Sequence[Part], session: Session, paintin
                 cards.append(saved(context, segment.draw_answer(answer, session.choice, answer.view)))
             session.shown = session.answers  # in this order until all are there
             is_due = len(cards) % (1 + len(cards) // AT_ONCE) == 0  # many are shown in larger steps
-            yield [cards if is_due else gr.skip(), *same, *show_status(session)]
+            yield [cards if is_due else gr.skip(), *same, *show_status(session, session.progress)]
         yield values_of(parts, session)
         for line in segment.expect_iou(session, predictor):
             warn(line)

@@ -49,7 +49,7 @@ def answer_queries(session: Session, predictor: Predictor, paths: Sequence[str])
         except UserError as unread:
             error = unread
         left = (perf_counter() - begin) / number * (len(paths) - number)
-        session.status = f"{number} of {len(paths)} images, {left:.0f} s left"
+        session.progress = f"{number} of {len(paths)} images, {left:.0f} s left"
         yield error
 
 

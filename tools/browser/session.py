@@ -132,7 +132,8 @@ class Session:
     counter: int = 0  # shots that there ever were
     asked: Any = None  # `state` at the last search
     expected: str = ""  # of the IoU, by the supports of that search
-    status: str = ""  # how far that search is, or what came of it
+    progress: str = ""  # how far that search is
+    status: str = ""  # what came of it, which no late step of a stopped search changes
 
     def state(self) -> tuple[Any, ...]:
         """What answers depend on: the network and the supports."""

@@ -85,6 +85,17 @@ def test_the_download_is_what_the_command_writes(
         assert named == pytest.approx({item.name: item.area for item in expected.found()}, rel=0.05, abs=10)
 
 
+def test_a_late_step_of_a_stopped_search_changes_nothing_that_is_said_of_it(
+    session: Session, predictor: Predictor, tmp_path: Path
+) -> None:
+    steps = answer_queries(session, predictor, write_queries(tmp_path / "queries"))
+    next(steps)
+    assert session.progress.startswith("1 of 3 images, ")
+    draw_answers(session, lambda card: card)  # as Stop does, while the next image is on its way
+    next(steps)
+    assert session.progress.startswith("2 of 3 images, ") and session.status.startswith("1 images, found in ")
+
+
 def test_orders_and_what_is_stale(session: Session, predictor: Predictor, tmp_path: Path) -> None:
     paths = write_queries(tmp_path / "queries")
     assert not answer_all(session, predictor, paths) and not session.is_stale
