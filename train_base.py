@@ -70,8 +70,8 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
     model = build_base_learner(cfg).to(process_group.device).train()
     sgd = make_sgd([model.backbone.parameters(), model.head.parameters()], cfg.momentum, cfg.weight_decay)
     learner = Learner(model, {"all": sgd}, process_group, cfg.amp, cfg.compile, max_skipped=cfg.max_skipped_steps)
-    epochs = range(1, cfg.base_epochs + 1)
-    run = Run(cfg, run_paths(cfg), plan, learner, len(epochs), cfg.base_stop_interval, weights, TOPICS, epochs)
+    validated = range(min(cfg.base_val_start_epoch, cfg.base_epochs), cfg.base_epochs + 1)
+    run = Run(cfg, run_paths(cfg), plan, learner, cfg.base_epochs, cfg.base_stop_interval, weights, TOPICS, validated)
 
     validation = BaseImages(cfg, "val")
     with run.started(viz):
@@ -83,7 +83,8 @@ def train(cfg: Config, process_group: ProcessGroup, viz: bool = False) -> None:
                 set_rates(sgd, rate, cfg.base_index_split)
                 report = learner.accumulate(batches, forward, target="label", seeds=run.seeds())
                 run.stepped(report, rate, learner.step())
-            run.validate(epoch, lambda: measure(model, cfg, process_group, validation))
+            if epoch in validated:
+                run.validate(epoch, lambda: measure(model, cfg, process_group, validation))
         if (own := run.progress.best) is not None and (published := base_miou(cfg)) is not None:
             run.log.info(f"mIoU of the base classes: {100 * own:.2f}, published {published:.2f}")
 

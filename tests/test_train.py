@@ -272,6 +272,13 @@ def test_when_the_published_recipes_validate(
     assert {*range(27, cfg.epochs + 1)} == {place for place in positions if place % 1 == 0}
 
 
+def test_the_base_learner_is_validated_from_an_epoch_on(data: Path, tmp_path: Path) -> None:
+    cfg = toy_config(data, base_epochs=3, base_val_start_epoch=2, base_batch_size=4, initmodel=tmp_path, exp=tmp_path)
+    run(train_base.train, cfg)
+    result = json.loads(train_base.run_paths(cfg).file("result.json").read_text())
+    assert [each["epoch"] for each in result["validations"]] == [2, 3]
+
+
 def test_a_base_batch_that_does_not_divide(data: Path) -> None:
     with pytest.raises(UserError, match=r"base_batch_size: 9 should be a multiple of .* \(1 \* 2\)"):
         run(train_base.train, toy_config(data, base_batch_size=9, accumulate=2))

@@ -221,6 +221,7 @@ class Config(BaseModel):
     )
     base_scale_min: PositiveFloat = about("base", "of the random scale")
     base_scale_max: PositiveFloat = about("base", "of the random scale")
+    base_val_start_epoch: Positive = about("base", "the first epoch (from 1) that validation follows")
     base_stop_interval: Positive = about("base", "epochs without a better validation mIoU after which it stops")
 
     # testing
