@@ -87,7 +87,8 @@ def draw_episode(tested: Tested) -> tuple[RGB, str]:
     for name, (file, row) in zip(("first", "second") if len(tested) > 1 else ("prediction",), tested, strict=True):
         outcome, files = run_again(file, row)
         predictions[name] = outcome.prediction.cpu().numpy(), outcome.iou
-        if not np.isclose(*np.array([row.iou, outcome.iou], float), rtol=0, atol=CHANGED, equal_nan=True):
+        was, now = np.array([row.iou, outcome.iou], float)  # nan for None
+        if not np.isclose(was, now, rtol=0, atol=CHANGED, equal_nan=True):
             before = "no IoU" if row.iou is None else f"IoU {row.iou:.3f}"
             remarks.append(f"{file.name}: {before} when it was tested; weights or data have changed since.")
     return episode_panel(*outcome.images(files), predictions, tested[0][1].class_name), " ".join(remarks)

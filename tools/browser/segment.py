@@ -6,50 +6,57 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 from time import perf_counter
-from typing import TypeVar
 
 from dataset.benchmarks.table import open_benchmark
 from dataset.episode import draw_seeded, wanted_classes
 from dataset.index import load_index
 from prediction.evidence import gather_evidence
 from prediction.expectation import expect, leave_out, lines
-from prediction.predictor import Prediction, Predictor
-from tools.browser.session import ORDERS, Answer, Card, Choice, Session, read_upload, thumbnail
+from prediction.predictor import Predictor
+from tools.browser.session import ORDERS, Answer, Card, Choice, Session, draw_support
 from util.config import Config
 from util.errors import UserError
 from util.image import RGB, read_image
-from util.visualize import draw_contour, fit, heat, mosaic, overlay
+from util.visualize import fit, mosaic, overlay
 
-Kept = TypeVar("Kept")
+Save = Callable[[RGB], str]  # keeps a drawing as a file, so that none stays in memory
 
 VIEW_SIDE = 640  # of a result among others
 EXAMPLE_QUERIES = 6
 
 
-def answer_queries(session: Session, predictor: Predictor, paths: Sequence[str]) -> Iterator[UserError | None]:
+def answer_queries(
+    session: Session, predictor: Predictor, paths: Sequence[str], save: Save
+) -> Iterator[UserError | None]:
     """Look for the session's classes in every image, whose answer it then has; an error for what cannot be read.
 
-    Raises UserError where supports are incomplete, and for no image or too many.
+    Ends where the session has another list of answers meanwhile, as `Stop` gives it. Raises UserError where supports
+    are incomplete, and for no image or too many.
     """
-    support, most, predictor = session.support(), session.limits.queries, copy.copy(predictor)
+    support, limits, predictor = session.support(), session.limits, copy.copy(predictor)
     if not paths:
         raise UserError("there is no image to search; drop some on the right")
-    if len(paths) > most:
-        raise UserError(f"{len(paths)} images to search, and at most {most} are taken; remove some")
+    if len(paths) > limits.queries:
+        raise UserError(f"{len(paths)} images to search, and at most {limits.queries} are taken; remove some")
     predictor.set_support({item.name: (item.images, item.masks) for item in support})
     if session.asked != session.state():
         session.asked, session.expected = session.state(), ""
-    begin = perf_counter()
+    begin, answers = perf_counter(), session.answers
     for number, path in enumerate(paths, 1):
         start, error = perf_counter(), None
         try:
-            image = read_upload(path, session.limits)
+            image = read_image(path, max_megapixels=limits.megapixels)
             evidence, view = gather_evidence(predictor, image), fit(image, VIEW_SIDE, VIEW_SIDE)
-            session.answers.append(Answer(Path(path), view, support, evidence, perf_counter() - start, predictor))
+            found = Answer(Path(path), image.shape, view, support, evidence, perf_counter() - start, predictor)
+            answers.append(found)
+            draw_card(found, session.choice, save)
         except UserError as unread:
             error = unread
+        if session.answers is not answers:
+            return
+        session.shown = answers  # in this order until all are there
         left = (perf_counter() - begin) / number * (len(paths) - number)
-        session.progress = f"{number} of {len(paths)} images, {left:.0f} s left"
+        session.status = f"{number} of {len(paths)} images, {left:.0f} s left"
         yield error
 
 
@@ -64,34 +71,28 @@ def expect_iou(session: Session, predictor: Predictor) -> list[str]:
     return disagreeing
 
 
-def draw_answers(session: Session, keep: Callable[[Card], Kept]) -> list[Kept]:
-    """What is kept of each answer's drawing, in the order that is chosen, which the session then shows and counts.
-
-    Nothing is computed by the network, and no drawing stays in memory.
-    """
-    choice, drawn = session.choice, []
+def draw_answers(session: Session, save: Save) -> None:
+    """Draw all answers anew, sort and count them, as the session's choice says; the network computes nothing."""
     for answer in session.answers:
-        prediction = answer.prediction(choice.threshold, answer.view)
-        kept = keep(draw_answer(answer, choice, answer.view, prediction))
-        drawn.append((ORDERS[choice.order](prediction), prediction.is_found, answer, kept))
-    drawn.sort(key=lambda item: item[0])
-    session.shown = [answer for _, _, answer, _ in drawn]
-    session.status = f"{len(drawn)} images, found in {sum(item[1] for item in drawn)}" if drawn else ""
-    return [kept for *_, kept in drawn]
+        draw_card(answer, session.choice, save)
+    session.shown = sorted(session.answers, key=lambda answer: answer.rank)
+    found = sum(answer.is_found for answer in session.answers)
+    session.status = f"{len(session.answers)} images, found in {found}" if session.answers else ""
 
 
-def draw_answer(answer: Answer, choice: Choice, image: RGB, prediction: Prediction | None = None) -> Card:
-    """What is chosen over the image, and a line: its name, the classes found with their scores, the seconds it took."""
-    prediction, view, drawn = prediction or answer.prediction(choice.threshold, image), choice.view, image
-    if view == "first map":
-        drawn = heat(next(iter(answer.evidence.maps.values())).amax(0).numpy(), image)
-    elif view == "probability":
-        drawn = heat(prediction.probability, image)
-        draw_contour(drawn, prediction.mask > 0, (255, 255, 255))
-    elif view != "original":
-        drawn = overlay(image, prediction.mask, alpha=0.5 if view == "overlay" else 0)
+def draw_card(answer: Answer, choice: Choice, save: Save) -> None:
+    """Draw an answer as it is shown among others: its classes with their scores, its seconds, and its rank there."""
+    prediction = answer.prediction(choice.threshold, answer.view)
     classes = ", ".join(f"{item.name} {item.score:.2f}" for item in prediction.found()) or "not found"
-    return drawn, f"{answer.path.name}: {classes} ({answer.seconds:.1f}\u00a0s)"
+    text = f"{answer.path.name}: {classes} ({answer.seconds:.1f}\u00a0s)"
+    answer.card = save(answer.evidence.draw(choice.view, prediction, answer.view)), text
+    answer.rank, answer.is_found = ORDERS[choice.order](prediction), prediction.is_found
+
+
+def draw_opened(answer: Answer, choice: Choice) -> tuple[RGB, RGB]:
+    """An answer's image at its own size, and what is chosen to be shown of the result."""
+    image = read_image(answer.path)
+    return image, answer.evidence.draw(choice.view, answer.prediction(choice.threshold, image), image)
 
 
 def explain_answer(answer: Answer, place: int) -> list[Card]:
@@ -100,19 +101,11 @@ def explain_answer(answer: Answer, place: int) -> list[Card]:
     Nothing is computed by the network.
     """
     view, (_, value, images, masks) = answer.view, answer.support[place]
-    shots = [thumbnail(read_image(image), mask, value, VIEW_SIDE) for image, mask in zip(images, masks, strict=True)]
+    shots = [draw_support(read_image(image), mask, value, VIEW_SIDE) for image, mask in zip(images, masks, strict=True)]
     result = answer.prediction(0.5, view).mask == value
-    shown = [
-        (mosaic(shots, view.shape[0]), f"{len(shots)} supports" if len(shots) > 1 else "support"),
-        (view, "query"),
-        (overlay(view, value * result), "result"),
-    ]
-    for caption, maps in answer.evidence.maps.items():
-        values = maps[place].numpy()
-        is_unit = values.min() >= 0 and values.max() <= 1
-        low, high = (0, 1) if is_unit else (values.min(), values.max())
-        shown.append((heat((values - low) / (high - low), view), f"{caption} ({low:.3g} to {high:.3g})"))
-    return shown
+    about = f"{len(shots)} supports" if len(shots) > 1 else "support"
+    shown = [(mosaic(shots, view.shape[0]), about), (view, "query"), (overlay(view, value * result), "result")]
+    return shown + answer.evidence.draw_maps(place, view)
 
 
 def show_example(cfg: Config, session: Session, folder: Path) -> list[str]:

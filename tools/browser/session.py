@@ -8,29 +8,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from prediction.choice import Source
 from prediction.clicks import Click, mask_from_clicks
-from prediction.evidence import Evidence
+from prediction.evidence import VIEWS, Evidence
 from prediction.masks import object_mask
 from prediction.predictor import SINGLE, Prediction, Predictor
 from prediction.support import SupportClass
 from util.errors import UserError
-from util.image import RGB, open_image, read_image
-from util.mask import interpret_mask
-from util.pixels import IGNORE
+from util.image import RGB, read_image
 from util.visualize import class_color, data_url, encode_image, fit, fit_mask, overlay
 
 Mask = NDArray[np.uint8]
 Card = tuple[RGB, str]  # an image of the page and its caption
 
 CANVAS_SIDE = 1024  # pixels of the longer side of the image that is painted on
+CARD_SIDE = 200  # of a support among others
 STEPS = 20  # that can be undone
-VIEWS = ("overlay", "contour", "probability", "first map", "original")
 ORDERS: dict[str, Callable[[Prediction], float]] = {
     "as given": lambda prediction: 0,
     "highest score first": lambda prediction: -prediction.score,
@@ -101,15 +98,25 @@ class Shot:
         self.change(mask_from_clicks(predictor, self.image, clicks, start), clicks)
 
 
-class Answer(NamedTuple):
+@dataclass
+class Answer:
     """What was found in a query image."""
 
     path: Path  # of the server's copy, under the name that it was uploaded with
+    size: tuple[int, ...]  # height and width
     view: RGB  # the image as large as it is shown among others
     support: list[SupportClass]  # what was looked for
     evidence: Evidence
     seconds: float
     predictor: Predictor  # by which
+    card: tuple[str, str] = "", ""  # the file and the caption that the page shows
+    rank: float = 0  # among others in the chosen order
+    is_found: bool = False
+
+    @property
+    def line(self) -> str:
+        """What is said of the image when it is opened."""
+        return f"{self.card[1]}, {self.size[1]} x {self.size[0]} pixels"
 
     def prediction(self, threshold: float, picture: RGB) -> Prediction:
         """Masks and probabilities for the image at the size of `picture`, without what does not count as found."""
@@ -132,8 +139,7 @@ class Session:
     counter: int = 0  # shots that there ever were
     asked: Any = None  # `state` at the last search
     expected: str = ""  # of the IoU, by the supports of that search
-    progress: str = ""  # how far that search is
-    status: str = ""  # what came of it, which no late step of a stopped search changes
+    status: str = ""  # how far that search is, or what came of it
 
     def state(self) -> tuple[Any, ...]:
         """What answers depend on: the network and the supports."""
@@ -159,8 +165,8 @@ class Session:
         self.shots.append(self.shot)
 
     def add_file(self, path: str) -> None:
-        """Take an uploaded support image; UserError as `read_upload` and `add_shot`."""
-        self.add_shot(path, read_upload(path, self.limits))
+        """Take an uploaded support image; UserError as `read_image` and `add_shot`."""
+        self.add_shot(path, read_image(path, max_megapixels=self.limits.megapixels))
 
     def remove(self, gone: Sequence[Shot | None]) -> None:
         """Remove supports; the last one that is left comes on the canvas."""
@@ -176,15 +182,12 @@ class Session:
         """Take the mask of the shot on the canvas from an uploaded file; UserError where it misfits."""
         if self.shot is None:
             raise UserError("there is no support image yet that this mask could belong to")
-        read_upload(path, self.limits)  # is it an image at all, and of a size to be read
         try:
-            index = interpret_mask(path).label
-            if (count := len(set(np.unique(index)) - {0, IGNORE})) > 1:
-                raise UserError(f"marks {count} classes")
+            read_image(path, max_megapixels=self.limits.megapixels)  # is it an image at all, and not too large
+            self.shot.change(object_mask(path, self.shot.image.shape[:2], self.shot.path.name))
         except UserError as error:  # whose remedy is an option of predict.py
-            reason = str(error).removeprefix(f"{path}: ").partition(";")[0]
-            raise UserError(f"{Path(path).name}: {reason}; give a mask of the one object, white on black") from None
-        self.shot.change(object_mask(index, self.shot.image.shape[:2], self.shot.path.name))
+            reason = str(error).partition(";")[0]
+            raise UserError(f"{reason}; give a mask of the one object, white on black, as large as its image") from None
 
     def read_painting(self, value: Any) -> None:
         """Take over what the canvas sent, {shot, ink}, if it was painted on; UserError for a damaged painting."""
@@ -204,19 +207,19 @@ class Session:
         """What the canvas shows: the current image, its object as ink, and the colour of its class."""
         if self.shot is None:
             return None
-        image, value = self.shot.canvas_image(), self.values()[self.shot.class_name]
+        image, color = self.shot.canvas_image(), class_color(self.values()[self.shot.class_name])
         ink = np.zeros((*image.shape[:2], 4), np.uint8)
-        ink[fit_mask(self.shot.mask, image) == 1] = (*class_color(value), 255)
-        shown = {"image": data_url(image), "ink": data_url(ink, "png"), "color": f"rgb{class_color(value)}"}
-        return {"shot": self.shot.number, **shown}
+        ink[fit_mask(self.shot.mask, image) == 1] = (*color, 255)
+        urls = {"image": data_url(image), "ink": data_url(ink, "png")}
+        return {"shot": self.shot.number, **urls, "color": f"rgb{color}"}
 
     def cards(self) -> list[Card]:
         """A small image of every support with its object in the colour of its class, and its line."""
         cards = []
         for shot in self.shots:
             remark = "" if 1 in shot.mask else ", nothing painted yet"
-            small = thumbnail(shot.image, shot.mask, self.values()[shot.class_name])
-            cards.append((small, f"{shot.class_name}: {shot.path.name}{remark}"))
+            drawn = draw_support(shot.image, shot.mask, self.values()[shot.class_name], CARD_SIDE)
+            cards.append((drawn, f"{shot.class_name}: {shot.path.name}{remark}"))
         return cards
 
     def support(self) -> list[SupportClass]:
@@ -232,26 +235,12 @@ class Session:
         return list(classes.values())
 
 
-def read_upload(path: str | Path, limits: Limits) -> RGB:
-    """An uploaded image (h, w, 3); UserError, by its name alone, for what is none and for too many pixels."""
-    try:
-        with open_image(path) as header:
-            megapixels = header.width * header.height / 1e6
-            if megapixels > limits.megapixels:
-                size = f"{header.width}x{header.height} are {megapixels:.0f} megapixels"
-                raise UserError(f"{size}, and at most {limits.megapixels:g} are taken; make it smaller")
-        return read_image(path)
-    except UserError as error:
-        raise UserError(f"{Path(path).name}: {str(error).removeprefix(f'{path}: ')}") from None
-
-
 def read_mask(stored: bytes) -> Mask:
     """A mask from its PNG."""
-    return np.asarray(cv2.imdecode(np.frombuffer(stored, np.uint8), cv2.IMREAD_GRAYSCALE), np.uint8)
+    with Image.open(io.BytesIO(stored)) as image:
+        return np.array(image)
 
 
-def thumbnail(image: RGB, mask: Mask, value: int, side: int = 200) -> RGB:
-    """A support image with its object in the colour of its class."""
-    small = fit(image, side, side)
-    mask = fit_mask(mask, small)
-    return overlay(small, np.where(mask == 1, value, mask))
+def draw_support(image: RGB, mask: Mask, value: int, side: int) -> RGB:
+    """A support image, reduced, with its object in the colour of its class."""
+    return overlay(fit(image, side, side), np.where(mask == 1, value, mask))

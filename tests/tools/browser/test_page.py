@@ -25,10 +25,10 @@ def test_what_shows_the_supports_is_never_overtaken(
 ) -> None:
     """All events that do stand in one queue, one at a time: the answer to an older one cannot come after a newer's."""
     pytest.importorskip("gradio")
-    from tools.browser.page import AppContext, build_page
+    from tools.browser.page import Page
 
     network = Network(Source(*experiment, is_usual=False), predictor, "toy")
-    page = build_page(AppContext(["toy"], lambda name: network, Limits(), tmp_path, tmp_path))
+    page = Page(["toy"], lambda name: network, Limits(), tmp_path, tmp_path).build()
     events = [event for event in page.fns.values() if {"strip", "painter"} & {each.elem_id for each in event.outputs}]
     assert len(events) > 10
     assert {(event.concurrency_id, event.concurrency_limit) for event in events} == {("quick", 1)}
@@ -251,7 +251,7 @@ def test_what_is_no_good_is_said_on_the_page(tab: Tab, tmp_path: Path) -> None:
     tab.message("good.png: nothing is painted in it")
     Image.new("L", (20, 20), 255).save(tmp_path / "small.png")
     tab.upload_mask(str(tmp_path / "small.png"))
-    tab.message("good.png: is 80x60 as shown, but its mask is 20x20")
+    tab.message("good.png: is 80x60 as shown, but its mask is 20x20; give a mask of the one object")
     tab.upload_mask(str(text))
     tab.message("text.jpg: not a readable image (it is no image)")
     tab.drag("box", (0.2, 0.2), (0.8, 0.8))

@@ -12,15 +12,16 @@ from PIL import Image
 
 from model.build import build_model
 from prediction.choice import Source
+from prediction.evidence import VIEWS
 from prediction.manifest import read_manifest
 from prediction.predictor import Prediction, Predictor
 from tests.tools.browser.tab import scene
 from tools.browser.download import write_zip
-from tools.browser.segment import answer_queries, draw_answer, draw_answers, expect_iou, explain_answer, show_example
-from tools.browser.session import VIEWS, Choice, Limits, Network, Session, read_upload
+from tools.browser.segment import answer_queries, draw_answers, draw_opened, expect_iou, explain_answer, show_example
+from tools.browser.session import Choice, Network, Session
 from util.config import Config
 from util.errors import UserError
-from util.image import read_image, resize_mask
+from util.image import RGB, read_image, resize_mask
 
 
 @pytest.fixture
@@ -29,8 +30,7 @@ def session(tmp_path: Path) -> Session:
     session = Session()
     for number, of in enumerate(("cat", "dog", "dog"), 3):
         mask = scene(tmp_path / f"support{number}.png", class_id=number)
-        image = read_upload(tmp_path / f"support{number}.png", Limits())
-        session.add_shot(tmp_path / f"support{number}.png", image, mask, of)
+        session.add_shot(tmp_path / f"support{number}.png", read_image(tmp_path / f"support{number}.png"), mask, of)
     return session
 
 
@@ -41,10 +41,14 @@ def write_queries(folder: Path) -> list[str]:
     return [str(folder / f"{number}.png") for number in range(3)]
 
 
+def save(image: RGB) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}.jpg"
+
+
 def answer_all(session: Session, predictor: Predictor, paths: list[str]) -> list[str]:
     """Answers go into the session; returns complaints."""
     session.answers = []
-    return [str(error) for error in answer_queries(session, predictor, paths) if error]
+    return [str(error) for error in answer_queries(session, predictor, paths, save) if error]
 
 
 def test_the_download_is_what_the_command_writes(
@@ -88,12 +92,14 @@ def test_the_download_is_what_the_command_writes(
 def test_a_late_step_of_a_stopped_search_changes_nothing_that_is_said_of_it(
     session: Session, predictor: Predictor, tmp_path: Path
 ) -> None:
-    steps = answer_queries(session, predictor, write_queries(tmp_path / "queries"))
+    steps = answer_queries(session, predictor, write_queries(tmp_path / "queries"), save)
     next(steps)
-    assert session.progress.startswith("1 of 3 images, ")
-    draw_answers(session, lambda card: card)  # as Stop does, while the next image is on its way
-    next(steps)
-    assert session.progress.startswith("2 of 3 images, ") and session.status.startswith("1 images, found in ")
+    assert session.status.startswith("1 of 3 images, ")
+    session.answers = session.answers.copy()  # as Stop does, while the next image is on its way
+    draw_answers(session, save)
+    said = session.status
+    assert not list(steps) and session.status == said and said.startswith("1 images, found in ")
+    assert len(session.answers) == len(session.shown) == 1
 
 
 def test_orders_and_what_is_stale(session: Session, predictor: Predictor, tmp_path: Path) -> None:
@@ -107,8 +113,9 @@ def test_orders_and_what_is_stale(session: Session, predictor: Predictor, tmp_pa
     }
     for order, key in keys.items():
         session.choice = Choice(order=order)
-        cards = draw_answers(session, lambda card: card)
-        assert [f"{answer.path.name}:" for answer in session.shown] == [text.split()[0] for _, text in cards]
+        draw_answers(session, save)
+        cards = [answer.card for answer in session.shown]
+        assert [file for file, _ in cards] == [save(answer.view) for answer in session.shown]
         expected = [Path(paths[place]).name for place in sorted(range(3), key=key.__getitem__)]
         assert [text.split(":")[0] for _, text in cards] == expected
         assert session.status == f"3 images, found in {sum(map(bool, map(Prediction.found, alone)))}"
@@ -124,11 +131,11 @@ def test_orders_and_what_is_stale(session: Session, predictor: Predictor, tmp_pa
 def test_views_and_threshold(session: Session, predictor: Predictor, tmp_path: Path) -> None:
     answer_all(session, predictor, write_queries(tmp_path / "queries"))
     for answer in session.answers:
-        assert draw_answer(answer, Choice("original"), answer.view)[0] is answer.view
-        for view in VIEWS:
-            image, text = draw_answer(answer, Choice(view), answer.view)
-            assert image.shape == answer.view.shape
-            assert text.startswith(answer.path.name) and text.endswith("s)")
+        views = [draw_opened(answer, Choice(view))[1] for view in VIEWS]
+        whole = read_image(answer.path)
+        assert all(image.shape == whole.shape for image in views) and (views[VIEWS.index("original")] == whole).all()
+        assert len({image.tobytes() for image in views}) >= 4  # nothing may be found, and then nothing is outlined
+        assert answer.card[1].startswith(answer.path.name) and answer.card[1].endswith("s)")
         probability = answer.prediction(0.5, answer.view).class_probabilities
         background = 1 - probability.sum(0)
         for threshold in (0.2, 0.5, 0.8):
@@ -160,7 +167,7 @@ def test_a_training_free_method_is_shown_like_a_trained_one(
     predictor = Predictor(model, experiment[0].val_size, 1, torch.device("cpu"))
     assert not answer_all(session, predictor, write_queries(tmp_path / "queries"))
     for answer in session.answers:
-        assert all(draw_answer(answer, Choice(view), answer.view)[0].shape == answer.view.shape for view in VIEWS)
+        assert all(draw_opened(answer, Choice(view))[1].shape == answer.size for view in VIEWS)
         captions = [text.split(" (")[0] for _, text in explain_answer(answer, 1)]
         assert captions == ["2 supports", "query", "result", *answer.evidence.maps]
 
@@ -171,7 +178,7 @@ def test_what_is_missing_is_said_first(
     paths = write_queries(tmp_path / "queries")
     for wrong, words in (([], "no image to search"), (paths * 40, "120 images to search, and at most 100")):
         with pytest.raises(UserError, match=words):
-            list(answer_queries(session, predictor, wrong))
+            list(answer_queries(session, predictor, wrong, save))
     network = Network(Source(*experiment, is_usual=False), predictor, "")
     with pytest.raises(UserError, match="nothing is segmented yet"):
         write_zip(session, network, [], tmp_path)
@@ -181,7 +188,7 @@ def test_what_is_missing_is_said_first(
         write_zip(session, network, [], tmp_path)
     session.shots[1].mask = np.zeros_like(session.shots[1].mask)
     with pytest.raises(UserError, match=r"support4\.png: nothing is painted"):
-        list(answer_queries(session, predictor, paths))
+        list(answer_queries(session, predictor, paths, save))
 
 
 def test_the_iou_that_supports_lead_one_to_expect(session: Session, predictor: Predictor, tmp_path: Path) -> None:
