@@ -27,6 +27,11 @@ class Evidence(NamedTuple):
     names: tuple[str, ...]  # of the classes
     scores: list[Scores]  # B = 1 each
     maps: dict[str, Tensor]  # by caption, as the method explains itself: (classes, h, w)
+    predictor: Predictor  # by which
+
+    def prediction(self, threshold: float, image: RGB) -> Prediction:
+        """Masks and probabilities at the size of an image, the query or a smaller one of it, at a threshold."""
+        return self.predictor.prediction(self.names, self.scores, image.shape[:2], image).at(threshold)
 
     def draw(self, view: str, prediction: Prediction, image: RGB) -> RGB:
         """One of VIEWS of what the scores came to, over the image or instead of it."""
@@ -63,7 +68,7 @@ def gather_evidence(predictor: Predictor, image: ImageSource) -> Evidence:
     maps = {caption: torch.cat([each.maps[caption] for each in found]).float().cpu() for caption in found[0].maps}
     if predictor.model.images.fit == "padded":
         maps = {caption: without_padding(x, pixels.shape[:2]) for caption, x in maps.items()}
-    return Evidence(tuple(predictor.states), scores, maps)
+    return Evidence(tuple(predictor.states), scores, maps, predictor)
 
 
 def on_disk(x: Tensor) -> Tensor:

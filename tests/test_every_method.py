@@ -92,7 +92,7 @@ def test_a_method_is_tested_and_predicts(
     session.add_shot(image, np.asarray(Image.open(image)), mask)
     assert [*answer_queries(session, predictor, [str(query)], lambda image: "")] == [None]
     (answer,) = session.answers
-    assert np.array_equal(answer.prediction(0.5, np.asarray(Image.open(query))).mask, found)
+    assert np.array_equal(answer.evidence.prediction(0.5, np.asarray(Image.open(query))).mask, found)
 
 
 @pytest.mark.parametrize(

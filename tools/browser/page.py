@@ -4,7 +4,7 @@ import html
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,7 @@ class Page:
     def build(self) -> gr.Blocks:
         """The three tabs under one title; a browser's tab that is loaded again has what it held."""
         kept: dict[str, Session] = {}  # by tab, the latest last
+        self.save = partial(save_img_array_to_cache, cache_dir=str(self.folder), format="jpeg")
         with gr.Blocks(title="HMNet", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)) as page:
             self.state, token = gr.State(Session(self.limits, self.names[0])), gr.Textbox(visible="hidden")
             self.status: Shows = {gr.HTML(elem_id="status", min_height=24, render=False): show_status}
@@ -135,6 +136,9 @@ class Page:
             gr.HTML(MESSAGES)
             shows = self.network | self.images | self.canvas | self.choice | self.cards | self.opened | self.status
 
+            def on_open(session: Session, path: str) -> None:
+                self.choose_network(session, open_session(session, path))
+
             def on_load(session: Session, name: str) -> dict[Any, Any]:
                 kept[name] = session = kept.pop(name, session)  # what a new tab was given meanwhile stays
                 for oldest in list(kept)[:-TABS]:
@@ -143,7 +147,7 @@ class Page:
 
             js = (HERE / "page.js").read_text()
             page.load(on_load, [self.state, token], [self.state, *shows], js=js, **ORDERED)
-            self.on(opening.upload, self.on_open, shows, opening)
+            self.on(opening.upload, on_open, shows, opening)
         return page
 
     def on(self, event: Any, action: Callable[..., Any], shows: Shows, *inputs: Any, **options: Any) -> Any:
@@ -157,20 +161,12 @@ class Page:
 
         return event(handle, [self.state, *inputs], list(shows), **QUICK | options)
 
-    def save(self, image: RGB) -> str:
-        """Keep an image as a file that the page may show."""
-        return save_img_array_to_cache(image, str(self.folder), format="jpeg")
-
     def choose_network(self, session: Session, name: str) -> None:
         """Take a network into use; UserError, and the former one stays, where that cannot be."""
         if name not in self.names:
             raise UserError(f"{name}: is not among the networks here; start the page with --weights")
         self.open(name)
         session.network = name
-
-    def on_open(self, session: Session, path: str) -> None:
-        """Take a session from a file."""
-        self.choose_network(session, open_session(session, path))
 
     def head(self) -> gr.UploadButton:
         """The title, the network in use and what else there is; a session as a file, the button that opens one."""

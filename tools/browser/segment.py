@@ -47,7 +47,7 @@ def answer_queries(
         try:
             image = read_image(path, max_megapixels=limits.megapixels)
             evidence, view = gather_evidence(predictor, image), fit(image, VIEW_SIDE, VIEW_SIDE)
-            found = Answer(Path(path), image.shape, view, support, evidence, perf_counter() - start, predictor)
+            found = Answer(Path(path), image.shape, view, support, evidence, perf_counter() - start)
             answers.append(found)
             draw_card(found, session.choice, save)
         except UserError as unread:
@@ -82,7 +82,7 @@ def draw_answers(session: Session, save: Save) -> None:
 
 def draw_card(answer: Answer, choice: Choice, save: Save) -> None:
     """Draw an answer as it is shown among others: its classes with their scores, its seconds, and its rank there."""
-    prediction = answer.prediction(choice.threshold, answer.view)
+    prediction = answer.evidence.prediction(choice.threshold, answer.view)
     classes = ", ".join(f"{item.name} {item.score:.2f}" for item in prediction.found()) or "not found"
     text = f"{answer.path.name}: {classes} ({answer.seconds:.1f}\u00a0s)"
     answer.card = save(answer.evidence.draw(choice.view, prediction, answer.view)), text
@@ -92,7 +92,7 @@ def draw_card(answer: Answer, choice: Choice, save: Save) -> None:
 def draw_opened(answer: Answer, choice: Choice) -> tuple[RGB, RGB]:
     """An answer's image at its own size, and what is chosen to be shown of the result."""
     image = read_image(answer.path)
-    return image, answer.evidence.draw(choice.view, answer.prediction(choice.threshold, image), image)
+    return image, answer.evidence.draw(choice.view, answer.evidence.prediction(choice.threshold, image), image)
 
 
 def explain_answer(answer: Answer, place: int) -> list[Card]:
@@ -102,7 +102,7 @@ def explain_answer(answer: Answer, place: int) -> list[Card]:
     """
     view, (_, value, images, masks) = answer.view, answer.support[place]
     shots = [draw_support(read_image(image), mask, value, VIEW_SIDE) for image, mask in zip(images, masks, strict=True)]
-    result = answer.prediction(0.5, view).mask == value
+    result = answer.evidence.prediction(0.5, view).mask == value
     about = f"{len(shots)} supports" if len(shots) > 1 else "support"
     shown = [(mosaic(shots, view.shape[0]), about), (view, "query"), (overlay(view, value * result), "result")]
     return shown + answer.evidence.draw_maps(place, view)

@@ -9,25 +9,22 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from prediction.choice import Source
-from prediction.clicks import Click, mask_from_clicks
+from prediction.clicks import EditedMask, Mask
 from prediction.evidence import VIEWS, Evidence
 from prediction.masks import object_mask
 from prediction.predictor import SINGLE, Prediction, Predictor
 from prediction.support import SupportClass
 from util.errors import UserError
 from util.image import RGB, read_image
-from util.visualize import class_color, data_url, encode_image, fit, fit_mask, overlay
+from util.visualize import class_color, data_url, fit, fit_mask, overlay
 
-Mask = NDArray[np.uint8]
 Card = tuple[RGB, str]  # an image of the page and its caption
 
 CANVAS_SIDE = 1024  # pixels of the longer side of the image that is painted on
 CARD_SIDE = 200  # of a support among others
-STEPS = 20  # that can be undone
 ORDERS: dict[str, Callable[[Prediction], float]] = {
     "as given": lambda prediction: 0,
     "highest score first": lambda prediction: -prediction.score,
@@ -60,42 +57,16 @@ class Choice(NamedTuple):
     order: str = next(iter(ORDERS))
 
 
-@dataclass(eq=False)
-class Shot:
+class Shot(EditedMask):
     """A support image, its class, and the object in it: (h, w), 1 object, 0 other, 255 not to be judged."""
 
-    number: int  # by which the page knows it
-    path: Path
-    image: RGB
-    mask: Mask
-    class_name: str
-    history: list[tuple[bytes, Sequence[Click]]] = field(default_factory=list)  # masks as PNG, and clicks behind them
-    place: int = -1  # of the present mask there
-
-    def __post_init__(self) -> None:
-        self.change(self.mask)
+    def __init__(self, number: int, path: Path, image: RGB, mask: Mask, class_name: str) -> None:
+        super().__init__(image, mask)
+        self.number, self.path, self.class_name = number, path, class_name
 
     def canvas_image(self) -> RGB:
         """The image as it is painted on, its longer side at most CANVAS_SIDE pixels."""
         return fit(self.image, CANVAS_SIDE, CANVAS_SIDE) if max(self.image.shape) > CANVAS_SIDE else self.image
-
-    def change(self, mask: Mask, clicks: Sequence[Click] = ()) -> None:
-        """Take another mask, which can be undone, and the clicks that it comes from since it was painted."""
-        self.mask = mask
-        self.history = [*self.history[: self.place + 1], (encode_image(mask, ".png"), clicks)][-STEPS - 1 :]
-        self.place = len(self.history) - 1
-
-    def step(self, by: int) -> None:
-        """Go to a former mask, or on to a later one, as far as they are remembered."""
-        self.place = min(max(self.place + by, 0), len(self.history) - 1)
-        self.mask = read_mask(self.history[self.place][0])
-
-    def click(self, click: Click, predictor: Predictor) -> None:
-        """Let the mask grow or shrink by one more click on what was painted."""
-        painted = next((stored for stored, clicks in self.history[self.place :: -1] if not clicks), None)
-        start = read_mask(painted) if painted else np.zeros_like(self.mask)
-        clicks = [*self.history[self.place][1], click]
-        self.change(mask_from_clicks(predictor, self.image, clicks, start), clicks)
 
 
 @dataclass
@@ -108,7 +79,6 @@ class Answer:
     support: list[SupportClass]  # what was looked for
     evidence: Evidence
     seconds: float
-    predictor: Predictor  # by which
     card: tuple[str, str] = "", ""  # the file and the caption that the page shows
     rank: float = 0  # among others in the chosen order
     is_found: bool = False
@@ -117,11 +87,6 @@ class Answer:
     def line(self) -> str:
         """What is said of the image when it is opened."""
         return f"{self.card[1]}, {self.size[1]} x {self.size[0]} pixels"
-
-    def prediction(self, threshold: float, picture: RGB) -> Prediction:
-        """Masks and probabilities for the image at the size of `picture`, without what does not count as found."""
-        evidence, size = self.evidence, picture.shape[:2]
-        return self.predictor.prediction(evidence.names, evidence.scores, size, picture).at(threshold)
 
 
 @dataclass
@@ -233,12 +198,6 @@ class Session:
             classes[shot.class_name].images.append(shot.path)
             classes[shot.class_name].masks.append(shot.mask)
         return list(classes.values())
-
-
-def read_mask(stored: bytes) -> Mask:
-    """A mask from its PNG."""
-    with Image.open(io.BytesIO(stored)) as image:
-        return np.array(image)
 
 
 def draw_support(image: RGB, mask: Mask, value: int, side: int) -> RGB:

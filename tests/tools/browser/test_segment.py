@@ -105,7 +105,7 @@ def test_a_late_step_of_a_stopped_search_changes_nothing_that_is_said_of_it(
 def test_orders_and_what_is_stale(session: Session, predictor: Predictor, tmp_path: Path) -> None:
     paths = write_queries(tmp_path / "queries")
     assert not answer_all(session, predictor, paths) and not session.is_stale
-    alone = [answer.prediction(0.5, answer.view) for answer in session.answers]
+    alone = [answer.evidence.prediction(0.5, answer.view) for answer in session.answers]
     keys: dict[str, list[Any]] = {
         "highest score first": [-each.score for each in alone],
         "found first": [not each.found() for each in alone],
@@ -136,14 +136,14 @@ def test_views_and_threshold(session: Session, predictor: Predictor, tmp_path: P
         assert all(image.shape == whole.shape for image in views) and (views[VIEWS.index("original")] == whole).all()
         assert len({image.tobytes() for image in views}) >= 4  # nothing may be found, and then nothing is outlined
         assert answer.card[1].startswith(answer.path.name) and answer.card[1].endswith("s)")
-        probability = answer.prediction(0.5, answer.view).class_probabilities
+        probability = answer.evidence.prediction(0.5, answer.view).class_probabilities
         background = 1 - probability.sum(0)
         for threshold in (0.2, 0.5, 0.8):
             best = probability.max(0)
             expected = np.where(best / (best + background) > threshold, probability.argmax(0) + 1, 0)
             close = np.abs(best / (best + background) - threshold) < 1e-5
             close |= np.abs(np.diff(probability, axis=0)[0]) < 1e-5  # of two classes either
-            assert ((answer.prediction(threshold, answer.view).mask == expected) | close).mean() > 0.999
+            assert ((answer.evidence.prediction(threshold, answer.view).mask == expected) | close).mean() > 0.999
 
 
 def test_explanations_show_the_maps_of_the_class(session: Session, predictor: Predictor, tmp_path: Path) -> None:

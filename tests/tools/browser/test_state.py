@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from prediction.clicks import STEPS
 from tests.tools.browser.tab import scene
 from tests.toy import generator
 from tools.browser.download import SESSION, open_session, save_session
-from tools.browser.session import CANVAS_SIDE, STEPS, Choice, Limits, Session
+from tools.browser.session import CANVAS_SIDE, Choice, Limits, Session
 from util.errors import UserError
 
 PNG = "data:image/png;base64,"
@@ -82,9 +83,7 @@ def test_masks_from_files(tmp_path: Path) -> None:
     other = mask.copy()
     other[:9, :9] = 7
     Image.fromarray(other).save(tmp_path / "two.png")
-    with pytest.raises(
-        UserError, match=r"^image\.jpg: its mask has the classes \[1, 7\]; give a mask of the one"
-    ):
+    with pytest.raises(UserError, match=r"^image\.jpg: its mask has the classes \[1, 7\]; give a mask of the one"):
         session.read_mask(str(tmp_path / "two.png"))
     with pytest.raises(
         UserError, match=r"image\.jpg: a mask in [^;]*; give a mask of the one object, white on black, as large as its"
