@@ -37,6 +37,7 @@ ACTIONS = {
     "Remove this image": lambda session: session.remove([session.shot]),
     "Empty the list": lambda session: session.remove(session.shots),
 }
+IMAGES: Any = {"interactive": False, "show_label": False, "format": "jpeg"}
 STALE = "<b>Supports or network have changed since; press Find the object again.</b>"
 MESSAGES = "<details id='messages'><summary>Messages</summary><ol></ol></details>"  # page.js fills it
 FONTS: Any = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # that a machine has
@@ -73,8 +74,8 @@ def values_of(shows: Shows, session: Session) -> dict[Any, Any]:
 
 def gallery(name: str, columns: int, **options: Any) -> gr.Gallery:
     """Images with captions."""
-    shared: Any = {"interactive": False, "show_label": False, "object_fit": "contain", "buttons": [], "format": "jpeg"}
-    return gr.Gallery(elem_id=name, elem_classes="gallery", columns=columns, **shared | options)
+    options |= {"columns": columns, "object_fit": "contain", "buttons": []}
+    return gr.Gallery(elem_id=name, elem_classes="gallery", **IMAGES, **options)
 
 
 def download(button: gr.Button, handler: Callable[..., Path], inputs: Sequence[Any]) -> None:
@@ -91,19 +92,7 @@ def download(button: gr.Button, handler: Callable[..., Path], inputs: Sequence[A
 def show_status(session: Session) -> str:
     """How far a search is, or what came of it and whether that still holds."""
     text = "; ".join(filter(None, [session.status, session.expected]))
-    return f"<p role='status'>{text} {STALE if session.is_stale else ''}</p>"
-
-
-def show_class(session: Session) -> Any:
-    """The class of the image on the canvas, and those that there are."""
-    names = list(session.values()) or [SINGLE]
-    return gr.update(choices=names, value=session.shot.class_name if session.shot else names[0])
-
-
-def show_strip(session: Session) -> Any:
-    """All supports, the one on the canvas marked."""
-    place = session.shots.index(session.shot) if session.shot else None
-    return gr.update(value=session.cards(), selected_index=place, visible=bool(session.shots))
+    return f"<div role='status'>{text} {STALE if session.is_stale else ''}</div>"
 
 
 @dataclass
@@ -196,9 +185,14 @@ class Page:
         label = "Class of this image: choose one, or write another name"
         class_name = gr.Dropdown(label=label, allow_custom_value=True, elem_id="class")
         strip = gallery("strip", columns=4, fit_columns=False, allow_preview=False, visible=False)
-        self.canvas: Shows = {painter: Session.canvas}
-        self.images: Shows = {strip: show_strip, class_name: show_class}
-        shows = self.images | self.canvas
+
+        def show_class(session: Session) -> Any:
+            names = list(session.values()) or [SINGLE]
+            return gr.update(choices=names, value=session.shot.class_name if session.shot else names[0])
+
+        def show_strip(session: Session) -> Any:
+            place = session.shots.index(session.shot) if session.shot else None
+            return gr.update(value=session.cards(), selected_index=place, visible=bool(session.shots))
 
         def on_select(session: Session, event: gr.SelectData) -> None:
             session.shot = session.shots[event.index] if event.index < len(session.shots) else session.shot
@@ -212,11 +206,14 @@ class Page:
             for path in paths:
                 with_messages(session.add_file)(path)
 
+        self.images: Shows = {strip: show_strip, class_name: show_class}
+        self.canvas: Shows = {painter: Session.canvas}
+        shows = self.images | self.canvas
         with buttons:
+            mask_file = gr.UploadButton("Mask from a file", size="sm", min_width=130, elem_id="mask")
             for name, action in ACTIONS.items():
                 button = gr.Button(name, elem_id=name.split()[0].lower(), size="sm", min_width=50 + 5 * len(name))
                 self.on(button.click, action, shows)
-            mask_file = gr.UploadButton("Mask from a file", size="sm", min_width=130, elem_id="mask")
         self.on(strip.select, on_select, shows)
         self.on(files.upload, add_files, shows, files).then(lambda: None, None, files)
         self.on(mask_file.upload, Session.read_mask, shows, mask_file).then(lambda: None, None, mask_file)
@@ -272,10 +269,8 @@ class Page:
         shows = self.cards | self.opened
         done = example.click(with_messages(on_example), self.state, queries)
         self.on(done.then, lambda session: None, self.images | self.canvas)
-        outputs, shown_on = [*shows, *self.status], list(self.status)
-        asked = start.click(
-            self.search, [self.state, *self.canvas, queries], outputs, show_progress_on=shown_on, **NETWORK
-        )
+        searching: Any = NETWORK | {"outputs": [*shows, *self.status], "show_progress_on": list(self.status)}
+        asked = start.click(self.search, [self.state, *self.canvas, queries], **searching)
         self.on(stop.click, on_stop, shows, cancels=asked)
         for changed in self.choice:
             self.on(changed.input, on_choice, shows, *self.choice, trigger_mode="always_last")
@@ -308,8 +303,7 @@ class Page:
     def opened_result(self) -> gr.Button:
         """The result that is opened, at its own size under a slider from original to result; returns what closes it."""
         with gr.Column(visible=False, elem_id="opened") as place:
-            shared: Any = {"show_label": False, "interactive": False, "format": "jpeg"}
-            slider = gr.ImageSlider(max_height=HEIGHT, elem_id="compare", **shared)
+            slider = gr.ImageSlider(max_height=HEIGHT, elem_id="compare", **IMAGES)
             line = gr.HTML(elem_id="line")
             with gr.Row():
                 for name, text in (("back", "\u2190 Previous"), ("forward", "Next \u2192")):
@@ -318,7 +312,7 @@ class Page:
                 close = gr.Button("Close (Esc)", size="sm", min_width=80, elem_id="close")
         self.opened: Shows = {place: lambda session: gr.update(visible=bool(session.opened))}
         self.opened[slider] = lambda session: session.opened and segment.draw_opened(session.opened, session.choice)
-        self.opened[line] = lambda session: html.escape(session.opened.line) if session.opened else ""
+        self.opened[line] = lambda session: session.opened and html.escape(session.opened.line)
         return close
 
     def explain_page(self, tab: gr.Tab) -> None:
@@ -356,7 +350,7 @@ class Page:
                 raise UserError(f"{self.results}: holds no *{EPISODES}, which test.py writes; test one first")
             one, two = ([name for name in names or [] if name in found] for names in chosen)
             one = one or list(found)[:1]
-            tested = replay.read_tested(*([found[name] for name in names] for names in (one, two)))
+            tested = replay.read_tested([found[name] for name in one], [found[name] for name in two])
             ordered = replay.rows_by_iou(tested)
             headers = [*(("difference", "first", "second") if two else ("IoU",)), *replay.HEADERS]
             table = gr.update(value={"headers": headers, "data": [cells for cells, _ in ordered]})
@@ -364,10 +358,8 @@ class Page:
 
         @with_messages
         def on_row(ordered: list[Any], event: gr.SelectData) -> tuple[RGB, str]:
-            tested = next(
-                tested for cells, tested in ordered if cells == event.row_value
-            )  # however the page sorts them
-            return replay.draw_episode(tested)
+            # by its cells, however the page sorts them
+            return replay.draw_episode(next(tested for cells, tested in ordered if cells == event.row_value))
 
         gr.on([tab.select, first.input, second.input], on_choice, [first, second], [first, second, rows, ordered])
         rows.select(on_row, ordered, [panel, remark], **NETWORK)

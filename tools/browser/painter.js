@@ -9,11 +9,8 @@ const HEIGHT = 440, STEP = 0.02;
 const KEYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1], Enter: [0, 0] };
 let shot = null, image = new Image(), color = "", tool = "brush", path = [], here = null, is_waiting = false;
 
-const point = (event) => {
-  const frame = canvas.getBoundingClientRect();
-  return [(event.clientX - frame.left) * canvas.width / frame.width,
-          (event.clientY - frame.top) * canvas.height / frame.height];
-};
+const scale = () => canvas.width / canvas.getBoundingClientRect().width;
+const point = (event) => [event.offsetX * scale(), event.offsetY * scale()];
 // The slider is in hundredths of a quarter of the image's longer side.
 const radius = () => Math.max(0.5, size.value / 100 * Math.max(canvas.width, canvas.height) / 8);
 const is_brush = () => tool === "brush" || tool === "eraser";
@@ -85,7 +82,9 @@ function choose(name) {
   draw();
 }
 
-const fit = () => { canvas.style.width = `calc(${zoom.value} * min(100%, ${HEIGHT * canvas.width / canvas.height}px))`; };
+const fit = () => {
+  canvas.style.width = `calc(${zoom.value} * min(100%, ${HEIGHT * canvas.width / canvas.height}px))`;
+};
 for (const button of buttons) button.addEventListener("click", () => choose(button.dataset.tool));
 zoom.addEventListener("input", fit);
 canvas.addEventListener("pointerdown", (event) => {

@@ -47,7 +47,8 @@ def answer_queries(
         try:
             image = read_image(path, max_megapixels=limits.megapixels)
             evidence, view = gather_evidence(predictor, image), fit(image, VIEW_SIDE, VIEW_SIDE)
-            found = Answer(Path(path), image.shape, view, support, evidence, perf_counter() - start)
+            size = f"{image.shape[1]} x {image.shape[0]} pixels"
+            found = Answer(Path(path), size, view, support, evidence, perf_counter() - start)
             answers.append(found)
             draw_card(found, session.choice, save)
         except UserError as unread:
@@ -86,6 +87,7 @@ def draw_card(answer: Answer, choice: Choice, save: Save) -> None:
     classes = ", ".join(f"{item.name} {item.score:.2f}" for item in prediction.found()) or "not found"
     text = f"{answer.path.name}: {classes} ({answer.seconds:.1f}\u00a0s)"
     answer.card = save(answer.evidence.draw(choice.view, prediction, answer.view)), text
+    answer.line = f"{text}, {answer.size}"
     answer.rank, answer.is_found = ORDERS[choice.order](prediction), prediction.is_found
 
 

@@ -74,19 +74,15 @@ class Answer:
     """What was found in a query image."""
 
     path: Path  # of the server's copy, under the name that it was uploaded with
-    size: tuple[int, ...]  # height and width
+    size: str  # of the image, in words
     view: RGB  # the image as large as it is shown among others
     support: list[SupportClass]  # what was looked for
     evidence: Evidence
     seconds: float
     card: tuple[str, str] = "", ""  # the file and the caption that the page shows
+    line: str = ""  # what is said where it is opened
     rank: float = 0  # among others in the chosen order
     is_found: bool = False
-
-    @property
-    def line(self) -> str:
-        """What is said of the image when it is opened."""
-        return f"{self.card[1]}, {self.size[1]} x {self.size[0]} pixels"
 
 
 @dataclass

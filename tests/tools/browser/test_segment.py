@@ -167,7 +167,8 @@ def test_a_training_free_method_is_shown_like_a_trained_one(
     predictor = Predictor(model, experiment[0].val_size, 1, torch.device("cpu"))
     assert not answer_all(session, predictor, write_queries(tmp_path / "queries"))
     for answer in session.answers:
-        assert all(draw_opened(answer, Choice(view))[1].shape == answer.size for view in VIEWS)
+        whole = read_image(answer.path)
+        assert all(draw_opened(answer, Choice(view))[1].shape == whole.shape for view in VIEWS)
         captions = [text.split(" (")[0] for _, text in explain_answer(answer, 1)]
         assert captions == ["2 supports", "query", "result", *answer.evidence.maps]
 
