@@ -19,7 +19,8 @@ from prediction.outputs import Outputs
 from prediction.plan import WHOLE, PredictionPlan, begin
 from prediction.queries import Queries
 from prediction.settings import contents_of, fingerprint, read_settings, write_settings
-from tools.browser.session import ORDERS, Choice, Network, Session
+from tools.browser.answer import ORDERS, Choice
+from tools.browser.session import Network, Session
 from util.errors import UserError
 from util.files import own_name
 from util.image import read_image

@@ -14,11 +14,12 @@ from gradio.processing_utils import save_img_array_to_cache
 from engine import replay
 from engine.results import EPISODES
 from prediction.clicks import Click
+from prediction.evidence import VIEWS
 from prediction.formats.table import FORMATS
 from prediction.predictor import SINGLE
-from tools.browser import segment
+from tools.browser.answer import ORDERS, Choice
 from tools.browser.download import open_session, save_session, write_zip
-from tools.browser.session import ORDERS, VIEWS, Choice, Limits, Network, Session
+from tools.browser.session import Limits, Network, Session
 from util.errors import UserError
 from util.image import RGB
 
@@ -246,16 +247,16 @@ class Page:
             pack = gr.Button("Download masks and overlays (zip)", elem_id="pack")
 
         def on_example(session: Session) -> list[str]:
-            return segment.show_example(self.open(session.network).source.cfg, session, self.folder)
+            return session.show_example(self.open(session.network).source.cfg, self.folder)
 
         def on_choice(session: Session, *choice: Any) -> None:
             session.choice = Choice(*choice)
-            segment.draw_answers(session, self.save)
+            session.draw(self.save)
 
         def on_stop(session: Session) -> None:
             gr.Info("stopped")
             session.answers = session.answers.copy()  # another list, by which a search under way ends
-            segment.draw_answers(session, self.save)
+            session.draw(self.save)
 
         def on_select(session: Session, event: gr.SelectData) -> None:
             session.opened = session.shown[event.index] if event.index < len(session.shown) else None
@@ -287,14 +288,14 @@ class Page:
             session.read_painting(painting)
             predictor = self.open(session.network).predictor
             yield values_of(results | self.opened, session)
-            for error in segment.answer_queries(session, predictor, paths or [], self.save):
+            for error in session.search(predictor, paths or [], self.save):
                 if error:
                     warn(str(error))
                 is_due = len(session.answers) % (1 + len(session.answers) // AT_ONCE) == 0  # many in larger steps
                 yield values_of(results if is_due else self.status, session)
-            segment.draw_answers(session, self.save)
+            session.draw(self.save)
             yield values_of(results, session)
-            for line in segment.expect_iou(session, predictor):
+            for line in session.expect(predictor):
                 warn(line)
             yield values_of(self.status, session)
         except UserError as error:
@@ -311,7 +312,7 @@ class Page:
                     button.click(None, js=f"() => window.step('{name}')")
                 close = gr.Button("Close (Esc)", size="sm", min_width=80, elem_id="close")
         self.opened: Shows = {place: lambda session: gr.update(visible=bool(session.opened))}
-        self.opened[slider] = lambda session: session.opened and segment.draw_opened(session.opened, session.choice)
+        self.opened[slider] = lambda session: session.opened and session.opened.draw_whole(session.choice)
         self.opened[line] = lambda session: session.opened and html.escape(session.opened.line)
         return close
 
@@ -327,8 +328,8 @@ class Page:
                 raise UserError("nothing is segmented yet; find an object on the page Segment first")
             number = number if number and number < len(pairs) else 0
             names = [f"{answer.path.name}: {answer.support[place].name}" for answer, place in pairs]
-            choices = [(name, place) for place, name in enumerate(names)]
-            return [gr.update(choices=choices, value=number), segment.explain_answer(*pairs[number])]
+            choices, (answer, place) = [(name, place) for place, name in enumerate(names)], pairs[number]
+            return [gr.update(choices=choices, value=number), answer.explain(place)]
 
         gr.on([tab.select, chosen.input], on_open, [self.state, chosen], [chosen, maps])
 

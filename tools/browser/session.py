@@ -1,36 +1,39 @@
-"""What one tab of the page holds: supports, settings and answers. Uploads are checked, and their names are no paths."""
+"""What one tab of the page holds, and what is done with it. Uploads are checked, and their names are no paths."""
 
 import base64
+import copy
 import io
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import mkdtemp
+from time import perf_counter
 from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
 from PIL import Image
 
+from dataset.benchmarks.table import open_benchmark
+from dataset.episode import draw_seeded, wanted_classes
+from dataset.index import load_index
 from prediction.choice import Source
 from prediction.clicks import EditedMask, Mask
-from prediction.evidence import VIEWS, Evidence
+from prediction.evidence import gather_evidence
+from prediction.expectation import expect, leave_out, lines
 from prediction.masks import object_mask
-from prediction.predictor import SINGLE, Prediction, Predictor
+from prediction.predictor import SINGLE, Predictor
 from prediction.support import SupportClass
+from tools.browser.answer import VIEW_SIDE, Answer, Card, Choice, Save, draw_support
+from util.config import Config
 from util.errors import UserError
 from util.image import RGB, read_image
-from util.visualize import class_color, data_url, fit, fit_mask, overlay
-
-Card = tuple[RGB, str]  # an image of the page and its caption
+from util.visualize import class_color, data_url, fit, fit_mask
 
 CANVAS_SIDE = 1024  # pixels of the longer side of the image that is painted on
 CARD_SIDE = 200  # of a support among others
-ORDERS: dict[str, Callable[[Prediction], float]] = {
-    "as given": lambda prediction: 0,
-    "highest score first": lambda prediction: -prediction.score,
-    "found first": lambda prediction: not prediction.is_found,
-    "least sure first: label these next": lambda prediction: prediction.certainty,
-}
+EXAMPLE_QUERIES = 6
 
 
 class Network(NamedTuple):
@@ -49,14 +52,6 @@ class Limits(NamedTuple):
     queries: int = 100
 
 
-class Choice(NamedTuple):
-    """How results are shown, and the threshold of their masks."""
-
-    view: str = VIEWS[0]
-    threshold: float = 0.5
-    order: str = next(iter(ORDERS))
-
-
 class Shot(EditedMask):
     """A support image, its class, and the object in it: (h, w), 1 object, 0 other, 255 not to be judged."""
 
@@ -67,22 +62,6 @@ class Shot(EditedMask):
     def canvas_image(self) -> RGB:
         """The image as it is painted on, its longer side at most CANVAS_SIDE pixels."""
         return fit(self.image, CANVAS_SIDE, CANVAS_SIDE) if max(self.image.shape) > CANVAS_SIDE else self.image
-
-
-@dataclass
-class Answer:
-    """What was found in a query image."""
-
-    path: Path  # of the server's copy, under the name that it was uploaded with
-    size: str  # of the image, in words
-    view: RGB  # the image as large as it is shown among others
-    support: list[SupportClass]  # what was looked for
-    evidence: Evidence
-    seconds: float
-    card: tuple[str, str] = "", ""  # the file and the caption that the page shows
-    line: str = ""  # what is said where it is opened
-    rank: float = 0  # among others in the chosen order
-    is_found: bool = False
 
 
 @dataclass
@@ -195,7 +174,68 @@ class Session:
             classes[shot.class_name].masks.append(shot.mask)
         return list(classes.values())
 
+    def search(self, predictor: Predictor, paths: Sequence[str], save: Save) -> Iterator[UserError | None]:
+        """Look for the classes in every image, which then has its answer; an error for what cannot be read.
 
-def draw_support(image: RGB, mask: Mask, value: int, side: int) -> RGB:
-    """A support image, reduced, with its object in the colour of its class."""
-    return overlay(fit(image, side, side), np.where(mask == 1, value, mask))
+        Ends where `answers` is another list meanwhile, as Stop makes it. Raises UserError where supports are
+        incomplete, and for no image or too many.
+        """
+        support, limits, predictor = self.support(), self.limits, copy.copy(predictor)
+        if not paths:
+            raise UserError("there is no image to search; drop some on the right")
+        if len(paths) > limits.queries:
+            raise UserError(f"{len(paths)} images to search, and at most {limits.queries} are taken; remove some")
+        predictor.set_support({item.name: (item.images, item.masks) for item in support})
+        if self.asked != self.state():
+            self.asked, self.expected = self.state(), ""
+        begin, answers = perf_counter(), self.answers
+        for number, path in enumerate(paths, 1):
+            start, error = perf_counter(), None
+            try:
+                image = read_image(path, max_megapixels=limits.megapixels)
+                evidence, view = gather_evidence(predictor, image), fit(image, VIEW_SIDE, VIEW_SIDE)
+                size = f"{image.shape[1]} x {image.shape[0]} pixels"
+                answers.append(Answer(Path(path), size, view, support, evidence, perf_counter() - start))
+                answers[-1].draw(self.choice, save)
+            except UserError as unread:
+                error = unread
+            if self.answers is not answers:
+                return
+            self.shown = answers  # in this order until all are there
+            left = (perf_counter() - begin) / number * (len(paths) - number)
+            self.status = f"{number} of {len(paths)} images, {left:.0f} s left"
+            yield error
+
+    def draw(self, save: Save) -> None:
+        """Draw all answers anew, sort and count them, as `choice` says; the network computes nothing."""
+        for answer in self.answers:
+            answer.draw(self.choice, save)
+        self.shown = sorted(self.answers, key=lambda answer: answer.rank)
+        found = sum(answer.is_found for answer in self.answers)
+        self.status = f"{len(self.answers)} images, found in {found}" if self.answers else ""
+
+    def expect(self, predictor: Predictor) -> list[str]:
+        """Note the IoU to be expected, every support segmented by the others; lines on masks that disagree with them.
+
+        Nothing where no class has two supports, or where it is known.
+        """
+        if self.expected or not (trials := leave_out(copy.copy(predictor), self.support())):
+            return []
+        self.expected, *disagreeing = lines({"": expect(trials)}, "")
+        return disagreeing
+
+    def show_example(self, cfg: Config, folder: Path) -> list[str]:
+        """Put an episode's supports in place of the session's own; returns copies of images to search.
+
+        They come from the data set that the network was trained for, of a class that no training saw. Raises UserError
+        where the data set is not there.
+        """
+        names, (index, files) = open_benchmark(cfg).names(), load_index(cfg, "val")
+        episode = draw_seeded(index, cfg.shot, cfg.seeds[0], self.counter)
+        wanted, chosen = episode.class_id, (episode.query, *episode.support)
+        self.remove(self.shots)
+        for image in episode.support:
+            self.add_shot(files[image][0], files.image(image), files.read(image, wanted), names[wanted])
+        others = [image for image in index.images if image not in chosen and wanted in wanted_classes(index, image)]
+        place = mkdtemp(dir=folder)
+        return [shutil.copy(files[image][0], place) for image in (episode.query, *others[: EXAMPLE_QUERIES - 1])]

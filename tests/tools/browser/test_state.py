@@ -12,8 +12,9 @@ from PIL import Image
 from prediction.clicks import STEPS
 from tests.tools.browser.tab import scene
 from tests.toy import generator
+from tools.browser.answer import Choice
 from tools.browser.download import SESSION, open_session, save_session
-from tools.browser.session import CANVAS_SIDE, Choice, Limits, Session
+from tools.browser.session import CANVAS_SIDE, Limits, Session
 from util.errors import UserError
 
 PNG = "data:image/png;base64,"
