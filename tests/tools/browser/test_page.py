@@ -34,6 +34,15 @@ def test_what_shows_the_supports_is_never_overtaken(
     assert {(event.concurrency_id, event.concurrency_limit) for event in events} == {("quick", 1)}
 
 
+def test_messages_name_files_as_they_were_uploaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = pytest.importorskip("gradio") and pytest.importorskip("tools.browser.page")
+    said: list[str] = []
+    monkeypatch.setattr(page.gr, "Warning", lambda text, seconds: said.append(text))
+    for place in ("", "tmpq_1/0/"):  # an upload, and what was in a session's file
+        page.warn(f"/tmp/hmnet-1/{'0a' * 32}/{place}a b<1>.png: is no good; take png/jpg")
+    assert said == 2 * ["a b&lt;1&gt;.png: is no good; take png/jpg"]
+
+
 def test_painted_with_the_mouse_the_result_is_the_predictors(tab: Tab, predictor: Predictor, tmp_path: Path) -> None:
     support, queries = picture(tmp_path, "support.png", 90, 120), [
         picture(tmp_path, "one.png", 60, 80),
@@ -269,6 +278,7 @@ def test_what_is_no_good_is_said_on_the_page(tab: Tab, tmp_path: Path) -> None:
     tab.message("large.png: 10000x10000 are 100 megapixels")
     assert re.match(r"[0-9:]+ \S* ?there is no support image yet", tab.page.locator("#messages li").last.text_content())
     assert tab.page.locator("#messages li:has-text('at most 50')").count() == 2  # the supports' and the search's
+    assert "hmnet-" not in tab.page.text_content("#messages")  # the server's folder of uploads
     out = tab.download(tmp_path / "out")
     assert [path.suffix for path in (out / "masks").iterdir()] == [".png"]
 
