@@ -133,6 +133,7 @@ class Page:
                 kept[name] = session = kept.pop(name, session)  # what a new tab was given meanwhile stays
                 for oldest in list(kept)[:-TABS]:
                     del kept[oldest]
+                session.stop(self.save)  # what was searched ends with the page that asked for it
                 return {self.state: session, **values_of(shows, session)}
 
             js = (HERE / "page.js").read_text()
@@ -255,8 +256,7 @@ class Page:
 
         def on_stop(session: Session) -> None:
             gr.Info("stopped")
-            session.answers = session.answers.copy()  # another list, by which a search under way ends
-            session.draw(self.save)
+            session.stop(self.save)
 
         def on_select(session: Session, event: gr.SelectData) -> None:
             session.opened = session.shown[event.index] if event.index < len(session.shown) else None

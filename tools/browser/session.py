@@ -177,8 +177,8 @@ class Session:
     def search(self, predictor: Predictor, paths: Sequence[str], save: Save) -> Iterator[UserError | None]:
         """Look for the classes in every image, which then has its answer; an error for what cannot be read.
 
-        Ends where `answers` is another list meanwhile, as Stop makes it. Raises UserError where supports are
-        incomplete, and for no image or too many.
+        Ends where `stop` was called meanwhile. Raises UserError where supports are incomplete, and for no image or too
+        many.
         """
         support, limits, predictor = self.support(), self.limits, copy.copy(predictor)
         if not paths:
@@ -205,6 +205,11 @@ class Session:
             left = (perf_counter() - begin) / number * (len(paths) - number)
             self.status = f"{number} of {len(paths)} images, {left:.0f} s left"
             yield error
+
+    def stop(self, save: Save) -> None:
+        """End a search under way, whose list of answers is then no longer the session's; draw what it has found."""
+        self.answers = self.answers.copy()
+        self.draw(save)
 
     def draw(self, save: Save) -> None:
         """Draw all answers anew, sort and count them, as `choice` says; the network computes nothing."""

@@ -331,6 +331,10 @@ def test_many_images_stopped_and_asked_again(tab: Tab, tmp_path: Path) -> None:
     assert is_drawn[0] and not is_drawn[-1]
     tab.page.locator("#results img").last.scroll_into_view_if_needed()
     tab.page.wait_for_function(f"{drawn}.at(-1)")
+    tab.page.click(START)
+    tab.page.wait_for_selector("#status:has-text('s left')")
+    tab.reload()
+    tab.page.wait_for_selector("#status:has-text('images, found in')")
 
 
 def test_examples_of_the_data_set(tab: Tab) -> None:

@@ -95,8 +95,7 @@ def test_a_late_step_of_a_stopped_search_changes_nothing_that_is_said_of_it(
     steps = session.search(predictor, write_queries(tmp_path / "queries"), save)
     next(steps)
     assert session.status.startswith("1 of 3 images, ")
-    session.answers = session.answers.copy()  # as Stop does, while the next image is on its way
-    session.draw(save)
+    session.stop(save)  # while the next image is on its way
     said = session.status
     assert not list(steps) and session.status == said and said.startswith("1 images, found in ")
     assert len(session.answers) == len(session.shown) == 1
