@@ -203,6 +203,11 @@ class EpisodeRow(Record):
     intersection: tuple[int, int] | None = None  # background, foreground
     union: tuple[int, int] | None = None
 
+    @property
+    def images(self) -> tuple[str, int, tuple[str, ...]]:
+        """Query, class and supports, by which episodes of two tests are the same."""
+        return self.query, self.class_id, tuple(self.support)
+
 
 AnyResult = Annotated[OneClassResult | SeveralClassesResult | TrainingResult, Field(discriminator="kind")]
 RESULT: TypeAdapter[AnyResult] = TypeAdapter(AnyResult)

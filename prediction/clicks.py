@@ -1,5 +1,6 @@
-"""An object's mask from a few clicks in its image, by the frozen features of a network's backbone."""
+"""An object's mask from a few clicks in its image, by the frozen features of a network's backbone; and its history."""
 
+import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -7,13 +8,14 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.sparse import coo_matrix, diags
 from scipy.sparse.linalg import spsolve
 from torch.nn import functional as F
 
 from prediction.predictor import Predictor
 from util.image import RGB, normalise
-from util.visualize import fit, fit_mask
+from util.visualize import encode_image, fit, fit_mask
 
 Mask = NDArray[np.uint8]
 Map = NDArray[np.float32]
@@ -27,6 +29,7 @@ PRIOR_WEIGHT = 0.02  # of a position's own look, where a link between equal neig
 SURE = 1e3  # weight of a click
 SHARPNESS = 12.0  # of the probability by cosine
 MASK_SHARE = 0.5  # of the painted mask in the prior
+STEPS = 20  # that can be undone
 
 
 class Click(NamedTuple):
@@ -40,6 +43,38 @@ class Click(NamedTuple):
         """Row and column of that place in a grid."""
         row, column = int(self.y * height), int(self.x * width)
         return min(max(row, 0), height - 1), min(max(column, 0), width - 1)
+
+
+class EditedMask:
+    """An image's mask (h, w) that is painted and clicked, and its former states, to which `step` leads back."""
+
+    def __init__(self, image: RGB, mask: Mask) -> None:
+        self.image = image
+        self.history: list[tuple[bytes, Sequence[Click]]] = []  # masks as PNG, and the clicks since they were painted
+        self.place = -1  # of the present mask there
+        self.change(mask)
+
+    def change(self, mask: Mask, clicks: Sequence[Click] = ()) -> None:
+        """Take another mask, and the clicks that it comes from."""
+        self.mask = mask
+        self.history = [*self.history[: self.place + 1], (encode_image(mask), clicks)][-STEPS - 1 :]
+        self.place = len(self.history) - 1
+
+    def step(self, by: int) -> None:
+        """Go to a former mask, or on to a later one, as far as they are remembered."""
+        self.place = min(max(self.place + by, 0), len(self.history) - 1)
+        self.mask = self._stored(self.place)
+
+    def click(self, click: Click, predictor: Predictor) -> None:
+        """Let the mask grow or shrink by one more click on what was painted."""
+        painted = [place for place in range(self.place + 1) if not self.history[place][1]]
+        start = self._stored(painted[-1]) if painted else np.zeros_like(self.mask)
+        clicks = [*self.history[self.place][1], click]
+        self.change(mask_from_clicks(predictor, self.image, clicks, start), clicks)
+
+    def _stored(self, place: int) -> Mask:
+        with Image.open(io.BytesIO(self.history[place][0])) as image:
+            return np.array(image)
 
 
 def mask_from_clicks(predictor: Predictor, image: RGB, clicks: Sequence[Click], mask: Mask) -> Mask:

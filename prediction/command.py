@@ -131,14 +131,13 @@ def predict(source: Source, arguments: argparse.Namespace, share: Share) -> list
     return sorted(complaints)
 
 
-def finish(arguments: argparse.Namespace, complaints: Sequence[str] = ()) -> Joined:
+def finish(out: Path, formats: str, html: bool, complaints: Sequence[str] = ()) -> Joined:
     """Join the manifest's parts, count what was found, write other formats and the page."""
-    out: Path = arguments.out
     joined = join(out)
     counts = {"images": len(joined.files), "found": dict(joined.found), "nothing": joined.nothing}
     write_settings(out, read_settings(out) | counts | {"least_sure": joined.least_sure})
-    write_formats(chosen_formats(arguments.format), out)
-    if arguments.html:
+    write_formats(chosen_formats(formats), out)
+    if html:
         write_gallery(out / "index.html", out.resolve().name, read_manifest(out), complaints)
     print(summary(joined))
     if len(joined.files) > len(joined.least_sure) > 0:
@@ -158,7 +157,7 @@ def finish_parts(source: Source, arguments: argparse.Namespace) -> list[str]:
     plan, _, settings = plan_run(source, arguments, WHOLE)
     if not is_current(arguments.out, settings, overwrite=False):
         raise UserError(f"{arguments.out}: holds no results yet; run predict.py without --finish first")
-    joined = finish(arguments)
+    joined = finish(arguments.out, arguments.format, arguments.html)
     return [f"{file}: is missing" for file in plan.queries.files if file not in joined.files]
 
 
@@ -171,7 +170,7 @@ def run(arguments: argparse.Namespace) -> int:
         with explain_errors(AGAIN), claim_share(arguments.out, share):
             complaints = finish_parts(source, arguments) if arguments.finish else predict(source, arguments, share)
             if share == WHOLE and not arguments.finish:
-                finish(arguments, complaints)
+                finish(arguments.out, arguments.format, arguments.html, complaints)
     except KeyboardInterrupt:
         raise UserError(f"stopped; {AGAIN}") from None
     if complaints:

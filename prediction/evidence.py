@@ -9,9 +9,12 @@ from torch import Tensor
 
 from model.methods.method import Scores
 from model.tensors import tree_map
-from prediction.predictor import Predictor
+from prediction.predictor import Prediction, Predictor
 from util.errors import UserError
-from util.image import ImageSource, read_image
+from util.image import RGB, ImageSource, read_image
+from util.visualize import draw_contour, heat, overlay
+
+VIEWS = ("overlay", "contour", "probability", "first map", "original")
 
 
 class Evidence(NamedTuple):
@@ -24,6 +27,33 @@ class Evidence(NamedTuple):
     names: tuple[str, ...]  # of the classes
     scores: list[Scores]  # B = 1 each
     maps: dict[str, Tensor]  # by caption, as the method explains itself: (classes, h, w)
+    predictor: Predictor  # by which
+
+    def prediction(self, threshold: float, image: RGB) -> Prediction:
+        """Masks and probabilities at the size of an image, the query or a smaller one of it, at a threshold."""
+        return self.predictor.prediction(self.names, self.scores, image.shape[:2], image).at(threshold)
+
+    def draw(self, view: str, prediction: Prediction, image: RGB) -> RGB:
+        """One of VIEWS of what the scores came to, over the image or instead of it."""
+        if view == "original":
+            return image
+        if view == "first map":
+            return heat(next(iter(self.maps.values())).amax(0).numpy(), image)
+        if view != "probability":
+            return overlay(image, prediction.mask, alpha=0.5 if view == "overlay" else 0)
+        drawn = heat(prediction.probability, image)
+        draw_contour(drawn, prediction.mask > 0, (255, 255, 255))
+        return drawn
+
+    def draw_maps(self, place: int, image: RGB) -> list[tuple[RGB, str]]:
+        """Every map of a class over the image, with its caption; colours go from 0 to 1 or over its own range."""
+        drawn = []
+        for caption, maps in self.maps.items():
+            values = maps[place].numpy()
+            is_unit = values.min() >= 0 and values.max() <= 1
+            low, high = (0, 1) if is_unit else (values.min(), values.max())
+            drawn.append((heat((values - low) / (high - low), image), f"{caption} ({low:.3g} to {high:.3g})"))
+        return drawn
 
 
 @torch.inference_mode()
@@ -38,7 +68,7 @@ def gather_evidence(predictor: Predictor, image: ImageSource) -> Evidence:
     maps = {caption: torch.cat([each.maps[caption] for each in found]).float().cpu() for caption in found[0].maps}
     if predictor.model.images.fit == "padded":
         maps = {caption: without_padding(x, pixels.shape[:2]) for caption, x in maps.items()}
-    return Evidence(tuple(predictor.states), scores, maps)
+    return Evidence(tuple(predictor.states), scores, maps, predictor)
 
 
 def on_disk(x: Tensor) -> Tensor:

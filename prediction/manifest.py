@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field, NonNegativeInt, ValidationError
 from pydantic_core import from_json
 
 from prediction.queries import Share
-from util.files import atomic_open, atomic_write
+from util.files import atomic_open
 
 NAME = "manifest.jsonl"
 PART = re.compile(r"manifest\.part(\d+)of(\d+)\.jsonl")
@@ -119,13 +119,6 @@ def read_manifest(folder: Path) -> Records:
     files = [folder / NAME, *part_files(folder).values()]
     groups = (group for path in files for group in scan(path))
     return {group.file: group.records for group in groups if all(map(_is_valid, group.records))}
-
-
-def write_manifest(folder: Path, records: Mapping[str, Sequence[Record]]) -> None:
-    """Write the manifest, sorted by file, in place of what there is; its parts go."""
-    atomic_write(folder / NAME, "".join(_text(records[file]) for file in sorted(records)))
-    for part in part_files(folder).values():
-        part.unlink()
 
 
 class Joined(NamedTuple):

@@ -20,11 +20,11 @@ from prediction.label_studio import annotation_masks, as_result, find_control
 from prediction.objects import find_objects, object_scores
 from prediction.predictor import Prediction, Predictor
 from util.errors import UserError, first_line
-from util.image import RGB, open_image, read_image
+from util.image import RGB, read_image
 
 MAX_SHOTS = 20  # annotated images of a project that are looked at, the latest
 MAX_WAITING = 32  # requests
-MAX_PIXELS = 100_000_000  # of an image
+MAX_MEGAPIXELS = 100  # of an image
 TIMEOUT = 30  # seconds for an image from Label Studio
 Result = TypeVar("Result")
 
@@ -184,10 +184,7 @@ def _decode(text: str) -> bytes:
 def _open(data: bytes) -> RGB:
     source = io.BytesIO(data)
     source.name = "the image"
-    with open_image(source) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise UserError(f"{image.width}x{image.height} pixels; should be at most {MAX_PIXELS}")
-    return read_image(source)
+    return read_image(source, max_megapixels=MAX_MEGAPIXELS)
 
 
 def as_objects(prediction: Prediction) -> dict[str, Any]:

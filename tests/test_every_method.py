@@ -17,7 +17,7 @@ from model.methods import METHODS
 from model.released import checkpoint_state
 from prediction.predictor import Predictor
 from tests.toy import ROOT, entry_point
-from tools.browser.segment import Session, answer_queries
+from tools.browser.session import Session
 from util.arguments import evaluation_arguments
 from util.checkpoint import save_checkpoint
 from util.config import Config, load_config
@@ -90,9 +90,9 @@ def test_a_method_is_tested_and_predicts(
 
     session = Session()
     session.add_shot(image, np.asarray(Image.open(image)), mask)
-    assert [*answer_queries(session, predictor, [str(query)])] == [None]
+    assert [*session.search(predictor, [str(query)], lambda image: "")] == [None]
     (answer,) = session.answers
-    assert np.array_equal(answer.prediction(0.5, np.asarray(Image.open(query))).mask, found)
+    assert np.array_equal(answer.evidence.prediction(0.5, np.asarray(Image.open(query))).mask, found)
 
 
 @pytest.mark.parametrize(

@@ -75,13 +75,13 @@ def serve(arguments: argparse.Namespace, folder: Path) -> None:
     """Serve the page until Ctrl-C; `folder` takes uploads and downloads."""
     os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", GRADIO_TEMP_DIR=str(folder))
     try:
-        from tools.browser.page import HERE, THEME, AppContext, build_page  # gradio reads the environment once
+        from tools.browser.page import HERE, THEME, Page  # gradio reads the environment once
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is not installed; pip install 'gradio>=6'") from None
     names, opened = all_names(first_name(arguments)), lru_cache(KEPT)(partial(open_network, arguments))
     about = opened(names[0]).about
     limits = Limits(arguments.max_megapixels, arguments.max_supports, arguments.max_queries)
-    page = build_page(AppContext(names, opened, limits, folder, arguments.results)).queue(api_open=False)
+    page = Page(names, opened, limits, folder, arguments.results).build().queue(api_open=False)
     where: Any = {"server_name": ADDRESS, "server_port": arguments.port, "share": False}
     looks: Any = {"theme": THEME, "css_paths": HERE / "page.css", "footer_links": []}
     print(f"{about}: http://{ADDRESS}:{arguments.port} (Ctrl-C ends it)", flush=True)

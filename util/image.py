@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, lru_cache
+from math import inf
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias
 
@@ -123,14 +124,15 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return shown_size(image)
 
 
-def read_image(source: ImageSource, max_side: int | None = None) -> RGB:
+def read_image(source: ImageSource, max_side: int | None = None, max_megapixels: float = inf) -> RGB:
     """RGB (h, w, 3) of a file or PIL image, upright as EXIF says, an array (h, w[, 1|3|4]) or a tensor ([1|3|4,] h, w).
 
     Of integers of more than 8 bits the 8, 10, 12, 14 or 16 bits become 8 that hold the largest value of all images of
     the file's folder; where there are negative values, the range from the lowest to the highest; a warning says so.
     Floating point values are in [0, 1], and what is transparent becomes white. A file's image whose longer side exceeds
     `max_side` is averaged down to it. Of several pages or frames the first is taken, which one warning says of a
-    folder. Raises UserError naming the file that is missing, damaged or truncated, or the array's shape.
+    folder. Raises UserError naming the file that is missing, damaged or truncated or has more than `max_megapixels`,
+    or the array's shape.
     """
     if isinstance(source, Tensor | np.ndarray):
         return _from_array(as_array(source))
@@ -139,6 +141,9 @@ def read_image(source: ImageSource, max_side: int | None = None) -> RGB:
     if source is None:
         raise UserError("None instead of an image; give a file, a PIL image, an array or a tensor")
     with open_image(source) as image:
+        if (megapixels := image.width * image.height / 1e6) > max_megapixels:
+            size = f"{image.width}x{image.height} are {megapixels:.0f} megapixels"
+            raise UserError(f"{size}, and at most {max_megapixels:g} are taken; make it smaller")
         if _has_more(image):
             what = "of several pages or frames the first is taken (predict.py --page N takes another one of TIFF files)"
             _warn_once(Path(source).absolute().parent if isinstance(source, str | Path) else None, what)

@@ -68,17 +68,21 @@ def draw_contour(image: RGB, region: Any, color: Color) -> None:
 
 
 def overlay(image: RGB, mask: NDArray[Any], truth: NDArray[Any] | None = None, alpha: float = 0.5) -> RGB:
-    """Fill every class of a mask translucently and outline it; outline the classes of `truth` in white."""
-    index = mask.astype(np.uint8)
+    """Fill every class of a mask translucently and outline it; outline the classes of `truth` in white.
+
+    Both are scaled to the image, the values kept.
+    """
+    index = fit_mask(mask, image)
     counts = cv2.calcHist([index], [0], None, [256], [0, 256]).ravel()
     values = [int(value) for value in np.flatnonzero(counts) if value]
     colours = cv2.LUT(cv2.merge([index] * 3), np.array(index_palette(), np.uint8).reshape(1, 256, 3))
     drawn = np.asarray(cv2.copyTo(cv2.addWeighted(image, 1 - alpha, colours, alpha, 0), index, image.copy()), np.uint8)
     for value in values:
         if value != IGNORE:
-            draw_contour(drawn, mask == value, class_color(value))
-    for value in [] if truth is None else [int(value) for value in np.unique(truth) if value not in (0, IGNORE)]:
-        draw_contour(drawn, truth == value, TRUTH)
+            draw_contour(drawn, index == value, class_color(value))
+    outlined = np.zeros_like(index) if truth is None else fit_mask(truth, image)
+    for value in set(np.unique(outlined).tolist()) - {0, IGNORE}:
+        draw_contour(drawn, outlined == value, TRUTH)
     return drawn
 
 
@@ -174,10 +178,8 @@ def episode_panel(
     """One episode: support(s) | query | truth | one prediction per named model, with its mask (h, w) and its IoU."""
     color = class_color(1)
     meaning = [(color, class_name), *([(IGNORED, "ignored")] if (truth == IGNORE).any() else [])]
-    fitted = [(fit(image, height, 2 * height), mask) for image, mask in supports]
     query = fit(query, height, 2 * height)
-    truth = fit_mask(truth, query)
-    shots = mosaic([overlay(image, fit_mask(mask, image)) for image, mask in fitted], height)
+    shots = mosaic([overlay(fit(image, height, 2 * height), mask) for image, mask in supports], height)
     tiles = [
         Tile("support" if len(supports) == 1 else f"{len(supports)} supports", shots, [(color, class_name)]),
         Tile("query", query),
@@ -186,7 +188,7 @@ def episode_panel(
     for name, (mask, iou) in predictions.items():
         figure = "no pixel to judge" if iou is None else f"IoU {iou:.3f}"
         legend = [(color, f"{class_name}, {figure}"), (TRUTH, "outline of the truth")]
-        tiles.append(Tile(name, overlay(query, fit_mask(mask, query), truth), legend))
+        tiles.append(Tile(name, overlay(query, mask, truth), legend))
     return panel(tiles, height)
 
 

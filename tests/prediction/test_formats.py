@@ -15,8 +15,9 @@ from pycocotools.coco import COCO
 from dataset.prepare.image import upright_label
 from dataset.prepare.sources import read_source
 from prediction.formats.table import FORMATS, check_places, chosen_formats, write_formats
-from prediction.manifest import write_manifest
+from prediction.manifest import Part, join
 from prediction.objects import find_objects
+from prediction.plan import WHOLE
 from tests.toy import generator
 from util.errors import UserError
 from util.visualize import class_color, save_image, save_index
@@ -52,7 +53,10 @@ def write_results(folder: Path, masks: dict[str, np.ndarray]) -> Path:
                 record["scores"] = [round(number / 1000, 3) for number in range(count)]
     (out / "classes.txt").write_text("".join(f"{value} {name}\n" for value, name in CLASSES.items()))
     (out / "run.json").write_text(json.dumps({"query": str(folder / "photos"), "weights": None, "support": ""}))
-    write_manifest(out, records)
+    with Part(out, WHOLE) as part:
+        for of_file in records.values():
+            part.append(of_file)
+    join(out)
     return out
 
 

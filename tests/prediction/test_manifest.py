@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prediction.manifest import Part, read_manifest, write_manifest
+from prediction.manifest import Part, join, read_manifest
 from prediction.queries import Share
 
 
@@ -11,14 +11,17 @@ def records(file: str, found: int, **others: Any) -> list[dict[str, Any]]:
 
 
 def test_parts_join_the_manifest_and_win(tmp_path: Path) -> None:
-    write_manifest(tmp_path, {"b": records("b", 1), "a": records("a", 2, old=True)})
+    with Part(tmp_path, Share(1, 1)) as part:
+        part.append(records("b", 1))
+        part.append(records("a", 2, old=True))
+    join(tmp_path)
     assert [json.loads(line)["file"] for line in (tmp_path / "manifest.jsonl").read_text().splitlines()] == list("aab")
     with Part(tmp_path, Share(1, 2)) as first, Part(tmp_path, Share(2, 2)) as other:
         first.append(records("é\n\udcff", 0))
         other.append(records("a", 1, old=False))
     joined = {"é\n\udcff": records("é\n\udcff", 0), "a": records("a", 1, old=False), "b": records("b", 1)}
     assert read_manifest(tmp_path) == joined
-    write_manifest(tmp_path, joined)
+    join(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.jsonl"]
     assert read_manifest(tmp_path) == joined
 

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from argparse import Namespace
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -12,15 +11,18 @@ from zipfile import ZipFile
 
 import numpy as np
 
-from dataset.lists import class_lines
 from prediction.command import finish
+from prediction.evidence import VIEWS
 from prediction.formats.table import check_places, chosen_formats
-from prediction.manifest import write_manifest
+from prediction.manifest import Part
 from prediction.outputs import Outputs
+from prediction.plan import WHOLE, PredictionPlan, begin
+from prediction.queries import Queries
 from prediction.settings import contents_of, fingerprint, read_settings, write_settings
-from tools.browser.session import ORDERS, VIEWS, Choice, Network, Session, read_upload
+from tools.browser.answer import ORDERS, Choice
+from tools.browser.session import Network, Session
 from util.errors import UserError
-from util.files import atomic_write, own_name
+from util.files import own_name
 from util.image import read_image
 from util.visualize import encode_image
 
@@ -38,15 +40,15 @@ def save_session(session: Session, folder: Path) -> Path:
     """An archive of the supports with masks and classes, and of the settings; UserError where there is no support."""
     if not session.shots:
         raise UserError("there is no support image yet, and so nothing to save")
-    path = Path(mkdtemp(dir=folder), f"session_{title_of(session)}.zip")
-    supports = [{"class": shot.class_name, "image": own_name(shot.path.name)} for shot in session.shots]
-    settings = {"network": session.network, **session.choice._asdict(), "supports": supports}
+    path, supports = Path(mkdtemp(dir=folder), f"session_{title_of(session)}.zip"), []
     try:
         with ZipFile(path, "w") as archive:
+            for number, shot in enumerate(session.shots):
+                supports.append({"class": shot.class_name, "image": own_name(shot.path.name)})
+                archive.write(shot.path, f"{number}/{supports[-1]['image']}")
+                archive.writestr(f"{number}.png", encode_image(shot.mask))
+            settings = {"network": session.network, **session.choice._asdict(), "supports": supports}
             archive.writestr(SESSION, json.dumps(settings, indent=1))
-            for number, (shot, support) in enumerate(zip(session.shots, supports, strict=True)):
-                archive.write(shot.path, f"{number}/{support['image']}")
-                archive.writestr(f"{number}.png", encode_image(shot.mask, ".png"))
     except OSError as error:
         raise UserError(f"{error.strerror}: a support image is no longer there; add it again") from None
     return path
@@ -65,13 +67,12 @@ def open_session(session: Session, path: str) -> str:
                 raise UserError(f"{Path(path).name}: holds more than {limits.supports} images can take")
             archive.extractall(place)
         saved = json.loads((place / SESSION).read_bytes())
-        opened.choice = Choice(*(saved[key] for key in Choice._fields))
+        opened.choice = view, threshold, order = Choice(*(saved[key] for key in Choice._fields))
         for number, item in enumerate(saved["supports"]):
             file = place / str(number) / own_name(item["image"])
-            image, mask = (read_upload(each, limits) for each in (file, place / f"{number}.png"))
+            image, mask = (read_image(each, None, limits.megapixels) for each in (file, place / f"{number}.png"))
             assert mask.shape == image.shape and np.isin(mask, MASK_VALUES).all() and item["class"].strip()
             opened.add_shot(file, image, np.ascontiguousarray(mask[..., 0]), item["class"])
-        view, threshold, order = opened.choice
         assert opened.shots and view in VIEWS and order in ORDERS and 0 < threshold < 1
         network = str(saved["network"])
     except UserError:
@@ -97,19 +98,17 @@ def write_zip(session: Session, network: Network, formats: Sequence[str], folder
         names = [f"{number}_{name}" for number, name in enumerate(names, 1)]
     title, threshold = title_of(session), session.choice.threshold
     with TemporaryDirectory(dir=folder) as work:
-        place, images, values = Path(work, title), Path(work, "images"), session.values()
-        outputs, records = Outputs(place, names), {}
+        place, images, support = Path(work, title), Path(work, "images"), session.support()
+        plan = PredictionPlan(support, Queries(images, names), WHOLE, Outputs(place, names), names, [])
         images.mkdir()
-        for name, answer in zip(names, session.answers, strict=True):
-            (images / name).symlink_to(answer.path)
-            image, about = read_image(answer.path), contents_of(answer.path)
-            found = answer.prediction(threshold, image)
-            records[name] = outputs.write(name, image, found, values, answer.seconds, about)
-        write_manifest(place, records)
-        atomic_write(place / "classes.txt", class_lines({value: name for name, value in values.items()}))
-        settings = fingerprint(network.source, session.support(), images)
-        write_settings(place, settings | {"threshold": threshold})
-        finish(Namespace(out=place, format=",".join(formats), html=True))
+        begin(plan, fingerprint(network.source, support, images) | {"threshold": threshold}, overwrite=False)
+        with Part(place, WHOLE) as part:
+            for name, answer in zip(names, session.answers, strict=True):
+                (images / name).symlink_to(answer.path)
+                image, about = read_image(answer.path), contents_of(answer.path)
+                found = answer.evidence.prediction(threshold, image)
+                part.append(plan.outputs.write(name, image, found, plan.values, answer.seconds, about))
+        finish(place, ",".join(formats), html=True)
         write_settings(place, read_settings(place) | {"query": ".", "files": names})  # as on the user's machine
         for file in place.glob("labelme/*.json"):
             content = json.loads(file.read_bytes())

@@ -6,13 +6,11 @@ const canvas = element.querySelector("canvas"), view = canvas.getContext("2d");
 const layer = document.createElement("canvas"), ink = layer.getContext("2d");
 const [size, zoom] = element.querySelectorAll("input"), buttons = element.querySelectorAll("button");
 const HEIGHT = 440, STEP = 0.02;
-let shot = null, image = null, color = "#e69f00", tool = "brush", path = [], here = null, is_waiting = false;
+const KEYS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1], Enter: [0, 0] };
+let shot = null, image = new Image(), color = "", tool = "brush", path = [], here = null, is_waiting = false;
 
-const point = (event) => {
-  const frame = canvas.getBoundingClientRect();
-  return [(event.clientX - frame.left) * canvas.width / frame.width,
-          (event.clientY - frame.top) * canvas.height / frame.height];
-};
+const scale = () => canvas.width / canvas.getBoundingClientRect().width;
+const point = (event) => [event.offsetX * scale(), event.offsetY * scale()];
 // The slider is in hundredths of a quarter of the image's longer side.
 const radius = () => Math.max(0.5, size.value / 100 * Math.max(canvas.width, canvas.height) / 8);
 const is_brush = () => tool === "brush" || tool === "eraser";
@@ -27,11 +25,6 @@ function outline() {
 
 function draw() {
   view.clearRect(0, 0, canvas.width, canvas.height);
-  if (!image) {
-    [view.fillStyle, view.font, view.textAlign] = ["#767676", "20px sans-serif", "center"];
-    view.fillText("Drop a support image above, then mark the object here", canvas.width / 2, canvas.height / 2);
-    return;
-  }
   view.drawImage(image, 0, 0, canvas.width, canvas.height);
   view.save();
   view.globalAlpha = 0.6;
@@ -40,12 +33,9 @@ function draw() {
   view.restore();
   view.lineWidth = Math.max(1, canvas.width / 400);
   view.strokeStyle = tool === "eraser" || tool === "take" ? "#ffffff" : color;
-  if (path.length && !is_brush()) view.stroke(outline());
-  else if (here) {
-    view.beginPath();
-    view.arc(...here, is_brush() ? radius() : 3 * view.lineWidth, 0, 2 * Math.PI);
-    view.stroke();
-  }
+  const pointer = new Path2D();
+  if (here) pointer.arc(...here, is_brush() ? radius() : 3 * view.lineWidth, 0, 2 * Math.PI);
+  view.stroke(path.length && !is_brush() ? outline() : pointer);
 }
 
 function apply() {
@@ -56,15 +46,14 @@ function apply() {
 }
 
 function press(place) {
-  if (!image || is_waiting) return;
-  [here, path] = [place, tool === "polygon" ? [...path, place] : [place]];
-  if (is_brush()) apply();
-  draw();
+  if (is_waiting) return;
+  path = tool === "polygon" ? [...path, place] : [place];
+  move(place);
 }
 
 function move(place) {
   here = place;
-  if (path.length && !is_click() && tool !== "polygon") path = is_brush() ? [path.at(-1), here] : [...path, here];
+  if (path.length && tool !== "polygon" && !is_click()) path.push(here);
   if (path.length && is_brush()) apply();
   draw();
 }
@@ -77,14 +66,14 @@ function is_open() {
 
 function release() {
   if (!path.length || is_open()) return;
-  if (!is_click() && !is_brush()) apply();
   const [x, y] = [path[0][0] / canvas.width, path[0][1] / canvas.height];
   is_waiting = is_click();
+  if (!is_waiting) apply();
   path = [];
   canvas.style.cursor = is_waiting ? "progress" : "";
   draw();
-  props.value = is_click() ? { shot, x, y, add: tool === "add" } : { shot, ink: layer.toDataURL("image/png") };
-  trigger("add" in props.value ? "submit" : "input");
+  props.value = is_waiting ? { shot, x, y, add: tool === "add" } : { shot, ink: layer.toDataURL("image/png") };
+  trigger(is_waiting ? "submit" : "input");
 }
 
 function choose(name) {
@@ -93,7 +82,9 @@ function choose(name) {
   draw();
 }
 
-const fit = () => { canvas.style.width = `calc(${zoom.value} * min(100%, ${HEIGHT * canvas.width / canvas.height}px))`; };
+const fit = () => {
+  canvas.style.width = `calc(${zoom.value} * min(100%, ${HEIGHT * canvas.width / canvas.height}px))`;
+};
 for (const button of buttons) button.addEventListener("click", () => choose(button.dataset.tool));
 zoom.addEventListener("input", fit);
 canvas.addEventListener("pointerdown", (event) => {
@@ -105,11 +96,10 @@ canvas.addEventListener("pointermove", (event) => move(point(event)));
 for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, release);
 canvas.addEventListener("pointerleave", () => { if (!path.length) { here = null; draw(); } });
 canvas.addEventListener("keydown", (event) => {
-  const [x, y] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1], Enter: [0, 0] }[event.key] ?? [];
-  if (x === undefined) return;
+  if (!(event.key in KEYS)) return;
   event.preventDefault();
-  const [from_x, from_y] = here ?? [canvas.width / 2, canvas.height / 2], step = STEP * canvas.width;
-  move([from_x + x * step, from_y + y * step]);
+  const [from_x, from_y] = here ?? [canvas.width / 2, canvas.height / 2], [x, y] = KEYS[event.key];
+  move([from_x + x * STEP * canvas.width, from_y + y * STEP * canvas.width]);
   if (event.key === "Enter") { press(here); release(); }
 });
 
@@ -117,8 +107,8 @@ const load = async (url) => { const loaded = new Image(); loaded.src = url; awai
 
 async function show() {
   const value = props.value;
-  if (value && !value.image) return;  // a stroke or click of this page
-  if (!value) { [shot, image, is_waiting, canvas.dataset.shot] = [null, null, false, ""]; draw(); return; }
+  if (!value) canvas.dataset.shot = "";  // which hides it
+  if (!value?.image) return;  // a stroke or click of this page
   const [shown, known] = await Promise.all([load(value.image), load(value.ink)]);
   if (props.value !== value && props.value?.shot !== value.shot) return;  // another one came in the meantime
   [shot, image, color] = [value.shot, shown, value.color];
@@ -131,5 +121,4 @@ async function show() {
 
 watch("value", show);
 choose("brush");
-fit();
 show();

@@ -1,42 +1,39 @@
-"""What one tab of the page holds: supports, settings and answers. Uploads are checked, and their names are no paths."""
+"""What one tab of the page holds, and what is done with it. Uploads are checked, and their names are no paths."""
 
 import base64
+import copy
 import io
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import mkdtemp
+from time import perf_counter
 from typing import Any, NamedTuple
 from zlib import crc32
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from dataset.benchmarks.table import open_benchmark
+from dataset.episode import draw_seeded, wanted_classes
+from dataset.index import load_index
 from prediction.choice import Source
-from prediction.clicks import Click, mask_from_clicks
-from prediction.evidence import Evidence
+from prediction.clicks import EditedMask, Mask
+from prediction.evidence import gather_evidence
+from prediction.expectation import expect, leave_out, lines
 from prediction.masks import object_mask
-from prediction.predictor import SINGLE, Prediction, Predictor
+from prediction.predictor import SINGLE, Predictor
 from prediction.support import SupportClass
+from tools.browser.answer import VIEW_SIDE, Answer, Card, Choice, Save, draw_support
+from util.config import Config
 from util.errors import UserError
-from util.image import RGB, open_image, read_image
-from util.mask import interpret_mask
-from util.pixels import IGNORE
-from util.visualize import class_color, data_url, encode_image, fit, fit_mask, overlay
-
-Mask = NDArray[np.uint8]
-Card = tuple[RGB, str]  # an image of the page and its caption
+from util.image import RGB, read_image
+from util.visualize import class_color, data_url, fit, fit_mask
 
 CANVAS_SIDE = 1024  # pixels of the longer side of the image that is painted on
-STEPS = 20  # that can be undone
-VIEWS = ("overlay", "contour", "probability", "first map", "original")
-ORDERS: dict[str, Callable[[Prediction], float]] = {
-    "as given": lambda prediction: 0,
-    "highest score first": lambda prediction: -prediction.score,
-    "found first": lambda prediction: not prediction.is_found,
-    "least sure first: label these next": lambda prediction: prediction.certainty,
-}
+CARD_SIDE = 200  # of a support among others
+EXAMPLE_QUERIES = 6
 
 
 class Network(NamedTuple):
@@ -55,66 +52,16 @@ class Limits(NamedTuple):
     queries: int = 100
 
 
-class Choice(NamedTuple):
-    """How results are shown, and the threshold of their masks."""
-
-    view: str = VIEWS[0]
-    threshold: float = 0.5
-    order: str = next(iter(ORDERS))
-
-
-@dataclass(eq=False)
-class Shot:
+class Shot(EditedMask):
     """A support image, its class, and the object in it: (h, w), 1 object, 0 other, 255 not to be judged."""
 
-    number: int  # by which the page knows it
-    path: Path
-    image: RGB
-    mask: Mask
-    class_name: str
-    history: list[tuple[bytes, Sequence[Click]]] = field(default_factory=list)  # masks as PNG, and clicks behind them
-    place: int = -1  # of the present mask there
-
-    def __post_init__(self) -> None:
-        self.change(self.mask)
+    def __init__(self, number: int, path: Path, image: RGB, mask: Mask, class_name: str) -> None:
+        super().__init__(image, mask)
+        self.number, self.path, self.class_name = number, path, class_name
 
     def canvas_image(self) -> RGB:
         """The image as it is painted on, its longer side at most CANVAS_SIDE pixels."""
         return fit(self.image, CANVAS_SIDE, CANVAS_SIDE) if max(self.image.shape) > CANVAS_SIDE else self.image
-
-    def change(self, mask: Mask, clicks: Sequence[Click] = ()) -> None:
-        """Take another mask, which can be undone, and the clicks that it comes from since it was painted."""
-        self.mask = mask
-        self.history = [*self.history[: self.place + 1], (encode_image(mask, ".png"), clicks)][-STEPS - 1 :]
-        self.place = len(self.history) - 1
-
-    def step(self, by: int) -> None:
-        """Go to a former mask, or on to a later one, as far as they are remembered."""
-        self.place = min(max(self.place + by, 0), len(self.history) - 1)
-        self.mask = read_mask(self.history[self.place][0])
-
-    def click(self, click: Click, predictor: Predictor) -> None:
-        """Let the mask grow or shrink by one more click on what was painted."""
-        painted = next((stored for stored, clicks in self.history[self.place :: -1] if not clicks), None)
-        start = read_mask(painted) if painted else np.zeros_like(self.mask)
-        clicks = [*self.history[self.place][1], click]
-        self.change(mask_from_clicks(predictor, self.image, clicks, start), clicks)
-
-
-class Answer(NamedTuple):
-    """What was found in a query image."""
-
-    path: Path  # of the server's copy, under the name that it was uploaded with
-    view: RGB  # the image as large as it is shown among others
-    support: list[SupportClass]  # what was looked for
-    evidence: Evidence
-    seconds: float
-    predictor: Predictor  # by which
-
-    def prediction(self, threshold: float, picture: RGB) -> Prediction:
-        """Masks and probabilities for the image at the size of `picture`, without what does not count as found."""
-        evidence, size = self.evidence, picture.shape[:2]
-        return self.predictor.prediction(evidence.names, evidence.scores, size, picture).at(threshold)
 
 
 @dataclass
@@ -132,8 +79,7 @@ class Session:
     counter: int = 0  # shots that there ever were
     asked: Any = None  # `state` at the last search
     expected: str = ""  # of the IoU, by the supports of that search
-    progress: str = ""  # how far that search is
-    status: str = ""  # what came of it, which no late step of a stopped search changes
+    status: str = ""  # how far that search is, or what came of it
 
     def state(self) -> tuple[Any, ...]:
         """What answers depend on: the network and the supports."""
@@ -159,8 +105,8 @@ class Session:
         self.shots.append(self.shot)
 
     def add_file(self, path: str) -> None:
-        """Take an uploaded support image; UserError as `read_upload` and `add_shot`."""
-        self.add_shot(path, read_upload(path, self.limits))
+        """Take an uploaded support image; UserError as `read_image` and `add_shot`."""
+        self.add_shot(path, read_image(path, max_megapixels=self.limits.megapixels))
 
     def remove(self, gone: Sequence[Shot | None]) -> None:
         """Remove supports; the last one that is left comes on the canvas."""
@@ -176,15 +122,12 @@ class Session:
         """Take the mask of the shot on the canvas from an uploaded file; UserError where it misfits."""
         if self.shot is None:
             raise UserError("there is no support image yet that this mask could belong to")
-        read_upload(path, self.limits)  # is it an image at all, and of a size to be read
         try:
-            index = interpret_mask(path).label
-            if (count := len(set(np.unique(index)) - {0, IGNORE})) > 1:
-                raise UserError(f"marks {count} classes")
+            read_image(path, max_megapixels=self.limits.megapixels)  # is it an image at all, and not too large
+            self.shot.change(object_mask(path, self.shot.image.shape[:2], self.shot.path.name))
         except UserError as error:  # whose remedy is an option of predict.py
-            reason = str(error).removeprefix(f"{path}: ").partition(";")[0]
-            raise UserError(f"{Path(path).name}: {reason}; give a mask of the one object, white on black") from None
-        self.shot.change(object_mask(index, self.shot.image.shape[:2], self.shot.path.name))
+            reason = str(error).partition(";")[0]
+            raise UserError(f"{reason}; give a mask of the one object, white on black, as large as its image") from None
 
     def read_painting(self, value: Any) -> None:
         """Take over what the canvas sent, {shot, ink}, if it was painted on; UserError for a damaged painting."""
@@ -204,19 +147,19 @@ class Session:
         """What the canvas shows: the current image, its object as ink, and the colour of its class."""
         if self.shot is None:
             return None
-        image, value = self.shot.canvas_image(), self.values()[self.shot.class_name]
+        image, color = self.shot.canvas_image(), class_color(self.values()[self.shot.class_name])
         ink = np.zeros((*image.shape[:2], 4), np.uint8)
-        ink[fit_mask(self.shot.mask, image) == 1] = (*class_color(value), 255)
-        shown = {"image": data_url(image), "ink": data_url(ink, "png"), "color": f"rgb{class_color(value)}"}
-        return {"shot": self.shot.number, **shown}
+        ink[fit_mask(self.shot.mask, image) == 1] = (*color, 255)
+        urls = {"image": data_url(image), "ink": data_url(ink, "png")}
+        return {"shot": self.shot.number, **urls, "color": f"rgb{color}"}
 
     def cards(self) -> list[Card]:
         """A small image of every support with its object in the colour of its class, and its line."""
         cards = []
         for shot in self.shots:
             remark = "" if 1 in shot.mask else ", nothing painted yet"
-            small = thumbnail(shot.image, shot.mask, self.values()[shot.class_name])
-            cards.append((small, f"{shot.class_name}: {shot.path.name}{remark}"))
+            drawn = draw_support(shot.image, shot.mask, self.values()[shot.class_name], CARD_SIDE)
+            cards.append((drawn, f"{shot.class_name}: {shot.path.name}{remark}"))
         return cards
 
     def support(self) -> list[SupportClass]:
@@ -231,27 +174,73 @@ class Session:
             classes[shot.class_name].masks.append(shot.mask)
         return list(classes.values())
 
+    def search(self, predictor: Predictor, paths: Sequence[str], save: Save) -> Iterator[UserError | None]:
+        """Look for the classes in every image, which then has its answer; an error for what cannot be read.
 
-def read_upload(path: str | Path, limits: Limits) -> RGB:
-    """An uploaded image (h, w, 3); UserError, by its name alone, for what is none and for too many pixels."""
-    try:
-        with open_image(path) as header:
-            megapixels = header.width * header.height / 1e6
-            if megapixels > limits.megapixels:
-                size = f"{header.width}x{header.height} are {megapixels:.0f} megapixels"
-                raise UserError(f"{size}, and at most {limits.megapixels:g} are taken; make it smaller")
-        return read_image(path)
-    except UserError as error:
-        raise UserError(f"{Path(path).name}: {str(error).removeprefix(f'{path}: ')}") from None
+        Ends where `stop` was called meanwhile. Raises UserError where supports are incomplete, and for no image or too
+        many.
+        """
+        support, limits, predictor = self.support(), self.limits, copy.copy(predictor)
+        if not paths:
+            raise UserError("there is no image to search; drop some on the right")
+        if len(paths) > limits.queries:
+            raise UserError(f"{len(paths)} images to search, and at most {limits.queries} are taken; remove some")
+        predictor.set_support({item.name: (item.images, item.masks) for item in support})
+        if self.asked != self.state():
+            self.asked, self.expected = self.state(), ""
+        begin, answers = perf_counter(), self.answers
+        for number, path in enumerate(paths, 1):
+            start, error = perf_counter(), None
+            try:
+                image = read_image(path, max_megapixels=limits.megapixels)
+                evidence, view = gather_evidence(predictor, image), fit(image, VIEW_SIDE, VIEW_SIDE)
+                size = f"{image.shape[1]} x {image.shape[0]} pixels"
+                answers.append(Answer(Path(path), size, view, support, evidence, perf_counter() - start))
+                answers[-1].draw(self.choice, save)
+            except UserError as unread:
+                error = unread
+            if self.answers is not answers:
+                return
+            self.shown = answers  # in this order until all are there
+            left = (perf_counter() - begin) / number * (len(paths) - number)
+            self.status = f"{number} of {len(paths)} images, {left:.0f} s left"
+            yield error
 
+    def stop(self, save: Save) -> None:
+        """End a search under way, whose list of answers is then no longer the session's; draw what it has found."""
+        self.answers = self.answers.copy()
+        self.draw(save)
 
-def read_mask(stored: bytes) -> Mask:
-    """A mask from its PNG."""
-    return np.asarray(cv2.imdecode(np.frombuffer(stored, np.uint8), cv2.IMREAD_GRAYSCALE), np.uint8)
+    def draw(self, save: Save) -> None:
+        """Draw all answers anew, sort and count them, as `choice` says; the network computes nothing."""
+        for answer in self.answers:
+            answer.draw(self.choice, save)
+        self.shown = sorted(self.answers, key=lambda answer: answer.rank)
+        found = sum(answer.is_found for answer in self.answers)
+        self.status = f"{len(self.answers)} images, found in {found}" if self.answers else ""
 
+    def expect(self, predictor: Predictor) -> list[str]:
+        """Note the IoU to be expected, every support segmented by the others; lines on masks that disagree with them.
 
-def thumbnail(image: RGB, mask: Mask, value: int, side: int = 200) -> RGB:
-    """A support image with its object in the colour of its class."""
-    small = fit(image, side, side)
-    mask = fit_mask(mask, small)
-    return overlay(small, np.where(mask == 1, value, mask))
+        Nothing where no class has two supports, or where it is known.
+        """
+        if self.expected or not (trials := leave_out(copy.copy(predictor), self.support())):
+            return []
+        self.expected, *disagreeing = lines({"": expect(trials)}, "")
+        return disagreeing
+
+    def show_example(self, cfg: Config, folder: Path) -> list[str]:
+        """Put an episode's supports in place of the session's own; returns copies of images to search.
+
+        They come from the data set that the network was trained for, of a class that no training saw. Raises UserError
+        where the data set is not there.
+        """
+        names, (index, files) = open_benchmark(cfg).names(), load_index(cfg, "val")
+        episode = draw_seeded(index, cfg.shot, cfg.seeds[0], self.counter)
+        wanted, chosen = episode.class_id, (episode.query, *episode.support)
+        self.remove(self.shots)
+        for image in episode.support:
+            self.add_shot(files[image][0], files.image(image), files.read(image, wanted), names[wanted])
+        others = [image for image in index.images if image not in chosen and wanted in wanted_classes(index, image)]
+        place = mkdtemp(dir=folder)
+        return [shutil.copy(files[image][0], place) for image in (episode.query, *others[: EXAMPLE_QUERIES - 1])]

@@ -26,10 +26,9 @@ class Test(NamedTuple):
     result: OneClassResult
     rows: Sequence[EpisodeRow]
 
-    @property
-    def episodes(self) -> list[tuple[str, int, tuple[str, ...]]]:
-        """Query, class and supports of each."""
-        return [(row.query, row.class_id, tuple(row.support)) for row in self.rows]
+    def has_episodes_of(self, other: "Test") -> bool:
+        """Whether both were made on the same episodes."""
+        return [row.images for row in self.rows] == [row.images for row in other.rows]
 
 
 Tests = dict[tuple[str, int, int, int], list[Test]]  # by data set, split, shots and seed, one for each training
@@ -82,7 +81,7 @@ def check_rows(test: Test, metrics: SeedMetrics) -> None:
 def check_same(tests: Sequence[Test]) -> None:
     """UserError unless all tests were made on the same episodes."""
     for test in tests[1:]:
-        if test.episodes != tests[0].episodes:
+        if not test.has_episodes_of(tests[0]):
             other = f"{test.result.path}: other episodes than {tests[0].result.path}"
             raise UserError(f"{other}; test both with the same seeds and lists")
 
@@ -91,7 +90,7 @@ def comparable(first: Tests, second: Tests) -> bool:
     """Whether two methods have a fold in common, with the same episodes and files of their own."""
     both = [(first[part], second[part]) for part in first if part in second]
     return bool(both) and all(
-        a[0].episodes == b[0].episodes and not {x.result.path for x in a} & {x.result.path for x in b} for a, b in both
+        a[0].has_episodes_of(b[0]) and not {x.result.path for x in a} & {x.result.path for x in b} for a, b in both
     )
 
 

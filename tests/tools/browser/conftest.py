@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from prediction.predictor import Predictor
+from tests.engine.test_replay import write_result
 from tests.tools.browser.tab import Tab
-from tests.tools.browser.test_failures import write_result
 from tests.toy import ROOT, write_experiment
 from util.config import Config
 

@@ -25,13 +25,22 @@ def test_what_shows_the_supports_is_never_overtaken(
 ) -> None:
     """All events that do stand in one queue, one at a time: the answer to an older one cannot come after a newer's."""
     pytest.importorskip("gradio")
-    from tools.browser.page import AppContext, build_page
+    from tools.browser.page import Page
 
     network = Network(Source(*experiment, is_usual=False), predictor, "toy")
-    page = build_page(AppContext(["toy"], lambda name: network, Limits(), tmp_path, tmp_path))
+    page = Page(["toy"], lambda name: network, Limits(), tmp_path, tmp_path).build()
     events = [event for event in page.fns.values() if {"strip", "painter"} & {each.elem_id for each in event.outputs}]
     assert len(events) > 10
     assert {(event.concurrency_id, event.concurrency_limit) for event in events} == {("quick", 1)}
+
+
+def test_messages_name_files_as_they_were_uploaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = pytest.importorskip("gradio") and pytest.importorskip("tools.browser.page")
+    said: list[str] = []
+    monkeypatch.setattr(page.gr, "Warning", lambda text, seconds: said.append(text))
+    for place in ("", "tmpq_1/0/"):  # an upload, and what was in a session's file
+        page.warn(f"/tmp/hmnet-1/{'0a' * 32}/{place}a b<1>.png: is no good; take png/jpg")
+    assert said == 2 * ["a b&lt;1&gt;.png: is no good; take png/jpg"]
 
 
 def test_painted_with_the_mouse_the_result_is_the_predictors(tab: Tab, predictor: Predictor, tmp_path: Path) -> None:
@@ -251,7 +260,7 @@ def test_what_is_no_good_is_said_on_the_page(tab: Tab, tmp_path: Path) -> None:
     tab.message("good.png: nothing is painted in it")
     Image.new("L", (20, 20), 255).save(tmp_path / "small.png")
     tab.upload_mask(str(tmp_path / "small.png"))
-    tab.message("good.png: is 80x60 as shown, but its mask is 20x20")
+    tab.message("good.png: is 80x60 as shown, but its mask is 20x20; give a mask of the one object")
     tab.upload_mask(str(text))
     tab.message("text.jpg: not a readable image (it is no image)")
     tab.drag("box", (0.2, 0.2), (0.8, 0.8))
@@ -269,6 +278,7 @@ def test_what_is_no_good_is_said_on_the_page(tab: Tab, tmp_path: Path) -> None:
     tab.message("large.png: 10000x10000 are 100 megapixels")
     assert re.match(r"[0-9:]+ \S* ?there is no support image yet", tab.page.locator("#messages li").last.text_content())
     assert tab.page.locator("#messages li:has-text('at most 50')").count() == 2  # the supports' and the search's
+    assert "hmnet-" not in tab.page.text_content("#messages")  # the server's folder of uploads
     out = tab.download(tmp_path / "out")
     assert [path.suffix for path in (out / "masks").iterdir()] == [".png"]
 
@@ -321,6 +331,10 @@ def test_many_images_stopped_and_asked_again(tab: Tab, tmp_path: Path) -> None:
     assert is_drawn[0] and not is_drawn[-1]
     tab.page.locator("#results img").last.scroll_into_view_if_needed()
     tab.page.wait_for_function(f"{drawn}.at(-1)")
+    tab.page.click(START)
+    tab.page.wait_for_selector("#status:has-text('s left')")
+    tab.reload()
+    tab.page.wait_for_selector("#status:has-text('images, found in')")
 
 
 def test_examples_of_the_data_set(tab: Tab) -> None:

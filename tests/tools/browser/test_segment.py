@@ -12,15 +12,16 @@ from PIL import Image
 
 from model.build import build_model
 from prediction.choice import Source
+from prediction.evidence import VIEWS
 from prediction.manifest import read_manifest
 from prediction.predictor import Prediction, Predictor
 from tests.tools.browser.tab import scene
+from tools.browser.answer import Choice
 from tools.browser.download import write_zip
-from tools.browser.segment import answer_queries, draw_answer, draw_answers, expect_iou, explain_answer, show_example
-from tools.browser.session import VIEWS, Choice, Limits, Network, Session, read_upload
+from tools.browser.session import Network, Session
 from util.config import Config
 from util.errors import UserError
-from util.image import read_image, resize_mask
+from util.image import RGB, read_image, resize_mask
 
 
 @pytest.fixture
@@ -29,8 +30,7 @@ def session(tmp_path: Path) -> Session:
     session = Session()
     for number, of in enumerate(("cat", "dog", "dog"), 3):
         mask = scene(tmp_path / f"support{number}.png", class_id=number)
-        image = read_upload(tmp_path / f"support{number}.png", Limits())
-        session.add_shot(tmp_path / f"support{number}.png", image, mask, of)
+        session.add_shot(tmp_path / f"support{number}.png", read_image(tmp_path / f"support{number}.png"), mask, of)
     return session
 
 
@@ -41,10 +41,14 @@ def write_queries(folder: Path) -> list[str]:
     return [str(folder / f"{number}.png") for number in range(3)]
 
 
+def save(image: RGB) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}.jpg"
+
+
 def answer_all(session: Session, predictor: Predictor, paths: list[str]) -> list[str]:
     """Answers go into the session; returns complaints."""
     session.answers = []
-    return [str(error) for error in answer_queries(session, predictor, paths) if error]
+    return [str(error) for error in session.search(predictor, paths, save) if error]
 
 
 def test_the_download_is_what_the_command_writes(
@@ -88,18 +92,19 @@ def test_the_download_is_what_the_command_writes(
 def test_a_late_step_of_a_stopped_search_changes_nothing_that_is_said_of_it(
     session: Session, predictor: Predictor, tmp_path: Path
 ) -> None:
-    steps = answer_queries(session, predictor, write_queries(tmp_path / "queries"))
+    steps = session.search(predictor, write_queries(tmp_path / "queries"), save)
     next(steps)
-    assert session.progress.startswith("1 of 3 images, ")
-    draw_answers(session, lambda card: card)  # as Stop does, while the next image is on its way
-    next(steps)
-    assert session.progress.startswith("2 of 3 images, ") and session.status.startswith("1 images, found in ")
+    assert session.status.startswith("1 of 3 images, ")
+    session.stop(save)  # while the next image is on its way
+    said = session.status
+    assert not list(steps) and session.status == said and said.startswith("1 images, found in ")
+    assert len(session.answers) == len(session.shown) == 1
 
 
 def test_orders_and_what_is_stale(session: Session, predictor: Predictor, tmp_path: Path) -> None:
     paths = write_queries(tmp_path / "queries")
     assert not answer_all(session, predictor, paths) and not session.is_stale
-    alone = [answer.prediction(0.5, answer.view) for answer in session.answers]
+    alone = [answer.evidence.prediction(0.5, answer.view) for answer in session.answers]
     keys: dict[str, list[Any]] = {
         "highest score first": [-each.score for each in alone],
         "found first": [not each.found() for each in alone],
@@ -107,8 +112,9 @@ def test_orders_and_what_is_stale(session: Session, predictor: Predictor, tmp_pa
     }
     for order, key in keys.items():
         session.choice = Choice(order=order)
-        cards = draw_answers(session, lambda card: card)
-        assert [f"{answer.path.name}:" for answer in session.shown] == [text.split()[0] for _, text in cards]
+        session.draw(save)
+        cards = [answer.card for answer in session.shown]
+        assert [file for file, _ in cards] == [save(answer.view) for answer in session.shown]
         expected = [Path(paths[place]).name for place in sorted(range(3), key=key.__getitem__)]
         assert [text.split(":")[0] for _, text in cards] == expected
         assert session.status == f"3 images, found in {sum(map(bool, map(Prediction.found, alone)))}"
@@ -124,26 +130,26 @@ def test_orders_and_what_is_stale(session: Session, predictor: Predictor, tmp_pa
 def test_views_and_threshold(session: Session, predictor: Predictor, tmp_path: Path) -> None:
     answer_all(session, predictor, write_queries(tmp_path / "queries"))
     for answer in session.answers:
-        assert draw_answer(answer, Choice("original"), answer.view)[0] is answer.view
-        for view in VIEWS:
-            image, text = draw_answer(answer, Choice(view), answer.view)
-            assert image.shape == answer.view.shape
-            assert text.startswith(answer.path.name) and text.endswith("s)")
-        probability = answer.prediction(0.5, answer.view).class_probabilities
+        views = [answer.draw_whole(Choice(view))[1] for view in VIEWS]
+        whole = read_image(answer.path)
+        assert all(image.shape == whole.shape for image in views) and (views[VIEWS.index("original")] == whole).all()
+        assert len({image.tobytes() for image in views}) >= 4  # nothing may be found, and then nothing is outlined
+        assert answer.card[1].startswith(answer.path.name) and answer.card[1].endswith("s)")
+        probability = answer.evidence.prediction(0.5, answer.view).class_probabilities
         background = 1 - probability.sum(0)
         for threshold in (0.2, 0.5, 0.8):
             best = probability.max(0)
             expected = np.where(best / (best + background) > threshold, probability.argmax(0) + 1, 0)
             close = np.abs(best / (best + background) - threshold) < 1e-5
             close |= np.abs(np.diff(probability, axis=0)[0]) < 1e-5  # of two classes either
-            assert ((answer.prediction(threshold, answer.view).mask == expected) | close).mean() > 0.999
+            assert ((answer.evidence.prediction(threshold, answer.view).mask == expected) | close).mean() > 0.999
 
 
 def test_explanations_show_the_maps_of_the_class(session: Session, predictor: Predictor, tmp_path: Path) -> None:
     answer_all(session, predictor, write_queries(tmp_path / "queries"))
     answer = session.answers[1]
     for place in (0, 1):
-        captions = [text for _, text in explain_answer(answer, place)]
+        captions = [text for _, text in answer.explain(place)]
         assert captions[0] == ("support", "2 supports")[place]
         assert captions[1:3] == ["query", "result"]
         assert [text.split(" (")[0] for text in captions[3:]] == [text.split(" (")[0] for text in answer.evidence.maps]
@@ -160,8 +166,9 @@ def test_a_training_free_method_is_shown_like_a_trained_one(
     predictor = Predictor(model, experiment[0].val_size, 1, torch.device("cpu"))
     assert not answer_all(session, predictor, write_queries(tmp_path / "queries"))
     for answer in session.answers:
-        assert all(draw_answer(answer, Choice(view), answer.view)[0].shape == answer.view.shape for view in VIEWS)
-        captions = [text.split(" (")[0] for _, text in explain_answer(answer, 1)]
+        whole = read_image(answer.path)
+        assert all(answer.draw_whole(Choice(view))[1].shape == whole.shape for view in VIEWS)
+        captions = [text.split(" (")[0] for _, text in answer.explain(1)]
         assert captions == ["2 supports", "query", "result", *answer.evidence.maps]
 
 
@@ -171,7 +178,7 @@ def test_what_is_missing_is_said_first(
     paths = write_queries(tmp_path / "queries")
     for wrong, words in (([], "no image to search"), (paths * 40, "120 images to search, and at most 100")):
         with pytest.raises(UserError, match=words):
-            list(answer_queries(session, predictor, wrong))
+            list(session.search(predictor, wrong, save))
     network = Network(Source(*experiment, is_usual=False), predictor, "")
     with pytest.raises(UserError, match="nothing is segmented yet"):
         write_zip(session, network, [], tmp_path)
@@ -181,13 +188,13 @@ def test_what_is_missing_is_said_first(
         write_zip(session, network, [], tmp_path)
     session.shots[1].mask = np.zeros_like(session.shots[1].mask)
     with pytest.raises(UserError, match=r"support4\.png: nothing is painted"):
-        list(answer_queries(session, predictor, paths))
+        list(session.search(predictor, paths, save))
 
 
 def test_the_iou_that_supports_lead_one_to_expect(session: Session, predictor: Predictor, tmp_path: Path) -> None:
     paths = write_queries(tmp_path / "queries")[:1]
     assert not answer_all(session, predictor, paths)
-    expect_iou(session, predictor)
+    session.expect(predictor)
     fresh, ious = copy.copy(predictor), []
     dogs = [shot for shot in session.shots if shot.class_name == "dog"]
     for shot, other in (dogs, dogs[::-1]):
@@ -202,17 +209,17 @@ def test_the_iou_that_supports_lead_one_to_expect(session: Session, predictor: P
     session.remove(session.shots[:1])
     assert not answer_all(session, predictor, paths) and not session.expected  # of former supports
     session.remove(session.shots[:1])
-    assert not answer_all(session, predictor, paths) and not expect_iou(session, predictor) and not session.expected
+    assert not answer_all(session, predictor, paths) and not session.expect(predictor) and not session.expected
 
 
 def test_examples_are_of_a_novel_class(experiment: tuple[Config, Path], predictor: Predictor, tmp_path: Path) -> None:
     cfg, session = experiment[0], Session()
-    paths = show_example(cfg, session, tmp_path)
+    paths = session.show_example(cfg, tmp_path)
     assert next(iter(session.values())) in ("thing1", "thing2") and len(session.shots) == cfg.shot
     assert all(tmp_path in Path(path).parents for path in paths)
     assert not answer_all(session, predictor, paths)
     names = {session.shots[0].path.name} | {
-        show_example(cfg, session, tmp_path) and session.shots[0].path.name for _ in range(6)
+        session.show_example(cfg, tmp_path) and session.shots[0].path.name for _ in range(6)
     }
     assert len(names) > 1
 

@@ -1,9 +1,11 @@
-"""The page Failures: the episodes of a test by IoU, of two tests by difference, and what an episode looks like."""
+"""The episodes of a test by IoU, of two tests by difference, and any of them run again and drawn."""
 
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dataset.benchmarks.table import test_config
 from dataset.episode import Episode
@@ -19,12 +21,12 @@ from util.image import RGB
 from util.visualize import episode_panel
 
 HEADERS = ("class", "shot", "seed", "number", "query", "supports")
-CHANGED = 0.01  # of IoU, above which an episode drawn again is not the one that was tested
+CHANGED = 0.01  # of IoU, above which an episode run again is not the one that was tested
 
 Tested = list[tuple[Path, EpisodeRow]]  # one episode's lines in one result or two, and the files in which they stand
 
 
-def find_results(root: Path) -> dict[str, Path]:
+def find_tests(root: Path) -> dict[str, Path]:
     """By name, the episodes of every test below a folder."""
     return {str(file.relative_to(root)).removesuffix(EPISODES): file for file in sorted(root.rglob(f"*{EPISODES}"))}
 
@@ -34,15 +36,11 @@ def read_tested(first: Sequence[Path], second: Sequence[Path]) -> list[Tested]:
     found: list[Tested] = [[(file, row)] for file in first for row in read_rows(file)]
     if not second:
         return found
-    there = {_episode(row): (file, row) for file in second for row in read_rows(file)}
-    both = [[*tested, there[_episode(tested[0][1])]] for tested in found if _episode(tested[0][1]) in there]
+    there = {row.images: (file, row) for file in second for row in read_rows(file)}
+    both = [[(file, row), there[row.images]] for ((file, row),) in found if row.images in there]
     if not both:
         raise UserError("the two results have no episode in common; test both with the same seed or episodes_file")
     return both
-
-
-def _episode(row: EpisodeRow) -> tuple[Any, ...]:
-    return row.query, row.class_id, *row.support
 
 
 def rows_by_iou(episodes: Sequence[Tested]) -> list[tuple[list[Any], Tested]]:
@@ -52,13 +50,12 @@ def rows_by_iou(episodes: Sequence[Tested]) -> list[tuple[list[Any], Tested]]:
     """
     rows: list[tuple[list[Any], Tested]] = []
     for tested in episodes:
-        row, ious = tested[0][1], [row.iou for _, row in tested]
-        difference = None if None in ious else (ious[0] or 0) - (ious[-1] or 0)
-        numbers = ious if len(ious) == 1 else [difference, *ious]
-        cells = [None if number is None else round(number, 3) for number in numbers]
+        row, ious = tested[0][1], np.array([row.iou for _, row in tested], float)  # nan for None
+        numbers = [*(ious[:1] - ious[1:]), *ious]
+        cells = [None if np.isnan(number) else round(float(number), 3) for number in numbers]
         about = [row.class_name, len(row.support), row.seed, row.number, row.query, ", ".join(row.support)]
         rows.append(([*cells, *about], tested))
-    return sorted(rows, key=lambda row: (row[0][0] is None, row[0][0] or 0))
+    return sorted(rows, key=lambda row: (row[0][0] is None, row[0][0]))
 
 
 @lru_cache(2)  # networks in memory
@@ -90,7 +87,8 @@ def draw_episode(tested: Tested) -> tuple[RGB, str]:
     for name, (file, row) in zip(("first", "second") if len(tested) > 1 else ("prediction",), tested, strict=True):
         outcome, files = run_again(file, row)
         predictions[name] = outcome.prediction.cpu().numpy(), outcome.iou
-        if (outcome.iou is None) != (row.iou is None) or abs((outcome.iou or 0) - (row.iou or 0)) > CHANGED:
+        was, now = np.array([row.iou, outcome.iou], float)  # nan for None
+        if not np.isclose(was, now, rtol=0, atol=CHANGED, equal_nan=True):
             before = "no IoU" if row.iou is None else f"IoU {row.iou:.3f}"
             remarks.append(f"{file.name}: {before} when it was tested; weights or data have changed since.")
     return episode_panel(*outcome.images(files), predictions, tested[0][1].class_name), " ".join(remarks)

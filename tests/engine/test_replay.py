@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from engine import replay
 from engine.evaluation import make_episodes, run_episodes
 from engine.results import EPISODES, EpisodeRow, SeedMetrics, episode_rows
 from model.build import build_model
 from model.released import load_weights
+from tests.toy import write_experiment
 from tests.written import write_test
-from tools.browser import failures
 from util.config import Config
 from util.distributed import ProcessGroup
 from util.errors import UserError
@@ -43,14 +44,14 @@ def test_results_that_there_are(tmp_path: Path) -> None:
     for name in ("a/result_test_1shot", "a/result_test_5shot", "b/result_test_1shot"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write_rows(tmp_path / f"{name}.episodes.jsonl", [])
-    found = failures.find_results(tmp_path)
+    found = replay.find_tests(tmp_path)
     assert list(found) == ["a/result_test_1shot", "a/result_test_5shot", "b/result_test_1shot"]
     assert found["a/result_test_5shot"].is_relative_to(tmp_path / "a")
 
 
 def test_sorted_by_iou_and_what_has_none_comes_last(tmp_path: Path) -> None:
     lines = [row(0, 0.5), row(1, None), row(2, 0.1, "dog"), row(3, 0.9, shot=5), row(4, 0.3)]
-    rows = failures.rows_by_iou(failures.read_tested(write_rows(tmp_path / "x.episodes.jsonl", lines), []))
+    rows = replay.rows_by_iou(replay.read_tested(write_rows(tmp_path / "x.episodes.jsonl", lines), []))
     assert [tested[0][1].number for _, tested in rows] == [2, 4, 0, 3, 1]
     assert rows[0][0] == [0.1, "dog", 1, 0, 2, "q2", "s"] and rows[-1][0][0] is None
 
@@ -58,31 +59,31 @@ def test_sorted_by_iou_and_what_has_none_comes_last(tmp_path: Path) -> None:
 def test_two_results_are_paired_by_episode_and_sorted_by_difference(tmp_path: Path) -> None:
     first = write_rows(tmp_path / "x.episodes.jsonl", [row(0, 0.5), row(1, 0.4), row(2, 0.9)])
     other = [row(8, 0.9, query="q1"), row(9, 0.2, query="q2"), row(5, 0.5)]
-    rows = failures.rows_by_iou(failures.read_tested(first, write_rows(tmp_path / "y.episodes.jsonl", other)))
+    rows = replay.rows_by_iou(replay.read_tested(first, write_rows(tmp_path / "y.episodes.jsonl", other)))
     assert [cells[:3] for cells, _ in rows] == [[-0.5, 0.4, 0.9], [0.7, 0.9, 0.2]]
     with pytest.raises(UserError, match="no episode in common"):
-        failures.read_tested(first, write_rows(tmp_path / "w.episodes.jsonl", [row(5, 0.5)]))
+        replay.read_tested(first, write_rows(tmp_path / "w.episodes.jsonl", [row(5, 0.5)]))
     (tmp_path / "z.episodes.jsonl").write_text('{"seed": 1}\n')
     with pytest.raises(UserError, match=r"z\.episodes\.jsonl:1: not an episode"):
-        failures.read_tested([tmp_path / "z.episodes.jsonl"], [])
+        replay.read_tested([tmp_path / "z.episodes.jsonl"], [])
 
 
-def test_episodes_are_drawn_again_with_the_same_figures(experiment: tuple[Config, Path], tmp_path: Path) -> None:
-    cfg, weights = experiment
+def test_episodes_are_drawn_again_with_the_same_figures(tmp_path: Path) -> None:
+    cfg, weights = write_experiment(tmp_path / "experiment")
     ious = write_result(tmp_path / "result.json", cfg, weights)
-    rows = failures.read_tested([tmp_path / "result.episodes.jsonl"], [])
+    rows = replay.read_tested([tmp_path / "result.episodes.jsonl"], [])
     for number in (0, 4):
-        panel, remark = failures.draw_episode(rows[number])
+        panel, remark = replay.draw_episode(rows[number])
         assert panel.ndim == 3 and panel.shape[1] > 3 * panel.shape[0] / 2 and remark == ""
-        outcome = failures.run_again(*rows[number][0])[0]
-        assert outcome.iou == pytest.approx(ious[number], abs=failures.CHANGED)
+        outcome = replay.run_again(*rows[number][0])[0]
+        assert outcome.iou == pytest.approx(ious[number], abs=replay.CHANGED)
     ((file, first),) = rows[0]
     changed, none = ((file, first.model_copy(update={"iou": iou})) for iou in ((ious[0] or 0) + 0.5, None))
-    wider = failures.draw_episode([*rows[0], changed])
+    wider = replay.draw_episode([*rows[0], changed])
     assert "weights or data have changed since" in wider[1] and np.isfinite(wider[0]).all()
-    told = "no IoU when it was tested" in failures.draw_episode([none])[1]
+    told = "no IoU when it was tested" in replay.draw_episode([none])[1]
     assert told == (ious[0] is not None)  # random weights may mark nothing of a truth that has nothing
     (tmp_path / "result.json").unlink()
-    failures.load_test.cache_clear()
+    replay.load_test.cache_clear()
     with pytest.raises(UserError, match=r"result\.json: no such file"):
-        failures.draw_episode(rows[0])
+        replay.draw_episode(rows[0])
