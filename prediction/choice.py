@@ -68,16 +68,17 @@ def choose(
 ) -> Choice:
     """Open what is asked for and set its supports; try it on them where that was not noted before.
 
-    Where nothing is asked for, the better one of FREE is taken, the first one joined by NETWORK.
+    Where nothing is asked for, the better one of FREE is taken, the first one joined by NETWORK if it has few masks.
     `known` are the notes of an earlier run of the same settings.
     """
     cfg = source.cfg
-    predictor = open_predictor(source, arguments.device or cfg.device)
+    is_few = min(len(item.images) for item in support) <= FEW  # else the network would count for nothing
+    opened = source if is_few else source._replace(is_usual=False)
+    predictor = open_predictor(opened, arguments.device or cfg.device)
     classes = {item.name: (item.images, item.masks) for item in support}
-    is_joined = isinstance(predictor.model, Joint) and min(len(item.images) for item in support) <= FEW
     if not source.weights:
         load_fitted(arguments.out / FITTED, predictor)
-    usual = USUAL if is_joined else cfg.arch
+    usual = USUAL if isinstance(predictor.model, Joint) else cfg.arch
     if arguments.tile:
         check_tiling(predictor, Tiling(arguments.tile, arguments.overlap))
     predictor.set_support(classes)  # whatever is wrong with it is said now

@@ -74,13 +74,13 @@ class Joint(Method):
         return Explanation(self._with_second(first.scores, query, state), maps)
 
     def _with_second(self, first: Scores, query: Features, state: State) -> Scores:
-        margin = first.margin_at(first.final.shape[-2:]).clamp(-SURE, SURE)  # (B, h, w)
-        if "second" in state:
-            size, second = margin.shape[-2:], self.second.score(query["second"], state["second"])
-            coarse = F.interpolate(F.adaptive_avg_pool2d(margin, CELLS)[None], size, mode="bilinear")[0]
-            both = margin + (second.margin_at(self.side, size).clamp(-SURE, SURE) - coarse) / 2
-            margin = torch.where((margin > 0).flatten(1).any(1)[:, None, None], both, margin)
-        half = margin.unsqueeze(1) / 2
+        if "second" not in state:
+            return first
+        size, second = first.final.shape[-2:], self.second.score(query["second"], state["second"])
+        margin = first.margin_at(size).clamp(-SURE, SURE)  # (B, h, w)
+        coarse = F.interpolate(F.adaptive_avg_pool2d(margin, CELLS)[None], size, mode="bilinear")[0]
+        both = margin + (second.margin_at(self.side, size).clamp(-SURE, SURE) - coarse) / 2
+        half = torch.where((margin > 0).flatten(1).any(1)[:, None, None], both, margin).unsqueeze(1) / 2
         final = torch.cat([-half, half], dim=1)
         return Scores(final, final)
 

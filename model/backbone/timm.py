@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -194,6 +194,7 @@ def _look_for_download(source: Mapping[str, Any]) -> None:
             get_hf_file_metadata(hf_hub_url(repository, file))
 
 
+@cache
 def _look_up(name: str, output_stride: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The options that a model takes and what timm says of its maps, nothing computed; UserError if there is none."""
     if not timm.is_model(name):

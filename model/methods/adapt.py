@@ -35,6 +35,8 @@ SURE = 0.3  # margin from which a query's positions show what is object or backg
 MIN_POSITIONS = 4  # that must be so sure; else the SUREST of all are taken
 SUREST = 8
 MAX_SURE = 1000  # of either class, evenly drawn, that the discriminant of a query is fitted to at most
+ROUNDS = 3  # of such fits, each with what the one before makes sure, with up to FEW_SHOTS; with more shots one
+FEW_SHOTS = 5
 LEAST_LIKENESS = 0.41  # of the prototype and the most similar positions of 640 pixels, else the object is not there
 LESS_LIKENESS = 0.1  # than that is enough with one shot, which shows fewer sides; with K shots a K-th of it
 MOST_SIMILAR = 0.01  # of the positions
@@ -52,8 +54,9 @@ class Adapt(Method):
     object and background count alike; but where the object has few pixels, prototype and neighbours, which fit little,
     count more. All this finds positions of the query that are surely object or background; the discriminant's means and
     covariance then move half-way to theirs, and both margins are averaged (the idea of self-support, Fan et al., ECCV
-    2022). A query without the object has no position that is like the object's prototype, which is seen before that
-    fit; all its margins are then lowered below 0.
+    2022); with few shots this is done again with what those margins make sure. A query without the object has no
+    position that is like the object's prototype, which is seen before that fit; all its margins are then lowered
+    below 0.
 
     The state of B support sets: `means (B, 2, C)` of background and object, `covariance (B, C, C)` within them,
     `object (B, rich channels)`, its unit prototype, `direction` of that shape from the background's to it, `linear` and
@@ -122,8 +125,9 @@ class Adapt(Method):
             head = {name: part[number] for name, part in state.items()}
             rows = x.flatten(1).T  # (h * w, C)
             with torch.autocast(x.device.type, enabled=False):
-                first = first_margin(x, head, self.rich)
-                refitted = (first + refit(rows, first, shown.flatten(), head)) / 2
+                refitted = first = first_margin(x, head, self.rich)
+                for _ in range(ROUNDS if head["shot"] <= FEW_SHOTS else 1):
+                    refitted = (first + refit(rows, refitted, shown.flatten(), head)) / 2
                 least = LEAST_LIKENESS - LESS_LIKENESS / head["shot"]
                 if likeness(rows, shown.flatten(), head["object"]) < least:
                     refitted = refitted - refitted.max() - ABSENT
