@@ -28,6 +28,7 @@ from util.visualize import encode_image
 
 LONGEST = 80  # characters of the classes in the archive's name
 SESSION = "session.json"
+EXAMPLE, EXAMPLE_SESSION = Path(__file__).parent / "example", "session.zip"
 MASK_VALUES = (0, 1, 255)
 
 
@@ -81,6 +82,13 @@ def open_session(session: Session, path: str) -> str:
         raise UserError(f"{Path(path).name}: is no session, or damaged; take a file that Save session wrote") from None
     vars(session).update(vars(opened))
     return network
+
+
+def open_example(session: Session, folder: Path) -> list[str]:
+    """Put supports of coins in place of what a tab holds; returns copies of photographs to search."""
+    place = shutil.copytree(EXAMPLE, Path(mkdtemp(dir=folder), EXAMPLE.name))
+    open_session(session, str(place / EXAMPLE_SESSION))
+    return sorted(map(str, place.glob("*.jpg")), reverse=True)
 
 
 def write_zip(session: Session, network: Network, formats: Sequence[str], folder: Path) -> Path:

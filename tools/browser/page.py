@@ -18,7 +18,7 @@ from prediction.evidence import VIEWS
 from prediction.formats.table import FORMATS
 from prediction.predictor import SINGLE
 from tools.browser.answer import ORDERS, Choice
-from tools.browser.download import open_session, save_session, write_zip
+from tools.browser.download import open_example, open_session, save_session, write_zip
 from tools.browser.session import Limits, Network, Session
 from util.errors import UserError
 from util.image import RGB
@@ -228,8 +228,7 @@ class Page:
         gr.Markdown("**2. Find it** in other images")
         queries = gr.File(label="Images to search", file_count="multiple", height=160, elem_id="queries")
         with gr.Row():
-            has_data = Path(self.open(self.names[0]).source.cfg.data_root).is_dir()
-            example = gr.Button("Try an example", visible=has_data, elem_id="example")
+            example = gr.Button("Try an example", elem_id="example")
             stop = gr.Button("Stop", elem_id="stop")
             start = gr.Button("Find the object", variant="primary", elem_id="start")
         next(iter(self.status)).render()
@@ -246,9 +245,6 @@ class Page:
         with gr.Row(equal_height=True):
             formats = gr.Dropdown(list(FORMATS), multiselect=True, label="Also as", elem_id="formats")
             pack = gr.Button("Download masks and overlays (zip)", elem_id="pack")
-
-        def on_example(session: Session) -> list[str]:
-            return session.show_example(self.open(session.network).source.cfg, self.folder)
 
         def on_choice(session: Session, *choice: Any) -> None:
             session.choice = Choice(*choice)
@@ -268,7 +264,7 @@ class Page:
             return write_zip(session, self.open(session.network), formats, self.folder)
 
         shows = self.cards | self.opened
-        done = example.click(with_messages(on_example), self.state, queries)
+        done = example.click(partial(open_example, folder=self.folder), self.state, queries)
         self.on(done.then, lambda session: None, self.images | self.canvas)
         searching: Any = NETWORK | {"outputs": [*shows, *self.status], "show_progress_on": list(self.status)}
         asked = start.click(self.search, [self.state, *self.canvas, queries], **searching)

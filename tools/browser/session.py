@@ -3,11 +3,9 @@
 import base64
 import copy
 import io
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import mkdtemp
 from time import perf_counter
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -15,9 +13,6 @@ from zlib import crc32
 import numpy as np
 from PIL import Image
 
-from dataset.benchmarks.table import open_benchmark
-from dataset.episode import draw_seeded, wanted_classes
-from dataset.index import load_index
 from prediction.choice import Source
 from prediction.clicks import EditedMask, Mask
 from prediction.evidence import gather_evidence
@@ -26,14 +21,12 @@ from prediction.masks import object_mask
 from prediction.predictor import SINGLE, Predictor
 from prediction.support import SupportClass
 from tools.browser.answer import VIEW_SIDE, Answer, Card, Choice, Save, draw_support
-from util.config import Config
 from util.errors import UserError
 from util.image import RGB, read_image
 from util.visualize import class_color, data_url, fit, fit_mask
 
 CANVAS_SIDE = 1024  # pixels of the longer side of the image that is painted on
 CARD_SIDE = 200  # of a support among others
-EXAMPLE_QUERIES = 6
 
 
 class Network(NamedTuple):
@@ -228,19 +221,3 @@ class Session:
             return []
         self.expected, *disagreeing = lines({"": expect(trials)}, "")
         return disagreeing
-
-    def show_example(self, cfg: Config, folder: Path) -> list[str]:
-        """Put an episode's supports in place of the session's own; returns copies of images to search.
-
-        They come from the data set that the network was trained for, of a class that no training saw. Raises UserError
-        where the data set is not there.
-        """
-        names, (index, files) = open_benchmark(cfg).names(), load_index(cfg, "val")
-        episode = draw_seeded(index, cfg.shot, cfg.seeds[0], self.counter)
-        wanted, chosen = episode.class_id, (episode.query, *episode.support)
-        self.remove(self.shots)
-        for image in episode.support:
-            self.add_shot(files[image][0], files.image(image), files.read(image, wanted), names[wanted])
-        others = [image for image in index.images if image not in chosen and wanted in wanted_classes(index, image)]
-        place = mkdtemp(dir=folder)
-        return [shutil.copy(files[image][0], place) for image in (episode.query, *others[: EXAMPLE_QUERIES - 1])]

@@ -337,11 +337,11 @@ def test_many_images_stopped_and_asked_again(tab: Tab, tmp_path: Path) -> None:
     tab.page.wait_for_selector("#status:has-text('images, found in')")
 
 
-def test_examples_of_the_data_set(tab: Tab) -> None:
+def test_the_example(tab: Tab) -> None:
     tab.page.click("#example")
-    tab.page.wait_for_selector("#strip .thumbnail-lg:has-text('thing')")
-    tab.page.wait_for_selector("#queries tr.file")
-    tab.find(tab.page.locator("#queries tr.file").count())
+    tab.page.wait_for_selector("#strip .thumbnail-lg:has-text('coin: coins.jpg')")
+    tab.page.wait_for_selector("#queries tr.file:has-text('coffee')")
+    tab.find(3)
 
 
 def test_failures_of_a_test_and_of_two(tab: Tab) -> None:
