@@ -13,7 +13,7 @@ from model.backbone import Backbone
 from model.methods.method import Explanation, Features, Method, Role, Scores
 from model.parts.base_learner import BaseLearner
 from model.parts.maps import class_shares, image_size, positions, stage_maps, to_size, unit
-from model.parts.neighbours import draw_examples, neighbour_margin
+from model.parts.neighbours import draw_examples, neighbour_margins
 from util.config import Config
 from util.image import MEAN, STD, ImageRule
 
@@ -205,7 +205,8 @@ def discriminant(means: Tensor, covariance: Tensor) -> Tensor:
     """Weights and offset (C + 1) of the linear discriminant's margins, which are -0.5 and 0.5 at the class means."""
     ridge = RIDGE * covariance.diagonal().mean().clamp(min=1e-8)
     difference = means[1] - means[0]
-    direction = torch.linalg.solve(covariance + ridge * torch.eye(len(covariance)).to(covariance), difference)
+    factor = torch.linalg.cholesky(covariance + ridge * torch.eye(len(covariance)).to(covariance))
+    direction = torch.cholesky_solve(difference.unsqueeze(1), factor).squeeze(1)
     direction = direction / (direction @ difference).clamp(min=1e-8)
     return torch.cat([direction, -(means.mean(0) @ direction)[None]])
 
@@ -235,8 +236,8 @@ def nearest_margin(x: Tensor, examples: Tensor, rich: int) -> Tensor:
     """Margins (h * w) of a query (C, h, w) by its nearest examples, at half the resolution."""
     half = halved(x[None])[0]
     rows = half.flatten(1).T
-    of_rich = RICH_NEIGHBOURS * neighbour_margin(rows[:, -rich:], examples[..., -rich:])
-    margin = (of_rich + NEIGHBOURS_OF_ALL * neighbour_margin(rows, examples)) / 2
+    of_all, of_rich = neighbour_margins(rows, examples, rich)
+    margin = (RICH_NEIGHBOURS * of_rich + NEIGHBOURS_OF_ALL * of_all) / 2
     whole = F.interpolate(margin.view(1, 1, *half.shape[1:]), scale_factor=2, mode="bilinear", align_corners=False)
     return whole[0, 0, : x.shape[1], : x.shape[2]].flatten()
 

@@ -23,14 +23,19 @@ def draw_examples(rows: Tensor, shares: Tensor) -> Tensor:
     return found
 
 
-def neighbour_margin(rows: Tensor, examples: Tensor) -> Tensor:
-    """How much more rows (n, C) are like the object's nearest examples than the background's (2, EXAMPLES, C): (n).
+def neighbour_margins(rows: Tensor, examples: Tensor, last: int) -> tuple[Tensor, Tensor]:
+    """How much more rows (n, C) are like the object's nearest examples than the background's (2, EXAMPLES, C).
 
-    The difference of the mean cosines with the NEIGHBOURS nearest ones.
+    The differences (n) of the mean cosines with the NEIGHBOURS nearest ones: of all channels, and of the last ones.
     """
-    unit = F.normalize(rows, dim=1)
+    first, rest = F.normalize(rows, dim=1).tensor_split([-last], dim=1)
     means = []
     for each in examples:
         count = max(1, int(each.any(1).sum()))
-        means.append((unit @ F.normalize(each[:count], dim=1).T).topk(min(NEIGHBOURS, count), dim=1).values.mean(1))
-    return means[1] - means[0]
+        first_of_each, rest_of_each = F.normalize(each[:count], dim=1).tensor_split([-last], dim=1)
+        product = rest @ rest_of_each.T
+        lengths = torch.outer(rest.norm(dim=1), rest_of_each.norm(dim=1)).clamp(min=1e-12)
+        cosines = torch.addmm(product, first, first_of_each.T), product / lengths
+        means.append([x.topk(min(NEIGHBOURS, count), dim=1).values.mean(1) for x in cosines])
+    background, object_ = means
+    return object_[0] - background[0], object_[1] - background[1]

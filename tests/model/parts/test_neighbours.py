@@ -4,21 +4,22 @@ import numpy as np
 import torch
 from scipy.spatial.distance import cdist
 
-from model.parts.neighbours import EXAMPLES, NEIGHBOURS, draw_examples, neighbour_margin
+from model.parts.neighbours import EXAMPLES, NEIGHBOURS, draw_examples, neighbour_margins
 
 
-def test_the_margin_is_that_of_a_plain_search() -> None:
+def test_the_margins_are_those_of_a_plain_search() -> None:
     rows, examples = torch.randn(30, 7), torch.zeros(2, EXAMPLES, 7)
     known = torch.randn(40, 7), torch.randn(9, 7)
     examples[0, :40], examples[1, :9] = known
-    means = []
-    for each in known:
-        cosines = 1 - cdist(rows.numpy(), each.numpy(), "cosine")
-        means.append(np.sort(cosines, axis=1)[:, -NEIGHBOURS:].mean(1))
-    np.testing.assert_allclose(neighbour_margin(rows, examples), means[1] - means[0], rtol=1e-4, atol=1e-5)
+    for margin, first in zip(neighbour_margins(rows, examples, 3), (0, 4), strict=True):
+        means = []
+        for each in known:
+            cosines = 1 - cdist(rows[:, first:].numpy(), each[:, first:].numpy(), "cosine")
+            means.append(np.sort(cosines, axis=1)[:, -NEIGHBOURS:].mean(1))
+        np.testing.assert_allclose(margin, means[1] - means[0], rtol=1e-4, atol=1e-5)
     few = examples.clone()
     few[1, 2:] = 0  # fewer than are looked for
-    assert (neighbour_margin(few[1, :2], few) > neighbour_margin(-few[1, :2], few)).all()
+    assert (neighbour_margins(few[1, :2], few, 3)[0] > neighbour_margins(-few[1, :2], few, 3)[0]).all()
 
 
 def test_examples_are_clear_positions_and_the_same_always() -> None:
