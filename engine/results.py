@@ -219,9 +219,9 @@ def read_json(path: Path, adapter: TypeAdapter[Read]) -> Read:
     """A JSON file as a type; UserError where it cannot be read, is something else or has a key that is not known."""
     try:
         return adapter.validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; give a result as test.py or train.py writes it") from None
-    except (OSError, ValidationError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; give a result as test.py or train.py writes it") from None
+    except ValidationError as error:
         raise UserError(f"{path}: {_reason(error)}; remove the file or make it again") from None
 
 

@@ -85,5 +85,5 @@ def test_episodes_are_drawn_again_with_the_same_figures(tmp_path: Path) -> None:
     assert told == (ious[0] is not None)  # random weights may mark nothing of a truth that has nothing
     (tmp_path / "result.json").unlink()
     replay.load_test.cache_clear()
-    with pytest.raises(UserError, match=r"result\.json: no such file"):
+    with pytest.raises(UserError, match=r"result\.json: No such file"):
         replay.draw_episode(rows[0])

@@ -130,7 +130,7 @@ def test_the_refit_is_half_way_to_the_plain_formula_of_evenly_drawn_sure_positio
     margin = torch.tensor([-1.0, 1, 0]).double().repeat_interleave(torch.tensor([2500, 2500, 1000]))  # the last unsure
     head = {"means": torch.zeros(2, 4).double(), "covariance": torch.eye(4).double()}
     head["means"][1] = 1
-    drawn = [rows[:2500:3].numpy(), rows[2500:5000:3].numpy()]  # 834 of each
+    drawn = [rows[:2500:6].numpy(), rows[2500:5000:6].numpy()]  # 417 of each
     means = (head["means"].numpy() + [each.mean(0) for each in drawn]) / 2
     covariance = (np.eye(4) + sum(np.cov(each.T, ddof=0) for each in drawn) / 2) / 2
     direction = np.linalg.solve(covariance + np.trace(covariance) / 4 * RIDGE * np.eye(4), means[1] - means[0])

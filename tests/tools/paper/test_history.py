@@ -81,7 +81,7 @@ def test_bars_of_several_seeds_have_their_deviation(tmp_path: Path) -> None:
 
 
 def test_what_is_no_test(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file; give a result"):
+    with pytest.raises(UserError, match="No such file or directory; give a result"):
         read_bars(tmp_path / "r.json")
     with pytest.raises(UserError, match="its kind is 'training'"):
         read_bars(write_training(tmp_path) / "result.json")
