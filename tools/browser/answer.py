@@ -12,7 +12,7 @@ from prediction.evidence import VIEWS, Evidence
 from prediction.predictor import Prediction
 from prediction.support import SupportClass
 from util.image import RGB, read_image
-from util.visualize import fit, mosaic, overlay
+from util.visualize import fit, fit_mask, mosaic, overlay
 
 Card = tuple[RGB, str]  # an image of the page and its caption
 Save = Callable[[RGB], str]  # keeps a drawing as a file, so that none stays in memory
@@ -76,4 +76,6 @@ class Answer:
 
 def draw_support(image: RGB, mask: Mask, value: int, side: int) -> RGB:
     """A support image, reduced, with its object in the colour of its class."""
-    return overlay(fit(image, side, side), np.where(mask == 1, value, mask))
+    small = fit(image, side, side)
+    mask = fit_mask(mask, small)
+    return overlay(small, np.where(mask == 1, value, mask))

@@ -51,6 +51,7 @@ class Shot(EditedMask):
     def __init__(self, number: int, path: Path, image: RGB, mask: Mask, class_name: str) -> None:
         super().__init__(image, mask)
         self.number, self.path, self.class_name = number, path, class_name
+        self.small = fit(image, CARD_SIDE, CARD_SIDE)
 
     def canvas_image(self) -> RGB:
         """The image as it is painted on, its longer side at most CANVAS_SIDE pixels."""
@@ -151,7 +152,7 @@ class Session:
         cards = []
         for shot in self.shots:
             remark = "" if 1 in shot.mask else ", nothing painted yet"
-            drawn = draw_support(shot.image, shot.mask, self.values()[shot.class_name], CARD_SIDE)
+            drawn = draw_support(shot.small, shot.mask, self.values()[shot.class_name], CARD_SIDE)
             cards.append((drawn, f"{shot.class_name}: {shot.path.name}{remark}"))
         return cards
 
