@@ -198,7 +198,7 @@ def draw_leads(sets: Mapping[str, Mapping[str, Sequence[Difference | None]]], le
             axis.errorbar(points[:, 0], y - 0.15 * (2 * number - 1), xerr=error, **style)
         axis.axvline(0, color=PUBLISHED, linewidth=0.8)
         axis.set_yticks(places, leads)
-        axis.set(ylim=(-0.5, len(leads) - 0.5), title=title, xlabel=f"{lead} ahead by, points of mIoU")
+        axis.set(ylim=(-0.5, len(leads) - 0.5), title=title, xlabel=f"{lead} ahead by, in mIoU")
         axis.grid(False, axis="y")
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
