@@ -36,8 +36,8 @@ def read_tested(first: Sequence[Path], second: Sequence[Path]) -> list[Tested]:
     found: list[Tested] = [[(file, row)] for file in first for row in read_rows(file)]
     if not second:
         return found
-    there = {row.images: (file, row) for file in second for row in read_rows(file)}
-    both = [[(file, row), there[row.images]] for ((file, row),) in found if row.images in there]
+    there = {row.key: (file, row) for file in second for row in read_rows(file)}
+    both = [[(file, row), there[row.key]] for ((file, row),) in found if row.key in there]
     if not both:
         raise UserError("the two results have no episode in common; test both with the same seed or episodes_file")
     return both

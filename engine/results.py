@@ -204,7 +204,7 @@ class EpisodeRow(Record):
     union: tuple[int, int] | None = None
 
     @property
-    def images(self) -> tuple[str, int, tuple[str, ...]]:
+    def key(self) -> tuple[str, int, tuple[str, ...]]:
         """Query, class and supports, by which episodes of two tests are the same."""
         return self.query, self.class_id, tuple(self.support)
 

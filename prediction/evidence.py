@@ -26,7 +26,7 @@ class Evidence(NamedTuple):
 
     names: tuple[str, ...]  # of the classes
     scores: list[Scores]  # B = 1 each
-    maps: dict[str, Tensor]  # by caption, as the method explains itself: (classes, h, w)
+    maps: dict[str, Tensor]  # by caption, as the method explains itself for all of them: (classes, h, w)
     predictor: Predictor  # by which
 
     def prediction(self, threshold: float, image: RGB) -> Prediction:
@@ -65,7 +65,8 @@ def gather_evidence(predictor: Predictor, image: ImageSource) -> Evidence:
         found = [predictor.model.explain(query, state) for state in predictor.states.values()]
     kept = cache(lambda x: on_disk(x.float().cpu()))  # scores may hold one tensor twice
     scores = [tree_map(kept, each.scores) for each in found]
-    maps = {caption: torch.cat([each.maps[caption] for each in found]).float().cpu() for caption in found[0].maps}
+    captions = [caption for caption in found[0].maps if all(caption in each.maps for each in found)]
+    maps = {caption: torch.cat([each.maps[caption] for each in found]).float().cpu() for caption in captions}
     if predictor.model.images.fit == "padded":
         maps = {caption: without_padding(x, pixels.shape[:2]) for caption, x in maps.items()}
     return Evidence(tuple(predictor.states), scores, maps, predictor)

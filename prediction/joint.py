@@ -1,6 +1,6 @@
 """A training-free method and a network that segment together where there are few masks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from model.parts.base_learner import BaseLearner
 from model.tensors import tree_map
 from prediction.outlines import SURE
 from prediction.predictor import Predictor
+from prediction.support import SupportClass
 from util.config import Config
 
 FEW = 2  # masks of a class, up to which the network counts
@@ -83,6 +84,15 @@ class Joint(Method):
         half = torch.where((margin > 0).flatten(1).any(1)[:, None, None], both, margin).unsqueeze(1) / 2
         final = torch.cat([-half, half], dim=1)
         return Scores(final, final)
+
+
+def needed(predictor: Predictor, support: Sequence[SupportClass]) -> Predictor:
+    """A predictor of the first method alone where all classes have more than FEW masks, else the same one."""
+    if not isinstance(predictor.model, Joint) or min(len(item.images) for item in support) <= FEW:
+        return predictor
+    return Predictor(
+        predictor.model.first, predictor.size, predictor.shot, predictor.device, predictor.amp, 0, predictor.sharpens
+    )
 
 
 def together(first: Predictor, second: Predictor) -> Predictor:

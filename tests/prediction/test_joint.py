@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from prediction.choice import USUAL, Source, choose, open_predictor
 from prediction.evidence import gather_evidence
 from prediction.fitted import load_fitted, save_fitted
-from prediction.joint import SURE, Joint, together
+from prediction.joint import SURE, Joint, needed, together
 from prediction.predictor import Predictor
 from prediction.settings import fingerprint
 from prediction.support import SupportClass
@@ -58,6 +58,24 @@ def test_with_many_masks_it_is_the_first_to_the_bit() -> None:
     for predictor in (first, joint):
         predictor.set_support(*support)
     np.testing.assert_array_equal(joint.predict(query).probability, first.predict(query).probability)
+
+
+@pytest.mark.parametrize("order", [(1, 3), (3, 1)])
+def test_classes_of_few_and_of_many_masks_are_explained_together(order: tuple[int, int]) -> None:
+    joint = pair()
+    joint.set_support({str(masks): several(masks) for masks in order})
+    first = fresh(0)
+    first.set_support(*several(3))
+    evidence, alone = (gather_evidence(predictor, shapes(50, 60)[0]) for predictor in (joint, first))
+    assert evidence.maps.keys() == alone.maps.keys() and all(len(maps) == 2 for maps in evidence.maps.values())
+
+
+@pytest.mark.parametrize(("masks", "joined"), [((2,), True), ((3,), False), ((3, 1), True)])
+def test_a_network_is_needed_for_few_masks(masks: tuple[int, ...], joined: bool) -> None:
+    joint = pair()
+    support = [SupportClass(str(number), number, *several(count)) for number, count in enumerate(masks, 1)]
+    alone = needed(joint, support)
+    assert (alone is joint) == joined and (joined or alone.model is joint.model.first)
 
 
 def test_each_class_counts_its_own_masks() -> None:

@@ -51,7 +51,7 @@ Shows = dict[Any, Callable[[Session], Any]]  # components, and what each shows o
 
 def warn(text: str) -> None:
     """A message that is seen wherever the page is scrolled to; files of the server are named as they were uploaded."""
-    gr.Warning(html.escape(re.sub(r"\S*/[0-9a-f]{64}/(\S+/)?", "", text)), MESSAGE_SECONDS)
+    gr.Warning(html.escape(re.sub(r"\S*/(?:[0-9a-f]{64}|tmp\w+)/(\S+/)?", "", text)), MESSAGE_SECONDS)
 
 
 def with_messages(handler: Callable[..., Any]) -> Callable[..., Any]:
@@ -264,8 +264,8 @@ class Page:
             return write_zip(session, self.open(session.network), formats, self.folder)
 
         shows = self.cards | self.opened
-        done = example.click(partial(open_example, folder=self.folder), self.state, queries)
-        self.on(done.then, lambda session: None, self.images | self.canvas)
+        done = example.click(with_messages(partial(open_example, folder=self.folder)), self.state, queries)
+        self.on(done.then, lambda session: None, self.images | self.canvas | self.choice | shows)
         searching: Any = NETWORK | {"outputs": [*shows, *self.status], "show_progress_on": list(self.status)}
         asked = start.click(self.search, [self.state, *self.canvas, queries], **searching)
         self.on(stop.click, on_stop, shows, cancels=asked)
@@ -278,7 +278,8 @@ class Page:
 
     def search(self, session: Session, painting: Any, paths: list[str] | None) -> Iterator[dict[Any, Any]]:
         """Results one by one, in the end in order; what cannot be read comes as a message."""
-        session.answers, session.shown, session.opened, session.status = [], [], None, ""
+        answers: list[Any] = []
+        session.answers, session.shown, session.opened, session.status = answers, [], None, ""
         results = self.cards | self.status
         try:
             session.read_painting(painting)
@@ -289,7 +290,8 @@ class Page:
                     warn(str(error))
                 is_due = len(session.answers) % (1 + len(session.answers) // AT_ONCE) == 0  # many in larger steps
                 yield values_of(results if is_due else self.status, session)
-            session.draw(self.save)
+            if session.answers is not answers:  # stopped meanwhile
+                return
             yield values_of(results, session)
             for line in session.expect(predictor):
                 warn(line)
@@ -307,8 +309,16 @@ class Page:
                     button = gr.Button(text, size="sm", min_width=80, elem_id=name)
                     button.click(None, js=f"() => window.step('{name}')")
                 close = gr.Button("Close (Esc)", size="sm", min_width=80, elem_id="close")
-        self.opened: Shows = {place: lambda session: gr.update(visible=bool(session.opened))}
-        self.opened[slider] = lambda session: session.opened and session.opened.draw_whole(session.choice)
+
+        def show_whole(session: Session) -> Any:
+            try:
+                return session.opened and session.opened.draw_whole(session.choice)
+            except UserError as error:  # its file is gone
+                session.opened = None
+                return warn(str(error))
+
+        self.opened: Shows = {slider: show_whole}  # before the others, which then know
+        self.opened[place] = lambda session: gr.update(visible=bool(session.opened))
         self.opened[line] = lambda session: session.opened and html.escape(session.opened.line)
         return close
 

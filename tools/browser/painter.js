@@ -53,7 +53,7 @@ function press(place) {
 
 function move(place) {
   here = place;
-  if (path.length && tool !== "polygon" && !is_click()) path.push(here);
+  if (path.length && tool !== "polygon" && !is_click()) path = is_brush() ? [path.at(-1), here] : [...path, here];
   if (path.length && is_brush()) apply();
   draw();
 }
@@ -68,7 +68,7 @@ function release() {
   if (!path.length || is_open()) return;
   const [x, y] = [path[0][0] / canvas.width, path[0][1] / canvas.height];
   is_waiting = is_click();
-  if (!is_waiting) apply();
+  if (!is_waiting && !is_brush()) apply();
   path = [];
   canvas.style.cursor = is_waiting ? "progress" : "";
   draw();

@@ -17,6 +17,7 @@ from prediction.choice import Source
 from prediction.clicks import EditedMask, Mask
 from prediction.evidence import gather_evidence
 from prediction.expectation import expect, leave_out, lines
+from prediction.joint import needed
 from prediction.masks import object_mask
 from prediction.predictor import SINGLE, Predictor
 from prediction.support import SupportClass
@@ -171,34 +172,47 @@ class Session:
     def search(self, predictor: Predictor, paths: Sequence[str], save: Save) -> Iterator[UserError | None]:
         """Look for the classes in every image, which then has its answer; an error for what cannot be read.
 
-        Ends where `stop` was called meanwhile. Raises UserError where supports are incomplete, and for no image or too
-        many.
+        Ends where `stop` was called meanwhile; otherwise the answers are drawn in order, whatever ended it. Raises
+        UserError where supports are incomplete, and for no image or too many.
         """
-        support, limits, predictor = self.support(), self.limits, copy.copy(predictor)
+        answers, asked, support, limits = self.answers, self.state(), self.support(), self.limits
+        predictor = copy.copy(predictor)
         if not paths:
             raise UserError("there is no image to search; drop some on the right")
         if len(paths) > limits.queries:
             raise UserError(f"{len(paths)} images to search, and at most {limits.queries} are taken; remove some")
         predictor.set_support({item.name: (item.images, item.masks) for item in support})
-        if self.asked != self.state():
-            self.asked, self.expected = self.state(), ""
-        begin, answers = perf_counter(), self.answers
-        for number, path in enumerate(paths, 1):
-            start, error = perf_counter(), None
-            try:
-                image = read_image(path, max_megapixels=limits.megapixels)
-                evidence, view = gather_evidence(predictor, image), fit(image, VIEW_SIDE, VIEW_SIDE)
-                size = f"{image.shape[1]} x {image.shape[0]} pixels"
-                answers.append(Answer(Path(path), size, view, support, evidence, perf_counter() - start))
-                answers[-1].draw(self.choice, save)
-            except UserError as unread:
-                error = unread
-            if self.answers is not answers:
-                return
-            self.shown = answers  # in this order until all are there
-            left = (perf_counter() - begin) / number * (len(paths) - number)
-            self.status = f"{number} of {len(paths)} images, {left:.0f} s left"
-            yield error
+        if self.answers is not answers:
+            return
+        if self.asked != asked:
+            self.asked, self.expected = asked, ""
+        begin = perf_counter()
+        try:
+            for number, path in enumerate(paths, 1):
+                error = self._answer(answers, path, support, predictor, save)
+                if self.answers is not answers:
+                    return
+                self.shown = answers  # in this order until all are there
+                left = (perf_counter() - begin) / number * (len(paths) - number)
+                self.status = f"{number} of {len(paths)} images, {left:.0f} s left"
+                yield error
+        finally:
+            if self.answers is answers:
+                self.draw(save)
+
+    def _answer(
+        self, answers: list[Answer], path: str, support: list[SupportClass], predictor: Predictor, save: Save
+    ) -> UserError | None:
+        start = perf_counter()
+        try:
+            image = read_image(path, max_megapixels=self.limits.megapixels)
+            evidence, view = gather_evidence(predictor, image), fit(image, VIEW_SIDE, VIEW_SIDE)
+        except UserError as error:
+            return error
+        size = f"{image.shape[1]} x {image.shape[0]} pixels"
+        answers.append(Answer(Path(path), size, view, support, evidence, perf_counter() - start))
+        answers[-1].draw(self.choice, save)
+        return None
 
     def stop(self, save: Save) -> None:
         """End a search under way, whose list of answers is then no longer the session's; draw what it has found."""
@@ -216,9 +230,12 @@ class Session:
     def expect(self, predictor: Predictor) -> list[str]:
         """Note the IoU to be expected, every support segmented by the others; lines on masks that disagree with them.
 
-        Nothing where no class has two supports, or where it is known.
+        Nothing where no class has two supports, where it is known, or where they have changed since the search.
         """
-        if self.expected or not (trials := leave_out(copy.copy(predictor), self.support())):
+        if self.expected or self.asked != self.state():
+            return []
+        support = self.support()
+        if not (trials := leave_out(copy.copy(needed(predictor, support)), support)):
             return []
         self.expected, *disagreeing = lines({"": expect(trials)}, "")
         return disagreeing

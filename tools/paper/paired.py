@@ -28,7 +28,7 @@ class Test(NamedTuple):
 
     def has_episodes_of(self, other: "Test") -> bool:
         """Whether both were made on the same episodes."""
-        return [row.images for row in self.rows] == [row.images for row in other.rows]
+        return [row.key for row in self.rows] == [row.key for row in other.rows]
 
 
 Tests = dict[tuple[str, int, int, int], list[Test]]  # by data set, split, shots and seed, one for each training

@@ -5,6 +5,7 @@ import re
 import zipfile
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from PIL import Image
 from prediction.choice import Source
 from prediction.predictor import Predictor
 from tests.tools.browser.tab import PAINTER, START, Tab, picture, scene
-from tools.browser.session import Limits, Network
+from tools.browser.session import Limits, Network, Session
 from util.config import Config
+from util.image import read_image
 
 pytestmark = pytest.mark.browser
 
@@ -34,13 +36,30 @@ def test_what_shows_the_supports_is_never_overtaken(
     assert {(event.concurrency_id, event.concurrency_limit) for event in events} == {("quick", 1)}
 
 
+def test_a_result_whose_file_is_gone_is_closed(
+    experiment: tuple[Config, Path], predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = pytest.importorskip("gradio") and pytest.importorskip("tools.browser.page")
+    said: list[str] = []
+    monkeypatch.setattr(module.gr, "Warning", lambda text, seconds: said.append(text))
+    page = module.Page(
+        ["toy"], lambda name: Network(Source(*experiment, False), predictor, ""), Limits(), tmp_path, tmp_path
+    )
+    page.build()
+    answer: Any = SimpleNamespace(line="", draw_whole=lambda choice: read_image(tmp_path / "gone.png"))
+    session = Session(opened=answer)
+    shown = {component.elem_id: value for component, value in module.values_of(page.opened, session).items()}
+    assert session.opened is None and not shown["opened"]["visible"] and len(said) == 1 and "gone.png" in said[0]
+
+
 def test_messages_name_files_as_they_were_uploaded(monkeypatch: pytest.MonkeyPatch) -> None:
     page = pytest.importorskip("gradio") and pytest.importorskip("tools.browser.page")
     said: list[str] = []
     monkeypatch.setattr(page.gr, "Warning", lambda text, seconds: said.append(text))
-    for place in ("", "tmpq_1/0/"):  # an upload, and what was in a session's file
-        page.warn(f"/tmp/hmnet-1/{'0a' * 32}/{place}a b<1>.png: is no good; take png/jpg")
-    assert said == 2 * ["a b&lt;1&gt;.png: is no good; take png/jpg"]
+    upload = "0a" * 32
+    for place in (upload, f"{upload}/tmpq_1/0", "tmpx/example/tmpy/0"):  # an upload, in a session's file, the example's
+        page.warn(f"/tmp/hmnet-1/{place}/a b<1>.png: is no good; take png/jpg")
+    assert said == 3 * ["a b&lt;1&gt;.png: is no good; take png/jpg"]
 
 
 def test_painted_with_the_mouse_the_result_is_the_predictors(tab: Tab, predictor: Predictor, tmp_path: Path) -> None:

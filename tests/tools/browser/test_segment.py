@@ -212,6 +212,33 @@ def test_the_iou_that_supports_lead_one_to_expect(session: Session, predictor: P
     assert not answer_all(session, predictor, paths) and not session.expect(predictor) and not session.expected
 
 
+def test_what_happens_while_supports_are_set_counts(
+    session: Session, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Painting makes the results stale, and a stop ends the search."""
+    paths, set_support = write_queries(tmp_path / "queries"), Predictor.set_support
+    meanwhile: list[Any] = [lambda: session.shot.change(1 - session.shot.mask), lambda: session.stop(save)]
+
+    def slow(*arguments: Any) -> None:
+        set_support(*arguments)
+        meanwhile.pop(0)()
+
+    monkeypatch.setattr(Predictor, "set_support", slow)
+    assert not answer_all(session, predictor, paths)
+    assert len(session.answers) == 3 and session.is_stale and not session.expect(predictor) and not session.expected
+    assert not answer_all(session, predictor, paths) and not session.answers and not session.status
+
+
+def test_what_was_found_is_drawn_whatever_ends_a_search(session: Session, predictor: Predictor, tmp_path: Path) -> None:
+    paths = write_queries(tmp_path / "queries")
+    session.answers = []
+    search: Any = session.search(predictor, paths, save)
+    assert next(search) is None and session.status.startswith("1 of 3 images, ")
+    with pytest.raises(ZeroDivisionError):
+        search.throw(ZeroDivisionError)
+    assert session.status.startswith("1 images, found in ")
+
+
 def test_the_example_shows_what_is_to_be_found(predictor: Predictor, tmp_path: Path) -> None:
     session = Session()
     paths = open_example(session, tmp_path)
