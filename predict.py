@@ -56,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--verify", action="store_true", help="read what is done, and do again what has changed")
     parser.add_argument("--overwrite", action="store_true", help="do again what is done")
     parser.add_argument("--no-expectation", action="store_true", help="do not try the supports on each other first")
-    parser.add_argument("--curve", action="store_true", help="write the IoU by the number of masks, curve.png")
+    parser.add_argument("--curve", action="store_true", help="write the IoU of the method in use by number of masks")
     parser.add_argument("--html", action="store_true", help="write index.html, one page with all thumbnails")
     parser.add_argument(
         "--format", default="", metavar="NAME,...", help="write these too: coco, labelme, yolo, geojson, geotiff, csv"
