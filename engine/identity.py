@@ -18,14 +18,7 @@ PACKAGES = ("hmnet", "torch", "torchvision", "timm", "numpy")
 # Keys whose change by --opts is told in a result's name: the same weights have other metrics then
 RELATED = ("val_size", "amp", "trained_shot", "kshot_unsort", "corrections", "seeds", *keys_of("protocol"))
 NAMED = ("test_set", "test_fold", "test_classes", "variant", "protocol", "shot", "ann_type")  # are so in any case
-PLACES = (
-    "arch",
-    "split",
-    "ensemble",
-    "layers",
-    "vgg",
-    "backbone",
-)  # are so in the folder, or change nothing
+PLACES = ("arch", "split", "ensemble", "layers", "vgg", "backbone")  # are so in the name of the experiment's folder
 
 
 class TestIdentity(NamedTuple):

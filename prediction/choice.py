@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from prediction.expectation import as_json, better, expect, leave_out, lines, write_curve
 from prediction.fitted import NAME as FITTED
 from prediction.fitted import load_fitted
-from prediction.joint import FEW, Joint, together
+from prediction.joint import Joint, has_few, together
 from prediction.predictor import DEFAULT_CONFIG, Predictor
 from prediction.shared import open_shared
 from prediction.support import SupportClass
@@ -72,8 +72,7 @@ def choose(
     `known` are the notes of an earlier run of the same settings.
     """
     cfg = source.cfg
-    is_few = min(len(item.images) for item in support) <= FEW  # else the network would count for nothing
-    opened = source if is_few else source._replace(is_usual=False)
+    opened = source if has_few(support) else source._replace(is_usual=False)  # whose network would count for nothing
     predictor = open_predictor(opened, arguments.device or cfg.device)
     classes = {item.name: (item.images, item.masks) for item in support}
     if not source.weights:

@@ -86,9 +86,14 @@ class Joint(Method):
         return Scores(final, final)
 
 
+def has_few(support: Sequence[SupportClass]) -> bool:
+    """Whether a class has so few masks that the network counts."""
+    return min(len(item.images) for item in support) <= FEW
+
+
 def needed(predictor: Predictor, support: Sequence[SupportClass]) -> Predictor:
-    """A predictor of the first method alone where all classes have more than FEW masks, else the same one."""
-    if not isinstance(predictor.model, Joint) or min(len(item.images) for item in support) <= FEW:
+    """A predictor of the first method alone where no class has few masks, else the same one."""
+    if not isinstance(predictor.model, Joint) or has_few(support):
         return predictor
     return Predictor(
         predictor.model.first, predictor.size, predictor.shot, predictor.device, predictor.amp, 0, predictor.sharpens

@@ -44,19 +44,26 @@ class Answer:
     support: list[SupportClass]  # what was looked for
     evidence: Evidence
     seconds: float
+    drawn: Choice | None = None  # how it was last
     card: tuple[str, str] = "", ""  # the file and the caption that the page shows
     line: str = ""  # what is said where it is opened
     rank: float = 0  # among others in the chosen order
     is_found: bool = False
 
     def draw(self, choice: Choice, save: Save) -> None:
-        """Draw it as it is shown among others: its classes with their scores, its seconds, and its rank there."""
+        """Draw it as it is shown among others: its classes with their scores, its seconds, and its rank there.
+
+        Nothing is done where it is drawn so already, and its file is still there.
+        """
+        if choice == self.drawn and Path(self.card[0]).is_file():
+            return
         prediction = self.evidence.prediction(choice.threshold, self.view)
         classes = ", ".join(f"{item.name} {item.score:.2f}" for item in prediction.found()) or "not found"
         text = f"{self.path.name}: {classes} ({self.seconds:.1f}\u00a0s)"
         self.card = save(self.evidence.draw(choice.view, prediction, self.view)), text
         self.line = f"{text}, {self.size}"
         self.rank, self.is_found = ORDERS[choice.order](prediction), prediction.is_found
+        self.drawn = choice
 
     def draw_whole(self, choice: Choice) -> tuple[RGB, RGB]:
         """The image at its own size, and what is chosen to be shown of the result."""

@@ -20,7 +20,7 @@ from prediction.plan import WHOLE, PredictionPlan, begin
 from prediction.queries import Queries
 from prediction.settings import contents_of, fingerprint, read_settings, write_settings
 from tools.browser.answer import ORDERS, Choice
-from tools.browser.session import Network, Session
+from tools.browser.session import Network, Session, read_upload
 from util.errors import UserError
 from util.files import own_name
 from util.image import read_image
@@ -71,7 +71,7 @@ def open_session(session: Session, path: str) -> str:
         opened.choice = view, threshold, order = Choice(*(saved[key] for key in Choice._fields))
         for number, item in enumerate(saved["supports"]):
             file = place / str(number) / own_name(item["image"])
-            image, mask = (read_image(each, None, limits.megapixels) for each in (file, place / f"{number}.png"))
+            image, mask = (read_upload(each, limits) for each in (file, place / f"{number}.png"))
             assert mask.shape == image.shape and np.isin(mask, MASK_VALUES).all() and item["class"].strip()
             opened.add_shot(file, image, np.ascontiguousarray(mask[..., 0]), item["class"])
         assert opened.shots and view in VIEWS and order in ORDERS and 0 < threshold < 1

@@ -24,6 +24,8 @@ from prediction.support import SupportClass
 from tools.browser.answer import VIEW_SIDE, Answer, Card, Choice, Save, draw_support
 from util.errors import UserError
 from util.image import RGB, read_image
+from util.mask import interpret_mask
+from util.pixels import IGNORE
 from util.visualize import class_color, data_url, fit, fit_mask
 
 CANVAS_SIDE = 1024  # pixels of the longer side of the image that is painted on
@@ -100,8 +102,8 @@ class Session:
         self.shots.append(self.shot)
 
     def add_file(self, path: str) -> None:
-        """Take an uploaded support image; UserError as `read_image` and `add_shot`."""
-        self.add_shot(path, read_image(path, max_megapixels=self.limits.megapixels))
+        """Take an uploaded support image; UserError as `read_upload` and `add_shot`."""
+        self.add_shot(path, read_upload(path, self.limits))
 
     def remove(self, gone: Sequence[Shot | None]) -> None:
         """Remove supports; the last one that is left comes on the canvas."""
@@ -117,12 +119,15 @@ class Session:
         """Take the mask of the shot on the canvas from an uploaded file; UserError where it misfits."""
         if self.shot is None:
             raise UserError("there is no support image yet that this mask could belong to")
+        read_upload(path, self.limits)  # is it an image at all, and of a size to be read
         try:
-            read_image(path, max_megapixels=self.limits.megapixels)  # is it an image at all, and not too large
-            self.shot.change(object_mask(path, self.shot.image.shape[:2], self.shot.path.name))
+            index = interpret_mask(path).label
+            if (count := len(set(np.unique(index)) - {0, IGNORE})) > 1:
+                raise UserError(f"marks {count} classes")
         except UserError as error:  # whose remedy is an option of predict.py
-            reason = str(error).partition(";")[0]
-            raise UserError(f"{reason}; give a mask of the one object, white on black, as large as its image") from None
+            reason = str(error).removeprefix(f"{path}: ").partition(";")[0]
+            raise UserError(f"{Path(path).name}: {reason}; give a mask of the one object, white on black") from None
+        self.shot.change(object_mask(index, self.shot.image.shape[:2], self.shot.path.name))
 
     def read_painting(self, value: Any) -> None:
         """Take over what the canvas sent, {shot, ink}, if it was painted on; UserError for a damaged painting."""
@@ -205,7 +210,7 @@ class Session:
     ) -> UserError | None:
         start = perf_counter()
         try:
-            image = read_image(path, max_megapixels=self.limits.megapixels)
+            image = read_upload(path, self.limits)
             evidence, view = gather_evidence(predictor, image), fit(image, VIEW_SIDE, VIEW_SIDE)
         except UserError as error:
             return error
@@ -239,3 +244,11 @@ class Session:
             return []
         self.expected, *disagreeing = lines({"": expect(trials)}, "")
         return disagreeing
+
+
+def read_upload(path: str | Path, limits: Limits) -> RGB:
+    """An uploaded image (h, w, 3); UserError, by its name alone, for what is none and for too many pixels."""
+    try:
+        return read_image(path, max_megapixels=limits.megapixels)
+    except UserError as error:
+        raise UserError(f"{Path(path).name}: {str(error).removeprefix(f'{path}: ')}") from None

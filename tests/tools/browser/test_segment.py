@@ -239,6 +239,24 @@ def test_what_was_found_is_drawn_whatever_ends_a_search(session: Session, predic
     assert session.status.startswith("1 images, found in ")
 
 
+def test_what_is_drawn_already_is_not_drawn_again(session: Session, predictor: Predictor, tmp_path: Path) -> None:
+    drawn: list[Path] = []
+
+    def keep(image: RGB) -> str:
+        drawn.append(tmp_path / f"{len(drawn)}.jpg")
+        drawn[-1].touch()
+        return str(drawn[-1])
+
+    session.answers = []
+    assert not any(session.search(predictor, write_queries(tmp_path / "queries"), keep)) and len(drawn) == 3
+    session.choice = Choice("contour")
+    session.draw(keep)
+    assert len(drawn) == 6
+    drawn[-1].unlink()  # as after a day
+    session.draw(keep)
+    assert len(drawn) == 7 and session.answers[2].card[0] == str(drawn[-1])
+
+
 def test_the_example_shows_what_is_to_be_found(predictor: Predictor, tmp_path: Path) -> None:
     session = Session()
     paths = open_example(session, tmp_path)

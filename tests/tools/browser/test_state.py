@@ -63,9 +63,10 @@ def test_uploads_that_are_no_image_too_large_or_damaged(tmp_path: Path) -> None:
         ("bomb.png", "has more than 178 megapixels"),
         ("half.png", "not a readable image"),
     ):
-        with warnings.catch_warnings(), pytest.raises(UserError, match=f"{name}: .*{words}"):
+        with warnings.catch_warnings(), pytest.raises(UserError, match=f"^{name}: .*{words}") as caught:
             warnings.simplefilter("ignore")  # Pillow's of the large ones
             session.add_file(str(tmp_path / name))
+        assert str(tmp_path) not in str(caught.value)
     assert not session.shots
     session.add_file(str(tmp_path / "whole.png"))
     assert session.shot.image.shape == (40, 50, 3)
@@ -84,10 +85,10 @@ def test_masks_from_files(tmp_path: Path) -> None:
     other = mask.copy()
     other[:9, :9] = 7
     Image.fromarray(other).save(tmp_path / "two.png")
-    with pytest.raises(UserError, match=r"^image\.jpg: its mask has the classes \[1, 7\]; give a mask of the one"):
+    with pytest.raises(UserError, match=r"^two\.png: marks 2 classes"):
         session.read_mask(str(tmp_path / "two.png"))
     with pytest.raises(
-        UserError, match=r"image\.jpg: a mask in [^;]*; give a mask of the one object, white on black, as large as its"
+        UserError, match=r"^image\.jpg: a mask in [^;]*; give a mask of the one object, white on black$"
     ):
         session.read_mask(str(tmp_path / "image.jpg"))
     assert (session.shot.mask == mask).all()
