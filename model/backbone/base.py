@@ -49,6 +49,10 @@ class Backbone(nn.Module):
         """What tells its weights from others, where checkpoints exclude them."""
         raise TypeError(f"the weights of {type(self).__name__} are part of checkpoints")
 
+    def last_stage(self) -> nn.Module | None:
+        """What makes the last level of the one before it, both `(B, C, h, w)`; None where it cannot be run alone."""
+        return None
+
     def skip_last_norm(self) -> None:
         """Show maps as the blocks give them, without the last norm, where the backbone has one behind its blocks."""
 
@@ -85,6 +89,10 @@ class StagedBackbone(Backbone):
             if len(found) == len(wanted):
                 break
         return {name: found[name] for name in names}
+
+    def last_stage(self) -> nn.Module:
+        """As in Backbone."""
+        return self.layer4
 
     def run_stage(self, name: str, stage: nn.Module, x: Tensor, wanted: set[str], found: dict[str, Tensor]) -> Tensor:
         """The output of a stage; a subclass adds the maps within it that are wanted to `found`."""

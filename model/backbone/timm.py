@@ -16,8 +16,9 @@ import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 from timm.layers import Format
-from timm.models._features import FeatureGetterNet
+from timm.models._features import FeatureGetterNet, FeatureListNet
 from torch import Tensor, nn
+from torchvision.ops import Permute
 
 from model.backbone.base import Backbone, MapInfo
 from model.backbone.packages import packaged_weights
@@ -122,6 +123,19 @@ class TimmBackbone(Backbone):
     def valid_size(self, size: int) -> int:
         """As in Backbone; some models take images of one size only."""
         return self.fixed_size or super().valid_size(size)
+
+    def last_stage(self) -> nn.Module | None:
+        """As in Backbone, where timm runs the model's stages in a row."""
+        blocks = getattr(self.net, "blocks", None)
+        if isinstance(self.net, FeatureListNet):
+            row = dict(self.net.named_children())
+        else:
+            row = {f"blocks_{number}": block for number, block in enumerate(blocks or ())}
+        names, ends = list(row), [name.replace(".", "_") for name in self.levels[-2:]]
+        if len(ends) < 2 or not row.keys() >= set(ends):
+            return None
+        stage = nn.Sequential(*(row[name] for name in names[names.index(ends[0]) + 1 : names.index(ends[1]) + 1]))
+        return nn.Sequential(Permute([0, 2, 3, 1]), stage, Permute([0, 3, 1, 2])) if self.channels_last else stage
 
     def skip_last_norm(self) -> None:
         """As in Backbone, of plain vision transformers."""

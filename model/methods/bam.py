@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from model.backbone.base import Backbone, StagedBackbone
+from model.backbone.base import Backbone
 from model.loss import ensemble_losses
 from model.methods.method import MEAN_PADDING, STEADY_BASE_LEARNER, Explanation, Features, Method, Role, Scores, State
 from model.parts.base_learner import BaseLearner
@@ -49,7 +49,6 @@ class BAM(Method):
         *ENSEMBLE,
     )
     features_by_role = True
-    backbone: StagedBackbone
     base_learner: BaseLearner
 
     def __init__(self, backbone: Backbone, base_learner: BaseLearner, ensemble: Ensemble, width: int = 256) -> None:

@@ -95,10 +95,10 @@ class DCAMA(Method):
     @classmethod
     def build(cls, cfg: Config, backbone: Backbone, base_learner: BaseLearner | None) -> "DCAMA":
         """As in Method; images have sides of 32m pixels, so that every stage's map is half as large as the last."""
-        stages, skip = block_maps(backbone, cls.__name__), "layer1"
-        first = [info.name for info in backbone.maps if info.name.startswith(f"{skip}.")]
+        first = [info.name for info in backbone.maps if info.name.startswith("layer1.")]
         if not first:
             raise UserError(f"backbone: {cls.__name__} takes resnet50 or resnet101, not {cfg.backbone_name}")
+        stages = block_maps(backbone, cls.__name__)
         backbone.size_multiple, backbone.size_offset = 32, 0
         return cls(backbone, stages, (first[-1], stages["2"][-1]))
 

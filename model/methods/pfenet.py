@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from model.backbone.base import Backbone, StagedBackbone
+from model.backbone.base import Backbone
 from model.loss import cross_entropy
 from model.methods.method import MEAN_PADDING, Explanation, Features, Method, Role, Scores, State, support_batch
 from model.parts.base_learner import BaseLearner
@@ -72,7 +72,6 @@ class PFENet(Method):
         (r"classifier", r"cls"),
     )
     features_by_role = True
-    backbone: StagedBackbone
 
     def __init__(
         self, backbone: Backbone, scales: Sequence[float], inner_weight: float = 1.0, width: int = 256

@@ -11,7 +11,7 @@ from model.backbone import Backbone
 from util.config import Config
 from util.errors import UserError
 
-STAGES = ("2", "3", "4")  # strides 8, 16 and 32
+STAGES = {"2": 8, "3": 16, "4": 32}  # and their strides
 WIDTHS = (16, 64, 128)  # channels after each convolution of an encoder
 KERNELS = {"2": (5, 5, 3), "3": (5, 3, 3), "4": (3, 3, 3)}  # of a stage's encoder
 VGG_MAPS = {
@@ -28,7 +28,10 @@ def plain_backbone(cfg: Config, **others: Any) -> Config:
 
 
 def block_maps(backbone: Backbone, kind: str) -> dict[str, tuple[str, ...]]:
-    """By stage the names of its blocks' maps before their last ReLU; UserError naming the method if there are none."""
+    """By stage the names of its blocks' maps before their last ReLU, of timm's models of all maps of its stride.
+
+    UserError naming the method if there are none.
+    """
     names = [info.name for info in backbone.maps]
     if VGG_MAPS["4"][0] in names:
         return VGG_MAPS
@@ -36,8 +39,15 @@ def block_maps(backbone: Backbone, kind: str) -> dict[str, tuple[str, ...]]:
         stage: tuple(name for name in names if name.startswith(f"layer{stage}.") and name.endswith(".sum"))
         for stage in STAGES
     }
+    if not any(stages.values()):
+        stages = {
+            stage: tuple(info.name for info in backbone.maps if info.stride == stride)
+            for stage, stride in STAGES.items()
+        }
     if not all(stages.values()):
-        raise UserError(f"backbone: {kind} takes resnet50, resnet101 or vgg16, whose blocks show their maps")
+        raise UserError(
+            f"backbone: {kind} takes resnet50, resnet101, vgg16 or a model of timm with maps of strides 8, 16 and 32"
+        )
     return stages
 
 

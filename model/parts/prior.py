@@ -1,14 +1,13 @@
 """Prior masks without parameters (PFENet, TPAMI 2020; as HMNet uses them: paper, section 4.1)."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.backbone import Backbone
-from model.backbone.base import StagedBackbone
 from model.resize import resize
 from util.errors import UserError
 
@@ -83,21 +82,25 @@ def min_max(maps: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def masked_stage4(backbone: StagedBackbone, f3: Tensor, masks: Tensor) -> dict[str, Tensor]:
+def masked_stage4(backbone: Backbone, f3: Tensor, masks: Tensor) -> dict[str, Tensor]:
     """Stage 4 of supports as it sees their objects alone (PFENet, BAM).
 
     `f3 (B, K, C3, h, w)`, `masks (B, K, H, W)`; returns `f4 (B, K, C4, h4, w4)` of f3 under the masks, and its own
     `mask (B, K, 1, h4, w4)`. Shot by shot, since batch norms in training mode see each shot as a batch.
     """
     masked = f3 * foreground(masks, f3.shape[-2:], f3.dtype)
-    f4 = torch.stack([backbone.layer4(shot) for shot in masked.unbind(1)], dim=1)
+    stage4 = cast(nn.Module, backbone.last_stage())
+    f4 = torch.stack([stage4(shot) for shot in masked.unbind(1)], dim=1)
     return {"f4": f4, "mask": foreground(masks, f4.shape[-2:], f4.dtype)}
 
 
-def with_stage4(backbone: Backbone, arch: str) -> StagedBackbone:
-    """The backbone, if its stage 4 can be run alone; else UserError."""
-    if not isinstance(backbone, StagedBackbone):
-        raise UserError(f"backbone: {arch} runs stage 4 on masked features; choose resnet50, resnet101 or vgg")
+def with_stage4(backbone: Backbone, arch: str) -> Backbone:
+    """The backbone, if its last stage can be run alone; else UserError."""
+    if backbone.last_stage() is None:
+        raise UserError(
+            f"backbone: {arch} runs the last stage on masked features; "
+            "choose resnet50, resnet101, vgg or a model of timm whose stages are in a row"
+        )
     return backbone
 
 

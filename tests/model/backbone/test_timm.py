@@ -76,6 +76,21 @@ def test_all_maps_are_named_and_can_be_asked_for() -> None:
             assert found[info.name].shape == (1, info.channels, *[-(-64 // info.stride)] * 2)
 
 
+@pytest.mark.parametrize("name", [CONVNET, "resnet18", "convnext_atto", "swin_tiny_patch4_window7_224"])
+@torch.inference_mode()
+def test_the_last_stage_alone_goes_on_from_the_one_before(name: str) -> None:
+    backbone = TimmBackbone(name, None, Path("none"), output_stride=32).eval()
+    f3, f4 = list(backbone(torch.rand(1, 3, 64, 64), backbone.levels).values())[-2:]
+    stage = backbone.last_stage()
+    assert stage is not None and f3.shape != f4.shape
+    torch.testing.assert_close(stage(f3), f4)
+
+
+def test_a_last_stage_that_timm_does_not_show_is_none() -> None:
+    assert TimmBackbone(VIT, None, Path("none")).last_stage() is None
+    assert TimmBackbone(CONVNET, [4], Path("none")).last_stage() is None
+
+
 def test_weights_come_from_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a checkpoint that was trained on the same weights in half precision is taken."""
     name, missing = "tf_efficientnet_lite2", tmp_path / "none.pth"

@@ -133,5 +133,5 @@ def test_a_support_costs_no_stage_4_without_its_mask() -> None:
 
 
 def test_a_backbone_without_stages_is_named() -> None:
-    with pytest.raises(UserError, match="backbone: BAM runs stage 4 on masked features; choose resnet50"):
-        small(backbone="timm/resnet18")
+    with pytest.raises(UserError, match="backbone: BAM runs the last stage on masked features; choose resnet50"):
+        small(backbone="timm/test_vit")

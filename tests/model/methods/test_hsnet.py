@@ -14,6 +14,7 @@ from util.config import load_config
 from util.errors import UserError
 
 SIZE = 288
+TIMM = ("backbone", "timm/tf_efficientnet_lite0", "train_h", "64", "train_w", "64", "val_size", "64")
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +83,19 @@ def test_sizes_and_backbones_that_do_not_fit_are_named() -> None:
     config = "config/pascal/pascal_split0_vgg_hsnet.yaml"
     with pytest.raises(UserError, match="val_size: 265 does not suit HSNet with vgg16; take a multiple of 32"):
         build_model(load_config(config, ["val_size", "265"]), pretrained=False)
-    with pytest.raises(UserError, match="backbone: HSNet takes resnet50, resnet101 or vgg16"):
-        build_model(load_config(config, ["backbone", "timm/resnet18"]), pretrained=False)
+    with pytest.raises(UserError, match="backbone: HSNet takes resnet50, resnet101, vgg16 or a model of timm"):
+        build_model(load_config(config, [*TIMM, "backbone", "timm/test_vit"]), pretrained=False)
+
+
+def test_a_model_of_timm_shows_all_maps_of_a_stride() -> None:
+    model = build_model(load_config("config/pascal/pascal_split0_resnet50_hsnet.yaml", TIMM), pretrained=False)
+    assert isinstance(model, HSNet)
+    assert {stage: len(names) for stage, names in model.stages.items()} == {"2": 1, "3": 2, "4": 2}
+    query, support, mask = recorded.episode(64)
+    query, support = model.embed_query(query), model.encode_support(support, mask)
+    sizes = {stage: tuple(x.shape[1:4]) for stage, x in model.correlations(query, support, 0).items()}
+    assert sizes == {"2": (1, 8, 8), "3": (2, 4, 4), "4": (2, 2, 2)}
+    assert model.score(query, support).final.shape == (1, 2, 16, 16)
 
 
 def test_the_vote_is_by_the_most_votes_of_a_pixel() -> None:

@@ -89,6 +89,17 @@ def test_shots_are_averaged_and_their_order_does_not_matter() -> None:
     torch.testing.assert_close(model.encode_support(support, mask)["prototype"], mean)
 
 
+@torch.inference_mode()
+def test_of_a_model_of_timm_the_last_stage_sees_what_is_under_the_mask() -> None:
+    model = small("backbone", "timm/test_efficientnet", *SCALES)
+    image, mask = torch.randn(1, 3, 65, 65), torch.ones(1, 1, 65, 65)
+    whole = model.features(image, "query")["f4"]
+    torch.testing.assert_close(model.encode_support(image[None], mask)["f4"][0], whole)
+    mask[..., 30:] = 0
+    assert not torch.equal(model.encode_support(image[None], mask)["f4"][0], whole)
+    assert model(image, image[None], mask).final.isfinite().all()
+
+
 @pytest.mark.parametrize(("scales", "sides"), [("[60, 3]", [60, 3]), ("[1.0, 0.5, 0.125]", [9, 4, 1])])
 @torch.inference_mode()
 def test_scales_are_sides_or_shares_of_the_feature(scales: str, sides: list[int]) -> None:
