@@ -5,7 +5,7 @@ table for each set; study.md and study.svg hold the same. What is done is not do
 it was stopped.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tqdm import tqdm
 
 from engine.identity import method_name, result_name
+from model.build import build_model
+from model.methods import find_method
 from tools.demo import step
 from tools.paper.paired import Tests, comparison_table, leads, read_tests
 from tools.paper.plots import draw_leads, save_svg
@@ -47,6 +49,7 @@ class Study(BaseModel):
 class Job(NamedTuple):
     """One training with its test, or a test alone."""
 
+    of: tuple[str, str]  # set and method
     title: str
     trains: bool
     config: str
@@ -75,7 +78,7 @@ def jobs(study: Study, folder: Path) -> Iterator[Job]:
             keys = {**(method.model_extra or {}), "manual_seed": seed, "exp": exp}
             words = [word for key, value in keys.items() for word in (key, str(value))]
             title = f"{name}, {configs[fold]}, seed {seed}"
-            yield Job(title, method.trainings > 0, str(folder / configs[fold]), words)
+            yield Job((set_name, name), title, method.trainings > 0, str(folder / configs[fold]), words)
 
 
 def is_left(job: Job) -> bool:
@@ -86,8 +89,20 @@ def is_left(job: Job) -> bool:
     return not is_done(cfg, cfg.experiment_dir / f"result_{name}.json")
 
 
+def check(jobs: Iterable[Job]) -> None:
+    """UserError where the network of a method cannot be built on a set, as far as that shows without weights."""
+    for job in {job.of: job for job in jobs}.values():
+        try:
+            build_model(load_config(job.config, job.opts), pretrained=False)
+        except UserError as error:
+            raise UserError(f"{job.title}: {error}") from None
+
+
 def run(job: Job) -> None:
-    """Train where the method is trained, and test."""
+    """Train where the method is trained, its base learner first where it has one that is not there, and test."""
+    cfg = load_config(job.config, job.opts)
+    if find_method(cfg.arch).has_base_learner(cfg) and not cfg.base_learner_path.is_file():
+        step(f"{job.title}: base learner", "train_base.py", "--opts", *job.opts, "resume", "auto", config=job.config)
     if job.trains:
         step(job.title, "train.py", "--opts", *job.opts, "resume", "auto", config=job.config)
     step(f"{job.title}: test", "test.py", "--support-check", "--opts", *job.opts, config=job.config)
@@ -133,7 +148,8 @@ def main() -> None:
         study.methods = {name: study.methods[name] for name in arguments.methods}
     study.sets = {name: configs[: arguments.folds] for name, configs in study.sets.items()}
     if not arguments.table:
-        left = [job for job in jobs(study, arguments.study.parent) if is_left(job)]  # all mistakes come before the work
+        left = [job for job in jobs(study, arguments.study.parent) if is_left(job)]
+        check(left)  # all mistakes come before the work
         for job in tqdm(left, "study", unit="run"):
             run(job)
     tests = tested(study, arguments.study.parent)

@@ -39,6 +39,9 @@ def test_every_run_is_made_once_and_compared(
     def entry_point(title: str, script: str, *arguments: str, config: str) -> None:
         cfg = load_config(config, arguments[arguments.index("--opts") + 1 :])
         called.append((script, cfg.arch, cfg.fusion, cfg.split, cfg.manual_seed))
+        if script == "train_base.py":
+            cfg.base_learner_path.parent.mkdir(parents=True)
+            cfg.base_learner_path.touch()
         if script == "test.py":
             name = result_name(cfg, method_name(cfg), config, None if cfg.arch == "prior" else Path("w"))
             score = 5 if cfg.arch == "prior" else {"mlp": 10, "hmnet": 30}[cfg.fusion]
@@ -55,20 +58,31 @@ def test_every_run_is_made_once_and_compared(
         for script in ("train.py", "test.py")
     ]
     again = [(script, "HMNet", "hmnet", 0, 1) for script in ("train.py", "test.py")]
-    assert called == [*first, ("test.py", "prior", "hmnet", 0, 0), *again]
+    base_learner = ("train_base.py", "HMNet", "hmnet", 0, 0)
+    assert called == [base_learner, *first, ("test.py", "prior", "hmnet", 0, 0), *again]
     text = capsys.readouterr().out
     row = next(line for line in text.splitlines() if line.startswith("| B & C"))
     assert "+20.0 [+20.0, +20.0]" in row and (file.parent / "exp/study.md").read_text() in text
     assert "B &amp; C" in (file.parent / "exp/study.svg").read_text()
     study.main()
-    assert len(called) == 7  # nothing is left to do
+    assert len(called) == 8  # nothing is left to do
     (path,) = (file.parent / "exp").glob("toy/A/seed0/**/result_test*.json")
     write(path.with_name("result_test_5shot.json"), [5] * 8, shot=5, trained_shot=1)  # of no run of the study
     study.main()
     assert capsys.readouterr().out.endswith(text)
     monkeypatch.setattr(sys, "argv", ["study", str(file), "--methods", "B & C", "--table"])
     study.main()
-    assert len(called) == 7
+    assert len(called) == 8
+
+
+def test_a_method_that_a_set_cannot_have_is_named_before_the_work(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = yaml.safe_load(file.read_text())
+    content["methods"]["B & C"] = {"arch": "SCCAN", "feature_size": 12}
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    monkeypatch.setattr(study, "step", lambda *_, **__: pytest.fail("a run before all mistakes are told"))
+    monkeypatch.setattr(sys, "argv", ["study", str(file)])
+    with pytest.raises(UserError, match=r"B & C, toy\d.yaml, seed 0: feature_size: 12 should be a multiple of 8"):
+        study.main()
 
 
 @pytest.mark.parametrize(
@@ -92,8 +106,9 @@ def test_a_file_that_is_no_study_is_named(text: str, message: str, tmp_path: Pat
 
 
 def test_the_study_of_the_tree(tmp_path: Path) -> None:
-    """Every run of it has a config that loads, and a folder of its own."""
+    """Every run of it has a config that loads, a folder of its own and a network that can be built."""
     path = ROOT / "config/study/study.yaml"
     found = list(study.jobs(study.read_study(path), path.parent))
     folders = {load_config(job.config, job.opts).experiment_dir for job in found}
-    assert len(folders) == len(found) == 8 * 19 + 2 * 2 * 8
+    assert len(folders) == len(found) == 8 * 20 + 2 * 2 * 8
+    study.check(job for job in found if job.of[0] == "MSRC-4i")
