@@ -2,7 +2,8 @@
 
 Prints a table of mean IoU by method and number of masks. VOC: twelve classes, supports from the training list, queries
 from the validation list. MSRC v2: six classes that VOC lacks, supports and queries from all images, unlabelled pixels
-as background, in both. Every class has some draws of supports, each a prefix of the larger ones, and one of queries.
+as background in supports, and in queries too or, with `--skip-unlabelled`, not judged. Every class has some draws of
+supports, each a prefix of the larger ones, and one of queries.
 `--absent` adds as many queries without the class: how often something is found there, how often nothing where it is,
 and how often a pixel of some probability is the object's.
 """
@@ -10,6 +11,7 @@ and how often a pixel of some probability is the object's.
 import argparse
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,7 +50,7 @@ class PhotoClass(NamedTuple):
     dataset: str
     name: str
     value: int  # in the masks
-    ignored: int | None  # another value, which counts for nothing
+    ignored: tuple[int | None, int | None]  # another value, which counts for nothing: in supports and in queries
     draws: list[list[Files]]  # supports, the larger numbers of masks first
     queries: list[Files]
     absent: list[Files]
@@ -76,10 +78,12 @@ def read_voc(root: Path, numbers: tuple[int, int, int], share: float) -> Iterato
     train, val = (ImagesByClass(root, root / f"ImageSets/{name}.txt", share) for name in ("train", "val"))
     for name in VOC:
         value = PASCAL_CLASSES.index(name) + 1
-        yield drawn(root, ("VOC", name, value, IGNORE), (train.of(value), *val.split(value)), numbers)
+        yield drawn(root, ("VOC", name, value, (IGNORE, IGNORE)), (train.of(value), *val.split(value)), numbers)
 
 
-def read_msrc(root: Path, numbers: tuple[int, int, int], share: float) -> Iterator[PhotoClass]:
+def read_msrc(
+    root: Path, numbers: tuple[int, int, int], share: float, ignored: int | None = None
+) -> Iterator[PhotoClass]:
     """The six classes of MSRC v2: JPEGImages, SegmentationClass and classes.txt, a name a line."""
     names = read_lines(root / "classes.txt")
     images = sorted(path.name for path in (root / "JPEGImages").glob("*.*"))
@@ -92,7 +96,9 @@ def read_msrc(root: Path, numbers: tuple[int, int, int], share: float) -> Iterat
         shown, absent = every.split(value)
         shuffled = [shown[i] for i in np.random.default_rng([0, value]).permutation(len(shown))]
         queries = numbers[2]
-        yield drawn(root, ("MSRC", name, value, None), (shuffled[queries:], shuffled[:queries], absent), numbers)
+        yield drawn(
+            root, ("MSRC", name, value, (None, ignored)), (shuffled[queries:], shuffled[:queries], absent), numbers
+        )
 
 
 class ImagesByClass:
@@ -122,11 +128,14 @@ class ImagesByClass:
 
 
 def drawn(
-    root: Path, what: tuple[str, str, int, int | None], images: Sequence[Sequence[Pair]], numbers: tuple[int, int, int]
+    root: Path,
+    what: tuple[str, str, int, tuple[int | None, int | None]],
+    images: Sequence[Sequence[Pair]],
+    numbers: tuple[int, int, int],
 ) -> PhotoClass:
     """Draws of a class from the generator of its own; UserError where there are too few images.
 
-    Args: the folder; data set, name, value and ignored value; images to draw supports, queries and queries without the
+    Args: the folder; data set, name, value and ignored values; images to draw supports, queries and queries without the
     class from; how many masks, draws and queries.
     """
     supports, queries, absent = images
@@ -148,7 +157,7 @@ def measure(predictor: Predictor, each: PhotoClass, supports: Sequence[Files], a
     """What a method finds in a class's queries, and where wanted in those without it."""
     start = time.perf_counter()
     masks: list[Any] = [(mask, each.value) for _, mask in supports]
-    if each.ignored is None:  # then what is unlabelled is background
+    if each.ignored[0] is None:  # then what is unlabelled is background
         masks = [interpret_mask(mask, "index").label == each.value for _, mask in supports]
     predictor.set_support([image for image, _ in supports], masks)
     seconds = time.perf_counter() - start
@@ -162,7 +171,7 @@ def answer(predictor: Predictor, each: PhotoClass, image: Path, file: Path) -> A
     prediction = predictor.predict(image)
     seconds = time.perf_counter() - start
     label = interpret_mask(file, "index").label
-    truth, judged = label == each.value, label != each.ignored
+    truth, judged = label == each.value, label != each.ignored[1]
     found = prediction.mask > 0
     pairs = (found, truth), (band(found), band(truth))
     counts = np.array([[(a & b & judged).sum(), ((a | b) & judged).sum()] for a, b in pairs])
@@ -237,6 +246,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--draws", type=int, default=3, help="of supports of a class")
     parser.add_argument("--queries", type=int, default=12, help="of a class")
     parser.add_argument("--share", type=float, default=0.01, help="of an image's pixels that a class must have there")
+    parser.add_argument("--skip-unlabelled", action="store_true", help="MSRC: judge no pixel without a class")
     parser.add_argument("--absent", action="store_true", help="queries without the class too, and the calibration")
     parser.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="backbone and size")
     parser.add_argument("--out", type=Path, help="Markdown file of the tables")
@@ -252,7 +262,8 @@ def main() -> None:
     """Measure and print."""
     arguments = parse()
     numbers = max(arguments.shots), arguments.draws, arguments.queries
-    readers = (read_voc, arguments.voc), (read_msrc, arguments.msrc)
+    msrc = partial(read_msrc, ignored=IGNORE if arguments.skip_unlabelled else None)
+    readers = (read_voc, arguments.voc), (msrc, arguments.msrc)
     classes = [each for read, root in readers if root for each in read(root, numbers, arguments.share)]
     cfg = load_config(arguments.config)
     predictors = {name: open_named(name, cfg) for name in arguments.methods}

@@ -28,7 +28,7 @@ def test_the_band_is_what_is_near_the_outline() -> None:
 def test_rows_of_drawn_images(tmp_path: Path, absent: bool) -> None:
     root = write_toy(tmp_path / "toy", train=9, val=1)
     files = [(root / f"JPEGImages/train{n:03d}.jpg", root / f"SegmentationClassAug/train{n:03d}.png") for n in range(9)]
-    each = PhotoClass("toy", "thing1", 1, 255, [[files[0]]], [files[8]], [files[3]])
+    each = PhotoClass("toy", "thing1", 1, (255, 255), [[files[0]]], [files[8]], [files[3]])
     found = {"thing1": [measure(fresh(), each, each.draws[0], absent)]}
     measured = found["thing1"][0]
     (overlap, union), (near, near_union) = measured.present[0].counts
@@ -41,18 +41,21 @@ def test_rows_of_drawn_images(tmp_path: Path, absent: bool) -> None:
         assert len(bins_row(("toy", "1", "adapt"), found)) == 3 + 10 + 1
 
 
-def test_unlabelled_pixels_of_supports_are_background_where_those_of_queries_are(tmp_path: Path) -> None:
+def test_unlabelled_pixels_are_background_or_nothing(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 255, (48, 48, 3), np.uint8)
     label = np.full((48, 48), 255, np.uint8)
     label[8:24, 8:24] = 3
     files = tmp_path / "image.png", tmp_path / "mask.png"
     for array, file in zip((image, label), files, strict=True):
         Image.fromarray(array).save(file)
-    for ignored, mask in ((None, label == 3), (255, (label, 3))):
+    for ignored, mask in (((None, None), label == 3), ((None, 255), label == 3), ((255, 255), (label, 3))):
         measured, expected = fresh(), fresh()
-        measure(measured, PhotoClass("toy", "thing", 3, ignored, [[files]], [files], []), [files], False)
+        found = measure(measured, PhotoClass("toy", "thing", 3, ignored, [[files]], [files], []), [files], False)
         expected.set_support([image], [mask])
         assert torch.equal(*(each.states["object"]["means"] for each in (measured, expected)))
+        truth, mine = label == 3, expected.predict(image).mask > 0
+        union = (truth | mine)[label == 3 if ignored[1] else ...].sum()
+        assert found.present[0].counts[0].tolist() == [(truth & mine).sum(), union]
 
 
 def test_an_image_counts_where_the_class_has_its_share(tmp_path: Path) -> None:
