@@ -26,7 +26,7 @@ ORDERS: dict[str, Callable[[Prediction], float]] = {
 }
 
 
-class Choice(NamedTuple):
+class Display(NamedTuple):
     """How results are shown, and the threshold of their masks."""
 
     view: str = VIEWS[0]
@@ -44,31 +44,31 @@ class Answer:
     support: list[SupportClass]  # what was looked for
     evidence: Evidence
     seconds: float
-    drawn: Choice | None = None  # how it was last
+    drawn: Display | None = None  # how it was last
     card: tuple[str, str] = "", ""  # the file and the caption that the page shows
     line: str = ""  # what is said where it is opened
     rank: float = 0  # among others in the chosen order
     is_found: bool = False
 
-    def draw(self, choice: Choice, save: Save) -> None:
+    def draw(self, display: Display, save: Save) -> None:
         """Draw it as it is shown among others: its classes with their scores, its seconds, and its rank there.
 
         Nothing is done where it is drawn so already, and its file is still there.
         """
-        if choice == self.drawn and Path(self.card[0]).is_file():
+        if display == self.drawn and Path(self.card[0]).is_file():
             return
-        prediction = self.evidence.prediction(choice.threshold, self.view)
+        prediction = self.evidence.prediction(display.threshold, self.view)
         classes = ", ".join(f"{item.name} {item.score:.2f}" for item in prediction.found()) or "not found"
         text = f"{self.path.name}: {classes} ({self.seconds:.1f}\u00a0s)"
-        self.card = save(self.evidence.draw(choice.view, prediction, self.view)), text
+        self.card = save(self.evidence.draw(display.view, prediction, self.view)), text
         self.line = f"{text}, {self.size}"
-        self.rank, self.is_found = ORDERS[choice.order](prediction), prediction.is_found
-        self.drawn = choice
+        self.rank, self.is_found = ORDERS[display.order](prediction), prediction.is_found
+        self.drawn = display
 
-    def draw_whole(self, choice: Choice) -> tuple[RGB, RGB]:
+    def draw_whole(self, display: Display) -> tuple[RGB, RGB]:
         """The image at its own size, and what is chosen to be shown of the result."""
         image = read_image(self.path)
-        return image, self.evidence.draw(choice.view, self.evidence.prediction(choice.threshold, image), image)
+        return image, self.evidence.draw(display.view, self.evidence.prediction(display.threshold, image), image)
 
     def explain(self, place: int) -> list[Card]:
         """Supports of one class with masks, query, result, and the maps by which the method explains it."""

@@ -19,7 +19,7 @@ from prediction.outputs import Outputs
 from prediction.plan import WHOLE, PredictionPlan, begin
 from prediction.queries import Queries
 from prediction.settings import contents_of, fingerprint, read_settings, write_settings
-from tools.browser.answer import ORDERS, Choice
+from tools.browser.answer import ORDERS, Display
 from tools.browser.session import Network, Session, read_upload
 from util.errors import UserError
 from util.files import own_name
@@ -48,7 +48,7 @@ def save_session(session: Session, folder: Path) -> Path:
                 supports.append({"class": shot.class_name, "image": own_name(shot.path.name)})
                 archive.write(shot.path, f"{number}/{supports[-1]['image']}")
                 archive.writestr(f"{number}.png", encode_image(shot.mask))
-            settings = {"network": session.network, **session.choice._asdict(), "supports": supports}
+            settings = {"network": session.network, **session.display._asdict(), "supports": supports}
             archive.writestr(SESSION, json.dumps(settings, indent=1))
     except OSError as error:
         raise UserError(f"{error.strerror}: a support image is no longer there; add it again") from None
@@ -68,7 +68,7 @@ def open_session(session: Session, path: str) -> str:
                 raise UserError(f"{Path(path).name}: holds more than {limits.supports} images can take")
             archive.extractall(place)
         saved = json.loads((place / SESSION).read_bytes())
-        opened.choice = view, threshold, order = Choice(*(saved[key] for key in Choice._fields))
+        opened.display = view, threshold, order = Display(*(saved[key] for key in Display._fields))
         for number, item in enumerate(saved["supports"]):
             file = place / str(number) / own_name(item["image"])
             image, mask = (read_upload(each, limits) for each in (file, place / f"{number}.png"))
@@ -104,7 +104,7 @@ def write_zip(session: Session, network: Network, formats: Sequence[str], folder
     names = [own_name(answer.path.name) for answer in session.answers]
     if len(set(names)) < len(names):
         names = [f"{number}_{name}" for number, name in enumerate(names, 1)]
-    title, threshold = title_of(session), session.choice.threshold
+    title, threshold = title_of(session), session.display.threshold
     with TemporaryDirectory(dir=folder) as work:
         place, images, support = Path(work, title), Path(work, "images"), session.support()
         plan = PredictionPlan(support, Queries(images, names), WHOLE, Outputs(place, names), names, [])

@@ -17,7 +17,7 @@ from prediction.clicks import Click
 from prediction.evidence import VIEWS
 from prediction.formats.table import FORMATS
 from prediction.predictor import SINGLE
-from tools.browser.answer import ORDERS, Choice
+from tools.browser.answer import ORDERS, Display
 from tools.browser.download import open_example, open_session, save_session, write_zip
 from tools.browser.session import Limits, Network, Session
 from util.errors import UserError
@@ -124,7 +124,7 @@ class Page:
             with gr.Tab("Failures") as tab:
                 self.failures_page(tab)
             gr.HTML(MESSAGES)
-            shows = self.network | self.images | self.canvas | self.choice | self.cards | self.opened | self.status
+            shows = self.network | self.images | self.canvas | self.display | self.cards | self.opened | self.status
 
             def on_open(session: Session, path: str) -> None:
                 self.choose_network(session, open_session(session, path))
@@ -236,9 +236,9 @@ class Page:
             view = gr.Radio(list(VIEWS), label="Show", elem_id="view", scale=2)
             threshold = gr.Slider(0.05, 0.95, step=0.01, label="Threshold", elem_id="threshold", min_width=200)
             order = gr.Dropdown(list(ORDERS), label="Order", elem_id="order", scale=1)
-        self.choice: Shows = {view: lambda session: session.choice.view}
-        self.choice[threshold] = lambda session: session.choice.threshold
-        self.choice[order] = lambda session: session.choice.order
+        self.display: Shows = {view: lambda session: session.display.view}
+        self.display[threshold] = lambda session: session.display.threshold
+        self.display[order] = lambda session: session.display.order
         close = self.opened_result()
         results = gallery("results", columns=3, allow_preview=False)
         self.cards: Shows = {results: lambda session: [answer.card for answer in session.shown]}
@@ -246,8 +246,8 @@ class Page:
             formats = gr.Dropdown(list(FORMATS), multiselect=True, label="Also as", elem_id="formats")
             pack = gr.Button("Download masks and overlays (zip)", elem_id="pack")
 
-        def on_choice(session: Session, *choice: Any) -> None:
-            session.choice = Choice(*choice)
+        def on_display(session: Session, *display: Any) -> None:
+            session.display = Display(*display)
             session.draw(self.save)
 
         def on_stop(session: Session) -> None:
@@ -265,12 +265,12 @@ class Page:
 
         shows = self.cards | self.opened
         done = example.click(with_messages(partial(open_example, folder=self.folder)), self.state, queries)
-        self.on(done.then, lambda session: None, self.images | self.canvas | self.choice | shows)
+        self.on(done.then, lambda session: None, self.images | self.canvas | self.display | shows)
         searching: Any = NETWORK | {"outputs": [*shows, *self.status], "show_progress_on": list(self.status)}
         asked = start.click(self.search, [self.state, *self.canvas, queries], **searching)
         self.on(stop.click, on_stop, shows, cancels=asked)
-        for changed in self.choice:
-            self.on(changed.input, on_choice, shows, *self.choice, trigger_mode="always_last")
+        for changed in self.display:
+            self.on(changed.input, on_display, shows, *self.display, trigger_mode="always_last")
         to_see = "() => document.querySelector('#opened')?.scrollIntoView({ block: 'nearest' })"
         self.on(results.select, on_select, self.opened).then(None, js=to_see)
         self.on(close.click, on_close, self.opened | {results: lambda session: gr.update(selected_index=None)})
@@ -312,7 +312,7 @@ class Page:
 
         def show_whole(session: Session) -> Any:
             try:
-                return session.opened and session.opened.draw_whole(session.choice)
+                return session.opened and session.opened.draw_whole(session.display)
             except UserError as error:  # its file is gone
                 session.opened = None
                 return warn(str(error))
@@ -351,7 +351,7 @@ class Page:
         panel = gr.Image(label="Episode", interactive=False, elem_id="panel", buttons=["download", "fullscreen"])
 
         @with_messages
-        def on_choice(*chosen: list[str] | None) -> list[Any]:
+        def on_display(*chosen: list[str] | None) -> list[Any]:
             found = replay.find_tests(self.results)
             if not found:
                 raise UserError(f"{self.results}: holds no *{EPISODES}, which test.py writes; test one first")
@@ -368,5 +368,5 @@ class Page:
             # by its cells, however the page sorts them
             return replay.draw_episode(next(tested for cells, tested in ordered if cells == event.row_value))
 
-        gr.on([tab.select, first.input, second.input], on_choice, [first, second], [first, second, rows, ordered])
+        gr.on([tab.select, first.input, second.input], on_display, [first, second], [first, second, rows, ordered])
         rows.select(on_row, ordered, [panel, remark], **NETWORK)

@@ -21,7 +21,7 @@ from prediction.joint import needed
 from prediction.masks import object_mask
 from prediction.predictor import SINGLE, Predictor
 from prediction.support import SupportClass
-from tools.browser.answer import VIEW_SIDE, Answer, Card, Choice, Save, draw_support
+from tools.browser.answer import VIEW_SIDE, Answer, Card, Display, Save, draw_support
 from util.errors import UserError
 from util.image import RGB, read_image
 from util.mask import interpret_mask
@@ -67,7 +67,7 @@ class Session:
 
     limits: Limits = field(default_factory=Limits)
     network: str = ""  # the name of the one in use
-    choice: Choice = field(default_factory=Choice)
+    display: Display = field(default_factory=Display)
     shots: list[Shot] = field(default_factory=list)
     shot: Shot | None = None  # the one on the canvas
     answers: list[Answer] = field(default_factory=list)
@@ -216,7 +216,7 @@ class Session:
             return error
         size = f"{image.shape[1]} x {image.shape[0]} pixels"
         answers.append(Answer(Path(path), size, view, support, evidence, perf_counter() - start))
-        answers[-1].draw(self.choice, save)
+        answers[-1].draw(self.display, save)
         return None
 
     def stop(self, save: Save) -> None:
@@ -225,9 +225,9 @@ class Session:
         self.draw(save)
 
     def draw(self, save: Save) -> None:
-        """Draw all answers anew, sort and count them, as `choice` says; the network computes nothing."""
+        """Draw all answers anew, sort and count them, as `display` says; the network computes nothing."""
         for answer in self.answers:
-            answer.draw(self.choice, save)
+            answer.draw(self.display, save)
         self.shown = sorted(self.answers, key=lambda answer: answer.rank)
         found = sum(answer.is_found for answer in self.answers)
         self.status = f"{len(self.answers)} images, found in {found}" if self.answers else ""

@@ -46,7 +46,7 @@ def test_a_result_whose_file_is_gone_is_closed(
         ["toy"], lambda name: Network(Source(*experiment, False), predictor, ""), Limits(), tmp_path, tmp_path
     )
     page.build()
-    answer: Any = SimpleNamespace(line="", draw_whole=lambda choice: read_image(tmp_path / "gone.png"))
+    answer: Any = SimpleNamespace(line="", draw_whole=lambda display: read_image(tmp_path / "gone.png"))
     session = Session(opened=answer)
     shown = {component.elem_id: value for component, value in module.values_of(page.opened, session).items()}
     assert session.opened is None and not shown["opened"]["visible"] and len(said) == 1 and "gone.png" in said[0]

@@ -16,7 +16,7 @@ from prediction.evidence import VIEWS
 from prediction.manifest import read_manifest
 from prediction.predictor import Prediction, Predictor
 from tests.tools.browser.tab import scene
-from tools.browser.answer import Choice
+from tools.browser.answer import Display
 from tools.browser.download import open_example, write_zip
 from tools.browser.session import Network, Session
 from util.config import Config
@@ -59,7 +59,7 @@ def test_the_download_is_what_the_command_writes(
     scene(Path(paths[-1]))
     assert not answer_all(session, predictor, paths)
     session.set_class("dog")  # as it was
-    session.choice = Choice(threshold=0.4)
+    session.display = Display(threshold=0.4)
     archive = write_zip(
         session, Network(Source(*experiment, is_usual=False), predictor, ""), ["coco", "labelme", "csv"], tmp_path
     )
@@ -111,7 +111,7 @@ def test_orders_and_what_is_stale(session: Session, predictor: Predictor, tmp_pa
         "least sure first: label these next": [each.certainty for each in alone],
     }
     for order, key in keys.items():
-        session.choice = Choice(order=order)
+        session.display = Display(order=order)
         session.draw(save)
         cards = [answer.card for answer in session.shown]
         assert [file for file, _ in cards] == [save(answer.view) for answer in session.shown]
@@ -130,7 +130,7 @@ def test_orders_and_what_is_stale(session: Session, predictor: Predictor, tmp_pa
 def test_views_and_threshold(session: Session, predictor: Predictor, tmp_path: Path) -> None:
     answer_all(session, predictor, write_queries(tmp_path / "queries"))
     for answer in session.answers:
-        views = [answer.draw_whole(Choice(view))[1] for view in VIEWS]
+        views = [answer.draw_whole(Display(view))[1] for view in VIEWS]
         whole = read_image(answer.path)
         assert all(image.shape == whole.shape for image in views) and (views[VIEWS.index("original")] == whole).all()
         assert len({image.tobytes() for image in views}) >= 4  # nothing may be found, and then nothing is outlined
@@ -167,7 +167,7 @@ def test_a_training_free_method_is_shown_like_a_trained_one(
     assert not answer_all(session, predictor, write_queries(tmp_path / "queries"))
     for answer in session.answers:
         whole = read_image(answer.path)
-        assert all(answer.draw_whole(Choice(view))[1].shape == whole.shape for view in VIEWS)
+        assert all(answer.draw_whole(Display(view))[1].shape == whole.shape for view in VIEWS)
         captions = [text.split(" (")[0] for _, text in answer.explain(1)]
         assert captions == ["2 supports", "query", "result", *answer.evidence.maps]
 
@@ -249,7 +249,7 @@ def test_what_is_drawn_already_is_not_drawn_again(session: Session, predictor: P
 
     session.answers = []
     assert not any(session.search(predictor, write_queries(tmp_path / "queries"), keep)) and len(drawn) == 3
-    session.choice = Choice("contour")
+    session.display = Display("contour")
     session.draw(keep)
     assert len(drawn) == 6
     drawn[-1].unlink()  # as after a day

@@ -12,7 +12,7 @@ from PIL import Image
 from prediction.clicks import STEPS
 from tests.tools.browser.tab import scene
 from tests.toy import generator
-from tools.browser.answer import Choice
+from tools.browser.answer import Display
 from tools.browser.download import SESSION, open_session, save_session
 from tools.browser.session import CANVAS_SIDE, Limits, Session
 from util.errors import UserError
@@ -157,7 +157,7 @@ def test_undo_and_redo_of_a_few_steps() -> None:
 @pytest.fixture
 def saved(tmp_path: Path) -> tuple[Session, Path]:
     """A session of two supports, one with an ignored pixel and one not painted, and its file."""
-    session = Session(network="prior", choice=Choice("contour", 0.3, "found first"))
+    session = Session(network="prior", display=Display("contour", 0.3, "found first"))
     for name in ("b\u00e4r <1>.png", "s.jpg"):
         scene(tmp_path / name, 40, 50)
         session.add_file(str(tmp_path / name))
@@ -171,7 +171,7 @@ def test_a_session_comes_back_as_it_was(saved: tuple[Session, Path]) -> None:
     session, path = saved
     again = Session(network="adapt")
     assert open_session(again, str(path)) == "prior" and again.network == "adapt"
-    assert again.choice == session.choice and again.values() == {"cat": 1, "d/og": 2}
+    assert again.display == session.display and again.values() == {"cat": 1, "d/og": 2}
     for one, other in zip(again.shots, session.shots, strict=True):
         assert (
             (one.mask == other.mask).all() and (one.image == other.image).all() and one.class_name == other.class_name
