@@ -17,6 +17,7 @@ from util.config import Config, load_config
 from util.errors import UserError, first_line
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.yaml", "README.md"
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")  # of the Hugging Face hub
 LEFT_OUT = "left_out_backbone"  # in the metadata of weights: the digest of a backbone that they lack
 
 
@@ -32,11 +33,11 @@ def open_shared(source: str | Path, overrides: Sequence[str] = (), config: Path 
         cfg = load_config(config, overrides) if config else checkpoint_config(path, overrides)
         return cfg, path
     entry = entries().get(str(source))
-    folder = path if entry or path.is_dir() else download_repository(str(source))
-    if config:
+    if config and (entry or path.is_dir() or REPOSITORY.fullmatch(str(source))):
         raise UserError(f"--config {config}: {source} has its own; leave it out, or change keys of that by --opts")
     if entry:
         return entry.open(overrides)
+    folder = path if path.is_dir() else download_repository(str(source))
     for name in (WEIGHTS, CONFIG):
         if not (folder / name).is_file():
             raise UserError(f"{source}: has no {name}; give a folder or repository that `python -m tools.share` wrote")
@@ -68,7 +69,7 @@ def digest(state: Mapping[str, Tensor]) -> str:
 
 def download_repository(name: str) -> Path:
     """The folder that holds a repository's files, fetched unless they are there; UserError says why it is not."""
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if not REPOSITORY.fullmatch(name):
         raise UserError(
             f"{name}: no file or folder, no repository of the Hugging Face hub (user/name), and no name that "
             f"`python -m tools.zoo` prints; nearest is {nearest_name(name)}"

@@ -24,8 +24,9 @@ def test_every_name_has_its_config() -> None:
         Predictor.from_pretrained("hmnet-pascal-0-resnet50-1")
     with pytest.raises(UserError, match="no name that .*tools.zoo.* prints; nearest is hmnet-lite"):
         Predictor.from_pretrained("hmnet-light")
-    with pytest.raises(UserError, match=r"--config c\.yaml: hmnet-lite has its own; leave it out"):
-        open_shared("hmnet-lite", config=Path("c.yaml"))
+    for source in ("hmnet-lite", "user/net"):  # without fetching anything
+        with pytest.raises(UserError, match=rf"--config c\.yaml: {source} has its own; leave it out"):
+            open_shared(source, config=Path("c.yaml"))
 
 
 def test_a_published_network_is_found_where_it_belongs(tmp_path: Path) -> None:
