@@ -91,11 +91,11 @@ def test_a_model_of_timm_shows_all_maps_of_a_stride() -> None:
     model = build_model(load_config("config/pascal/pascal_split0_resnet50_hsnet.yaml", TIMM), pretrained=False)
     assert isinstance(model, HSNet)
     assert {stage: len(names) for stage, names in model.stages.items()} == {"2": 1, "3": 2, "4": 2}
-    query, support, mask = recorded.episode(64)
-    query, support = model.embed_query(query), model.encode_support(support, mask)
-    sizes = {stage: tuple(x.shape[1:4]) for stage, x in model.correlations(query, support, 0).items()}
+    image, support, mask = recorded.episode(64)
+    query, state = model.embed_query(image), model.encode_support(support, mask)
+    sizes = {stage: tuple(x.shape[1:4]) for stage, x in model.correlations(query, state, 0).items()}
     assert sizes == {"2": (1, 8, 8), "3": (2, 4, 4), "4": (2, 2, 2)}
-    assert model.score(query, support).final.shape == (1, 2, 16, 16)
+    assert model.score(query, state).final.shape == (1, 2, 16, 16)
 
 
 def test_the_vote_is_by_the_most_votes_of_a_pixel() -> None:
