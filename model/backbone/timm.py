@@ -126,11 +126,10 @@ class TimmBackbone(Backbone):
 
     def last_stage(self) -> nn.Module | None:
         """As in Backbone, where timm runs the model's stages in a row."""
-        blocks = getattr(self.net, "blocks", None)
         if isinstance(self.net, FeatureListNet):
             row = dict(self.net.named_children())
         else:
-            row = {f"blocks_{number}": block for number, block in enumerate(blocks or ())}
+            row = {f"blocks_{number}": block for number, block in enumerate(getattr(self.net, "blocks", ()))}
         names, ends = list(row), [name.replace(".", "_") for name in self.levels[-2:]]
         if len(ends) < 2 or not row.keys() >= set(ends):
             return None

@@ -279,7 +279,7 @@ def test_what_is_no_good_is_said_on_the_page(tab: Tab, tmp_path: Path) -> None:
     tab.message("good.png: nothing is painted in it")
     Image.new("L", (20, 20), 255).save(tmp_path / "small.png")
     tab.upload_mask(str(tmp_path / "small.png"))
-    tab.message("good.png: is 80x60 as shown, but its mask is 20x20")
+    tab.message("good.png: is 80x60 as shown, but its mask is 20x20; make them equal")
     tab.upload_mask(str(text))
     tab.message("text.jpg: not a readable image (it is no image)")
     tab.drag("box", (0.2, 0.2), (0.8, 0.8))

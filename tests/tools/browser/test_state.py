@@ -85,7 +85,7 @@ def test_masks_from_files(tmp_path: Path) -> None:
     other = mask.copy()
     other[:9, :9] = 7
     Image.fromarray(other).save(tmp_path / "two.png")
-    with pytest.raises(UserError, match=r"^two\.png: marks 2 classes"):
+    with pytest.raises(UserError, match=r"^two\.png: marks 2 classes; give a mask of the one object, white on black$"):
         session.read_mask(str(tmp_path / "two.png"))
     with pytest.raises(
         UserError, match=r"^image\.jpg: a mask in [^;]*; give a mask of the one object, white on black$"
