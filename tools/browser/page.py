@@ -269,6 +269,7 @@ class Page:
         searching: Any = NETWORK | {"outputs": [*shows, *self.status], "show_progress_on": list(self.status)}
         asked = start.click(self.search, [self.state, *self.canvas, queries], **searching)
         self.on(stop.click, on_stop, shows, cancels=asked)
+        self.on(asked.then, lambda session: None, self.cards)  # a slow browser may show the last steps after the stop
         for changed in self.display:
             self.on(changed.input, on_display, shows, *self.display, trigger_mode="always_last")
         to_see = "() => document.querySelector('#opened')?.scrollIntoView({ block: 'nearest' })"

@@ -346,8 +346,7 @@ def test_many_images_stopped_and_asked_again(tab: Tab, tmp_path: Path) -> None:
     tab.page.wait_for_selector("#status:has-text('120 images, found in'):has-text('expect a mean IoU of')")
     is_seen = "(each) => each.checkVisibility({ contentVisibilityAuto: true })"
     drawn = f"[...document.querySelectorAll('#results img')].map({is_seen})"
-    is_drawn = tab.page.evaluate(drawn)
-    assert is_drawn[0] and not is_drawn[-1]
+    tab.page.wait_for_function(f"{drawn}[0] && !{drawn}.at(-1)")
     tab.page.locator("#results img").last.scroll_into_view_if_needed()
     tab.page.wait_for_function(f"{drawn}.at(-1)")
     tab.page.click(START)
