@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engine.identity import method_name, result_name
 from engine.results import OneClassResult, read_result, stale
+from model.methods import find_method
 from tools.demo import step
 from tools.paper.paired import comparison_table, read_tests
 from tools.paper.runs import differences
@@ -15,6 +16,7 @@ from util.arguments import Parser
 from util.config import Config, load_config
 from util.errors import UserError, run_main
 from util.files import atomic_write
+from util.schema import topics_of
 
 # Keys that change no result: where runs write and look, how often they save, what they run on
 NO_MATTER = {
@@ -22,6 +24,7 @@ NO_MATTER = {
     *("device", "loader_workers", "feature_cache_mb", "checkpoint_blocks", "compile"),
 }
 KEYS = tuple(key for key in Config.model_fields if key not in NO_MATTER)
+OF_STAGE_1 = {key for key in KEYS if topics_of(key)[0] == "base"}
 
 
 def changes(text: str) -> list[str]:
@@ -35,12 +38,14 @@ def changes(text: str) -> list[str]:
 def is_done(cfg: Config, path: Path) -> bool:
     """Whether the result of a candidate is there, of the weights that lie there now.
 
-    UserError where its folder holds a training or a test with other settings than the config has now.
+    UserError where its folder holds a training or a test with other settings than the config has now; those of stage 1
+    are none where no base learner takes part.
     """
+    keys = [key for key in KEYS if key not in OF_STAGE_1 or find_method(cfg.arch).has_base_learner(cfg)]
     saved, result = cfg.experiment_dir / "config.yaml", read_result(path, OneClassResult) if path.is_file() else None
     made = {path: result.cfg} if result else {}
     for file, other in (made | ({saved: load_config(saved)} if saved.is_file() else {})).items():
-        if changed := differences(other, cfg, KEYS):
+        if changed := differences(other, cfg, keys):
             raise UserError(
                 f"{file}: made with {', '.join(changed)}; remove {cfg.exp}, or give what is changed a name of its own"
             )

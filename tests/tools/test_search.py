@@ -44,7 +44,7 @@ def test_candidates_are_trained_once_and_compared_on_base_classes(
     config.write_text(toy_config(tmp_path, trunk_lr=0.5).to_yaml())
     with pytest.raises(UserError, match=r"_base.json: made with trunk_lr .* instead of 0.5; remove .*as_it_is"):
         search.main()
-    config.write_text(toy_config(tmp_path, print_freq=77).to_yaml())
+    config.write_text(toy_config(tmp_path, print_freq=77, base_epochs=7).to_yaml())  # without a base learner
     search.main()
     assert len(called) == 6
     weights = tmp_path / "best.pth"

@@ -66,6 +66,12 @@ def test_every_run_is_made_once_and_compared(
     assert "B &amp; C" in (file.parent / "exp/study.svg").read_text()
     study.main()
     assert len(called) == 8  # nothing is left to do
+    changed = file.with_name("toy0.yaml")
+    before = changed.read_text()
+    changed.write_text(toy_config(file.parent, split=0, base_epochs=7).to_yaml())
+    with pytest.raises(UserError, match="made with base_epochs .* instead of 7"):
+        study.main()
+    changed.write_text(before)
     (path,) = (file.parent / "exp").glob("toy/A/seed0/**/result_test*.json")
     write(path.with_name("result_test_5shot.json"), [5] * 8, shot=5, trained_shot=1)  # of no run of the study
     study.main()
