@@ -1,8 +1,8 @@
 """A comparison of methods from nothing: `python -m tools.study config/study/study.yaml`.
 
 Trains and tests every method on every fold of every set, first once each, then again with other seeds, and prints a
-table for each set; study.md and study.svg hold the same. What is done is not done again, so the command goes on where
-it was stopped.
+table for each set; study.md, study.csv and study.svg hold the same. What is done is not done again, so the command goes
+on where it was stopped.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,11 +19,16 @@ from model.methods import find_method
 from tools.demo import step
 from tools.paper.paired import Tests, comparison_table, leads, read_tests
 from tools.paper.plots import draw_leads, save_svg
+from tools.paper.table import Table, csv_text
 from tools.search import is_done
 from util.arguments import Parser
 from util.config import load_config, parse_yaml
 from util.errors import UserError, run_main
 from util.files import atomic_write, read_text
+
+# Of study.csv; the first method is ahead of each by so many points, with an interval
+COLUMNS = ("set", "method", "trainings", "mIoU", "ahead", "hard mIoU", "hard ahead")
+COLUMNS += ("other class", "other class hard", "emptied", "emptied hard")
 
 
 class StudyMethod(BaseModel):
@@ -122,13 +127,13 @@ def tested(study: Study, folder: Path) -> dict[str, dict[str, Tests]]:
     return found
 
 
-def tables(study: Study, tests: Mapping[str, Mapping[str, Tests]]) -> str:
+def tables(study: Study, tests: Mapping[str, Mapping[str, Tests]]) -> list[Table]:
     """The methods of each set side by side; a note names those that are not tested on all folds of the first yet."""
     found = [comparison_table(set_name, whole) for set_name, whole in tests.items()]
     for table, whole in zip(found, tests.values(), strict=True):
         if left := [name for name in study.methods if name not in whole]:
             table.notes.append(f"Not on all of these folds yet: {', '.join(left)}.")
-    return "\n".join(table.markdown() for table in found)
+    return found
 
 
 def main() -> None:
@@ -153,10 +158,12 @@ def main() -> None:
         for job in tqdm(left, "study", unit="run"):
             run(job)
     tests = tested(study, arguments.study.parent)
-    text = tables(study, tests)
-    print(text)
+    found = tables(study, tests)
+    print(text := "\n".join(table.markdown() for table in found))
     if tests:
         atomic_write(Path(study.exp) / "study.md", text)
+        rows = [(table.title, *row) for table in found for row in table.rows]
+        atomic_write(Path(study.exp) / "study.csv", csv_text(COLUMNS, rows))
         first = next(iter(next(iter(tests.values()))))
         ahead = {set_name: leads(whole) for set_name, whole in tests.items()}
         save_svg(Path(study.exp) / "study.svg", lambda: draw_leads(ahead, first))

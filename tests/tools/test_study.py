@@ -1,5 +1,6 @@
 """A study trains and tests what is left, breadth first, and compares what there is."""
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -63,6 +64,9 @@ def test_every_run_is_made_once_and_compared(
     text = capsys.readouterr().out
     row = next(line for line in text.splitlines() if line.startswith("| B & C"))
     assert "+20.0 [+20.0, +20.0]" in row and (file.parent / "exp/study.md").read_text() in text
+    written = list(csv.DictReader((file.parent / "exp/study.csv").open()))
+    cells = [written[1][name] for name in ("set", "method", "mIoU", "ahead")]
+    assert cells == ["toy", "B & C", "10.0", "+20.0 [+20.0, +20.0]"] and None not in {*written[1], *written[1].values()}
     assert "B &amp; C" in (file.parent / "exp/study.svg").read_text()
     study.main()
     assert len(called) == 8  # nothing is left to do
