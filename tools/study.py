@@ -117,9 +117,13 @@ def tested(study: Study, folder: Path) -> dict[str, dict[str, Tests]]:
     """By set and method the tests that are there, of methods that are tested on all folds that the first one is."""
     found = {}
     for set_name, configs in study.sets.items():
-        pattern = f"**/result_test_{load_config(folder / configs[0]).shot}shot*.json"  # others may lie beside
+        settings = [load_config(folder / config) for config in configs]
+        splits = {cfg.split for cfg in settings}
+        pattern = f"**/result_test_{settings[0].shot}shot*.json"  # others may lie beside
         folders = {name: study.folder(set_name, name) for name in study.methods}
-        tests = {name: read_tests(path / pattern) for name, path in folders.items() if any(path.glob(pattern))}
+        there = {name: read_tests(path / pattern) for name, path in folders.items() if any(path.glob(pattern))}
+        asked = {name: {part: each[part] for part in each if part[1] in splits} for name, each in there.items()}
+        tests = {name: each for name, each in asked.items() if each}
         folds = next(iter(tests.values()), {}).keys()
         whole = {name: of_method for name, of_method in tests.items() if folds <= of_method.keys()}
         if len(whole) > 1:

@@ -83,6 +83,12 @@ def test_every_run_is_made_once_and_compared(
     monkeypatch.setattr(sys, "argv", ["study", str(file), "--methods", "B & C", "--table"])
     study.main()
     assert len(called) == 8
+    monkeypatch.setattr(sys, "argv", ["study", str(file)])
+    study.main()
+    assert " 1 (1 shot" in capsys.readouterr().out and " 1 (1 shot" not in text
+    monkeypatch.setattr(sys, "argv", ["study", str(file), "--folds", "1", "--table"])
+    study.main()
+    assert capsys.readouterr().out.endswith(text)  # of the second fold there is nothing in it
 
 
 def test_a_method_that_a_set_cannot_have_is_named_before_the_work(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
