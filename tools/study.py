@@ -27,8 +27,8 @@ from util.errors import UserError, run_main
 from util.files import atomic_write, read_text
 
 # Of study.csv; the first method is ahead of each by so many points, with an interval
-COLUMNS = ("set", "method", "trainings", "mIoU", "ahead", "hard mIoU", "hard ahead")
-COLUMNS += ("other class", "other class hard", "emptied", "emptied hard")
+CHANGED = ("other class", "other class hard", "emptied", "emptied hard")  # by wrong supports
+COLUMNS = ("set", "method", "trainings", "mIoU", "ahead", "hard mIoU", "hard ahead", *CHANGED)
 
 
 class StudyMethod(BaseModel):
