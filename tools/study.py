@@ -26,8 +26,8 @@ from util.config import load_config, parse_yaml
 from util.errors import UserError, run_main
 from util.files import atomic_write, read_text
 
-# Of study.csv; the first method is ahead of each by so many points, with an interval
-CHANGED = ("other class", "other class hard", "emptied", "emptied hard")  # by wrong supports
+CHANGED = ("other class", "other class hard", "emptied", "emptied hard")  # points, by wrong supports
+# Of study.csv; `ahead` is the first method of each, in points, with an interval
 COLUMNS = ("set", "method", "trainings", "mIoU", "ahead", "hard mIoU", "hard ahead", *CHANGED)
 
 
