@@ -278,7 +278,10 @@ class Page:
         download(pack, on_pack, [self.state, formats])
 
     def search(self, session: Session, painting: Any, paths: list[str] | None) -> Iterator[dict[Any, Any]]:
-        """Results one by one, in the end in order; what cannot be read comes as a message."""
+        """Results one by one, in the end in order; what cannot be read comes as a message.
+
+        What follows it shows the status that it ends with.
+        """
         answers: list[Any] = []
         session.answers, session.shown, session.opened, session.status = answers, [], None, ""
         results = self.cards | self.status
@@ -296,7 +299,6 @@ class Page:
             yield values_of(results, session)
             for line in session.expect(predictor):
                 warn(line)
-            yield values_of(self.status, session)
         except UserError as error:
             warn(str(error))
 
