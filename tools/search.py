@@ -41,7 +41,8 @@ def is_done(cfg: Config, path: Path) -> bool:
     UserError where its folder holds a training or a test with other settings than the config has now; those of stage 1
     are none where no base learner takes part.
     """
-    keys = [key for key in KEYS if key not in OF_STAGE_1 or find_method(cfg.arch).has_base_learner(cfg)]
+    idle = set() if find_method(cfg.arch).has_base_learner(cfg) else OF_STAGE_1
+    keys = [key for key in KEYS if key not in idle]
     saved, result = cfg.experiment_dir / "config.yaml", read_result(path, OneClassResult) if path.is_file() else None
     made = {path: result.cfg} if result else {}
     for file, other in (made | ({saved: load_config(saved)} if saved.is_file() else {})).items():

@@ -120,10 +120,12 @@ def tested(study: Study, folder: Path) -> dict[str, dict[str, Tests]]:
         settings = [load_config(folder / config) for config in configs]
         splits = {cfg.split for cfg in settings}
         pattern = f"**/result_test_{settings[0].shot}shot*.json"  # others may lie beside
-        folders = {name: study.folder(set_name, name) for name in study.methods}
-        there = {name: read_tests(path / pattern) for name, path in folders.items() if any(path.glob(pattern))}
-        asked = {name: {part: each[part] for part in each if part[1] in splits} for name, each in there.items()}
-        tests = {name: each for name, each in asked.items() if each}
+        tests: dict[str, Tests] = {}
+        for name in study.methods:
+            path = study.folder(set_name, name)
+            there = read_tests(path / pattern) if any(path.glob(pattern)) else {}
+            if asked := {part: trainings for part, trainings in there.items() if part[1] in splits}:
+                tests[name] = asked
         folds = next(iter(tests.values()), {}).keys()
         whole = {name: of_method for name, of_method in tests.items() if folds <= of_method.keys()}
         if len(whole) > 1:
